@@ -1,1 +1,7 @@
-//! To be filled.
+//! The shared multi-group log, state stores and snapshot files.
+
+pub mod log;
+pub mod state;
+
+pub use log::{FlushToken, GroupRecord, LogBatch, LogChange, RecoveredGroup};
+pub use state::{Pair, StateBatch, StateError, StateOp, StateSnapshot, StateStore, StateView};

@@ -1,0 +1,5 @@
+//! The shared log: one per store, for all groups.
+
+mod batch;
+
+pub use batch::{FlushToken, GroupRecord, LogBatch, LogChange, RecoveredGroup};

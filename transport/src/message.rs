@@ -1,0 +1,284 @@
+//! What two stores say to each other: the messages of all their common groups, and what they carry around them.
+//!
+//! This file holds plain data only; the codec turns it into bytes. A message says which replica of which region it
+//! is for; the store at the other end is known from the link.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use multiraft_raft::{
+    Incarnation, LogIndex, Message, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, StoreId, Term,
+};
+
+/// One message from one store to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerMessage {
+    /// From a replica to a replica of the same group.
+    Raft(RaftMessage),
+    /// The heartbeats of every awake group that the sender leads, for this peer, in one message.
+    Beats(Beats),
+    /// The answers to [`PeerMessage::Beats`], likewise in one message.
+    BeatReplies(BeatReplies),
+    /// A caller's command or read, sent on to the store that leads the region.
+    Forward(Forward),
+    /// What became of a [`PeerMessage::Forward`].
+    ForwardReply(ForwardReply),
+    /// The snapshot conversation, without the chunks (these have streams of their own).
+    Snapshot(SnapshotMessage),
+}
+
+/// A Raft message with its address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftMessage {
+    /// The group.
+    pub region: RegionId,
+    /// What is said.
+    pub message: Message,
+    /// The sender's descriptor, sent by leaders and candidates while the receiver may not know the region: a replica is
+    /// created only on the strength of it.
+    pub descriptor: Option<Arc<RegionDescriptor>>,
+}
+
+/// The heartbeats of all awake groups from one store to another.
+///
+/// It is also the store's own sign of life; the liveness protocol builds on `incarnation`, `epoch` and `sequence`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beats {
+    /// The sender's incarnation.
+    pub incarnation: Incarnation,
+    /// The support epoch that the sender asks for; zero while it asks for none.
+    pub epoch: u64,
+    /// Grows with each message from this incarnation.
+    pub sequence: u64,
+    /// The last heartbeat of the receiver that the sender has seen: its incarnation and sequence.
+    pub heard: (Incarnation, u64),
+    /// One for each awake group that the sender leads and that has a replica on the receiver.
+    pub beats: Vec<Beat>,
+}
+
+/// One group's heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// The group.
+    pub region: RegionId,
+    /// The leader.
+    pub from: ReplicaId,
+    /// The follower.
+    pub to: ReplicaId,
+    /// The leader's term.
+    pub term: Term,
+    /// See [`multiraft_raft::Body::Heartbeat`].
+    pub commit: LogIndex,
+    /// See [`multiraft_raft::Body::Heartbeat`].
+    pub round: u64,
+}
+
+/// The answers to one or more [`Beats`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BeatReplies {
+    /// The answering store's incarnation.
+    pub incarnation: Incarnation,
+    /// The epoch under which it supports the other store; zero if it does not.
+    pub epoch: u64,
+    /// The newest [`Beats::sequence`] seen.
+    pub sequence: u64,
+    /// One for each beat whose sender is acknowledged as leader.
+    pub replies: Vec<BeatReply>,
+}
+
+/// One group's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BeatReply {
+    /// The group.
+    pub region: RegionId,
+    /// The follower.
+    pub from: ReplicaId,
+    /// The leader.
+    pub to: ReplicaId,
+    /// The follower's term.
+    pub term: Term,
+    /// The round that the beat carried.
+    pub round: u64,
+}
+
+/// Names one proposal of one session, so that it takes effect at most once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionSeq {
+    /// The session; unique for ever: the store that opened it, its incarnation, a counter.
+    pub session: SessionId,
+    /// The place in the session, from one.
+    pub sequence: u64,
+    /// Every sequence up to here has been answered to the caller: its reply need not be kept.
+    pub acknowledged: u64,
+}
+
+/// The name of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u128);
+
+/// A caller's request on its way to the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The sender's name for it, unique in its incarnation; comes back in the reply.
+    pub id: u64,
+    /// The region it is for.
+    pub region: RegionId,
+    /// The epoch that the caller had in mind.
+    pub epoch: RegionEpoch,
+    /// How long the caller still waits, in milliseconds.
+    pub timeout_ms: u32,
+    /// What is asked.
+    pub request: ForwardRequest,
+}
+
+/// What a forwarded request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardRequest {
+    /// Propose a command.
+    Propose {
+        /// The session it belongs to, if any.
+        session: Option<SessionSeq>,
+        /// The command.
+        command: Bytes,
+    },
+    /// Confirm leadership, and tell the index that a linearizable read must wait for.
+    ReadIndex,
+    /// Hand leadership over to this store.
+    Transfer {
+        /// The new leader's store.
+        to: StoreId,
+    },
+}
+
+/// What became of a forwarded request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardReply {
+    /// [`Forward::id`].
+    pub id: u64,
+    /// The outcome.
+    pub outcome: ForwardOutcome,
+}
+
+/// The outcomes of a forwarded request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardOutcome {
+    /// Committed and applied; what the state machine answered, and the index of the entry.
+    Applied {
+        /// The state machine's answer.
+        reply: Bytes,
+        /// Where in the log it stands.
+        index: LogIndex,
+    },
+    /// A linearizable read may be served once this index is applied.
+    ReadAt {
+        /// The index.
+        index: LogIndex,
+    },
+    /// Done, with nothing to tell (a transfer).
+    Done,
+    /// This store does not lead the region. Nothing was done.
+    NotLeader {
+        /// Who may lead it.
+        hint: Option<StoreId>,
+    },
+    /// The region has changed. Nothing was done.
+    EpochMismatch {
+        /// What it is now.
+        current: Arc<RegionDescriptor>,
+    },
+    /// The region is not known here. Nothing was done.
+    UnknownRegion,
+    /// Too much to do. Nothing was done.
+    Busy {
+        /// When to try again, in milliseconds.
+        retry_after_ms: u32,
+    },
+    /// It may have taken effect, or may yet.
+    Uncertain,
+    /// Refused for good. Nothing was done.
+    Refused {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// The snapshot conversation: the sender offers, the receiver accepts or refuses before the sender scans anything, chunks
+/// travel on a stream of their own, the receiver tells when it has installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotMessage {
+    /// The sender's name for the transfer, unique in its incarnation.
+    pub transfer: u64,
+    /// The region.
+    pub region: RegionId,
+    /// The replica that sends.
+    pub from: ReplicaId,
+    /// The replica that receives.
+    pub to: ReplicaId,
+    /// The sending replica's term.
+    pub term: Term,
+    /// What is said.
+    pub step: SnapshotStep,
+}
+
+/// The steps of the snapshot conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotStep {
+    /// "I have a snapshot at about this index for you."
+    Offer {
+        /// The sender's applied index.
+        index: LogIndex,
+        /// The term there.
+        index_term: Term,
+        /// The region as of that index.
+        descriptor: Arc<RegionDescriptor>,
+        /// About how many bytes.
+        size_hint: u64,
+    },
+    /// "Send it", starting with this chunk (more than zero when a broken transfer is resumed).
+    Accept {
+        /// The first chunk wanted.
+        first_chunk: u64,
+    },
+    /// "Not now" or "not needed".
+    Refuse {
+        /// When to ask again, in milliseconds; zero: not needed.
+        retry_after_ms: u32,
+    },
+    /// The receiver has installed it durably, or given up.
+    Finished {
+        /// Whether it is installed.
+        installed: bool,
+    },
+}
+
+/// The first thing on a snapshot stream: what the chunks that follow make up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotHeader {
+    /// [`SnapshotMessage::transfer`].
+    pub transfer: u64,
+    /// The region.
+    pub region: RegionId,
+    /// The replica that receives.
+    pub to: ReplicaId,
+    /// The log index that the snapshot stands for.
+    pub index: LogIndex,
+    /// The term there.
+    pub index_term: Term,
+    /// The region as of that index.
+    pub descriptor: Arc<RegionDescriptor>,
+    /// The number of the first chunk on this stream.
+    pub first_chunk: u64,
+}
+
+/// A piece of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotChunk {
+    /// Its place, from zero.
+    pub number: u64,
+    /// Whether none follows.
+    pub last: bool,
+    /// The bytes, at most the chunk limit.
+    pub data: Bytes,
+    /// crc32c of `data`, kept end to end.
+    pub crc: u32,
+}
