@@ -4,4 +4,4 @@ pub mod log;
 pub mod state;
 
 pub use log::{FlushToken, GroupRecord, LogBatch, LogChange, RecoveredGroup};
-pub use state::{Pair, StateBatch, StateError, StateOp, StateSnapshot, StateStore, StateView};
+pub use state::{MemStore, Pair, StateBatch, StateError, StateOp, StateSnapshot, StateStore, StateView};

@@ -1,0 +1,29 @@
+//! Why a state store could not do what was asked, and what to do then.
+
+/// Why a state store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The disk is full. Nothing of the failed batch is visible; the store works again once there is space.
+    #[error("no space left for the state store at {path}: free some, the store goes on by itself")]
+    NoSpace {
+        /// Where.
+        path: String,
+    },
+    /// The files are damaged or of another format.
+    #[error("the state store at {path} cannot be read ({reason}): restore it from a peer or a backup")]
+    Damaged {
+        /// Where.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The operating system refused. After a failed flush the store must not be used any more.
+    #[error("the state store at {path} failed: {source}")]
+    Io {
+        /// Where.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,156 @@
+//! A volatile state store in memory.
+//!
+//! Readers never wait for readers and writers never wait for views or snapshots: both hold a copy of the map that shares all
+//! unchanged nodes. A view waits for at most one batch. An open view or snapshot costs a copy of what is overwritten while it
+//! lives, so memory stays below twice the data for each of them.
+//!
+//! Nothing survives a restart: regions on it are kept by snapshot files and the log.
+
+use std::{
+    fmt,
+    sync::{PoisonError, RwLock},
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Pair, StateBatch, StateError, StateOp, StateSnapshot, StateStore, StateView,
+    cow_map::{CowMap, Garbage},
+    metrics::StateMetrics,
+    small::Small,
+};
+
+/// The volatile store. See the module's documentation.
+pub struct MemStore {
+    map: RwLock<CowMap>,
+    metrics: StateMetrics,
+}
+
+impl MemStore {
+    /// An empty store. It reports to the metrics recorder that is installed now.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { map: RwLock::default(), metrics: StateMetrics::new() }
+    }
+
+    /// The map of this instant. Copies of it are whole even if a writer panicked: then its batch is partly there, and the
+    /// panic has ended the store's worker.
+    fn map(&self) -> CowMap {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Default for MemStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemStore").finish_non_exhaustive()
+    }
+}
+
+impl StateStore for MemStore {
+    fn write(&self, batch: StateBatch) -> Result<(), StateError> {
+        let (start, bytes) = (Instant::now(), batch.bytes());
+        let garbage = {
+            let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+            apply(&mut map, batch)
+        };
+        self.metrics.wrote(start, bytes);
+        // Dropped here, where no reader waits for the lock.
+        drop(garbage);
+        Ok(())
+    }
+
+    fn view(&self) -> Box<dyn StateView + '_> {
+        Box::new(self.map())
+    }
+
+    fn snapshot(&self, start: &[u8], end: &[u8]) -> Result<Box<dyn StateSnapshot>, StateError> {
+        Ok(Box::new(MapSnapshot::new(self.map(), start, end)))
+    }
+
+    fn flush(&self) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn is_durable(&self) -> bool {
+        false
+    }
+}
+
+/// Applies the steps of a batch in their order.
+pub(super) fn apply(map: &mut CowMap, batch: StateBatch) -> Vec<Garbage> {
+    let mut garbage = Vec::new();
+    for op in batch.into_ops() {
+        match op {
+            StateOp::Put { key, value } => map.insert(key, value),
+            StateOp::Delete { key } => map.remove(&key),
+            StateOp::DeleteRange { start, end } => garbage.push(map.remove_range(&start, bound(&end))),
+        }
+    }
+    garbage
+}
+
+/// An empty end means no bound.
+pub(super) fn bound(end: &[u8]) -> Option<&[u8]> {
+    (!end.is_empty()).then_some(end)
+}
+
+impl StateView for CowMap {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        Ok(CowMap::get(self, key).map(Small::to_bytes))
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, StateError> {
+        let mut pairs = Vec::new();
+        if limit > 0 {
+            self.visit(start, bound(end), |key, value| {
+                pairs.push((key.to_bytes(), value.to_bytes()));
+                pairs.len() < limit
+            });
+        }
+        Ok(pairs)
+    }
+}
+
+/// A scan over one copy of the map.
+pub(super) struct MapSnapshot {
+    map: CowMap,
+    /// The first key that was not handed out yet, or `None` at the end.
+    next: Option<Bytes>,
+    end: Bytes,
+}
+
+impl MapSnapshot {
+    pub(super) fn new(map: CowMap, start: &[u8], end: &[u8]) -> Self {
+        Self { map, next: Some(Bytes::copy_from_slice(start)), end: Bytes::copy_from_slice(end) }
+    }
+}
+
+impl StateSnapshot for MapSnapshot {
+    fn next_chunk(&mut self, max_bytes: usize) -> Result<Vec<Pair>, StateError> {
+        let Some(start) = self.next.take() else { return Ok(Vec::new()) };
+        let (mut pairs, mut bytes, mut next) = (Vec::new(), 0, None);
+        self.map.visit(&start, bound(&self.end), |key, value| {
+            let size = key.as_slice().len() + value.as_slice().len();
+            if !pairs.is_empty() && bytes + size > max_bytes {
+                next = Some(key.to_bytes());
+                return false;
+            }
+            bytes += size;
+            pairs.push((key.to_bytes(), value.to_bytes()));
+            true
+        });
+        self.next = next;
+        if self.next.is_none() {
+            // Nothing more to hand out: let go of the old nodes now, not when the caller drops the snapshot.
+            self.map = CowMap::default();
+        }
+        Ok(pairs)
+    }
+}
