@@ -4,4 +4,7 @@ pub mod log;
 pub mod state;
 
 pub use log::{FlushToken, GroupRecord, LogBatch, LogChange, RecoveredGroup};
-pub use state::{MemStore, Pair, StateBatch, StateError, StateOp, StateSnapshot, StateStore, StateView};
+pub use state::{
+    MemStore, Pair, RealFs, SimStore, SledConfig, SledStore, StateBatch, StateError, StateOp, StateSnapshot,
+    StateStore, StateView, StoreFs,
+};

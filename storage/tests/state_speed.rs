@@ -1,5 +1,5 @@
 //! Measurements, not checks: `cargo test --release -p multiraft-storage --test state_speed -- --ignored --nocapture`.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 

@@ -26,4 +26,12 @@ pub enum StateError {
         /// Why.
         source: std::io::Error,
     },
+    /// More was overwritten under an open snapshot than the store keeps old values for. The store itself is well.
+    #[error(
+        "the snapshot was given up after {kept} bytes had been overwritten under it: open another and read it faster"
+    )]
+    SnapshotLost {
+        /// How many bytes of old values it had kept.
+        kept: usize,
+    },
 }

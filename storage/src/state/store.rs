@@ -24,7 +24,8 @@ pub trait StateStore: Send + Sync + Debug + 'static {
     fn view(&self) -> Box<dyn StateView + '_>;
 
     /// The keys from `start` to `end` (excluded; empty: no bound) as of this instant, for a long scan. Never blocks
-    /// writers for longer than one chunk.
+    /// writers for longer than one chunk. A store may give a snapshot up that is read too slowly, see
+    /// [`StateError::SnapshotLost`].
     ///
     /// # Errors
     /// [`StateError`].

@@ -1,0 +1,167 @@
+//! sled behind a guard: its panics and errors come out as [`StateError`], and after the first that leaves its state in doubt
+//! every further call is refused.
+//!
+//! A batch that failed half way may be there in part after a restart. So the directory is marked, and a marked directory does
+//! not open any more: its regions are filled from their peers.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use bytes::Bytes;
+use sled::{Batch, Db, IVec};
+
+use super::super::{Pair, StateError, resolved::Resolved};
+
+/// A file of this name says that a batch failed half way.
+const FAILED_MARK: &str = "FAILED";
+
+/// One sled database.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    path: PathBuf,
+    db: Db,
+    poisoned: OnceLock<String>,
+}
+
+impl Guarded {
+    pub(super) fn open(path: &Path, cache_bytes_max: u64) -> Result<Self, StateError> {
+        let mark = path.join(FAILED_MARK);
+        if mark.exists() {
+            return Err(damaged(path, format!("{} exists: a batch failed half way", mark.display())));
+        }
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(cache_bytes_max)
+            .mode(sled::Mode::HighThroughput)
+            .flush_every_ms(None);
+        let db = match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(opened) => opened.map_err(|error| open_error(path, error))?,
+            Err(panic) => return Err(damaged(path, panic_text(&*panic))),
+        };
+        Ok(Self { path: path.to_path_buf(), db, poisoned: OnceLock::new() })
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        Ok(self.call(|db| db.get(key))?.map(|value| to_bytes(&value)))
+    }
+
+    /// The pairs from `start` to `end` (excluded; `None`: no bound), in order. Nothing follows an error.
+    pub(super) fn scan<'a>(
+        &'a self,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> impl Iterator<Item = Result<Pair, StateError>> + use<'a> {
+        let range =
+            (Bound::Included(start.to_vec()), end.map_or(Bound::Unbounded, |end| Bound::Excluded(end.to_vec())));
+        // sled asserts that the bounds are in order.
+        let is_empty = end.is_some_and(|end| start >= end);
+        let mut iter = (!is_empty).then(|| self.db.range::<Vec<u8>, _>(range));
+        std::iter::from_fn(move || {
+            let sled = iter.as_mut()?;
+            match self.call(|_| sled.next().transpose()) {
+                Ok(pair) => pair.map(|(key, value)| Ok((to_bytes(&key), to_bytes(&value)))),
+                Err(error) => {
+                    iter = None;
+                    Some(Err(error))
+                }
+            }
+        })
+    }
+
+    pub(super) fn apply(&self, changes: Resolved) -> Result<(), StateError> {
+        let batch = to_batch(changes.into_changes());
+        self.check()?;
+        let done = self.call(|db| db.apply_batch(batch));
+        if let Err(error) = &done {
+            self.poison(format!("a batch failed half way: {error}"));
+            // Best effort: on a disk that refuses this as well, the applied index tells at the next start.
+            if let Err(error) = File::create(self.path.join(FAILED_MARK)).and_then(|file| file.sync_all()) {
+                tracing::error!(path = %self.path.display(), %error, "cannot mark the failed state store");
+            }
+        }
+        done
+    }
+
+    pub(super) fn flush(&self) -> Result<(), StateError> {
+        self.call(|db| db.flush()).map(|_| ()).inspect_err(|error| self.poison(format!("a flush failed: {error}")))
+    }
+
+    /// Refuses everything from now on.
+    pub(super) fn poison(&self, reason: String) {
+        tracing::error!(path = %self.path.display(), %reason, "the state store is not used any more");
+        let _ = self.poisoned.set(reason);
+    }
+
+    /// An error if the store is not to be used any more.
+    pub(super) fn check(&self) -> Result<(), StateError> {
+        match self.poisoned.get() {
+            None => Ok(()),
+            Some(reason) => Err(io_error(&self.path, io::Error::other(format!("it has failed before ({reason})")))),
+        }
+    }
+
+    fn call<T>(&self, call: impl FnOnce(&Db) -> sled::Result<T>) -> Result<T, StateError> {
+        self.check()?;
+        match catch_unwind(AssertUnwindSafe(|| call(&self.db))) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(sled::Error::Io(source))) => Err(io_error(&self.path, source)),
+            Ok(Err(error)) => {
+                self.poison(error.to_string());
+                Err(damaged(&self.path, error.to_string()))
+            }
+            Err(panic) => {
+                self.poison(panic_text(&*panic));
+                // Closing it would flush a state that nobody vouches for, and might wait for a lock that is never released.
+                std::mem::forget(self.db.clone());
+                Err(damaged(&self.path, panic_text(&*panic)))
+            }
+        }
+    }
+}
+
+fn to_batch(changes: BTreeMap<Bytes, Option<Bytes>>) -> Batch {
+    let mut batch = Batch::default();
+    for (key, value) in changes {
+        match value {
+            Some(value) => batch.insert(&key[..], &value[..]),
+            None => batch.remove(&key[..]),
+        }
+    }
+    batch
+}
+
+/// A copy: sled's own buffer may be a part of a page.
+fn to_bytes(value: &IVec) -> Bytes {
+    Bytes::copy_from_slice(value)
+}
+
+/// Files that end too early or lack a part are damage; everything else that the system says is not.
+fn open_error(path: &Path, error: sled::Error) -> StateError {
+    use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+    match error {
+        sled::Error::Io(source) if !matches!(source.kind(), InvalidData | InvalidInput | NotFound | UnexpectedEof) => {
+            io_error(path, source)
+        }
+        error => damaged(path, error.to_string()),
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> StateError {
+    StateError::Io { path: path.display().to_string(), source }
+}
+
+fn damaged(path: &Path, reason: String) -> StateError {
+    StateError::Damaged { path: path.display().to_string(), reason }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("sled panicked: {}", text.unwrap_or("without a message"))
+}
