@@ -48,7 +48,8 @@ pub struct HardState {
     pub term: Term,
     /// Who got the vote in `term`; [`ReplicaId::ZERO`] if nobody.
     pub vote: ReplicaId,
-    /// A lower bound of the commit index. Saves time at restart; safety does not rest on it.
+    /// A lower bound of the commit index. Never a reason of its own to write, but written with every append: a replica
+    /// that holds the entry of a membership change must know, also after a crash, that the change before it is committed.
     pub commit: LogIndex,
 }
 
