@@ -1,0 +1,260 @@
+//! One Raft group, as its driver sees it.
+//!
+//! # The contract
+//!
+//! A [`Group`] does nothing by itself. Its driver calls, in any order and as often as it likes within a turn:
+//!
+//! - `handle_*` with what came from outside: messages, and the passing of its [`next_deadline`](Group::next_deadline);
+//! - `propose*`, `read_index`, `transfer_leader`, `campaign` with what its users want;
+//! - `on_*` with what became of earlier outputs: flushed, applied, fetched, snapshot sent.
+//!
+//! These change state and queue effects. At the end of the turn the driver calls [`poll_output`](Group::poll_output) once,
+//! for every group that it has touched, and carries the [`Output`] out:
+//!
+//! 1. `log`, then `hard_state`, go to the shared log under the turn's ticket, as one atomic record. Also when there is
+//!    nothing else in the turn: what follows may wait for it.
+//! 2. `messages` leave at once; `gated` ones when a proof covers their ticket.
+//! 3. `committed` entries are applied in order; then [`on_applied`](Group::on_applied). A membership entry is first reported
+//!    by [`on_membership_applied`](Group::on_membership_applied), or by
+//!    [`on_membership_noop`](Group::on_membership_noop) if it had no effect.
+//! 4. When a flush of the group's lane completes: [`on_flushed`](Group::on_flushed), and another turn for the group.
+//!
+//! Time is a reading of one monotonic clock per turn and never runs backwards. What a completion refers to (group, slot,
+//! generation) is the driver's to check; what it says about terms and indexes is checked here.
+//!
+//! # Safety and what it rests on
+//!
+//! Plain Raft: terms, votes and entries are durable before anything that asserts them leaves. Clocks influence only when
+//! elections happen. See `docs/raft-rules.md` for each rule and the test that holds it.
+
+mod apply;
+mod core;
+mod election;
+mod error;
+mod follower;
+mod leader;
+mod membership;
+mod poll;
+mod propose;
+mod read;
+mod send;
+mod snapshot;
+mod status;
+mod step;
+mod transfer;
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use self::core::Core;
+pub use self::error::{ProposeError, ReadRefused, TransferRefused};
+pub use self::snapshot::SnapshotOutcome;
+pub use self::status::{PeerStatus, Status};
+use crate::output::{Fetch, FetchPurpose};
+use crate::{
+    Entry, FlushProof, LogIndex, LogTicket, Membership, MembershipChange, Message, Options, Output, Priority, Proposal,
+    ReplicaId, Restored, Term, Time,
+};
+
+/// The consensus state of one group at one replica. See the [module](self) for how to drive it.
+pub struct Group<P> {
+    core: Core,
+    proof: PhantomData<fn(&P)>,
+}
+
+impl<P: FlushProof> Group<P> {
+    /// A replica as it was found on disk, as a follower. `seed` must differ between replicas, or they draw the same
+    /// election timeouts.
+    ///
+    /// # Panics
+    /// If [`Restored::validate`] refuses `restored`; check what comes from disk with it first.
+    #[must_use]
+    pub fn new(options: Arc<Options>, id: ReplicaId, restored: Restored, seed: u64, now: Time) -> Self {
+        Self { core: Core::new(options, id, restored, seed, now), proof: PhantomData }
+    }
+
+    /// Takes a message from another replica of the group. What makes no sense is dropped.
+    pub fn handle_message(&mut self, now: Time, message: Message) {
+        self.core.handle_message(now, message);
+    }
+
+    /// Does what has become due. To be called when [`next_deadline`](Self::next_deadline) has passed; earlier calls do
+    /// nothing.
+    pub fn handle_deadline(&mut self, now: Time) {
+        self.core.handle_deadline(now);
+    }
+
+    /// When [`handle_deadline`](Self::handle_deadline) is to be called next; [`Time::NEVER`] if the group waits for nothing.
+    /// Any other call may move it.
+    #[must_use]
+    pub fn next_deadline(&self) -> Time {
+        self.core.next_deadline()
+    }
+
+    /// Takes all `proposals` into the log, in order and in the current term, or none. Gives the first one's index.
+    ///
+    /// # Errors
+    /// If they cannot be taken now; `proposals` is unchanged.
+    pub fn propose(&mut self, _now: Time, proposals: &mut Vec<Proposal>) -> Result<LogIndex, ProposeError> {
+        self.core.propose(proposals)
+    }
+
+    /// Takes a membership change into the log; `context` is kept behind it in the entry. It has effect when it is applied.
+    ///
+    /// # Errors
+    /// If it cannot be taken now, or does not fit the membership.
+    pub fn propose_membership(
+        &mut self,
+        _now: Time,
+        change: &MembershipChange,
+        context: Bytes,
+    ) -> Result<LogIndex, ProposeError> {
+        self.core.propose_membership(change, context)
+    }
+
+    /// Asks for the index that a linearizable read must wait for. Answered once with this `context`, in
+    /// [`Output::reads`] or [`Output::reads_failed`]; a read asked before the leader has committed an entry of its own
+    /// waits for that.
+    ///
+    /// # Errors
+    /// If this replica does not lead or too many reads wait; then there is no answer.
+    pub fn read_index(&mut self, _now: Time, context: u64) -> Result<(), ReadRefused> {
+        self.core.read_index(context)
+    }
+
+    /// Hands leadership to another voter: stops taking proposals, brings it up to date, has it campaign. Given up after an
+    /// election timeout.
+    ///
+    /// # Errors
+    /// If this replica does not lead, or the target cannot.
+    pub fn transfer_leader(&mut self, now: Time, to: ReplicaId) -> Result<(), TransferRefused> {
+        self.core.transfer_leader(now, to)
+    }
+
+    /// Campaigns at once, if this replica may; with a pre-vote first, if that is configured.
+    pub fn campaign(&mut self, now: Time) {
+        self.core.campaign(now, false);
+    }
+
+    /// Sets how early this replica campaigns.
+    pub fn set_priority(&mut self, now: Time, priority: Priority) {
+        if self.core.election.priority != priority {
+            self.core.election.priority = priority;
+            self.core.rearm(now);
+        }
+    }
+
+    /// Learns that everything is durable that `proof` covers.
+    pub fn on_flushed(&mut self, now: Time, proof: &P) {
+        self.core.on_flushed(now, proof);
+    }
+
+    /// Learns that every entry up to `applied` has been applied.
+    ///
+    /// # Panics
+    /// If they were never handed out: then state and log contradict each other.
+    pub fn on_applied(&mut self, _now: Time, applied: LogIndex) {
+        self.core.on_applied(applied);
+    }
+
+    /// Learns that the membership entry at `index` has been applied, and what it made of the membership. Comes before
+    /// [`on_applied`](Self::on_applied) for that index.
+    pub fn on_membership_applied(&mut self, now: Time, index: LogIndex, membership: Membership) {
+        self.core.on_membership_applied(now, index, membership);
+    }
+
+    /// Learns that the membership entry at `index` was refused when it was to be applied, and had no effect.
+    pub fn on_membership_noop(&mut self, index: LogIndex) {
+        self.core.on_membership_noop(index);
+    }
+
+    /// Takes entries that were asked for by `fetch`.
+    pub fn on_fetched(&mut self, now: Time, fetch: Fetch, entries: Vec<Entry>) {
+        match fetch.purpose {
+            FetchPurpose::Send(to) => self.core.on_fetched_to_send(now, to, entries),
+            FetchPurpose::Apply => self.core.on_fetched_to_apply(now, entries),
+        }
+    }
+
+    /// Learns that entries could not be read. They are asked for again, about a heartbeat interval later.
+    pub fn fetch_failed(&mut self, now: Time, fetch: Fetch) {
+        match fetch.purpose {
+            FetchPurpose::Send(to) => self.core.on_fetch_to_send_failed(to),
+            FetchPurpose::Apply => self.core.on_fetch_to_apply_failed(now),
+        }
+    }
+
+    /// Learns what became of the snapshot for a follower that [`Output::snapshots`] asked for.
+    pub fn on_snapshot_sent(&mut self, now: Time, to: ReplicaId, outcome: SnapshotOutcome) {
+        self.core.on_snapshot_sent(now, to, outcome);
+    }
+
+    /// Learns that a snapshot that stands for `index` has been installed: state and membership are durable. Resets the log,
+    /// unless it has that entry. Gives `false`, and changes nothing, if this replica has committed as much by itself or
+    /// leads.
+    pub fn restore(&mut self, now: Time, index: LogIndex, term: Term, membership: Membership) -> bool {
+        self.core.restore(now, index, term, membership)
+    }
+
+    /// Whether a snapshot that stands for `index` would be of use here now. To be asked before anything of the state is
+    /// replaced.
+    #[must_use]
+    pub fn would_install(&self, index: LogIndex, term: Term) -> bool {
+        self.core.would_install(index, term)
+    }
+
+    /// Notes that the leader is alive although it sends neither appends nor heartbeats (a snapshot arrives).
+    pub fn note_leader_alive(&mut self, now: Time) {
+        self.core.note_leader_alive(now);
+    }
+
+    /// Forgets entries up to `upto`, or up to what is applied and durable in the log if that is less. The caller sees to it
+    /// that their effect is durable in the state.
+    pub fn compact(&mut self, upto: LogIndex) {
+        self.core.compact(upto);
+    }
+
+    /// Sends no more appends to a follower, until it is resumed. Votes and heartbeats go on. Forgotten when leadership
+    /// changes.
+    pub fn pause_peer(&mut self, peer: ReplicaId) {
+        self.core.set_paused(peer, true);
+    }
+
+    /// Ends [`pause_peer`](Self::pause_peer).
+    pub fn resume_peer(&mut self, peer: ReplicaId) {
+        self.core.set_paused(peer, false);
+    }
+
+    /// Learns that the link to a peer was lost, and with it perhaps what was on its way. Appends go on when the peer answers
+    /// a heartbeat.
+    pub fn on_peer_unreachable(&mut self, now: Time, peer: ReplicaId) {
+        self.core.on_peer_unreachable(now, peer);
+    }
+
+    /// Starts to wait for deadlines anew, as if the leader had just been heard. For a group whose deadlines were not
+    /// served for a while on purpose.
+    pub fn wake(&mut self, now: Time) {
+        self.core.wake(now);
+    }
+
+    /// Gives back the memory that is only useful while the group is busy. Entries that are durable and handed out leave
+    /// memory, too.
+    pub fn release_memory(&mut self) {
+        self.core.release_memory();
+    }
+
+    /// Gathers everything that is to be done, once per turn. `ticket` is this turn's: what the output wants durable is
+    /// flushed under it. Adds to `out`, which the caller has cleared.
+    pub fn poll_output(&mut self, now: Time, ticket: LogTicket, out: &mut Output<P>) {
+        self.core.poll_output(now, ticket, out);
+    }
+}
+
+impl<P> fmt::Debug for Group<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.fmt(f)
+    }
+}

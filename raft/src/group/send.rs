@@ -1,0 +1,176 @@
+//! What a leader sends to its followers at the end of a turn: appends, requests for entries and for snapshots.
+//!
+//! All proposals of a turn travel in one append per follower, split only by size. An append may leave before its entries are
+//! durable here; the leader counts itself only when they are.
+
+use super::core::{Core, Effect, RoleState};
+use crate::log::GroupLog;
+use crate::output::{Fetch, FetchPurpose};
+use crate::progress::{Fetching, Flow, Progress};
+use crate::{Body, Entry, LogIndex, Message, Options, ReplicaId, Term, Time};
+
+/// What sending to one follower needs of the group.
+struct Sender<'a> {
+    options: &'a Options,
+    log: &'a GroupLog,
+    effects: &'a mut Vec<Effect>,
+    id: ReplicaId,
+    term: Term,
+    commit: LogIndex,
+    applied: LogIndex,
+    now: Time,
+}
+
+impl Core {
+    /// Splits the leader's followers from what sending to them needs.
+    fn sender(&mut self, now: Time) -> Option<(&mut Vec<Progress>, Sender<'_>)> {
+        let RoleState::Leader(leader) = &mut self.role else { return None };
+        let sender = Sender {
+            options: &self.options,
+            log: &self.log,
+            effects: &mut self.effects,
+            id: self.id,
+            term: self.hard.term,
+            commit: self.hard.commit,
+            applied: self.applying.applied,
+            now,
+        };
+        Some((&mut leader.followers, sender))
+    }
+
+    pub(crate) fn send_appends(&mut self, now: Time) {
+        let Some((followers, mut sender)) = self.sender(now) else { return };
+        for progress in followers.iter_mut().filter(|progress| !progress.paused) {
+            sender.serve(progress);
+        }
+    }
+
+    /// Entries that were fetched for a follower go out, if they are still what it needs.
+    pub(crate) fn on_fetched_to_send(&mut self, now: Time, to: ReplicaId, entries: Vec<Entry>) {
+        let Some((followers, mut sender)) = self.sender(now) else { return };
+        let Some(progress) = followers.iter_mut().find(|progress| progress.id == to) else { return };
+        progress.fetching = Fetching::Nothing;
+        let fits = entries.first().is_some_and(|first| first.index == progress.next)
+            && sender.log.holds(&entries)
+            && progress.flow == Flow::Replicate
+            && !progress.paused;
+        if !fits {
+            return;
+        }
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let next = rest.split_off(leading(&rest, sender.options.max_append_bytes));
+            sender.append(progress, rest);
+            rest = next;
+        }
+    }
+
+    pub(crate) fn on_fetch_to_send_failed(&mut self, to: ReplicaId) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        if let Some(progress) = leader.follower(to) {
+            progress.fetching = Fetching::Failed;
+        }
+    }
+}
+
+/// How many entries from the start cost `max_bytes` together; at least one.
+fn leading(entries: &[Entry], max_bytes: usize) -> usize {
+    let mut bytes = 0;
+    let fitting = entries.iter().take_while(|entry| {
+        bytes += entry.cost();
+        bytes <= max_bytes
+    });
+    fitting.count().max(1)
+}
+
+impl Sender<'_> {
+    /// Sends what the follower may get now.
+    fn serve(&mut self, progress: &mut Progress) {
+        let last = self.log.last_index();
+        match progress.flow {
+            Flow::Snapshot => return,
+            Flow::Probe if progress.probing => return,
+            Flow::Probe | Flow::Replicate if progress.next.prev() < self.log.truncated_index() => {
+                self.ask_for_snapshot(progress);
+            }
+            Flow::Probe => self.probe(progress),
+            Flow::Replicate => {
+                while progress.next <= last && !progress.is_full(self.options) {
+                    if progress.fetching != Fetching::Nothing {
+                        break;
+                    }
+                    if progress.next < self.log.cache_start() {
+                        self.fetch(progress);
+                        break;
+                    }
+                    let entries = self.log.cached(progress.next, last, self.options.max_append_bytes);
+                    self.append(progress, entries);
+                }
+                self.tell_commit(progress);
+            }
+        }
+        if progress.nudge {
+            progress.nudge = false;
+            self.send_append(progress, LogIndex::ZERO, Vec::new());
+        }
+    }
+
+    /// One append, to find out where the logs agree. The first brings entries, in the hope that they fit; a repeated one
+    /// does not, nor one whose entries would have to be read from disk.
+    fn probe(&mut self, progress: &mut Progress) {
+        let last = self.log.last_index();
+        let bare = progress.bare || progress.next > last || progress.next < self.log.cache_start();
+        if bare {
+            self.send_append(progress, LogIndex::ZERO, Vec::new());
+        } else {
+            let entries = self.log.cached(progress.next, last, self.options.max_append_bytes);
+            self.send_append(progress, self.commit, entries);
+        }
+        progress.bare = true;
+        progress.hold_until(self.now.plus(self.options.retry_after()));
+    }
+
+    /// Entries into the pipeline.
+    fn append(&mut self, progress: &mut Progress, entries: Vec<Entry>) {
+        let last = entries.last().expect("an append in the pipeline has entries").index;
+        let bytes = entries.iter().map(Entry::cost).sum();
+        self.send_append(progress, self.commit, entries);
+        progress.commit_sent = progress.commit_sent.max(self.commit);
+        progress.on_sent(last, bytes, self.now.plus(self.options.retry_after()));
+    }
+
+    /// News of a commit to a follower that nothing else is on its way to.
+    fn tell_commit(&mut self, progress: &mut Progress) {
+        let is_idle = progress.is_idle() && progress.next > self.log.last_index();
+        if self.options.eager_commit && is_idle && progress.commit_sent < self.commit {
+            progress.commit_sent = self.commit;
+            self.send_append(progress, self.commit, Vec::new());
+        }
+    }
+
+    fn send_append(&mut self, progress: &Progress, commit: LogIndex, entries: Vec<Entry>) {
+        let prev_index = progress.next.prev();
+        let prev_term = self.log.term(prev_index).expect("what is not compacted has a term");
+        let body = Body::Append { prev_index, prev_term, commit, entries };
+        self.effects.push(Effect::Send(Message { from: self.id, to: progress.id, term: self.term, body }));
+    }
+
+    fn fetch(&mut self, progress: &mut Progress) {
+        progress.fetching = Fetching::Asked;
+        self.effects.push(Effect::Fetch(Fetch {
+            from: progress.next,
+            to: self.log.cache_start().prev(),
+            max_bytes: self.options.max_append_bytes,
+            purpose: FetchPurpose::Send(progress.id),
+        }));
+    }
+
+    /// A snapshot is made only for a follower that is there to take it.
+    fn ask_for_snapshot(&mut self, progress: &mut Progress) {
+        let is_alive = self.now.since(progress.heard_at) < self.options.election_timeout_min;
+        if progress.answered && is_alive {
+            progress.become_snapshot(self.applied);
+            self.effects.push(Effect::Snapshot(progress.id));
+        }
+    }
+}
