@@ -106,7 +106,10 @@ pub struct BeatReply {
 pub struct SessionSeq {
     /// The session; unique for ever: the store that opened it, its incarnation, a counter.
     pub session: SessionId,
-    /// The place in the session, from one.
+    /// The log index of the command that opened the session in this region; zero in that command itself. Tells a session
+    /// that the region has forgotten from one that it never saw.
+    pub opened: LogIndex,
+    /// The place in the session, from one; zero in the command that opens it.
     pub sequence: u64,
     /// Every sequence up to here has been answered to the caller: its reply need not be kept.
     pub acknowledged: u64,
@@ -193,6 +196,8 @@ pub enum ForwardOutcome {
         /// When to try again, in milliseconds.
         retry_after_ms: u32,
     },
+    /// The region no longer remembers the session. Nothing was done by this attempt.
+    SessionExpired,
     /// It may have taken effect, or may yet.
     Uncertain,
     /// Refused for good. Nothing was done.
