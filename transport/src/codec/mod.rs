@@ -1,0 +1,35 @@
+//! The wire format of everything two stores say to each other, version [`WIRE_VERSION`].
+//!
+//! Owns: bytes for frames of [`PeerMessage`](crate::PeerMessage), for snapshot headers and chunks, and for region
+//! descriptors (the engine keeps those on disk in this form too). Never touches a socket: the simulator uses it as it
+//! stands. `docs/wire-format.md` gives the layout to the byte.
+//!
+//! What decoding promises, whatever the bytes: no panic; an error names the offset and the reason; nothing is allocated
+//! for a count before the bytes for it are known to be there; what a decoded frame takes in memory is bounded by
+//! [`Limits`].
+
+mod beats;
+mod descriptor;
+mod error;
+mod forward;
+mod frame;
+mod fuzz;
+mod limits;
+mod raft;
+mod reader;
+mod size;
+mod snapshot;
+mod varint;
+
+pub use descriptor::{decode_descriptor, encode_descriptor};
+pub use error::{WireError, WireFault};
+pub use frame::{FRAME_PREFIX, Frame, FrameBuilder, decode_frame};
+pub use fuzz::fuzz_decode;
+pub use limits::{Limits, TooLarge};
+pub use size::footprint;
+pub use snapshot::{decode_snapshot_chunk, decode_snapshot_header, encode_snapshot_chunk, encode_snapshot_header};
+
+pub(crate) use snapshot::{CHUNK_PREFIX_MAX, encode_chunk_prefix};
+
+/// The version of this format. Two stores talk only if they agree on it.
+pub const WIRE_VERSION: u16 = 1;

@@ -1,0 +1,241 @@
+//! The greeting on a new connection: both sides say who they are, check it, and agree whether this is the link.
+//!
+//! ```text
+//! dialer                acceptor
+//!   | ------ hello ------> |   first bidirectional stream
+//!   | <----- hello ------- |
+//!   |                      |
+//!   | the arbiter (lower store id) sends the link's name,
+//!   | or closes the connection with the reason why not
+//! ```
+
+use std::sync::Arc;
+
+use multiraft_raft::{Incarnation, StoreId};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream};
+use rustls::pki_types::CertificateDer;
+
+use super::{
+    arbiter::{Candidate, Verdict, decide, follow},
+    close::CloseCode,
+    hello::{HELLO_BYTES, Hello, HelloError, LinkName},
+};
+use crate::{Tls, peer::Peer, shared::Shared};
+
+/// Why a connection did not become a link.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GreetError {
+    /// This side turned it away.
+    #[error("{reason}")]
+    Refused { code: CloseCode, reason: String },
+    /// It broke, or the other side turned it away and said why.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// The stream broke; the connection knows why.
+    #[error("the greeting broke off: {0}")]
+    Stream(String),
+}
+
+impl GreetError {
+    /// Whether there is nothing to tell: the two dialed each other at the same time, or one of them stops.
+    pub(crate) fn is_ordinary(&self) -> bool {
+        match self {
+            Self::Refused { code, .. } => matches!(code, CloseCode::Duplicate | CloseCode::Shutdown),
+            Self::Connection(error) => {
+                [CloseCode::Duplicate, CloseCode::Shutdown, CloseCode::Replaced].iter().any(|code| code.is_of(error))
+            }
+            Self::Stream(_) => false,
+        }
+    }
+}
+
+/// Greets as the side that dialed `peer`. Closes the connection on failure, telling the other side why.
+pub(crate) async fn greet_dialed(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    connection: &Connection,
+) -> Result<(), GreetError> {
+    let greeting = async {
+        let (mut send, mut recv) = connection.open_bi().await?;
+        write(&mut send, &own_hello(shared, Some(peer)).encode(), connection).await?;
+        let theirs = read_hello(shared, &mut recv, connection).await?;
+        if theirs.store != peer.id {
+            let reason =
+                format!("store {} answered where store {} was dialed: correct the address", theirs.store, peer.id);
+            return Err(GreetError::Refused { code: CloseCode::WrongStore, reason });
+        }
+        settle(shared, peer, connection, &theirs, send, recv).await
+    };
+    conclude(connection, greeting.await)
+}
+
+/// Greets as the side that was dialed. Returns who dialed, as far as it is known.
+pub(crate) async fn greet_accepted(shared: &Arc<Shared>, connection: &Connection) -> Result<StoreId, GreetError> {
+    let greeting = async {
+        let (mut send, mut recv) = connection.accept_bi().await?;
+        let theirs = read_hello(shared, &mut recv, connection).await?;
+        check_certificate(connection, theirs.store)?;
+        let Some((peer, is_new)) = shared.peer_or_new(theirs.store) else {
+            let reason = format!("too many peers: {} are known already", shared.config.link.peers_max);
+            return Err(GreetError::Refused { code: CloseCode::TooManyPeers, reason });
+        };
+        if is_new {
+            crate::dial::spawn(shared, &peer);
+        }
+        if peer.state().is_removed {
+            let reason = format!("store {} was removed here", theirs.store);
+            return Err(GreetError::Refused { code: CloseCode::Requested, reason });
+        }
+        write(&mut send, &own_hello(shared, Some(&peer)).encode(), connection).await?;
+        settle(shared, &peer, connection, &theirs, send, recv).await?;
+        Ok(theirs.store)
+    };
+    conclude(connection, greeting.await)
+}
+
+/// Tells the other side why, if it was this one that ended the greeting; finds out why, if it was the other.
+fn conclude<T>(connection: &Connection, result: Result<T, GreetError>) -> Result<T, GreetError> {
+    match result {
+        Err(GreetError::Refused { code, reason }) => {
+            code.close(connection, &reason);
+            Err(GreetError::Refused { code, reason })
+        }
+        Err(GreetError::Stream(what)) => match connection.close_reason() {
+            Some(error) => Err(GreetError::Connection(error)),
+            None => {
+                CloseCode::Malformed.close(connection, &what);
+                Err(GreetError::Stream(what))
+            }
+        },
+        other => other,
+    }
+}
+
+fn own_hello(shared: &Shared, peer: Option<&Arc<Peer>>) -> Hello {
+    let over = peer.map_or(LinkName::default(), |peer| {
+        let state = peer.state();
+        if state.link.is_some() { LinkName::default() } else { state.last_name }
+    });
+    Hello {
+        cluster: shared.config.cluster,
+        store: shared.config.store,
+        incarnation: shared.config.incarnation,
+        append_lanes: u8::try_from(shared.config.append_lanes).expect("checked at the start"),
+        over,
+        frame_bytes_max: u32::try_from(shared.config.limits.frame_bytes_max).unwrap_or(u32::MAX),
+    }
+}
+
+/// Reads a hello and checks all of it that needs no certificate.
+async fn read_hello(shared: &Shared, recv: &mut RecvStream, connection: &Connection) -> Result<Hello, GreetError> {
+    let mut bytes = [0; HELLO_BYTES];
+    // The version stands first, so that another version's hello, longer or shorter, is named for what it is.
+    let (head, tail) = bytes.split_at_mut(Hello::HEAD_BYTES);
+    read(recv, head, connection).await?;
+    Hello::check_head(head).map_err(refused)?;
+    read(recv, tail, connection).await?;
+    let hello = Hello::decode(&bytes).map_err(refused)?;
+    hello.check_limits(&shared.config.limits).map_err(refused)?;
+    if hello.cluster != shared.config.cluster {
+        let reason = format!(
+            "store {} is of cluster {}, store {} of cluster {}: correct the address or the cluster id",
+            hello.store, hello.cluster, shared.config.store, shared.config.cluster
+        );
+        return Err(GreetError::Refused { code: CloseCode::WrongCluster, reason });
+    }
+    if hello.store == shared.config.store {
+        let reason = format!("both sides are store {}: give each store its own id", hello.store);
+        return Err(GreetError::Refused { code: CloseCode::WrongStore, reason });
+    }
+    Ok(hello)
+}
+
+fn refused(error: HelloError) -> GreetError {
+    let code = match error {
+        HelloError::Magic => CloseCode::Malformed,
+        _ => CloseCode::WrongVersion,
+    };
+    GreetError::Refused { code, reason: error.to_string() }
+}
+
+/// A store may speak for itself only: the certificate must carry its name.
+fn check_certificate(connection: &Connection, store: StoreId) -> Result<(), GreetError> {
+    let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let verified = match identity.as_deref().and_then(|chain| chain.first()) {
+        Some(certificate) => Tls::verify_store(certificate, store),
+        None => Err("there is no certificate".to_owned()),
+    };
+    verified.map_err(|detail| {
+        let reason = format!("the certificate does not prove that this is store {store}: {detail}");
+        GreetError::Refused { code: CloseCode::WrongStore, reason }
+    })
+}
+
+/// Decides, or learns, whether this connection is the link.
+async fn settle(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    connection: &Connection,
+    theirs: &Hello,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) -> Result<(), GreetError> {
+    if shared.is_arbiter(peer.id) {
+        let verdict = {
+            let state = peer.state();
+            let candidate = Candidate { incarnation: theirs.incarnation, over: theirs.over };
+            decide(state.link.as_ref().map(|link| link.held()), state.newest, candidate)
+        };
+        let name = shared.next_link_name();
+        adopt(shared, peer, connection, theirs, name, verdict)?;
+        write(&mut send, &name.number.to_le_bytes(), connection).await?;
+    } else {
+        let mut number = [0; 8];
+        read(&mut recv, &mut number, connection).await?;
+        let name = LinkName { incarnation: theirs.incarnation, number: u64::from_le_bytes(number) };
+        let verdict = {
+            let state = peer.state();
+            follow(state.last_name, state.newest, name)
+        };
+        adopt(shared, peer, connection, theirs, name, verdict)?;
+    }
+    // An error means that the connection is over: whoever tends it finds out.
+    let _ = send.finish();
+    Ok(())
+}
+
+fn adopt(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    connection: &Connection,
+    theirs: &Hello,
+    name: LinkName,
+    verdict: Verdict,
+) -> Result<(), GreetError> {
+    let (code, reason) = match verdict {
+        Verdict::Adopt if shared.adopt(peer, connection.clone(), theirs, name) => return Ok(()),
+        Verdict::Adopt => (CloseCode::Shutdown, "this store is shutting down".to_owned()),
+        Verdict::Duplicate => (CloseCode::Duplicate, "there is a link already".to_owned()),
+        Verdict::Stale { newest } => (CloseCode::StaleIncarnation, stale(peer.id, theirs.incarnation, newest)),
+    };
+    Err(GreetError::Refused { code, reason })
+}
+
+fn stale(store: StoreId, found: Incarnation, newest: Incarnation) -> String {
+    format!(
+        "store {store} comes with incarnation {found} after {newest} was seen: \
+         two processes run as this store, or its data directory was rolled back"
+    )
+}
+
+async fn write(send: &mut SendStream, bytes: &[u8], connection: &Connection) -> Result<(), GreetError> {
+    send.write_all(bytes).await.map_err(|error| broken(connection, error.to_string()))
+}
+
+async fn read(recv: &mut RecvStream, bytes: &mut [u8], connection: &Connection) -> Result<(), GreetError> {
+    recv.read_exact(bytes).await.map_err(|error| broken(connection, error.to_string()))
+}
+
+fn broken(connection: &Connection, what: String) -> GreetError {
+    connection.close_reason().map_or(GreetError::Stream(what), GreetError::Connection)
+}

@@ -1,0 +1,175 @@
+//! What the tasks on the link thread and the callers' threads have in common, and the two steps that change who is
+//! connected: a connection is adopted, a link is retired.
+//!
+//! Both run on the link thread only and never wait, so the events they report come once each and in order.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use multiraft_raft::{Incarnation, StoreId};
+use quinn::{Connection, Endpoint};
+use rustc_hash::FxHashMap;
+use tokio::{runtime::Handle, sync::Notify};
+
+use crate::{
+    DownReason, Handler, LinkEvent, TransportConfig,
+    link::{CloseCode, Hello, LinkName, tend},
+    peer::{Link, Peer},
+    snapshot::Throttle,
+};
+
+/// The transport's inside.
+pub(crate) struct Shared {
+    pub(crate) config: TransportConfig,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) runtime: Handle,
+    pub(crate) throttle: Throttle,
+    peers: RwLock<FxHashMap<StoreId, Arc<Peer>>>,
+    sessions: AtomicU64,
+    link_numbers: AtomicU64,
+    is_stopping: AtomicBool,
+    pub(crate) stop: Notify,
+}
+
+impl Shared {
+    pub(crate) fn new(config: TransportConfig, handler: Arc<dyn Handler>, endpoint: Endpoint, runtime: Handle) -> Self {
+        let throttle = Throttle::new(config.snapshots.bytes_per_second);
+        Self {
+            config,
+            handler,
+            endpoint,
+            runtime,
+            throttle,
+            peers: RwLock::default(),
+            sessions: AtomicU64::new(0),
+            link_numbers: AtomicU64::new(0),
+            is_stopping: AtomicBool::new(false),
+            stop: Notify::new(),
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn begin_stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.stop.notify_one();
+    }
+
+    pub(crate) fn peer(&self, id: StoreId) -> Option<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&id).map(Arc::clone)
+    }
+
+    /// All peers, in the order of their ids.
+    pub(crate) fn peers(&self) -> BTreeMap<StoreId, Arc<Peer>> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.iter().map(|(&id, peer)| (id, Arc::clone(peer))).collect()
+    }
+
+    /// The peer with this id, made if need be; `None` if there are too many. True: it is new.
+    pub(crate) fn peer_or_new(&self, id: StoreId) -> Option<(Arc<Peer>, bool)> {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.get(&id) {
+            return Some((Arc::clone(peer), false));
+        }
+        if peers.len() >= self.config.link.peers_max {
+            return None;
+        }
+        let peer = Arc::new(Peer::new(id, self.config.append_lanes, &self.config.queues));
+        peers.insert(id, Arc::clone(&peer));
+        Some((peer, true))
+    }
+
+    /// Forgets a peer that was removed and has no link any more. False: it is needed still, or again.
+    pub(crate) fn forget(&self, peer: &Arc<Peer>) -> bool {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        let state = peer.state();
+        if !state.is_removed || state.link.is_some() {
+            return false;
+        }
+        peers.remove(&peer.id);
+        true
+    }
+
+    /// Whether this store decides which connection to `peer` is the link: see `link::arbiter`.
+    pub(crate) fn is_arbiter(&self, peer: StoreId) -> bool {
+        self.config.store < peer
+    }
+
+    /// The name for the next link that this store, as the arbiter, chooses.
+    pub(crate) fn next_link_name(&self) -> LinkName {
+        let number = self.link_numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        LinkName { incarnation: self.config.incarnation, number }
+    }
+
+    /// Makes `connection` the link to `peer`, in the place of the one there was. False: this store is stopping.
+    pub(crate) fn adopt(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        connection: Connection,
+        hello: &Hello,
+        name: LinkName,
+    ) -> bool {
+        if self.is_stopping() {
+            return false;
+        }
+        let replaced = peer.state().link.as_ref().map(|link| link.session);
+        if let Some(session) = replaced {
+            self.retire(peer, session, DownReason::Replaced);
+        }
+        let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        let incarnation: Incarnation = hello.incarnation;
+        let link = Link { session, name, incarnation, connection: connection.clone(), task: None };
+        {
+            let mut state = peer.state();
+            state.link = Some(link);
+            state.last_name = name;
+            state.newest = state.newest.max(incarnation);
+        }
+        peer.open_lanes(session);
+        peer.metrics.connections.add(1);
+        peer.metrics.is_up.set(1.0);
+        tracing::info!(peer = %peer.id, %incarnation, address = %connection.remote_address(), "link is up");
+        self.handler.on_link(peer.id, LinkEvent::Up { incarnation, session });
+        let append_lanes = usize::from(hello.append_lanes);
+        let task = self.runtime.spawn(tend(Arc::clone(self), Arc::clone(peer), connection, session, append_lanes));
+        if let Some(link) = &mut peer.state().link {
+            link.task = Some(task.abort_handle());
+        }
+        peer.changed.notify_one();
+        true
+    }
+
+    /// Ends the link of `session`, if it is still the one; closes its connection.
+    pub(crate) fn retire(&self, peer: &Peer, session: u64, reason: DownReason) {
+        let link = peer.state().link.take_if(|link| link.session == session);
+        let Some(link) = link else { return };
+        peer.close_lanes();
+        let code = match reason {
+            DownReason::Replaced => CloseCode::Replaced,
+            DownReason::Shutdown => CloseCode::Shutdown,
+            DownReason::Violation(_) => CloseCode::Malformed,
+            DownReason::Internal(_) => CloseCode::Internal,
+            _ => CloseCode::Requested,
+        };
+        code.close(&link.connection, &reason.to_string());
+        if let Some(task) = link.task {
+            task.abort();
+        }
+        peer.metrics.is_up.set(0.0);
+        if matches!(reason, DownReason::Violation(_) | DownReason::Internal(_)) {
+            tracing::warn!(peer = %peer.id, %reason, "link is down");
+        } else {
+            tracing::info!(peer = %peer.id, %reason, "link is down");
+        }
+        self.handler.on_link(peer.id, LinkEvent::Down { session, reason });
+        peer.changed.notify_one();
+    }
+}

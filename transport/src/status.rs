@@ -1,0 +1,112 @@
+//! A look at a transport from outside.
+
+use std::time::Duration;
+
+use multiraft_raft::{Incarnation, StoreId};
+
+use crate::{Lane, PeerAddress, peer::Peer};
+
+/// One peer, as it is at a moment.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Who.
+    pub store: StoreId,
+    /// Where it is dialed; `None` for a peer that only dials in.
+    pub address: Option<PeerAddress>,
+    /// The link, if there is one.
+    pub link: Option<LinkStatus>,
+    /// How many links have come up.
+    pub connections: u64,
+    /// How many dials have come to nothing.
+    pub dial_failures: u64,
+    /// All lanes that this store sends on.
+    pub sent: Vec<LaneStatus>,
+    /// All lanes that something was received on.
+    pub received: Vec<LaneStatus>,
+    /// Bytes of snapshots sent.
+    pub snapshot_bytes_sent: u64,
+    /// Bytes of snapshots received.
+    pub snapshot_bytes_received: u64,
+}
+
+/// A link that is up.
+#[derive(Clone, Debug)]
+pub struct LinkStatus {
+    /// See [`LinkEvent::Up`](crate::LinkEvent::Up).
+    pub session: u64,
+    /// The peer's incarnation.
+    pub incarnation: Incarnation,
+    /// The estimated round trip.
+    pub round_trip: Duration,
+    /// Packets that were lost.
+    pub lost_packets: u64,
+    /// The present size of packets.
+    pub mtu: u16,
+}
+
+/// One lane in one direction, counted since the peer was added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneStatus {
+    /// Which.
+    pub lane: Lane,
+    /// Frames.
+    pub frames: u64,
+    /// Messages.
+    pub messages: u64,
+    /// Bytes, before encryption.
+    pub bytes: u64,
+    /// Bytes waiting: to be sent, or to be given back by the handler.
+    pub queued_bytes: usize,
+    /// How often the lane was not read because its receive budget was used up.
+    pub budget_waits: u64,
+}
+
+impl PeerStatus {
+    pub(crate) fn of(peer: &Peer, append_lanes_max: usize) -> Self {
+        let (address, link) = {
+            let state = peer.state();
+            let link = state.link.as_ref().map(|link| {
+                let path = link.connection.stats().path;
+                LinkStatus {
+                    session: link.session,
+                    incarnation: link.incarnation,
+                    round_trip: path.rtt,
+                    lost_packets: path.lost_packets,
+                    mtu: path.current_mtu,
+                }
+            });
+            (state.address.clone(), link)
+        };
+        let sent = peer.lanes().iter().map(|lane| {
+            let queued = lane.queue().queued_bytes();
+            LaneStatus::of(lane.lane, &lane.metrics, queued)
+        });
+        let received = Lane::all(append_lanes_max).zip(peer.budgets()).map(|(lane, budget)| {
+            LaneStatus::of(lane, &budget.metrics, budget.bytes - budget.permits.available_permits())
+        });
+        Self {
+            store: peer.id,
+            address,
+            link,
+            connections: peer.metrics.connections.get(),
+            dial_failures: peer.metrics.dial_failures.get(),
+            sent: sent.collect(),
+            received: received.filter(|lane| lane.frames > 0).collect(),
+            snapshot_bytes_sent: peer.metrics.snapshot_bytes_sent.get(),
+            snapshot_bytes_received: peer.metrics.snapshot_bytes_received.get(),
+        }
+    }
+}
+
+impl LaneStatus {
+    fn of(lane: Lane, metrics: &crate::metrics::LaneMetrics, queued_bytes: usize) -> Self {
+        Self {
+            lane,
+            frames: metrics.frames.get(),
+            messages: metrics.messages.get(),
+            bytes: metrics.bytes.get(),
+            queued_bytes,
+            budget_waits: metrics.waits.get(),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Messages between two stores over real sockets.
+
+mod support;
+
+use multiraft_raft::{Incarnation, StoreId};
+use multiraft_transport::{DownReason, Lane, SendError, Transport, TransportError};
+use support::{Authority, Recorder, Store, message, pair};
+
+#[test]
+fn messages_arrive_in_both_directions_in_order_on_each_lane() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    let lanes = [Lane::Liveness, Lane::Control, Lane::Append(0), Lane::Append(1)];
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let peer = if std::ptr::eq(from, &a) { StoreId(2) } else { StoreId(1) };
+        for id in 0..200 {
+            for lane in lanes {
+                from.transport.send(peer, lane, &[message(2 * id, 10), message(2 * id + 1, 1000)]).expect("room");
+            }
+        }
+        for lane in lanes {
+            let expected: Vec<_> = (0..400).map(|id| message(id, if id % 2 == 0 { 10 } else { 1000 })).collect();
+            assert_eq!(to.events.messages(lane, 400), expected, "{lane}");
+        }
+    }
+    let status = a.transport.status();
+    assert_eq!(status.len(), 1);
+    assert_eq!(status[0].store, StoreId(2));
+    assert_eq!(status[0].connections, 1);
+    assert_eq!(status[0].sent.iter().map(|lane| lane.messages).collect::<Vec<_>>(), [400; 4]);
+    assert!(status[0].link.is_some());
+}
+
+#[test]
+fn a_command_of_eight_mebibytes_gets_through() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    let large = [message(1, 8 << 20)];
+    a.transport.send(StoreId(2), Lane::Append(0), &large).expect("room");
+    assert_eq!(b.events.messages(Lane::Append(0), 1), large);
+    let too_large = [message(1, 17 << 20)];
+    let error = a.transport.send(StoreId(2), Lane::Append(0), &too_large).expect_err("too large");
+    assert!(matches!(error, SendError::TooLarge(_)), "{error}");
+}
+
+#[test]
+fn sending_to_nobody_is_an_error() {
+    let authority = Authority::new();
+    let mut config = authority.config(1, 1);
+    config.peers.insert(StoreId(2), "127.0.0.1:9".into());
+    let store = Store::start(config);
+    let send = |peer, lane| store.transport.send(StoreId(peer), lane, &[message(1, 1)]);
+    assert_eq!(send(2, Lane::Control), Err(SendError::NotConnected));
+    assert_eq!(send(3, Lane::Control), Err(SendError::UnknownPeer));
+    assert_eq!(send(2, Lane::Append(2)), Err(SendError::UnknownLane(Lane::Append(2))));
+}
+
+#[test]
+fn shutdown_tells_both_sides_once() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    a.transport.shutdown();
+    assert_eq!(a.events.down(), (StoreId(2), DownReason::Shutdown));
+    let (peer, reason) = b.events.down();
+    assert_eq!(peer, StoreId(1));
+    assert_eq!(reason, DownReason::ClosedByPeer("this store is shutting down".to_owned()));
+    a.transport.shutdown();
+    assert_eq!((a.events.link_events_left(), b.events.link_events_left()), (0, 0));
+    let error = a.transport.send(StoreId(2), Lane::Control, &[message(1, 1)]).expect_err("stopped");
+    assert_eq!(error, SendError::NotConnected);
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let authority = Authority::new();
+    let first = Store::start(authority.config(1, 1));
+    let mut config = authority.config(2, 1);
+    config.listen = first.transport.local_addr();
+    let error = Transport::start(config, std::sync::Arc::new(Recorder::default())).expect_err("taken");
+    assert!(matches!(error, TransportError::Bind { .. }), "{error}");
+    assert!(error.to_string().contains(&first.transport.local_addr().to_string()), "{error}");
+}
+
+#[test]
+fn a_removed_peer_is_forgotten_and_can_come_back() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    b.transport.remove_peer(StoreId(1));
+    assert_eq!(b.events.down(), (StoreId(1), DownReason::Requested));
+    a.events.down();
+    b.transport.add_peer(StoreId(1), a.transport.local_addr());
+    assert_eq!(b.events.up().1, Incarnation(1));
+    a.events.up();
+    a.transport.send(StoreId(2), Lane::Control, &[message(7, 7)]).expect("up");
+    assert_eq!(b.events.messages(Lane::Control, 1), [message(7, 7)]);
+}

@@ -1,0 +1,230 @@
+//! What the tests of links share: an authority, stores, and a handler that records what it is told.
+
+#![allow(dead_code)] // Each test file uses a part.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Arc, Condvar, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use multiraft_raft::{ClusterId, Incarnation, RegionEpoch, RegionId, StoreId};
+use multiraft_transport::{
+    Forward, ForwardRequest, Handler, Lane, LinkEvent, PeerMessage, ReceivedFrame, SnapshotHeader, SnapshotReceiver,
+    Tls, Transport, TransportConfig, store_dns_name,
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+/// How long a test waits for what must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
+
+/// A certificate authority that lives for one test.
+pub(crate) struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("a certificate").pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Certificate and key of a store, as PEM.
+    pub(crate) fn certify(&self, store: StoreId) -> (String, String) {
+        let params = CertificateParams::new(vec![store_dns_name(store)]).expect("a DNS name");
+        let key = KeyPair::generate().expect("a key");
+        (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
+    }
+
+    pub(crate) fn tls(&self, store: StoreId) -> Tls {
+        self.tls_trusting(self, store)
+    }
+
+    /// A certificate of this authority, for a store that trusts another one.
+    pub(crate) fn tls_trusting(&self, trusted: &Self, store: StoreId) -> Tls {
+        let (certificate, key) = self.certify(store);
+        Tls::from_pem(trusted.pem.as_bytes(), certificate.as_bytes(), key.as_bytes()).expect("good PEM")
+    }
+
+    pub(crate) fn config(&self, store: u64, incarnation: u64) -> TransportConfig {
+        let store = StoreId(store);
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        TransportConfig::new(CLUSTER, store, Incarnation(incarnation), listen, self.tls(store))
+    }
+}
+
+/// What a handler was told.
+pub(crate) enum Event {
+    Frame(ReceivedFrame),
+    Link(StoreId, LinkEvent),
+    Ready(StoreId, Lane),
+    Snapshot(StoreId, SnapshotHeader, SnapshotReceiver),
+}
+
+/// Records events in their order; tests take them out one by one.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    events: Mutex<VecDeque<Event>>,
+    more: Condvar,
+}
+
+impl Recorder {
+    fn record(&self, event: Event) {
+        self.events.lock().expect("not poisoned").push_back(event);
+        self.more.notify_all();
+    }
+
+    /// The first event that `pick` wants; others stay where they are.
+    pub(crate) fn wait<T>(&self, what: &str, mut pick: impl FnMut(Event) -> Result<T, Event>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut events = self.events.lock().expect("not poisoned");
+        let mut looked_at = 0;
+        loop {
+            while looked_at < events.len() {
+                let event = events.remove(looked_at).expect("in range");
+                match pick(event) {
+                    Ok(picked) => return picked,
+                    Err(event) => {
+                        events.insert(looked_at, event);
+                        looked_at += 1;
+                    }
+                }
+            }
+            let left = deadline.checked_duration_since(Instant::now()).unwrap_or_else(|| panic!("waited for {what}"));
+            events = self.more.wait_timeout(events, left).expect("not poisoned").0;
+        }
+    }
+
+    pub(crate) fn link(&self) -> (StoreId, LinkEvent) {
+        self.wait("a link event", |event| match event {
+            Event::Link(peer, event) => Ok((peer, event)),
+            other => Err(other),
+        })
+    }
+
+    /// Waits for a link to come up; anything else about links fails the test.
+    pub(crate) fn up(&self) -> (StoreId, Incarnation, u64) {
+        match self.link() {
+            (peer, LinkEvent::Up { incarnation, session }) => (peer, incarnation, session),
+            (peer, event) => panic!("wanted an up, got {event:?} of {peer}"),
+        }
+    }
+
+    pub(crate) fn down(&self) -> (StoreId, multiraft_transport::DownReason) {
+        match self.link() {
+            (peer, LinkEvent::Down { reason, .. }) => (peer, reason),
+            (peer, event) => panic!("wanted a down, got {event:?} of {peer}"),
+        }
+    }
+
+    pub(crate) fn frame(&self) -> ReceivedFrame {
+        self.wait("a frame", |event| match event {
+            Event::Frame(frame) => Ok(frame),
+            other => Err(other),
+        })
+    }
+
+    pub(crate) fn ready(&self) -> (StoreId, Lane) {
+        self.wait("a ready lane", |event| match event {
+            Event::Ready(peer, lane) => Ok((peer, lane)),
+            other => Err(other),
+        })
+    }
+
+    pub(crate) fn snapshot(&self) -> (StoreId, SnapshotHeader, SnapshotReceiver) {
+        self.wait("a snapshot", |event| match event {
+            Event::Snapshot(from, header, stream) => Ok((from, header, stream)),
+            other => Err(other),
+        })
+    }
+
+    /// All messages of `lane` until there are `count`; fails on more.
+    pub(crate) fn messages(&self, lane: Lane, count: usize) -> Vec<PeerMessage> {
+        let mut messages = Vec::new();
+        while messages.len() < count {
+            messages.extend(self.wait("frames of a lane", |event| match event {
+                Event::Frame(frame) if frame.lane == lane => Ok(frame.messages),
+                other => Err(other),
+            }));
+        }
+        assert_eq!(messages.len(), count);
+        messages
+    }
+
+    /// What was told and not taken.
+    pub(crate) fn link_events_left(&self) -> usize {
+        let events = self.events.lock().expect("not poisoned");
+        events.iter().filter(|event| matches!(event, Event::Link(..))).count()
+    }
+}
+
+impl Handler for Recorder {
+    fn on_frame(&self, frame: ReceivedFrame) {
+        self.record(Event::Frame(frame));
+    }
+
+    fn on_link(&self, peer: StoreId, event: LinkEvent) {
+        self.record(Event::Link(peer, event));
+    }
+
+    fn on_lane_ready(&self, peer: StoreId, lane: Lane) {
+        self.record(Event::Ready(peer, lane));
+    }
+
+    fn on_snapshot(&self, from: StoreId, header: SnapshotHeader, stream: SnapshotReceiver) {
+        self.record(Event::Snapshot(from, header, stream));
+    }
+}
+
+/// A running store.
+pub(crate) struct Store {
+    pub(crate) transport: Transport,
+    pub(crate) events: Arc<Recorder>,
+}
+
+impl Store {
+    pub(crate) fn start(config: TransportConfig) -> Self {
+        let events = Arc::new(Recorder::default());
+        let transport = Transport::start(config, Arc::clone(&events) as Arc<dyn Handler>).expect("starts");
+        Self { transport, events }
+    }
+}
+
+/// Two stores, 1 and 2, with a link that is up.
+pub(crate) fn pair(authority: &Authority) -> (Store, Store) {
+    pair_of(authority.config(1, 1), authority.config(2, 1))
+}
+
+/// The same, configured. The second one dials.
+pub(crate) fn pair_of(a: TransportConfig, mut b: TransportConfig) -> (Store, Store) {
+    let a_id = a.store;
+    let a = Store::start(a);
+    b.peers.insert(a_id, a.transport.local_addr().into());
+    let b = Store::start(b);
+    a.events.up();
+    b.events.up();
+    (a, b)
+}
+
+/// A message of about `length` bytes that can be told from others by its id.
+pub(crate) fn message(id: u64, length: usize) -> PeerMessage {
+    PeerMessage::Forward(Forward {
+        id,
+        region: RegionId(id % 100),
+        epoch: RegionEpoch::FIRST,
+        timeout_ms: 1000,
+        request: ForwardRequest::Propose { session: None, command: Bytes::from(vec![id as u8; length]) },
+    })
+}
