@@ -28,8 +28,9 @@ const NOT_LEADER_BUT: u8 = 4;
 const EPOCH_MISMATCH: u8 = 5;
 const UNKNOWN_REGION: u8 = 6;
 const BUSY: u8 = 7;
-const UNCERTAIN: u8 = 8;
-const REFUSED: u8 = 9;
+const SESSION_EXPIRED: u8 = 8;
+const UNCERTAIN: u8 = 9;
+const REFUSED: u8 = 10;
 
 impl Context {
     pub(super) fn put_forward(&mut self, out: &mut Vec<u8>, forward: &Forward) {
@@ -53,6 +54,8 @@ impl Context {
                     out.extend_from_slice(&session.session.0.to_le_bytes());
                     self.session = session.session.0;
                 }
+                put_delta(out, self.opened, session.opened.0);
+                self.opened = session.opened.0;
                 put_varint(out, session.sequence);
                 put_delta(out, session.sequence, session.acknowledged);
                 put_bytes(out, command);
@@ -76,9 +79,11 @@ impl Context {
                 if request == PROPOSE_IN_SESSION {
                     self.session = u128::from_le_bytes(reader.array("a session")?);
                 }
+                self.opened = reader.delta(self.opened)?;
+                let (session, opened) = (SessionId(self.session), LogIndex(self.opened));
                 let sequence = reader.varint()?;
                 let acknowledged = reader.delta(sequence)?;
-                let session = Some(SessionSeq { session: SessionId(self.session), sequence, acknowledged });
+                let session = Some(SessionSeq { session, opened, sequence, acknowledged });
                 ForwardRequest::Propose { session, command: reader.payload("a command")? }
             }
             READ_INDEX => ForwardRequest::ReadIndex,
@@ -117,6 +122,7 @@ impl Context {
                 out.push(BUSY);
                 put_varint(out, u64::from(*retry_after_ms));
             }
+            ForwardOutcome::SessionExpired => out.push(SESSION_EXPIRED),
             ForwardOutcome::Uncertain => out.push(UNCERTAIN),
             ForwardOutcome::Refused { reason } => {
                 out.push(REFUSED);
@@ -139,6 +145,7 @@ impl Context {
             EPOCH_MISMATCH => ForwardOutcome::EpochMismatch { current: Arc::new(read_descriptor(reader)?) },
             UNKNOWN_REGION => ForwardOutcome::UnknownRegion,
             BUSY => ForwardOutcome::Busy { retry_after_ms: reader.varint_u32()? },
+            SESSION_EXPIRED => ForwardOutcome::SessionExpired,
             UNCERTAIN => ForwardOutcome::Uncertain,
             REFUSED => {
                 let reason = reader.payload("a reason")?;

@@ -50,6 +50,7 @@ pub(super) struct Context {
     pub(super) index: u64,
     pub(super) forward: u64,
     pub(super) session: u128,
+    pub(super) opened: u64,
 }
 
 /// One encoded frame, with its length before it.
