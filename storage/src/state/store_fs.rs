@@ -18,6 +18,9 @@ pub trait StoreFs: Send + Sync + Debug + 'static {
     /// What the system call answers.
     fn sync_dir(&self, path: &Path, dir: &File) -> io::Result<()>;
 
+    /// Asks that every write to this file be durable when it returns, whoever writes. Answers whether that holds from now on.
+    fn write_through(&self, path: &Path, file: &File) -> bool;
+
     /// How many bytes may still be written in this directory's file system.
     ///
     /// # Errors
@@ -38,8 +41,25 @@ impl StoreFs for RealFs {
         dir.sync_all()
     }
 
+    fn write_through(&self, _path: &Path, file: &File) -> bool {
+        write_through(file)
+    }
+
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+}
+
+/// Sets the file's own flag for synchronous writes (`chattr +S`).
+#[cfg(target_os = "linux")]
+fn write_through(file: &File) -> bool {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    ioctl_getflags(file).and_then(|flags| ioctl_setflags(file, flags | IFlags::SYNC)).is_ok()
+        && ioctl_getflags(file).is_ok_and(|flags| flags.contains(IFlags::SYNC))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_through(_file: &File) -> bool {
+    false
 }

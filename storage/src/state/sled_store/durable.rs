@@ -4,8 +4,14 @@
 //!   <store>/            synced (entries)
 //!     conf  db  snap.*  synced every time; the handle of `db` stays open, so that no write error goes by unseen
 //!     blobs/            synced (entries)
-//!       <lsn>           large values, written once: synced until its length stays the same
+//!       <lsn>           very large pages, see `layout.rs`: written once, so synced until the length stays the same
+//!     FLUSHED           not sled's: see `watermark.rs`
 //! ```
+//!
+//! Between two flushes sled reuses room of its log as soon as *it* takes the replacement for durable, after a
+//! `sync_file_range`. A disk that then keeps the later write and loses the earlier one loses what had been flushed. So `db` is
+//! marked synchronous where the file system knows that (ext4, xfs, btrfs): each of sled's writes, of half a megabyte mostly,
+//! is then durable before the next one that depends on it. Where it does not, the watermark tells a store that fell back.
 
 use std::{
     collections::BTreeMap,
@@ -13,16 +19,16 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use super::super::StoreFs;
 
-/// Where sled keeps large values.
+/// Where sled keeps very large pages.
 const BLOBS: &str = "blobs";
 
 /// sled's log of pages.
-const DB: &str = "db";
+pub(super) const DB: &str = "db";
 
 /// The files of one sled directory.
 #[derive(Debug)]
@@ -30,27 +36,27 @@ pub(super) struct Durable {
     path: PathBuf,
     fs: Arc<dyn StoreFs>,
     db: File,
-    /// Serves as the lock of a flush as well: they come one after another.
-    blobs_synced: Mutex<BTreeMap<OsString, u64>>,
+    blobs_synced: BTreeMap<OsString, u64>,
 }
 
 impl Durable {
     /// Makes the directory itself and what sled wrote at its opening durable.
     pub(super) fn open(path: &Path, fs: Arc<dyn StoreFs>) -> io::Result<Self> {
         let db = File::open(path.join(DB))?;
-        let durable = Self { path: path.to_path_buf(), fs, db, blobs_synced: Mutex::default() };
+        if !fs.write_through(&path.join(DB), &db) {
+            tracing::warn!(path = %path.display(), "the file system has no synchronous files: sled's order of writes is its own");
+        }
+        let mut durable = Self { path: path.to_path_buf(), fs, db, blobs_synced: BTreeMap::new() };
         durable.sync()?;
-        let parent = fs::canonicalize(path)?.parent().map(Path::to_path_buf);
-        if let Some(parent) = parent {
-            durable.fs.sync_dir(&parent, &File::open(&parent)?)?;
+        if let Some(parent) = fs::canonicalize(path)?.parent() {
+            durable.fs.sync_dir(parent, &File::open(parent)?)?;
         }
         Ok(durable)
     }
 
     /// After an error nothing that was written since the last success may be taken as durable, ever.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        let mut blobs_synced = self.blobs_synced.lock().unwrap_or_else(PoisonError::into_inner);
-        self.sync_blobs(&mut blobs_synced)?;
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.sync_blobs()?;
         self.fs.sync_file(&self.path.join(DB), &self.db)?;
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -61,9 +67,9 @@ impl Durable {
         self.fs.sync_dir(&self.path, &File::open(&self.path)?)
     }
 
-    /// A large value that another thread is just writing is taken for what it is now; its length tells at the next flush that
-    /// there is more. Each length is read before the sync, so it never promises more than was made durable.
-    fn sync_blobs(&self, synced: &mut BTreeMap<OsString, u64>) -> io::Result<()> {
+    /// A page that another thread is just writing is taken for what it is now; its length tells at the next flush that there
+    /// is more. Each length is read before the sync, so it never promises more than was made durable.
+    fn sync_blobs(&mut self) -> io::Result<()> {
         let dir = self.path.join(BLOBS);
         let mut present = BTreeMap::new();
         let mut changed = false;
@@ -74,16 +80,16 @@ impl Durable {
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            if synced.get(&entry.file_name()) != Some(&len) {
+            if self.blobs_synced.get(&entry.file_name()) != Some(&len) {
                 self.sync_named(&entry.path())?;
                 changed = true;
             }
             present.insert(entry.file_name(), len);
         }
-        if changed || present.len() != synced.len() {
+        if changed || present.len() != self.blobs_synced.len() {
             self.fs.sync_dir(&dir, &File::open(&dir)?)?;
         }
-        *synced = present;
+        self.blobs_synced = present;
         Ok(())
     }
 

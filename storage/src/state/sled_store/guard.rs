@@ -5,19 +5,24 @@
 //! not open any more: its regions are filled from their peers.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io,
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use rustix::fs::FlockOperation;
 use sled::{Batch, Db, IVec};
 
-use super::super::{Pair, StateError, resolved::Resolved};
+use super::{super::Pair, super::StateError, durable::DB};
 
 /// A file of this name says that a batch failed half way.
 const FAILED_MARK: &str = "FAILED";
@@ -28,6 +33,8 @@ pub(super) struct Guarded {
     path: PathBuf,
     db: Db,
     poisoned: OnceLock<String>,
+    /// Dropped after `db`.
+    released: Released,
 }
 
 impl Guarded {
@@ -45,7 +52,8 @@ impl Guarded {
             Ok(opened) => opened.map_err(|error| open_error(path, error))?,
             Err(panic) => return Err(damaged(path, panic_text(&*panic))),
         };
-        Ok(Self { path: path.to_path_buf(), db, poisoned: OnceLock::new() })
+        let released = Released { file: path.join(DB), is_leaked: AtomicBool::new(false) };
+        Ok(Self { path: path.to_path_buf(), db, poisoned: OnceLock::new(), released })
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
@@ -53,7 +61,7 @@ impl Guarded {
     }
 
     /// The pairs from `start` to `end` (excluded; `None`: no bound), in order. Nothing follows an error.
-    pub(super) fn scan<'a>(
+    pub(super) fn range<'a>(
         &'a self,
         start: &[u8],
         end: Option<&[u8]>,
@@ -75,8 +83,7 @@ impl Guarded {
         })
     }
 
-    pub(super) fn apply(&self, changes: Resolved) -> Result<(), StateError> {
-        let batch = to_batch(changes.into_changes());
+    pub(super) fn apply(&self, batch: Batch) -> Result<(), StateError> {
         self.check()?;
         let done = self.call(|db| db.apply_batch(batch));
         if let Err(error) = &done {
@@ -103,8 +110,17 @@ impl Guarded {
     pub(super) fn check(&self) -> Result<(), StateError> {
         match self.poisoned.get() {
             None => Ok(()),
-            Some(reason) => Err(io_error(&self.path, io::Error::other(format!("it has failed before ({reason})")))),
+            Some(reason) => Err(self.io_error(io::Error::other(format!("it has failed before ({reason})")))),
         }
+    }
+
+    /// The error for contents that cannot be.
+    pub(super) fn damaged(&self, reason: String) -> StateError {
+        damaged(&self.path, reason)
+    }
+
+    pub(super) fn io_error(&self, source: io::Error) -> StateError {
+        io_error(&self.path, source)
     }
 
     fn call<T>(&self, call: impl FnOnce(&Db) -> sled::Result<T>) -> Result<T, StateError> {
@@ -120,21 +136,42 @@ impl Guarded {
                 self.poison(panic_text(&*panic));
                 // Closing it would flush a state that nobody vouches for, and might wait for a lock that is never released.
                 std::mem::forget(self.db.clone());
+                self.released.is_leaked.store(true, Ordering::Relaxed);
                 Err(damaged(&self.path, panic_text(&*panic)))
             }
         }
     }
 }
 
-fn to_batch(changes: BTreeMap<Bytes, Option<Bytes>>) -> Batch {
-    let mut batch = Batch::default();
-    for (key, value) in changes {
-        match value {
-            Some(value) => batch.insert(&key[..], &value[..]),
-            None => batch.remove(&key[..]),
+/// Waits, when dropped, until sled has let go of its file. sled's threads may hold it for a moment after the last handle is
+/// gone, and whoever opens the store again just then would be told that another process has it.
+#[derive(Debug)]
+struct Released {
+    file: PathBuf,
+    is_leaked: AtomicBool,
+}
+
+impl Released {
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn is_free(&self) -> bool {
+        let lock = |file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from);
+        // The lock that this takes goes with the file handle. A file that cannot be opened is in nobody's way.
+        !matches!(File::open(&self.file).and_then(lock), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl Drop for Released {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "sled has no event for having closed its file; this polls, with a deadline"
+    )]
+    fn drop(&mut self) {
+        let start = Instant::now();
+        while !*self.is_leaked.get_mut() && !self.is_free() && start.elapsed() < Self::PATIENCE {
+            thread::sleep(Duration::from_millis(1));
         }
     }
-    batch
 }
 
 /// A copy: sled's own buffer may be a part of a page.

@@ -7,7 +7,9 @@
 //! - **Snapshots.** They read piece by piece under the gate, with the old values of keys that were overwritten since put over
 //!   what is there now (see `overlay.rs`).
 //! - **Durability.** sled's flush ends in `sync_file_range`, which forces out neither the file's length nor the disk's cache.
-//!   [`StateStore::flush`] fdatasyncs every file itself (see `durable.rs`).
+//!   [`StateStore::flush`] fdatasyncs every file itself (see `durable.rs`), and notes that beside sled, so that a sled that
+//!   comes back without what was flushed is found out (see `watermark.rs`).
+//! - **Large values** are cut into pieces, as sled is careless with large pages (see `layout.rs`).
 //! - **A full disk.** sled does not go on after `ENOSPC`. So a write is refused while less than a reserve is free, before sled
 //!   has seen it, and the store goes on by itself once there is room.
 //! - **Damage.** sled panics on some damaged files. Every call into it is guarded: a panic becomes [`StateError::Damaged`], and
@@ -17,17 +19,22 @@
 
 mod durable;
 mod guard;
+mod layout;
+mod watermark;
 
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
 use bytes::Bytes;
 
-use self::{durable::Durable, guard::Guarded};
+use self::{durable::Durable, guard::Guarded, layout::Layout, watermark::Watermark};
 use super::{
     Pair, RealFs, StateBatch, StateError, StateSnapshot, StateStore, StateView, StoreFs, mem::bound,
     metrics::StateMetrics, overlay::Overlays, resolved::Resolved,
@@ -65,10 +72,18 @@ struct Shared {
     fs: Arc<dyn StoreFs>,
     /// Writers alone, views and snapshots together.
     gate: RwLock<()>,
-    db: Guarded,
+    layout: Layout,
     overlays: Overlays,
-    durable: Durable,
+    /// Something was written since the last flush began. Set after the write and before it returns.
+    is_dirty: AtomicBool,
+    flusher: Mutex<Flusher>,
     metrics: StateMetrics,
+}
+
+/// What a flush works with; flushes come one after another.
+struct Flusher {
+    durable: Durable,
+    watermark: Watermark,
 }
 
 impl SledStore {
@@ -87,13 +102,17 @@ impl SledStore {
     /// See [`SledStore::open`].
     pub fn open_on(path: impl AsRef<Path>, config: SledConfig, fs: Arc<dyn StoreFs>) -> Result<Self, StateError> {
         let path = path.as_ref().to_path_buf();
-        let db = Guarded::open(&path, config.cache_bytes_max)?;
-        let durable = Durable::open(&path, Arc::clone(&fs)).map_err(|source| io_error(&path, source))?;
+        let layout = Layout::open(Guarded::open(&path, config.cache_bytes_max)?)?;
+        let io_error = |source| layout.db().io_error(source);
+        let watermark = Watermark::open(&path, Arc::clone(&fs)).map_err(io_error)?;
+        if let Some(objection) = watermark.objection(layout.flush_number()?) {
+            return Err(layout.db().damaged(objection));
+        }
+        let durable = Durable::open(&path, Arc::clone(&fs)).map_err(io_error)?;
         let overlays = Overlays::new(config.snapshot_bytes_max);
-        let metrics = StateMetrics::new();
-        Ok(Self {
-            shared: Arc::new(Shared { path, config, fs, gate: RwLock::new(()), db, overlays, durable, metrics }),
-        })
+        let flusher = Mutex::new(Flusher { durable, watermark });
+        let (gate, is_dirty, metrics) = (RwLock::new(()), AtomicBool::new(true), StateMetrics::new());
+        Ok(Self { shared: Arc::new(Shared { path, config, fs, gate, layout, overlays, is_dirty, flusher, metrics }) })
     }
 }
 
@@ -118,7 +137,7 @@ impl StateStore for SledStore {
 
     fn snapshot(&self, start: &[u8], end: &[u8]) -> Result<Box<dyn StateSnapshot>, StateError> {
         let _gate = self.shared.enter();
-        self.shared.db.check()?;
+        self.shared.layout.db().check()?;
         let id = self.shared.overlays.open(start, end);
         Ok(Box::new(SledSnapshot { shared: Arc::clone(&self.shared), id }))
     }
@@ -149,26 +168,34 @@ impl Shared {
     fn write(&self, batch: StateBatch) -> Result<(), StateError> {
         let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let changes = Resolved::of(batch, |start, end, found| {
-            self.scan(start, end).try_for_each(|pair| {
-                found(pair?.0);
-                Ok::<(), StateError>(())
+            self.layout.keys(start, end).try_for_each(|key| {
+                found(key?);
+                Ok(())
             })
         })?;
-        self.overlays.keep(changes.keys(), |key| self.db.get(key))?;
-        self.db.apply(changes)
+        self.overlays.keep(changes.keys(), |key| self.layout.get(key))?;
+        self.layout.apply(changes.into_changes())?;
+        self.is_dirty.store(true, Ordering::Release);
+        Ok(())
     }
 
+    /// Who finds nothing to flush has waited for the flush that took it along.
     fn flush(&self) -> Result<(), StateError> {
-        self.db.flush()?;
-        self.durable.sync().map_err(|source| {
-            self.db.poison(format!("a flush failed: {source}"));
+        let mut flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner);
+        self.layout.db().check()?;
+        if !self.is_dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let number = flusher.watermark.number().max(self.layout.flush_number()?) + 1;
+        {
+            let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+            self.layout.set_flush_number(number)?;
+        }
+        self.layout.db().flush()?;
+        flusher.durable.sync().and_then(|()| flusher.watermark.set(number)).map_err(|source| {
+            self.layout.db().poison(format!("a flush failed: {source}"));
             io_error(&self.path, source)
         })
-    }
-
-    /// The pairs from `start` to `end` (excluded; `None`: no bound). The caller is inside the gate.
-    fn scan<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> impl Iterator<Item = Result<Pair, StateError>> + 'a {
-        self.db.scan(start, end)
     }
 
     fn enter(&self) -> RwLockReadGuard<'_, ()> {
@@ -188,11 +215,11 @@ struct SledView<'a> {
 
 impl StateView for SledView<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        self.shared.db.get(key)
+        self.shared.layout.get(key)
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, StateError> {
-        self.shared.scan(start, bound(end)).take(limit).collect()
+        self.shared.layout.scan(start, bound(end)).take(limit).collect()
     }
 }
 
@@ -211,7 +238,7 @@ impl StateSnapshot for SledSnapshot {
         let chunk = match overlay.rest() {
             None => Ok(Vec::new()),
             Some((next, end)) => {
-                let now = shared.scan(next, bound(end));
+                let now = shared.layout.scan(next, bound(end));
                 overlay.next_chunk(now, max_bytes)
             }
         };

@@ -1,0 +1,192 @@
+//! How keys and values lie in sled.
+//!
+//! ```text
+//!   d <key>            -> 0 <value>              a value of at most PIECE_BYTES
+//!                         1 <pieces: u32 be>     a larger one; its bytes lie in pieces
+//!   m format           -> 1                      the version of this layout
+//!   m flush            -> <number: u64 be>       the flush that this state belongs to, see `watermark.rs`
+//!   p <key> <no: u32 be> -> <bytes>              piece `no` of a large value, each but the last of PIECE_BYTES
+//! ```
+//!
+//! Why pieces: sled puts a page of 128 KiB or more into a file of its own, which it neither syncs nor orders with its log. After
+//! a power cut such a file may be missing although the log refers to it, or be gone although its replacement is; sled passes
+//! over both in silence. A leaf holds up to 17 pairs, so small pieces keep all pages below that.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use sled::Batch;
+
+use super::{super::Pair, super::StateError, guard::Guarded};
+
+const DATA: u8 = b'd';
+const PIECE: u8 = b'p';
+const FORMAT_KEY: &[u8] = b"mformat";
+const FLUSH_KEY: &[u8] = b"mflush";
+const FORMAT: &[u8] = &[1];
+
+const WHOLE: u8 = 0;
+const IN_PIECES: u8 = 1;
+
+/// The largest value, and piece of a value, that sled gets.
+const PIECE_BYTES: usize = 4096;
+
+/// A sled database with this layout.
+#[derive(Debug)]
+pub(super) struct Layout {
+    db: Guarded,
+    /// Whether there may be a value in pieces: while there is none, a write need not look for old pieces.
+    has_pieces: AtomicBool,
+}
+
+impl Layout {
+    /// Takes a database over; one that is empty gets the layout's version.
+    pub(super) fn open(db: Guarded) -> Result<Self, StateError> {
+        match db.get(FORMAT_KEY)? {
+            Some(version) if version == FORMAT => (),
+            Some(version) => {
+                return Err(db.damaged(format!("its layout is {version:?}, this program knows {FORMAT:?}")));
+            }
+            None if db.range(&[], None).next().is_none() => {
+                let mut batch = Batch::default();
+                batch.insert(FORMAT_KEY, FORMAT);
+                db.apply(batch)?;
+            }
+            None => return Err(db.damaged("it holds data, but no layout version".into())),
+        }
+        let has_pieces = db.range(&[PIECE], Some(&[PIECE + 1])).next().transpose()?.is_some();
+        Ok(Self { db, has_pieces: AtomicBool::new(has_pieces) })
+    }
+
+    pub(super) fn db(&self) -> &Guarded {
+        &self.db
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        self.db.get(&data_key(key))?.map(|stored| self.assemble(key, stored)).transpose()
+    }
+
+    /// The pairs from `start` to `end` (excluded; `None`: no bound), in order. Nothing follows an error.
+    pub(super) fn scan<'a>(
+        &'a self,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> impl Iterator<Item = Result<Pair, StateError>> + use<'a> {
+        let mut pairs = self.data(start, end);
+        let mut failed = false;
+        std::iter::from_fn(move || {
+            if failed {
+                return None;
+            }
+            let pair = pairs.next()?.and_then(|(key, stored)| Ok((key.clone(), self.assemble(&key, stored)?)));
+            failed = pair.is_err();
+            Some(pair)
+        })
+    }
+
+    /// The keys from `start` to `end` (excluded; `None`: no bound), in order.
+    pub(super) fn keys<'a>(
+        &'a self,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> impl Iterator<Item = Result<Bytes, StateError>> + use<'a> {
+        self.data(start, end).map(|pair| Ok(pair?.0))
+    }
+
+    /// Applies changes atomically. The caller lets nobody else write meanwhile.
+    pub(super) fn apply(&self, changes: BTreeMap<Bytes, Option<Bytes>>) -> Result<(), StateError> {
+        let mut batch = Batch::default();
+        for (key, value) in changes {
+            let old_pieces = self.pieces_of(&key)?;
+            let pieces = match value {
+                None => {
+                    batch.remove(data_key(&key));
+                    0
+                }
+                Some(value) => self.put(&mut batch, &key, &value),
+            };
+            (pieces..old_pieces).for_each(|no| batch.remove(piece_key(&key, no)));
+        }
+        self.db.apply(batch)
+    }
+
+    /// The number of the flush that this state belongs to; zero before the first.
+    pub(super) fn flush_number(&self) -> Result<u64, StateError> {
+        let Some(stored) = self.db.get(FLUSH_KEY)? else { return Ok(0) };
+        let number = stored[..].try_into().map_err(|_| self.db.damaged("the flush number is no number".into()))?;
+        Ok(u64::from_be_bytes(number))
+    }
+
+    pub(super) fn set_flush_number(&self, number: u64) -> Result<(), StateError> {
+        let mut batch = Batch::default();
+        batch.insert(FLUSH_KEY, &number.to_be_bytes());
+        self.db.apply(batch)
+    }
+
+    /// Adds a value to a batch; answers into how many pieces it was cut.
+    fn put(&self, batch: &mut Batch, key: &Bytes, value: &Bytes) -> u32 {
+        if value.len() <= PIECE_BYTES {
+            batch.insert(data_key(key), [&[WHOLE], &value[..]].concat());
+            return 0;
+        }
+        self.has_pieces.store(true, Ordering::Relaxed);
+        let mut pieces = 0;
+        for piece in value.chunks(PIECE_BYTES) {
+            batch.insert(piece_key(key, pieces), piece);
+            pieces += 1;
+        }
+        batch.insert(data_key(key), [&[IN_PIECES], &pieces.to_be_bytes()[..]].concat());
+        pieces
+    }
+
+    /// Into how many pieces the present value of a key is cut.
+    fn pieces_of(&self, key: &Bytes) -> Result<u32, StateError> {
+        if !self.has_pieces.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
+        self.db.get(&data_key(key))?.map_or(Ok(0), |stored| self.count(&stored))
+    }
+
+    fn count(&self, stored: &Bytes) -> Result<u32, StateError> {
+        match stored.split_first() {
+            Some((&WHOLE, _)) => Ok(0),
+            Some((&IN_PIECES, count)) if count.len() == 4 => {
+                Ok(u32::from_be_bytes([count[0], count[1], count[2], count[3]]))
+            }
+            _ => Err(self.db.damaged("a value begins with no known mark".into())),
+        }
+    }
+
+    fn assemble(&self, key: &[u8], stored: Bytes) -> Result<Bytes, StateError> {
+        let pieces = self.count(&stored)?;
+        if pieces == 0 {
+            return Ok(stored.slice(1..));
+        }
+        let mut value = BytesMut::new();
+        for no in 0..pieces {
+            let piece = self.db.get(&piece_key(key, no))?;
+            value.put(piece.ok_or_else(|| self.db.damaged(format!("piece {no} of {pieces} of a value is missing")))?);
+        }
+        Ok(value.freeze())
+    }
+
+    fn data<'a>(
+        &'a self,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> impl Iterator<Item = Result<Pair, StateError>> + use<'a> {
+        let end = end.map_or_else(|| vec![DATA + 1], data_key);
+        self.db.range(&data_key(start), Some(&end)).map(|pair| pair.map(|(key, stored)| (key.slice(1..), stored)))
+    }
+}
+
+fn data_key(key: &[u8]) -> Vec<u8> {
+    [&[DATA], key].concat()
+}
+
+fn piece_key(key: &[u8], no: u32) -> Vec<u8> {
+    [&[PIECE], key, &no.to_be_bytes()].concat()
+}

@@ -1,0 +1,174 @@
+//! What a [`SledStore`] does when its disk is full, a sync fails, or a snapshot is read too slowly.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs::File,
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use multiraft_storage::{SledConfig, SledStore, StateBatch, StateError, StateStore, StoreFs};
+use tempfile::TempDir;
+
+/// A file system under the test's control.
+#[derive(Debug)]
+struct TestFs {
+    free: AtomicU64,
+    sync_fails: AtomicBool,
+    syncs: AtomicUsize,
+}
+
+impl TestFs {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            free: AtomicU64::new(u64::MAX),
+            sync_fails: AtomicBool::new(false),
+            syncs: AtomicUsize::new(0),
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        if self.sync_fails.load(Ordering::Relaxed) { Err(io::Error::other("the disk is gone")) } else { Ok(()) }
+    }
+}
+
+impl StoreFs for TestFs {
+    fn sync_file(&self, _path: &Path, _file: &File) -> io::Result<()> {
+        self.sync()
+    }
+
+    fn sync_dir(&self, _path: &Path, _dir: &File) -> io::Result<()> {
+        self.sync()
+    }
+
+    fn write_through(&self, _path: &Path, _file: &File) -> bool {
+        true
+    }
+
+    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+        Ok(self.free.load(Ordering::Relaxed))
+    }
+}
+
+fn put(store: &SledStore, key: &str, value: impl Into<bytes::Bytes>) -> Result<(), StateError> {
+    let mut batch = StateBatch::new();
+    batch.put(key.to_string(), value);
+    store.write(batch)
+}
+
+fn keys(store: &SledStore) -> Vec<bytes::Bytes> {
+    store.view().scan(b"", b"", usize::MAX).unwrap().into_iter().map(|(key, _)| key).collect()
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_the_store_goes_on_when_there_is_room() {
+    let (dir, fs) = (TempDir::new().unwrap(), TestFs::new());
+    let config = SledConfig::default();
+    let reserve = config.free_bytes_min;
+    let store = SledStore::open_on(dir.path().join("state"), config, fs.clone()).unwrap();
+    put(&store, "a", "1").unwrap();
+    fs.free.store(reserve, Ordering::Relaxed);
+    assert!(matches!(put(&store, "b", "2"), Err(StateError::NoSpace { .. })));
+    assert_eq!(keys(&store), ["a"]);
+    store.flush().unwrap();
+    fs.free.store(reserve + 1_000_000, Ordering::Relaxed);
+    assert!(
+        matches!(put(&store, "c", vec![0; 1_000_000]), Err(StateError::NoSpace { .. })),
+        "a batch too large for what is left"
+    );
+    put(&store, "d", "4").unwrap();
+    assert_eq!(keys(&store), ["a", "d"]);
+}
+
+#[test]
+fn after_a_failed_sync_the_store_refuses_everything() {
+    let (dir, fs) = (TempDir::new().unwrap(), TestFs::new());
+    let store = SledStore::open_on(dir.path().join("state"), SledConfig::default(), fs.clone()).unwrap();
+    put(&store, "a", "1").unwrap();
+    fs.sync_fails.store(true, Ordering::Relaxed);
+    assert!(matches!(store.flush(), Err(StateError::Io { .. })));
+    fs.sync_fails.store(false, Ordering::Relaxed);
+    assert!(store.flush().is_err(), "a failed sync must not be tried again");
+    assert!(put(&store, "b", "2").is_err());
+    assert!(store.view().get(b"a").is_err());
+    assert!(store.snapshot(b"", b"").is_err());
+}
+
+#[test]
+fn a_flush_syncs_only_if_something_was_written() {
+    let (dir, fs) = (TempDir::new().unwrap(), TestFs::new());
+    let store = SledStore::open_on(dir.path().join("state"), SledConfig::default(), fs.clone()).unwrap();
+    store.flush().unwrap();
+    let before = fs.syncs.load(Ordering::Relaxed);
+    store.flush().unwrap();
+    assert_eq!(fs.syncs.load(Ordering::Relaxed), before);
+    put(&store, "a", "1").unwrap();
+    store.flush().unwrap();
+    assert!(fs.syncs.load(Ordering::Relaxed) >= before + 3);
+}
+
+#[test]
+fn a_store_open_elsewhere_is_not_taken_for_damaged() {
+    let dir = TempDir::new().unwrap();
+    let _store = SledStore::open(dir.path(), SledConfig::default()).unwrap();
+    assert!(matches!(SledStore::open(dir.path(), SledConfig::default()), Err(StateError::Io { .. })));
+}
+
+#[test]
+fn a_directory_of_a_failed_batch_does_not_open() {
+    let dir = TempDir::new().unwrap();
+    drop(SledStore::open(dir.path(), SledConfig::default()).unwrap());
+    File::create(dir.path().join("FAILED")).unwrap();
+    let error = SledStore::open(dir.path(), SledConfig::default()).unwrap_err();
+    assert!(matches!(&error, StateError::Damaged { reason, .. } if reason.contains("half way")), "{error}");
+}
+
+#[test]
+fn a_snapshot_that_is_read_too_slowly_is_given_up_and_the_others_go_on() {
+    let dir = TempDir::new().unwrap();
+    let mut config = SledConfig::default();
+    config.snapshot_bytes_max = 20_000;
+    let store = SledStore::open(dir.path(), config).unwrap();
+    for number in 0..30 {
+        put(&store, &format!("k{number:02}"), vec![1; 1_000]).unwrap();
+    }
+    let mut slow = store.snapshot(b"", b"").unwrap();
+    let mut narrow = store.snapshot(b"k03", b"k06").unwrap();
+    assert_eq!(slow.next_chunk(2_500).unwrap().len(), 2);
+    for number in 0..30 {
+        put(&store, &format!("k{number:02}"), vec![2; 1_000]).unwrap();
+    }
+    assert!(matches!(slow.next_chunk(1), Err(StateError::SnapshotLost { kept }) if kept > 15_000));
+    let chunk = narrow.next_chunk(usize::MAX).unwrap();
+    assert_eq!(chunk.len(), 3);
+    assert!(chunk.iter().all(|(_, value)| value[0] == 1));
+    drop(slow);
+    let mut next = store.snapshot(b"", b"").unwrap();
+    put(&store, "k00", "3").unwrap();
+    assert_eq!(next.next_chunk(usize::MAX).unwrap()[0].1[0], 2);
+}
+
+#[test]
+fn large_values_leave_nothing_behind_when_they_shrink_or_go() {
+    let dir = TempDir::new().unwrap();
+    let store = SledStore::open(dir.path(), SledConfig::default()).unwrap();
+    for (key, len) in [("a", 100_000), ("b", 100_000), ("c", 100_000), ("d", 100_000), ("a", 9_000), ("b", 10)] {
+        put(&store, key, vec![len as u8; len]).unwrap();
+    }
+    let mut batch = StateBatch::new();
+    batch.delete("c");
+    batch.delete_range("d", "e");
+    store.write(batch).unwrap();
+    assert_eq!(store.view().get(b"a").unwrap().unwrap(), vec![9_000u32 as u8; 9_000]);
+    assert_eq!(store.view().get(b"b").unwrap().unwrap(), vec![10; 10]);
+    assert_eq!(keys(&store), ["a", "b"]);
+    drop(store);
+    assert_eq!(std::fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0, "sled was given a large page");
+    let raw = sled::open(dir.path()).unwrap();
+    assert_eq!(raw.scan_prefix(b"p").count(), 3, "9,000 bytes are three pieces");
+}
