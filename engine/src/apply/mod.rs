@@ -1,0 +1,201 @@
+//! Carrying committed entries out: beside the commit path, in batches, in order.
+//!
+//! One applier serves one worker's regions. It is deterministic; the shell runs it on a thread of its own, the simulator
+//! calls it. A batch of tasks becomes one atomic write of the state store: data, session records and applied indexes of all
+//! regions in it change together or not at all.
+
+mod body;
+mod decide;
+mod own;
+mod record;
+mod shared;
+mod source;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, StoreId, Term};
+use multiraft_storage::StateError;
+use multiraft_transport::{ForwardReply, SnapshotHeader};
+
+use crate::logic::{Applied, ApplyTask, Outcome, ReplyTo, SnapshotInstalled, wire_outcome};
+
+pub use body::Chunks;
+pub(crate) use own::{OwnRegion, OwnRegions};
+pub(crate) use shared::{SharedBackend, lookup as shared_lookup};
+pub use source::SnapshotSource;
+
+/// Why entries could not be applied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// The state store refused. After [`StateError::NoSpace`] the same batch may be tried again.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A committed entry cannot be read: written by a newer program, or memory is damaged.
+    #[error("entry {index} of region {region} cannot be read: run the version that wrote it, or replace the replica")]
+    Unreadable {
+        /// The region.
+        region: RegionId,
+        /// The entry.
+        index: LogIndex,
+    },
+}
+
+/// What came of a batch of tasks.
+#[derive(Debug)]
+pub struct AppliedBatch<R> {
+    /// For the worker.
+    pub applied: Vec<Applied>,
+    /// For the worker.
+    pub installed: Vec<SnapshotInstalled>,
+    /// For callers here.
+    pub replies: Vec<(R, Outcome)>,
+    /// For stores that sent a request on.
+    pub peer_replies: Vec<(StoreId, ForwardReply)>,
+}
+
+impl<R> Default for AppliedBatch<R> {
+    fn default() -> Self {
+        Self { applied: Vec::new(), installed: Vec::new(), replies: Vec::new(), peer_replies: Vec::new() }
+    }
+}
+
+impl<R> AppliedBatch<R> {
+    fn answer(&mut self, to: ReplyTo<R>, outcome: Outcome) {
+        match to {
+            ReplyTo::Caller(reply) => self.replies.push((reply, outcome)),
+            ReplyTo::Peer { store, id } => {
+                self.peer_replies.push((store, ForwardReply { id, outcome: wire_outcome(outcome) }));
+            }
+        }
+    }
+}
+
+/// Where received snapshots lie until they are installed.
+pub trait ReceivedSnapshots {
+    /// The chunks of a snapshot that arrived whole.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    fn open(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<Chunks<'_>>;
+
+    /// For regions whose state is not durable by itself: makes the received snapshot the region's durable one.
+    ///
+    /// # Errors
+    /// It could not be made durable; then it must not be installed.
+    fn adopt(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<()>;
+
+    /// It was installed or is not wanted any more.
+    fn discard(&self, from: StoreId, header: &SnapshotHeader);
+}
+
+/// Which of the two forms of state machine a store runs.
+pub(crate) enum Backend {
+    /// On the shared state store.
+    Shared(SharedBackend),
+    /// A machine per region.
+    Own(Arc<OwnRegions>),
+}
+
+/// How far one region has applied.
+#[derive(Clone, Debug)]
+struct Progress {
+    descriptor: Arc<RegionDescriptor>,
+    applied: LogIndex,
+    term: Term,
+}
+
+/// Applies the entries of one worker's regions.
+pub struct Applier {
+    backend: Backend,
+    /// Looked up by id; walked in order.
+    regions: BTreeMap<RegionId, Progress>,
+    /// Regions that have applied since the last checkpoint, how far, and how many bytes of entries.
+    dirty: BTreeMap<RegionId, Dirty>,
+    /// A batch that the state store could not take yet.
+    stalled: Option<multiraft_storage::StateBatch>,
+}
+
+/// What a region has applied since its last checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// The last index applied.
+    pub applied: LogIndex,
+    /// The bytes of the entries applied.
+    pub bytes: usize,
+}
+
+impl Applier {
+    pub(crate) fn new(
+        backend: Backend,
+        regions: impl IntoIterator<Item = (Arc<RegionDescriptor>, LogIndex, Term)>,
+    ) -> Self {
+        let regions = regions
+            .into_iter()
+            .map(|(descriptor, applied, term)| (descriptor.id, Progress { descriptor, applied, term }))
+            .collect();
+        Self { backend, regions, dirty: BTreeMap::new(), stalled: None }
+    }
+
+    /// Carries tasks out, in order, as one atomic change of the state.
+    ///
+    /// # Errors
+    /// [`ApplyError`]. After [`StateError::NoSpace`] call [`Applier::retry`] until it succeeds, with the returned batch;
+    /// everything else is final.
+    pub fn apply<R>(
+        &mut self,
+        tasks: Vec<ApplyTask<R>>,
+        received: &dyn ReceivedSnapshots,
+    ) -> (AppliedBatch<R>, Result<(), ApplyError>) {
+        let mut batch = AppliedBatch::default();
+        let outcome = match &mut self.backend {
+            Backend::Shared(shared) => {
+                shared.apply(&mut self.regions, &mut self.dirty, &mut self.stalled, tasks, received, &mut batch)
+            }
+            Backend::Own(own) => own::apply(own, &mut self.regions, &mut self.dirty, tasks, received, &mut batch),
+        };
+        (batch, outcome)
+    }
+
+    /// Tries again to write what the state store had no space for.
+    ///
+    /// # Errors
+    /// [`StateError`]; call again later after [`StateError::NoSpace`].
+    pub fn retry(&mut self) -> Result<(), StateError> {
+        let (Backend::Shared(shared), Some(batch)) = (&self.backend, &self.stalled) else {
+            return Ok(());
+        };
+        shared.write(batch.clone())?;
+        self.stalled = None;
+        Ok(())
+    }
+
+    /// The regions that have applied since this was last asked.
+    pub fn take_dirty(&mut self) -> BTreeMap<RegionId, Dirty> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// The regions whose entries since the last checkpoint add up to at least `bytes`; the others stay listed.
+    pub fn take_dirty_above(&mut self, bytes: usize) -> BTreeMap<RegionId, Dirty> {
+        let large: BTreeMap<_, _> =
+            self.dirty.iter().filter(|(_, dirty)| dirty.bytes >= bytes).map(|(id, dirty)| (*id, *dirty)).collect();
+        self.dirty.retain(|id, _| !large.contains_key(id));
+        large
+    }
+
+    /// The region's state of this instant, to be written out later; `None` if the region is not here.
+    ///
+    /// # Errors
+    /// [`StateError`] if the state store failed.
+    pub fn capture(&self, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
+        let Some(progress) = self.regions.get(&region) else {
+            return Ok(None);
+        };
+        match &self.backend {
+            Backend::Shared(shared) => shared.capture(&progress.descriptor, progress.applied, progress.term).map(Some),
+            Backend::Own(own) => Ok(own.capture(region)),
+        }
+    }
+}

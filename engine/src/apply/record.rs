@@ -1,0 +1,37 @@
+//! The engine's own records in the state store: how far a region has applied.
+//!
+//! ```text
+//! applied record: format (1) | index (u64, big endian) | term (u64, big endian)
+//! ```
+
+use bytes::{BufMut, Bytes, BytesMut};
+use multiraft_raft::{LogIndex, Term};
+
+const FORMAT: u8 = 1;
+
+/// The last entry that the state includes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AppliedRecord {
+    pub(crate) index: LogIndex,
+    pub(crate) term: Term,
+}
+
+impl AppliedRecord {
+    pub(crate) fn encode(self) -> Bytes {
+        let mut out = BytesMut::with_capacity(17);
+        out.put_u8(FORMAT);
+        out.put_u64(self.index.get());
+        out.put_u64(self.term.get());
+        out.freeze()
+    }
+
+    pub(crate) fn decode(stored: &[u8]) -> Option<Self> {
+        let (format, rest) = stored.split_first()?;
+        if *format != FORMAT || rest.len() != 16 {
+            return None;
+        }
+        let (index, term) = rest.split_at(8);
+        let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
+        Some(Self { index: LogIndex(number(index)?), term: Term(number(term)?) })
+    }
+}

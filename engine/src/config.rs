@@ -1,0 +1,93 @@
+//! What can be set, with its default and its bounds.
+
+use std::time::Duration;
+
+use crate::error::StartError;
+
+/// The settings of a store. Stores of one cluster should agree on `raft` and `max_command_bytes`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Worker threads; zero: as many as the machine has cores.
+    pub workers: usize,
+    /// Timers and flow control of every group.
+    pub raft: multiraft_raft::Options,
+    /// How long a call of the engine waits before it gives up; the outcome of a proposal is then unknown.
+    pub request_timeout: Duration,
+    /// The largest command, in bytes. At most 8 MiB.
+    pub max_command_bytes: usize,
+    /// What may wait in front of one worker, in bytes; more is answered by `Busy`.
+    pub mailbox_bytes: usize,
+    /// What may wait to be applied behind one worker, in bytes; beyond, proposals are answered by `Busy` and followers read
+    /// committed entries back from the log later.
+    pub apply_queue_bytes: usize,
+    /// What may wait to be sent to one peer on one append lane, in bytes; beyond, appends to that peer pause.
+    pub send_queue_bytes: usize,
+    /// Size of a log segment file, in bytes.
+    pub log_segment_bytes: u64,
+    /// The memory that the log may use to hold recent entries, in bytes.
+    pub log_cache_bytes: usize,
+    /// The memory that sled may use as its cache, in bytes.
+    pub state_cache_bytes: u64,
+    /// How often applied state is made durable, so that the log can be cut.
+    pub checkpoint_interval: Duration,
+    /// A region's log is cut when it has grown by this many entries beyond what is durably applied...
+    pub compact_entries: u64,
+    /// ...and keeps this many applied entries for followers that lag.
+    pub compact_keep_entries: u64,
+    /// How many snapshots a store sends, and how many it receives, at once.
+    pub snapshots_at_once: usize,
+    /// What snapshots may use of the network to one peer, in bytes per second.
+    pub snapshot_bytes_per_second: u64,
+    /// Whether a leader hands over to the region's preferred store when that one is back and holds everything.
+    pub balance_leaders: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            raft: multiraft_raft::Options::default(),
+            request_timeout: Duration::from_secs(5),
+            max_command_bytes: 8 << 20,
+            mailbox_bytes: 64 << 20,
+            apply_queue_bytes: 64 << 20,
+            send_queue_bytes: 16 << 20,
+            log_segment_bytes: 64 << 20,
+            log_cache_bytes: 64 << 20,
+            state_cache_bytes: 64 << 20,
+            checkpoint_interval: Duration::from_secs(2),
+            compact_entries: 4096,
+            compact_keep_entries: 1024,
+            snapshots_at_once: 8,
+            snapshot_bytes_per_second: 256 << 20,
+            balance_leaders: true,
+        }
+    }
+}
+
+impl Config {
+    /// The largest command that any configuration allows.
+    pub const MAX_COMMAND_BYTES: usize = 8 << 20;
+
+    pub(crate) fn validate(&self) -> Result<(), StartError> {
+        let refuse = |what: &str| Err(StartError::Config(what.to_owned()));
+        if self.max_command_bytes == 0 || self.max_command_bytes > Self::MAX_COMMAND_BYTES {
+            return refuse("max_command_bytes must lie between 1 and 8388608 (8 MiB)");
+        }
+        if self.request_timeout.is_zero() {
+            return refuse("request_timeout must be more than zero");
+        }
+        if self.log_segment_bytes < 64 << 10 {
+            return refuse("log_segment_bytes must be at least 65536 (64 KiB)");
+        }
+        if self.mailbox_bytes < self.max_command_bytes || self.apply_queue_bytes < self.max_command_bytes {
+            return refuse("mailbox_bytes and apply_queue_bytes must each hold at least one command of max_command_bytes");
+        }
+        if self.compact_keep_entries > self.compact_entries {
+            return refuse("compact_keep_entries must not exceed compact_entries");
+        }
+        }
+        self.raft.validate().map_err(|error| StartError::Config(error.to_string()))
+    }
+}

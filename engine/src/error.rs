@@ -1,0 +1,179 @@
+//! What can go wrong, by operation, and what to do about it.
+//!
+//! Every error but the `Uncertain` ones means that the operation had no effect and never will.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use multiraft_raft::{RegionDescriptor, RegionId, StoreId};
+
+/// Why a command was not, or may not have been, carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// This store does not lead the region and did not reach the one that does within the time-out. No effect.
+    #[error("no leader of region {region} was reached in time{}: try again", hint_text(.hint))]
+    NotLeader {
+        /// The region.
+        region: RegionId,
+        /// Who may lead it.
+        hint: Option<StoreId>,
+    },
+    /// The region is not known on this store. No effect.
+    #[error("region {region} is not known here: look the key up again with region_for")]
+    UnknownRegion {
+        /// The region.
+        region: RegionId,
+    },
+    /// The region has changed since the caller looked it up. No effect; route again by `current`.
+    #[error("region {} is at epoch {} now: route the command again", .current.id, .current.epoch)]
+    EpochMismatch {
+        /// What the region is now.
+        current: Arc<RegionDescriptor>,
+    },
+    /// A queue is full. No effect.
+    #[error("too much to do: try again in {retry_after:?}")]
+    Busy {
+        /// When a retry has a chance.
+        retry_after: Duration,
+    },
+    /// The command is larger than the configured limit. No effect.
+    #[error("the command has {size} bytes, the limit is {limit}: split it, or raise Config::max_command_bytes on every store")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The session is too old or unknown to the region: exactly-once can no longer be told. No effect of this attempt.
+    #[error("the session has expired in region {region}: open a new one")]
+    SessionExpired {
+        /// The region.
+        region: RegionId,
+    },
+    /// The command may have taken effect, or may yet: the store that has it fell silent or the time ran out.
+    #[error("the outcome is unknown: the command may have taken effect (use a session to retry safely)")]
+    Uncertain,
+    /// The command was refused for good. No effect.
+    #[error("refused: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// This store is shutting down or its disk has failed. No effect.
+    #[error("this store has stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+fn hint_text(hint: &Option<StoreId>) -> String {
+    hint.map_or_else(String::new, |store| format!(" (store {store} may lead it)"))
+}
+
+/// Why a read was not served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// No leader confirmed the read in time.
+    #[error("no leader of region {region} confirmed the read in time: try again")]
+    NotLeader {
+        /// The region.
+        region: RegionId,
+        /// Who may lead it.
+        hint: Option<StoreId>,
+    },
+    /// The region has no replica on this store.
+    #[error("region {region} is not known here: look the key up again with region_for")]
+    UnknownRegion {
+        /// The region.
+        region: RegionId,
+    },
+    /// The region has changed since the caller looked it up.
+    #[error("region {} is at epoch {} now: route the read again", .current.id, .current.epoch)]
+    EpochMismatch {
+        /// What the region is now.
+        current: Arc<RegionDescriptor>,
+    },
+    /// A queue is full.
+    #[error("too much to do: try again in {retry_after:?}")]
+    Busy {
+        /// When a retry has a chance.
+        retry_after: Duration,
+    },
+    /// The state store failed.
+    #[error("the state store failed: {reason}")]
+    State {
+        /// Why.
+        reason: String,
+    },
+    /// This store is shutting down or its disk has failed.
+    #[error("this store has stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a leadership transfer did not happen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// No leader was reached.
+    #[error("no leader of region {region} was reached in time: try again")]
+    NotLeader {
+        /// The region.
+        region: RegionId,
+    },
+    /// The region is not known on this store.
+    #[error("region {region} is not known here")]
+    UnknownRegion {
+        /// The region.
+        region: RegionId,
+    },
+    /// The target holds no voter of the region, or another transfer or change is under way, or it did not catch up in time.
+    #[error("the transfer was refused: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// The time ran out; leadership may still move.
+    #[error("the transfer did not finish in time; leadership may still move")]
+    Uncertain,
+    /// This store is shutting down or its disk has failed.
+    #[error("this store has stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a store did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The builder was given nothing, or nonsense, for a setting.
+    #[error("{0}")]
+    Config(String),
+    /// The data directory belongs to another store or cluster, or to a newer version.
+    #[error("{0}")]
+    DataDir(String),
+    /// The shared log could not be opened.
+    #[error("the log could not be opened: {0}")]
+    Log(String),
+    /// The state store could not be opened.
+    #[error("the state store could not be opened: {0}")]
+    State(#[from] multiraft_storage::StateError),
+    /// The network endpoint could not be opened.
+    #[error("the transport could not be started: {0}")]
+    Transport(String),
+    /// The operating system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was attempted.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,178 @@
+//! Requests that another store must answer: sent on to the leader, and answered to the store that sent them.
+
+use std::time::Duration;
+
+use multiraft_raft::{RegionEpoch, RegionId, StoreId, Time};
+use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage};
+
+use crate::logic::beats::{request_id, worker_of_request};
+use crate::logic::output::ReplyTo;
+use crate::logic::worker::Worker;
+use crate::logic::{LaneKind, Outcome};
+
+/// How many unanswered requests one worker may have at one peer; beyond, callers get `Busy`.
+const MAX_FORWARDS: usize = 1 << 16;
+
+/// What to try again after when a queue was full.
+pub(super) const RETRY: Duration = Duration::from_millis(20);
+
+/// A request that another store has.
+pub(super) struct PendingForward<R> {
+    pub(super) region: RegionId,
+    /// When the caller has stopped waiting.
+    pub(super) deadline: Time,
+    pub(super) kind: ForwardKind<R>,
+}
+
+/// What is done with the answer.
+pub(super) enum ForwardKind<R> {
+    /// A command: an unanswered one may have taken effect.
+    Propose(R),
+    /// One question for all reads of a turn: an unanswered one had no effect.
+    Read(Vec<R>),
+    /// A transfer.
+    Transfer(R),
+}
+
+impl<R> Worker<R> {
+    /// Sends a request on to the leader's store, or refuses it.
+    pub(super) fn forward(
+        &mut self,
+        now: Time,
+        to: Option<StoreId>,
+        (id, epoch): (RegionId, RegionEpoch),
+        request: ForwardRequest,
+        kind: ForwardKind<R>,
+    ) {
+        let Some(to) = to.filter(|store| self.peers.is_up(*store) && *store != self.config.store) else {
+            return self.refuse(kind, &Outcome::NotLeader { hint: to });
+        };
+        let peer = self.peers.entry(to);
+        if peer.lane_full || peer.forwards.len() >= MAX_FORWARDS {
+            self.counters.busy += 1;
+            return self.refuse(kind, &Outcome::Busy { retry_after: RETRY });
+        }
+        let deadline = now.plus(self.config.request_timeout);
+        let timeout_ms = u32::try_from(self.config.request_timeout.as_millis()).unwrap_or(u32::MAX);
+        let sequence = peer.forwards.add(PendingForward { region: id, deadline, kind });
+        let forward =
+            Forward { id: request_id(sequence, self.config.worker), region: id, epoch, timeout_ms, request };
+        peer.push(LaneKind::Append, PeerMessage::Forward(forward));
+        self.counters.forwarded += 1;
+    }
+
+    fn refuse(&mut self, kind: ForwardKind<R>, outcome: &Outcome) {
+        match kind {
+            ForwardKind::Propose(reply) | ForwardKind::Transfer(reply) => self.reply(reply, outcome.clone()),
+            ForwardKind::Read(replies) => {
+                for reply in replies {
+                    self.reply(reply, outcome.clone());
+                }
+            }
+        }
+    }
+
+    /// A request that a peer sent on to this store.
+    pub(super) fn handle_forward(&mut self, now: Time, from: StoreId, forward: Forward) {
+        let to = ReplyTo::Peer { store: from, id: forward.id };
+        let Some(slot) = self.slot_of(forward.region) else {
+            return self.answer(to, Outcome::UnknownRegion);
+        };
+        if !self.region(slot).group.is_leader() {
+            // Not sent on a second time: two stores with a stale view of each other would play ball.
+            let hint = self.region(slot).leader_store();
+            return self.answer(to, Outcome::NotLeader { hint });
+        }
+        match forward.request {
+            ForwardRequest::Propose { session, command } => {
+                self.propose_here(slot, Some(forward.epoch), session, command, to);
+            }
+            ForwardRequest::ReadIndex => self.read_here(slot, to),
+            ForwardRequest::Transfer { to: target } => self.transfer_here(now, slot, target, to),
+        }
+    }
+
+    /// The answer to a request that this worker sent on.
+    pub(super) fn handle_forward_reply(&mut self, from: StoreId, reply: ForwardReply) {
+        if worker_of_request(reply.id) != self.config.worker {
+            return;
+        }
+        let Some(pending) = self.peers.entry(from).forwards.take(reply.id >> 8) else {
+            return;
+        };
+        match (pending.kind, reply.outcome) {
+            (ForwardKind::Read(replies), ForwardOutcome::ReadAt { index }) => {
+                self.wait_applied(pending.region, index, replies);
+            }
+            // A read has no effect: whatever went wrong, it may simply be tried again.
+            (ForwardKind::Read(replies), ForwardOutcome::Uncertain) => {
+                self.refuse(ForwardKind::Read(replies), &Outcome::NotLeader { hint: None });
+            }
+            (kind, outcome) => self.refuse(kind, &outcome_of(outcome)),
+        }
+    }
+
+    /// Requests whose answer will not come: the link is gone, or it took too long.
+    pub(super) fn abandon_forwards(&mut self, orphans: Vec<PendingForward<R>>) {
+        for orphan in orphans {
+            let outcome = match orphan.kind {
+                ForwardKind::Propose(_) | ForwardKind::Transfer(_) => Outcome::Uncertain,
+                ForwardKind::Read(_) => Outcome::NotLeader { hint: None },
+            };
+            self.refuse(orphan.kind, &outcome);
+        }
+    }
+
+    /// Answers whoever asked: a caller here, or the store that sent the request on.
+    pub(super) fn answer(&mut self, to: ReplyTo<R>, outcome: Outcome) {
+        match to {
+            ReplyTo::Caller(reply) => self.reply(reply, outcome),
+            ReplyTo::Peer { store, id } => {
+                let reply = ForwardReply { id, outcome: wire_outcome(outcome) };
+                self.peers.entry(store).push(LaneKind::Control, PeerMessage::ForwardReply(reply));
+            }
+        }
+    }
+
+    /// Answers a caller of this store.
+    pub(super) fn reply(&mut self, reply: R, outcome: Outcome) {
+        self.replies.push((reply, outcome));
+    }
+}
+
+/// What an answer from a peer means here.
+fn outcome_of(outcome: ForwardOutcome) -> Outcome {
+    match outcome {
+        ForwardOutcome::Applied { reply, index } => Outcome::Applied { reply, index },
+        ForwardOutcome::ReadAt { index } => Outcome::ReadAt { index },
+        ForwardOutcome::Done => Outcome::Done,
+        ForwardOutcome::NotLeader { hint } => Outcome::NotLeader { hint },
+        ForwardOutcome::EpochMismatch { current } => Outcome::EpochMismatch { current },
+        ForwardOutcome::UnknownRegion => Outcome::NotLeader { hint: None },
+        ForwardOutcome::Busy { retry_after_ms } => {
+            Outcome::Busy { retry_after: Duration::from_millis(u64::from(retry_after_ms)) }
+        }
+        ForwardOutcome::SessionExpired => Outcome::SessionExpired,
+        ForwardOutcome::Uncertain => Outcome::Uncertain,
+        ForwardOutcome::Refused { reason } => Outcome::Refused { reason },
+    }
+}
+
+/// What an outcome looks like on the wire.
+#[must_use]
+pub fn wire_outcome(outcome: Outcome) -> ForwardOutcome {
+    match outcome {
+        Outcome::Applied { reply, index } => ForwardOutcome::Applied { reply, index },
+        Outcome::ReadAt { index } => ForwardOutcome::ReadAt { index },
+        Outcome::Done => ForwardOutcome::Done,
+        Outcome::NotLeader { hint } => ForwardOutcome::NotLeader { hint },
+        Outcome::EpochMismatch { current } => ForwardOutcome::EpochMismatch { current },
+        Outcome::UnknownRegion => ForwardOutcome::UnknownRegion,
+        Outcome::Busy { retry_after } => {
+            ForwardOutcome::Busy { retry_after_ms: u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX) }
+        }
+        Outcome::SessionExpired => ForwardOutcome::SessionExpired,
+        Outcome::Uncertain => ForwardOutcome::Uncertain,
+        Outcome::Refused { reason } => ForwardOutcome::Refused { reason },
+    }
+}

@@ -1,0 +1,172 @@
+//! What can happen to a worker.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use multiraft_raft::{
+    Entry, Fetch, HardState, Incarnation, LogIndex, LogSummary, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term,
+    Time,
+};
+use multiraft_storage::FlushToken;
+use multiraft_transport::{PeerMessage, SessionSeq, SnapshotHeader};
+
+/// One input of a worker's turn. `R` is the caller's handle for the answer; the worker only moves it.
+#[derive(Debug)]
+pub enum Input<R> {
+    /// A caller's command.
+    Propose {
+        /// The region.
+        region: RegionId,
+        /// The epoch that the caller had in mind; `None`: whatever it is.
+        epoch: Option<RegionEpoch>,
+        /// The session it belongs to.
+        session: Option<SessionSeq>,
+        /// The command, not larger than the limit.
+        command: Bytes,
+        /// When the caller stops waiting. A command that is still here then is refused without effect.
+        deadline: Time,
+        /// Who gets the answer.
+        reply: R,
+    },
+    /// A caller asks for the index that a linearizable read must wait for.
+    Read {
+        /// The region.
+        region: RegionId,
+        /// The epoch that the caller had in mind; `None`: whatever it is.
+        epoch: Option<RegionEpoch>,
+        /// When the caller stops waiting.
+        deadline: Time,
+        /// Who gets the answer.
+        reply: R,
+    },
+    /// A caller wants another leader.
+    Transfer {
+        /// The region.
+        region: RegionId,
+        /// The wanted leader's store.
+        to: StoreId,
+        /// When the caller stops waiting.
+        deadline: Time,
+        /// Who gets the answer.
+        reply: R,
+    },
+    /// Messages of a peer, for regions of this worker.
+    Messages {
+        /// The peer.
+        from: StoreId,
+        /// The messages.
+        messages: Vec<PeerMessage>,
+    },
+    /// The link to a peer came up with this incarnation, or (`None`) was lost with all that was under way on it.
+    Link {
+        /// The peer.
+        peer: StoreId,
+        /// Its incarnation, if up.
+        up: Option<Incarnation>,
+    },
+    /// The append lane to a peer is full: produce no more appends for it.
+    LaneFull {
+        /// The peer.
+        peer: StoreId,
+    },
+    /// The append lane to a peer has room again.
+    LaneReady {
+        /// The peer.
+        peer: StoreId,
+    },
+    /// Appends of this worker are durable.
+    Flushed {
+        /// The evidence.
+        token: FlushToken,
+    },
+    /// Entries have been applied.
+    Applied(Vec<Applied>),
+    /// The log was read for a group; `None`: it could not be (the entries are gone, or the disk failed).
+    Fetched {
+        /// The group.
+        handle: RegionHandle,
+        /// What was asked for.
+        fetch: Fetch,
+        /// The entries.
+        entries: Option<Vec<Entry>>,
+    },
+    /// What these regions had applied up to these indexes is durable: their logs may be cut.
+    Checkpointed(Vec<(RegionId, LogIndex)>),
+    /// A snapshot that this worker asked to be sent has left, or failed to.
+    SnapshotSent {
+        /// The transfer.
+        transfer: u64,
+        /// Whether all of it went out.
+        sent: bool,
+    },
+    /// A snapshot has arrived whole and is ready to be installed.
+    SnapshotReceived {
+        /// Who sent it.
+        from: StoreId,
+        /// What it is.
+        header: SnapshotHeader,
+    },
+    /// A snapshot that was on its way here will not come.
+    SnapshotLost {
+        /// Who was sending it.
+        from: StoreId,
+        /// The transfer.
+        transfer: u64,
+    },
+    /// A snapshot was installed, or could not be.
+    SnapshotInstalled(SnapshotInstalled),
+    /// Hand every led region over (before a shutdown).
+    Handover,
+}
+
+/// Names one life of one region on one worker. A completion whose handle does not match any more is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RegionHandle {
+    /// The region.
+    pub region: RegionId,
+    /// Its slot in the worker.
+    pub slot: u32,
+    /// Tells this life of the slot from others.
+    pub generation: u32,
+}
+
+/// How far a region has applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The group.
+    pub handle: RegionHandle,
+    /// The last index applied.
+    pub index: LogIndex,
+    /// What the entries counted for in the apply queue.
+    pub cost: usize,
+    /// For every membership entry among them: its index, and the descriptor that it led to (`None`: it was refused).
+    pub memberships: Vec<(LogIndex, Option<Arc<RegionDescriptor>>)>,
+}
+
+/// How the installation of a snapshot ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInstalled {
+    /// The group.
+    pub handle: RegionHandle,
+    /// Who sent it.
+    pub from: StoreId,
+    /// What it was.
+    pub header: SnapshotHeader,
+    /// Whether the state is durably replaced.
+    pub installed: bool,
+}
+
+/// A region as it is found at the start of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionStart {
+    /// The region, as applied.
+    pub descriptor: Arc<RegionDescriptor>,
+    /// The last hard state in the log.
+    pub hard_state: HardState,
+    /// What the log holds.
+    pub log: LogSummary,
+    /// The last index applied to the state.
+    pub applied: LogIndex,
+    /// Its term.
+    pub applied_term: Term,
+}

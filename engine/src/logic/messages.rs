@@ -1,0 +1,213 @@
+//! Raft messages in and out: from region and replica to store and lane, and back.
+
+use multiraft_raft::{Body, Event, Message, RegionId, ReplicaId, StoreId, Term, Time};
+use multiraft_router::SlotKey;
+use multiraft_transport::{Beat, BeatReply, PeerMessage, RaftMessage};
+
+use crate::logic::worker::Worker;
+use crate::logic::{LaneKind, Notice, Outcome};
+
+impl<R> Worker<R> {
+    /// What a peer sent, in order.
+    pub(super) fn handle_messages(&mut self, now: Time, from: StoreId, messages: Vec<PeerMessage>) {
+        for message in messages {
+            match message {
+                PeerMessage::Raft(raft) => self.handle_raft(now, from, raft.region, raft.message),
+                PeerMessage::Beats(beats) => {
+                    for beat in beats.beats {
+                        let body = Body::Heartbeat { commit: beat.commit, round: beat.round };
+                        self.handle_raft(now, from, beat.region, beat_message(beat.from, beat.to, beat.term, body));
+                    }
+                }
+                PeerMessage::BeatReplies(replies) => {
+                    for reply in replies.replies {
+                        let body = Body::HeartbeatReply { round: reply.round };
+                        self.handle_raft(now, from, reply.region, beat_message(reply.from, reply.to, reply.term, body));
+                    }
+                }
+                PeerMessage::Forward(forward) => self.handle_forward(now, from, forward),
+                PeerMessage::ForwardReply(reply) => self.handle_forward_reply(from, reply),
+                PeerMessage::Snapshot(snapshot) => self.handle_snapshot(now, from, snapshot),
+            }
+        }
+    }
+
+    /// A message for a group. Dropped unless it is for the replica that lives here and comes from the store that the
+    /// sending replica lives on: ids are never reused, so what fails this is late or lost its way.
+    fn handle_raft(&mut self, now: Time, from: StoreId, region: RegionId, message: Message) {
+        let Some(key) = self.slot_of(region) else {
+            return;
+        };
+        let here = self.region_mut(key);
+        if message.to != here.group.id() || here.store_of(message.from).is_some_and(|store| store != from) {
+            return;
+        }
+        here.group.handle_message(now, message);
+        self.touch(key);
+    }
+
+    /// Sends a group's message, or puts it with the heartbeats.
+    pub(super) fn send_raft(&mut self, key: SlotKey, message: Message) {
+        let region = self.region(key);
+        let id = region.id();
+        let Some(to) = region.store_of(message.to) else {
+            return;
+        };
+        let descriptor = match message.body {
+            Body::PreVote { .. } | Body::Vote { .. } if message.term <= Term(1) => Some(region.descriptor().clone()),
+            _ => None,
+        };
+        let peer = self.peers.entry(to);
+        if peer.up.is_none() {
+            return;
+        }
+        match message.body {
+            Body::Heartbeat { commit, round } => peer.push_beat(Beat {
+                region: id,
+                from: message.from,
+                to: message.to,
+                term: message.term,
+                commit,
+                round,
+            }),
+            Body::HeartbeatReply { round } => peer.push_beat_reply(BeatReply {
+                region: id,
+                from: message.from,
+                to: message.to,
+                term: message.term,
+                round,
+            }),
+            Body::Append { .. } => {
+                peer.push(LaneKind::Append, PeerMessage::Raft(RaftMessage { region: id, message, descriptor }));
+            }
+            _ => peer.push(LaneKind::Control, PeerMessage::Raft(RaftMessage { region: id, message, descriptor })),
+        }
+    }
+
+    /// Tells a leading group of the links that were lost since it was last here, before it produces anything.
+    pub(super) fn tell_lost_links(&mut self, now: Time, key: SlotKey) {
+        let generation = self.peers.generation();
+        let (regions, peers) = (&mut self.regions, &self.peers);
+        let Some(region) = regions.get_mut(key).filter(|region| region.link_mark != generation) else {
+            return;
+        };
+        let mark = std::mem::replace(&mut region.link_mark, generation);
+        if !region.group.is_leader() {
+            return;
+        }
+        let descriptor = region.descriptor().clone();
+        for replica in &descriptor.replicas {
+            if peers.lost_since(replica.store, mark) {
+                region.group.on_peer_unreachable(now, replica.id);
+            }
+        }
+    }
+
+    /// Keeps a leading group from producing appends for lanes that are full, and lets it go on where they are not.
+    pub(super) fn pause_full_lanes(&mut self, key: SlotKey) {
+        let (regions, peers) = (&mut self.regions, &self.peers);
+        let Some(region) = regions.get_mut(key).filter(|region| region.group.is_leader()) else {
+            return;
+        };
+        if !region.paused && !peers.any_lane_full() {
+            return;
+        }
+        let descriptor = region.descriptor().clone();
+        region.paused = false;
+        for replica in &descriptor.replicas {
+            if peers.is_lane_full(replica.store) {
+                region.group.pause_peer(replica.id);
+                region.paused = true;
+            } else {
+                region.group.resume_peer(replica.id);
+            }
+        }
+        if region.paused && !region.listed_paused {
+            region.listed_paused = true;
+            self.paused.push(key);
+        }
+    }
+
+    /// A lane has room again: the groups that waited for it go on, some in each turn.
+    pub(super) fn on_lane_ready(&mut self, peer: StoreId) {
+        self.peers.entry(peer).lane_full = false;
+        self.peers.count_full();
+        let waiting = std::mem::take(&mut self.paused);
+        for key in waiting {
+            if let Some(region) = self.regions.get_mut(key) {
+                region.listed_paused = false;
+                self.touch(key);
+            }
+        }
+    }
+
+    /// What a group has to tell those who watch.
+    pub(super) fn on_event(&mut self, key: SlotKey, event: Event) {
+        match event {
+            Event::RoleChanged { role: multiraft_raft::RoleKind::Leader, .. } => self.counters.elections_won += 1,
+            Event::LeaderChanged { leader, term } => {
+                let region = self.region(key);
+                let leader = leader.and_then(|replica| region.store_of(replica));
+                self.notices.push(Notice::Leader { region: region.id(), term, leader });
+                if leader.is_some() {
+                    self.on_transfer_over(key, leader);
+                }
+            }
+            Event::TransferAborted { .. } => self.on_transfer_over(key, None),
+            _ => {}
+        }
+    }
+
+    /// A caller asks for another leader.
+    pub(super) fn handle_transfer(&mut self, now: Time, region: RegionId, to: StoreId, reply: R) {
+        let Some(key) = self.slot_of(region) else {
+            return self.reply(reply, Outcome::UnknownRegion);
+        };
+        let here = self.region(key);
+        if here.group.is_leader() {
+            return self.transfer_here(now, key, to, crate::logic::ReplyTo::Caller(reply));
+        }
+        let (leader, name) = (here.leader_store(), (region, here.descriptor().epoch));
+        let request = multiraft_transport::ForwardRequest::Transfer { to };
+        self.forward(now, leader, name, request, crate::logic::forward::ForwardKind::Transfer(reply));
+    }
+
+    /// Starts a transfer of a region that is led here; answered when leadership has moved or the transfer was given up.
+    pub(super) fn transfer_here(&mut self, now: Time, key: SlotKey, to: StoreId, reply: crate::logic::ReplyTo<R>) {
+        let region = self.region_mut(key);
+        let refuse = |reason: String| Outcome::Refused { reason };
+        if to == self.config.store {
+            return self.answer(reply, Outcome::Done);
+        }
+        let region_id = region.id();
+        let Some(target) = region.descriptor().replica_on(to).copied() else {
+            return self.answer(reply, refuse(format!("store {to} has no replica of region {region_id}")));
+        };
+        if region.busy.as_ref().is_some_and(|waiting| waiting.transfer.is_some()) {
+            return self.answer(reply, refuse("another transfer of this region is under way".to_owned()));
+        }
+        match region.group.transfer_leader(now, target.id) {
+            Ok(()) => {
+                region.waiting().transfer = Some((to, reply));
+                self.touch(key);
+            }
+            Err(error) => self.answer(reply, refuse(error.to_string())),
+        }
+    }
+
+    fn on_transfer_over(&mut self, key: SlotKey, leader: Option<StoreId>) {
+        let Some((to, reply)) = self.region_mut(key).busy.as_mut().and_then(|waiting| waiting.transfer.take()) else {
+            return;
+        };
+        let outcome = match leader {
+            Some(leader) if leader == to => Outcome::Done,
+            Some(other) => Outcome::Refused { reason: format!("store {other} was elected instead") },
+            None => Outcome::Refused { reason: format!("store {to} did not take over in time") },
+        };
+        self.answer(reply, outcome);
+    }
+}
+
+fn beat_message(from: ReplicaId, to: ReplicaId, term: Term, body: Body) -> Message {
+    Message { from, to, term, body }
+}

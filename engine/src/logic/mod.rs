@@ -1,0 +1,37 @@
+//! What a store decides, without what it does: deterministic state machines that take (`now`, inputs) and return outputs as
+//! plain data.
+//!
+//! ```text
+//!            inputs                                        outputs
+//!  callers ---------> +--------+ --- records, one batch ----> log writer --- FlushToken --+
+//!  peers ------------>| Worker | --- messages, by peer -----> links                       |
+//!  deadlines -------->|  turn  | --- committed entries -----> Applier --- Applied --+     |
+//!  completions ------>+--------+ --- answers ---------------> callers               |     |
+//!       ^------------------------------------------------------------------------+--+-----+
+//! ```
+//!
+//! Nothing here reads a clock, starts a thread, opens a file or draws unseeded randomness; nothing iterates over a randomly
+//! ordered map. The shell (`crate::shell`) drives it on threads, sockets and files; the simulator drives the very same code
+//! on virtual ones. The interface is public for such drivers and carries no promise of stability.
+
+mod beats;
+mod flush;
+mod forward;
+mod input;
+mod messages;
+mod output;
+mod peers;
+mod propose;
+mod read;
+mod region;
+mod snapshot;
+mod upkeep;
+mod worker;
+
+pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of};
+pub use forward::wire_outcome;
+pub use input::{Applied, Input, RegionHandle, RegionStart, SnapshotInstalled};
+pub use output::{
+    ApplyTask, Counters, FetchTask, LaneKind, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask, TurnOutput,
+};
+pub use worker::{Worker, WorkerConfig};

@@ -1,0 +1,240 @@
+//! What a worker wants done after a turn.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use multiraft_raft::{Entry, Fetch, LogIndex, LogTicket, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
+use multiraft_storage::GroupRecord;
+use multiraft_transport::{PeerMessage, SnapshotHeader};
+
+use crate::logic::{BeatShare, RegionHandle};
+
+/// Everything that one turn wants done. The driver carries it out and empties it.
+#[derive(Debug, PartialEq)]
+pub struct TurnOutput<R> {
+    /// What to append to the shared log, as one batch under `ticket`. Empty: the ticket was not used.
+    pub log: Vec<GroupRecord>,
+    /// The ticket of this turn.
+    pub ticket: LogTicket,
+    /// What to send, in order, per peer and lane.
+    pub sends: Vec<Outgoing>,
+    /// This worker's part of the heartbeats of an interval, when the interval is complete.
+    pub beats: Vec<BeatShare>,
+    /// What to apply, in order.
+    pub apply: Vec<ApplyTask<R>>,
+    /// What to answer.
+    pub replies: Vec<(R, Outcome)>,
+    /// What to read from the log.
+    pub fetches: Vec<FetchTask>,
+    /// What to do about snapshots.
+    pub snapshots: Vec<SnapshotTask>,
+    /// What happened, for those who watch.
+    pub notices: Vec<Notice>,
+}
+
+impl<R> Default for TurnOutput<R> {
+    fn default() -> Self {
+        Self {
+            log: Vec::new(),
+            ticket: LogTicket { lane: 0, seq: 0 },
+            sends: Vec::new(),
+            beats: Vec::new(),
+            apply: Vec::new(),
+            replies: Vec::new(),
+            fetches: Vec::new(),
+            snapshots: Vec::new(),
+            notices: Vec::new(),
+        }
+    }
+}
+
+/// Which of a peer's lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LaneKind {
+    /// Heartbeats.
+    Liveness,
+    /// Votes, acknowledgements, reads, answers, the snapshot conversation.
+    Control,
+    /// Entries and forwarded commands: the lane that may be full.
+    Append,
+}
+
+/// Messages for one lane of one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The peer.
+    pub to: StoreId,
+    /// The lane.
+    pub lane: LaneKind,
+    /// The messages, in order.
+    pub messages: Vec<PeerMessage>,
+}
+
+/// Committed entries of one region, or a snapshot, to be applied.
+#[derive(Debug, PartialEq)]
+pub enum ApplyTask<R> {
+    /// Apply entries; they follow what was handed out before without a gap.
+    Entries {
+        /// The region.
+        handle: RegionHandle,
+        /// The entries.
+        entries: Vec<Entry>,
+        /// Who waits for which of them.
+        replies: Vec<(LogIndex, ReplyTo<R>)>,
+    },
+    /// Replace the region's state by a received snapshot, durably.
+    Install {
+        /// The region.
+        handle: RegionHandle,
+        /// Who sent it.
+        from: StoreId,
+        /// What it is.
+        header: SnapshotHeader,
+    },
+}
+
+/// Who gets an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplyTo<R> {
+    /// A caller of this store.
+    Caller(R),
+    /// The store that sent the request on.
+    Peer {
+        /// The store.
+        store: StoreId,
+        /// Its name for the request.
+        id: u64,
+    },
+}
+
+/// Entries that are wanted from the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchTask {
+    /// The group.
+    pub handle: RegionHandle,
+    /// Which entries.
+    pub fetch: Fetch,
+}
+
+/// What to do about snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotTask {
+    /// Scan the region's applied state and stream it to a peer. Answered by `Input::SnapshotSent`.
+    Send {
+        /// The region.
+        handle: RegionHandle,
+        /// The name of the transfer.
+        transfer: u64,
+        /// The peer.
+        to: StoreId,
+        /// The replica there.
+        replica: ReplicaId,
+        /// The first chunk wanted.
+        first_chunk: u64,
+    },
+    /// A peer may send this transfer; anything else that it sends is unasked for.
+    Expect {
+        /// The peer.
+        from: StoreId,
+        /// The transfer.
+        transfer: u64,
+        /// The region.
+        region: RegionId,
+    },
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The command is committed and applied.
+    Applied {
+        /// What the state machine answered.
+        reply: Bytes,
+        /// Where it stands in the log.
+        index: LogIndex,
+    },
+    /// The state of this store includes everything up to `index`, and that is enough for a linearizable read.
+    ReadAt {
+        /// The index.
+        index: LogIndex,
+    },
+    /// Done, with nothing to tell.
+    Done,
+    /// No leader was found. No effect.
+    NotLeader {
+        /// Who may lead.
+        hint: Option<StoreId>,
+    },
+    /// The region is not here. No effect.
+    UnknownRegion,
+    /// The region has changed. No effect.
+    EpochMismatch {
+        /// What it is now.
+        current: Arc<RegionDescriptor>,
+    },
+    /// Too much to do. No effect.
+    Busy {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The session is no longer remembered. No effect of this attempt.
+    SessionExpired,
+    /// Refused for good. No effect.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// It may have taken effect, or may yet.
+    Uncertain,
+}
+
+/// What happened in a worker, for those who watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// A region's leader, as this store sees it, has changed.
+    Leader {
+        /// The region.
+        region: RegionId,
+        /// The term.
+        term: Term,
+        /// The leader's store; `None` while there is none.
+        leader: Option<StoreId>,
+    },
+    /// This store's replica caught up by a snapshot.
+    SnapshotInstalled {
+        /// The region.
+        region: RegionId,
+        /// The index of the snapshot.
+        index: LogIndex,
+    },
+    /// A region's descriptor has changed.
+    Descriptor(Arc<RegionDescriptor>),
+}
+
+/// What a worker has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Turns taken.
+    pub turns: u64,
+    /// Commands proposed here as leader.
+    pub proposed: u64,
+    /// Commands sent on to a leader elsewhere.
+    pub forwarded: u64,
+    /// Entries handed out to be applied.
+    pub committed: u64,
+    /// Times a region of this worker became a leader.
+    pub elections_won: u64,
+    /// Linearizable reads confirmed.
+    pub reads: u64,
+    /// Group heartbeats produced.
+    pub beats: u64,
+    /// Requests refused with `Busy`.
+    pub busy: u64,
+    /// Snapshots installed.
+    pub snapshots_installed: u64,
+    /// Snapshots asked to be sent.
+    pub snapshots_sent: u64,
+}

@@ -1,0 +1,225 @@
+//! What a worker knows of the other stores, and what it has gathered for them in this turn.
+
+use std::collections::VecDeque;
+
+use multiraft_raft::{Incarnation, StoreId, Time};
+use multiraft_transport::{Beat, BeatReplies, BeatReply, Beats, PeerMessage};
+
+use crate::logic::forward::PendingForward;
+use crate::logic::{LaneKind, Outgoing};
+
+/// The other stores, ascending.
+pub(super) struct Peers<R> {
+    peers: Vec<Peer<R>>,
+    /// Grows with every change of any link; what is older than a region's mark has been seen by the region.
+    generation: u64,
+    /// Whether any append lane is full.
+    full: bool,
+}
+
+/// One other store.
+pub(super) struct Peer<R> {
+    pub(super) store: StoreId,
+    /// The incarnation at the other end of the link, while there is one.
+    pub(super) up: Option<Incarnation>,
+    /// The append lane is full: nothing more for it until it is ready.
+    pub(super) lane_full: bool,
+    /// The generation at which the link was last lost.
+    pub(super) lost_at: u64,
+    /// Requests sent on to this store that are not answered yet.
+    pub(super) forwards: Forwards<R>,
+    control: Vec<PeerMessage>,
+    append: Vec<PeerMessage>,
+    /// Heartbeats of this interval.
+    pub(super) beats: Vec<Beat>,
+    /// Heartbeats that open a read round: they do not wait for the interval.
+    round_beats: Vec<Beat>,
+    replies: Vec<BeatReply>,
+}
+
+impl<R> Peers<R> {
+    pub(super) fn new(stores: impl IntoIterator<Item = StoreId>) -> Self {
+        let mut peers = Self { peers: Vec::new(), generation: 0, full: false };
+        for store in stores {
+            peers.entry(store);
+        }
+        peers
+    }
+
+    /// The peer, made known if it was not.
+    pub(super) fn entry(&mut self, store: StoreId) -> &mut Peer<R> {
+        let at = match self.peers.binary_search_by_key(&store, |peer| peer.store) {
+            Ok(at) => at,
+            Err(at) => {
+                self.peers.insert(at, Peer::new(store));
+                at
+            }
+        };
+        &mut self.peers[at]
+    }
+
+    pub(super) fn get(&self, store: StoreId) -> Option<&Peer<R>> {
+        let at = self.peers.binary_search_by_key(&store, |peer| peer.store).ok()?;
+        Some(&self.peers[at])
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer<R>> {
+        self.peers.iter_mut()
+    }
+
+    pub(super) fn is_up(&self, store: StoreId) -> bool {
+        self.get(store).is_some_and(|peer| peer.up.is_some())
+    }
+
+    pub(super) fn is_lane_full(&self, store: StoreId) -> bool {
+        self.get(store).is_some_and(|peer| peer.lane_full)
+    }
+
+    /// Whether the append lane of any peer is full.
+    pub(super) fn any_lane_full(&self) -> bool {
+        self.full
+    }
+
+    /// To be called after a lane's state was changed.
+    pub(super) fn count_full(&mut self) {
+        self.full = self.peers.iter().any(|peer| peer.lane_full);
+    }
+
+    /// The newest change of any link.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether the link to `store` was lost after `mark`.
+    pub(super) fn lost_since(&self, store: StoreId, mark: u64) -> bool {
+        self.get(store).is_some_and(|peer| peer.lost_at > mark)
+    }
+
+    /// Notes that a link came up or went down; returns the requests whose answer will never come.
+    pub(super) fn on_link(&mut self, store: StoreId, up: Option<Incarnation>) -> Vec<PendingForward<R>> {
+        self.generation += 1;
+        let generation = self.generation;
+        let peer = self.entry(store);
+        // A link that comes up without having gone down first replaces another: what was on that one is lost as well.
+        if up.is_none() || peer.up.is_some() {
+            peer.lost_at = generation;
+            peer.lane_full = false;
+        }
+        let orphans = if peer.lost_at == generation { peer.forwards.take_all() } else { Vec::new() };
+        peer.up = up;
+        self.count_full();
+        orphans
+    }
+
+    /// Moves everything gathered into `sends`, except the heartbeats of the interval.
+    pub(super) fn drain(&mut self, incarnation: Incarnation, sends: &mut Vec<Outgoing>) {
+        for peer in &mut self.peers {
+            peer.drain(incarnation, sends);
+        }
+    }
+}
+
+impl<R> Peer<R> {
+    fn new(store: StoreId) -> Self {
+        Self {
+            store,
+            up: None,
+            lane_full: false,
+            lost_at: 0,
+            forwards: Forwards::new(),
+            control: Vec::new(),
+            append: Vec::new(),
+            beats: Vec::new(),
+            round_beats: Vec::new(),
+            replies: Vec::new(),
+        }
+    }
+
+    pub(super) fn push(&mut self, lane: LaneKind, message: PeerMessage) {
+        match lane {
+            LaneKind::Append => self.append.push(message),
+            LaneKind::Control | LaneKind::Liveness => self.control.push(message),
+        }
+    }
+
+    pub(super) fn push_beat(&mut self, beat: Beat) {
+        if beat.round == 0 { self.beats.push(beat) } else { self.round_beats.push(beat) }
+    }
+
+    pub(super) fn push_beat_reply(&mut self, reply: BeatReply) {
+        self.replies.push(reply);
+    }
+
+    fn drain(&mut self, incarnation: Incarnation, sends: &mut Vec<Outgoing>) {
+        if !self.round_beats.is_empty() {
+            let beats = std::mem::take(&mut self.round_beats);
+            // Sequence zero: a read round, not the store's own sign of life.
+            self.control.push(PeerMessage::Beats(Beats { incarnation, beats, ..Beats::default() }));
+        }
+        if !self.replies.is_empty() {
+            let replies = std::mem::take(&mut self.replies);
+            self.control.push(PeerMessage::BeatReplies(BeatReplies { incarnation, replies, ..BeatReplies::default() }));
+        }
+        for (lane, queue) in [(LaneKind::Control, &mut self.control), (LaneKind::Append, &mut self.append)] {
+            if !queue.is_empty() {
+                sends.push(Outgoing { to: self.store, lane, messages: std::mem::take(queue) });
+            }
+        }
+    }
+}
+
+/// Unanswered requests to one peer, in the order they were sent. All wait equally long, so the oldest expires first.
+pub(super) struct Forwards<R> {
+    /// The sequence of the first slot.
+    first: u64,
+    slots: VecDeque<Option<PendingForward<R>>>,
+}
+
+impl<R> Forwards<R> {
+    fn new() -> Self {
+        Self { first: 1, slots: VecDeque::new() }
+    }
+
+    /// Notes a request; returns its sequence.
+    pub(super) fn add(&mut self, pending: PendingForward<R>) -> u64 {
+        self.slots.push_back(Some(pending));
+        self.first + self.slots.len() as u64 - 1
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Takes an answered request out; `None` if it is not there any more.
+    pub(super) fn take(&mut self, sequence: u64) -> Option<PendingForward<R>> {
+        let at = usize::try_from(sequence.checked_sub(self.first)?).ok()?;
+        let pending = self.slots.get_mut(at)?.take();
+        self.trim();
+        pending
+    }
+
+    /// Takes the requests out that have waited too long.
+    pub(super) fn take_expired(&mut self, now: Time) -> Vec<PendingForward<R>> {
+        let mut expired = Vec::new();
+        while let Some(slot) = self.slots.front() {
+            if slot.as_ref().is_some_and(|pending| pending.deadline > now) {
+                break;
+            }
+            self.first += 1;
+            expired.extend(self.slots.pop_front().flatten());
+        }
+        expired
+    }
+
+    fn take_all(&mut self) -> Vec<PendingForward<R>> {
+        self.first += self.slots.len() as u64;
+        self.slots.drain(..).flatten().collect()
+    }
+
+    fn trim(&mut self) {
+        while matches!(self.slots.front(), Some(None)) {
+            self.slots.pop_front();
+            self.first += 1;
+        }
+    }
+}

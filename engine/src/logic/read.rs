@@ -1,0 +1,140 @@
+//! Linearizable reads: one round of the leader confirms all reads of a turn (Ongaro's dissertation, section 6.4).
+
+use multiraft_raft::{LogIndex, ReadReady, RegionEpoch, RegionId, Time};
+use multiraft_router::SlotKey;
+use multiraft_transport::ForwardRequest;
+
+use crate::logic::Outcome;
+use crate::logic::forward::ForwardKind;
+use crate::logic::output::ReplyTo;
+use crate::logic::worker::Worker;
+use crate::region::command::EpochRule;
+
+impl<R> Worker<R> {
+    /// A read of a caller on this store.
+    pub(super) fn handle_read(&mut self, region: RegionId, epoch: Option<RegionEpoch>, reply: R) {
+        let Some(slot) = self.slot_of(region) else {
+            return self.reply(reply, Outcome::UnknownRegion);
+        };
+        let current = self.region(slot).descriptor();
+        if epoch.is_some_and(|epoch| !EpochRule::COMMAND.admits(epoch, current.epoch)) {
+            let current = current.clone();
+            return self.reply(reply, Outcome::EpochMismatch { current });
+        }
+        self.read_here(slot, ReplyTo::Caller(reply));
+    }
+
+    /// A read waits for the end of the turn, to share its round with the others.
+    pub(super) fn read_here(&mut self, slot: SlotKey, reply: ReplyTo<R>) {
+        self.region_mut(slot).waiting().reads.push(reply);
+        self.touch(slot);
+    }
+
+    /// Opens one round for all reads of the turn, or asks the leader once for all of them.
+    pub(super) fn read_incoming(&mut self, now: Time, slot: SlotKey) {
+        let region = self.region_mut(slot);
+        let Some(waiting) = region.busy.as_mut().filter(|waiting| !waiting.reads.is_empty()) else {
+            return;
+        };
+        let reads = std::mem::take(&mut waiting.reads);
+        if region.group.is_leader() {
+            return self.open_round(now, slot, reads);
+        }
+        let (leader, name) = (region.leader_store(), (region.id(), region.descriptor().epoch));
+        let mut callers = Vec::with_capacity(reads.len());
+        for read in reads {
+            match read {
+                ReplyTo::Caller(reply) => callers.push(reply),
+                peer @ ReplyTo::Peer { .. } => self.answer(peer, Outcome::NotLeader { hint: leader }),
+            }
+        }
+        if !callers.is_empty() {
+            self.forward(now, leader, name, ForwardRequest::ReadIndex, ForwardKind::Read(callers));
+        }
+    }
+
+    fn open_round(&mut self, now: Time, slot: SlotKey, reads: Vec<ReplyTo<R>>) {
+        self.next_read += 1;
+        let context = self.next_read;
+        let region = self.region_mut(slot);
+        if region.group.read_index(now, context).is_ok() {
+            region.waiting().rounds.push_back((context, reads));
+            return;
+        }
+        let hint = region.leader_store();
+        for read in reads {
+            self.answer(read, Outcome::NotLeader { hint });
+        }
+    }
+
+    /// Rounds that a quorum has confirmed, and rounds that this leader could not finish.
+    pub(super) fn on_reads(&mut self, slot: SlotKey, ready: &mut Vec<ReadReady>, failed: &mut Vec<u64>) {
+        for ReadReady { context, index } in ready.drain(..) {
+            let reads = self.take_round(slot, context);
+            self.counters.reads += reads.len() as u64;
+            let region = self.region(slot).id();
+            let mut callers = Vec::new();
+            for read in reads {
+                match read {
+                    ReplyTo::Caller(reply) => callers.push(reply),
+                    // The asking store waits for its own replica to apply the index.
+                    peer @ ReplyTo::Peer { .. } => self.answer(peer, Outcome::ReadAt { index }),
+                }
+            }
+            self.wait_applied(region, index, callers);
+        }
+        for context in failed.drain(..) {
+            for read in self.take_round(slot, context) {
+                self.answer(read, Outcome::NotLeader { hint: None });
+            }
+        }
+    }
+
+    fn take_round(&mut self, slot: SlotKey, context: u64) -> Vec<ReplyTo<R>> {
+        let Some(waiting) = self.region_mut(slot).busy.as_mut() else {
+            return Vec::new();
+        };
+        let Some(at) = waiting.rounds.iter().position(|(opened, _)| *opened == context) else {
+            return Vec::new();
+        };
+        waiting.rounds.remove(at).map_or_else(Vec::new, |(_, reads)| reads)
+    }
+
+    /// Answers confirmed reads at once if their index is applied here, else when it is.
+    pub(super) fn wait_applied(&mut self, region: RegionId, index: LogIndex, replies: Vec<R>) {
+        if replies.is_empty() {
+            return;
+        }
+        let Some(slot) = self.slot_of(region) else {
+            for reply in replies {
+                self.reply(reply, Outcome::UnknownRegion);
+            }
+            return;
+        };
+        let here = self.region_mut(slot);
+        if here.group.applied_index() < index {
+            here.waiting().confirmed.push((index, replies));
+            return;
+        }
+        for reply in replies {
+            self.reply(reply, Outcome::ReadAt { index });
+        }
+    }
+
+    /// Answers the confirmed reads whose index has been applied.
+    pub(super) fn release_confirmed(&mut self, slot: SlotKey) {
+        let region = self.region_mut(slot);
+        let applied = region.group.applied_index();
+        let Some(waiting) = region.busy.as_mut().filter(|waiting| !waiting.confirmed.is_empty()) else {
+            return;
+        };
+        let (ready, still): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut waiting.confirmed).into_iter().partition(|(index, _)| *index <= applied);
+        waiting.confirmed = still;
+        for (index, replies) in ready {
+            for reply in replies {
+                self.reply(reply, Outcome::ReadAt { index });
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! One replica of one region, as its worker holds it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use multiraft_raft::{
+    Group, LogIndex, Membership, Options, Proposal, RegionDescriptor, RegionId, Replica, ReplicaId, Restored, StoreId,
+    Term, Time,
+};
+use multiraft_router::SlotKey;
+use multiraft_storage::FlushToken;
+
+use crate::logic::output::ReplyTo;
+use crate::logic::{RegionHandle, RegionStart};
+use crate::status::RegionStatus;
+
+/// A replica: its Raft group, and who waits for what.
+pub(super) struct Region<R> {
+    descriptor: Arc<RegionDescriptor>,
+    pub(super) group: Group<FlushToken>,
+    /// Where it is in its worker.
+    pub(super) key: SlotKey,
+    /// Listed for the end of this turn.
+    pub(super) touched: bool,
+    /// Links that changed after this have not been told to the group.
+    pub(super) link_mark: u64,
+    /// Everything up to here is durably in the state: the log may be cut.
+    pub(super) durable: LogIndex,
+    /// Some follower's lane was full when this leading group was last polled.
+    pub(super) paused: bool,
+    /// Listed among those that wait for a lane.
+    pub(super) listed_paused: bool,
+    /// What only a busy region needs.
+    pub(super) busy: Option<Box<Waiting<R>>>,
+}
+
+/// Who waits in a region.
+pub(super) struct Waiting<R> {
+    /// Commands that came in during this turn, with who asked.
+    pub(super) incoming: Vec<Proposal>,
+    pub(super) incoming_replies: Vec<ReplyTo<R>>,
+    /// Proposed here as leader, not committed yet, ascending.
+    pub(super) proposed: VecDeque<Proposed<R>>,
+    /// Reads that came in during this turn.
+    pub(super) reads: Vec<ReplyTo<R>>,
+    /// Reads whose round is open, by context, ascending.
+    pub(super) rounds: VecDeque<(u64, Vec<ReplyTo<R>>)>,
+    /// Confirmed reads that wait until their index is applied here.
+    pub(super) confirmed: Vec<(LogIndex, Vec<R>)>,
+    /// Who waits for the end of a leadership transfer, and to whom.
+    pub(super) transfer: Option<(StoreId, ReplyTo<R>)>,
+}
+
+/// A command in the log of this leader.
+pub(super) struct Proposed<R> {
+    pub(super) index: LogIndex,
+    pub(super) term: Term,
+    pub(super) reply: ReplyTo<R>,
+}
+
+impl<R> Default for Waiting<R> {
+    fn default() -> Self {
+        Self {
+            incoming: Vec::new(),
+            incoming_replies: Vec::new(),
+            proposed: VecDeque::new(),
+            reads: Vec::new(),
+            rounds: VecDeque::new(),
+            confirmed: Vec::new(),
+            transfer: None,
+        }
+    }
+}
+
+impl<R> Waiting<R> {
+    fn is_empty(&self) -> bool {
+        self.incoming_replies.is_empty()
+            && self.proposed.is_empty()
+            && self.reads.is_empty()
+            && self.rounds.is_empty()
+            && self.confirmed.is_empty()
+            && self.transfer.is_none()
+    }
+}
+
+impl<R> Region<R> {
+    pub(super) fn new(
+        start: &RegionStart,
+        own: ReplicaId,
+        key: SlotKey,
+        options: Arc<Options>,
+        seed: u64,
+        now: Time,
+    ) -> Self {
+        let restored = Restored {
+            hard_state: start.hard_state,
+            log: start.log.clone(),
+            applied: start.applied,
+            membership: Membership::from_replicas(&start.descriptor.replicas),
+        };
+        Self {
+            descriptor: Arc::clone(&start.descriptor),
+            group: Group::new(options, own, restored, seed, now),
+            key,
+            touched: false,
+            link_mark: 0,
+            durable: start.applied,
+            paused: false,
+            listed_paused: false,
+            busy: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> RegionId {
+        self.descriptor.id
+    }
+
+    pub(super) fn descriptor(&self) -> &Arc<RegionDescriptor> {
+        &self.descriptor
+    }
+
+    pub(super) fn set_descriptor(&mut self, descriptor: Arc<RegionDescriptor>) {
+        debug_assert_eq!(descriptor.id, self.descriptor.id);
+        self.descriptor = descriptor;
+    }
+
+    pub(super) fn handle(&self) -> RegionHandle {
+        RegionHandle { region: self.id(), slot: self.key.slot, generation: self.key.generation }
+    }
+
+    /// The store of a replica of this region.
+    pub(super) fn store_of(&self, replica: ReplicaId) -> Option<StoreId> {
+        self.descriptor.replica(replica).map(|replica| replica.store)
+    }
+
+    /// The store that leads, as far as is known here.
+    pub(super) fn leader_store(&self) -> Option<StoreId> {
+        self.group.leader().and_then(|leader| self.store_of(leader))
+    }
+
+    /// The replica that should lead while there is no better reason: spreads the leaders of regions over the stores.
+    pub(super) fn preferred(&self) -> Option<&Replica> {
+        let voters = || self.descriptor.replicas.iter().filter(|replica| replica.role == multiraft_raft::Role::Voter);
+        let count = voters().count() as u64;
+        let at = self.id().get().checked_rem(count)?;
+        voters().nth(usize::try_from(at).ok()?)
+    }
+
+    /// What can be told of it.
+    pub(super) fn status(&self) -> RegionStatus {
+        RegionStatus {
+            descriptor: Arc::clone(&self.descriptor),
+            leader: self.leader_store(),
+            is_leader: self.group.is_leader(),
+            term: self.group.term(),
+            commit: self.group.commit_index(),
+            applied: self.group.applied_index(),
+            first_index: self.group.first_index(),
+            last_index: self.group.last_index(),
+        }
+    }
+
+    /// Where those who wait are kept, made on first use.
+    pub(super) fn waiting(&mut self) -> &mut Waiting<R> {
+        self.busy.get_or_insert_default()
+    }
+
+    /// Gives the memory of those who wait back when nobody does.
+    pub(super) fn trim(&mut self) {
+        if self.busy.as_ref().is_some_and(|waiting| waiting.is_empty()) {
+            self.busy = None;
+        }
+    }
+}

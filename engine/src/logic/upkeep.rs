@@ -1,0 +1,155 @@
+//! What a worker does by itself every now and then, a bounded number of regions at a time: spread the leaders, hand them
+//! over before a shutdown, cut logs, give up requests that nobody answered.
+
+use std::time::Duration;
+
+use multiraft_raft::{LogIndex, RegionId, Term, Time};
+use multiraft_router::SlotKey;
+
+use crate::logic::TurnOutput;
+use crate::logic::worker::Worker;
+
+/// How often.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// How many slots one round looks at.
+const SLOTS_PER_ROUND: u32 = 1024;
+/// How many leaders one round hands over.
+const TRANSFERS_PER_ROUND: usize = 64;
+
+/// Where the next round goes on.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    next: Time,
+    cursor: u32,
+    handover: bool,
+}
+
+impl Upkeep {
+    pub(super) fn new(now: Time) -> Self {
+        Self { next: now.next_multiple(INTERVAL), cursor: 0, handover: false }
+    }
+
+    /// When the next round is due.
+    pub(super) fn next(&self) -> Time {
+        self.next
+    }
+
+    /// From now on, leadership is given away and not taken back.
+    pub(super) fn start_handover(&mut self) {
+        self.handover = true;
+        self.next = Time::ZERO;
+    }
+}
+
+impl<R> Worker<R> {
+    /// One round, if it is due.
+    pub(super) fn upkeep(&mut self, now: Time, out: &mut TurnOutput<R>) {
+        self.drive_transfers(now, out);
+        if now < self.upkeep.next {
+            return;
+        }
+        self.upkeep.next = now.next_multiple(INTERVAL);
+        let expired: Vec<_> = self.peers.iter_mut().flat_map(|peer| peer.forwards.take_expired(now)).collect();
+        self.abandon_forwards(expired);
+        self.place_leaders(now);
+    }
+
+    fn place_leaders(&mut self, now: Time) {
+        let slots = self.regions.slots();
+        let mut moved = 0;
+        for _ in 0..slots.min(SLOTS_PER_ROUND) {
+            if moved >= TRANSFERS_PER_ROUND {
+                break;
+            }
+            self.upkeep.cursor = if self.upkeep.cursor + 1 >= slots { 0 } else { self.upkeep.cursor + 1 };
+            let Some((key, _)) = self.regions.occupant(self.upkeep.cursor) else { continue };
+            moved += usize::from(self.place_leader(now, key));
+        }
+    }
+
+    /// Starts an election or a transfer, if that puts the leader where it belongs; returns whether it did.
+    fn place_leader(&mut self, now: Time, key: SlotKey) -> bool {
+        let region = self.region(key);
+        if region.group.is_leader() {
+            return self.move_leader(now, key);
+        }
+        // A region that never had a leader need not wait for a random timeout to get its first one.
+        let first = region.group.term() == Term::ZERO
+            && region.group.leader().is_none()
+            && region.preferred().is_some_and(|replica| replica.store == self.config.store);
+        if !first || self.upkeep.handover || !self.sees_quorum(key) {
+            return false;
+        }
+        self.region_mut(key).group.campaign(now);
+        self.touch(key);
+        true
+    }
+
+    fn sees_quorum(&self, key: SlotKey) -> bool {
+        let descriptor = self.region(key).descriptor();
+        let voters = descriptor.replicas.iter().filter(|replica| replica.role.votes_incoming());
+        let own = self.config.store;
+        let (mut all, mut seen) = (0, 0);
+        for voter in voters {
+            all += 1;
+            seen += usize::from(voter.store == own || self.peers.is_up(voter.store));
+        }
+        // All rather than a quorum while the stores come up: the first leader then already has everybody.
+        seen == all
+    }
+
+    fn move_leader(&mut self, now: Time, key: SlotKey) -> bool {
+        let own = self.config.store;
+        let region = self.region(key);
+        let target = if self.upkeep.handover {
+            let caught_up = |id| region.group.match_index(id);
+            let others = region.descriptor().replicas.iter();
+            others
+                .filter(|replica| replica.store != own && replica.role == multiraft_raft::Role::Voter)
+                .filter(|replica| self.peers.is_up(replica.store))
+                .max_by_key(|replica| caught_up(replica.id))
+                .copied()
+        } else if self.config.balance_leaders {
+            region
+                .preferred()
+                .filter(|replica| replica.store != own && self.peers.is_up(replica.store))
+                .filter(|replica| region.group.match_index(replica.id) == Some(region.group.last_index()))
+                .copied()
+        } else {
+            None
+        };
+        let Some(target) = target else {
+            return false;
+        };
+        let started = self.region_mut(key).group.transfer_leader(now, target.id).is_ok();
+        if started {
+            self.touch(key);
+        }
+        started
+    }
+
+    /// How many regions this worker leads.
+    #[must_use]
+    pub fn led(&self) -> usize {
+        self.regions.iter().filter(|(_, region)| region.group.is_leader()).count()
+    }
+
+    /// What these regions have applied up to these indexes is durable: their logs are cut where it pays.
+    pub(super) fn on_checkpointed(&mut self, regions: &[(RegionId, LogIndex)]) {
+        for &(id, durable) in regions {
+            let Some(key) = self.slot_of(id) else { continue };
+            let (compact, keep) = (self.config.compact_entries, self.config.compact_keep_entries);
+            let region = self.region_mut(key);
+            region.durable = region.durable.max(durable.min(region.group.applied_index()));
+            let first = region.group.first_index();
+            if region.durable.since(first) < compact {
+                continue;
+            }
+            let upto = LogIndex(region.durable.get().saturating_sub(keep));
+            if upto >= first {
+                region.group.compact(upto);
+                self.touch(key);
+            }
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! One worker's share of a store's regions, and its turn.
+//!
+//! A turn takes a batch of inputs, steps every group that they touch, and gathers what all of them want done: one append to
+//! the shared log, one batch per peer, one batch to apply. Nothing leaves before the append except what asserts no
+//! durability; the rest waits for the log's token in `flush`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use multiraft_raft::{
+    Incarnation, LogStep, Membership, Options, Output, RegionDescriptor, RegionId, StoreId, Time,
+};
+use multiraft_router::{Deadlines, Slab, SlotKey};
+use multiraft_storage::{FlushToken, GroupRecord, LogChange};
+use rustc_hash::FxHashMap;
+
+use crate::logic::flush::FlushQueue;
+use crate::logic::peers::Peers;
+use crate::logic::region::Region;
+use crate::logic::snapshot::Transfers;
+use crate::logic::upkeep::Upkeep;
+use crate::logic::{
+    Applied, BeatShare, Counters, FetchTask, Input, Notice, Outcome, RegionHandle, RegionStart, TurnOutput,
+};
+
+/// How many due groups one turn takes: a bound on a turn's length, also when ten thousand groups are due at once.
+const DUE_PER_TURN: usize = 1024;
+
+/// What a worker is told when it is made.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// This store.
+    pub store: StoreId,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Which worker this is, from zero; at most 255.
+    pub worker: usize,
+    /// All other stores known at the start.
+    pub peers: Vec<StoreId>,
+    /// Timers and flow control of the groups.
+    pub raft: Arc<Options>,
+    /// How long a forwarded request is waited for.
+    pub request_timeout: Duration,
+    /// What may be handed out to be applied and not reported back, in bytes, before callers get `Busy`.
+    pub apply_queue_bytes: usize,
+    /// Cut a group's log when it has this many entries that are durably applied...
+    pub compact_entries: u64,
+    /// ...and keep this many of them.
+    pub compact_keep_entries: u64,
+    /// Snapshots sent, and received, at once by this worker.
+    pub snapshots_at_once: usize,
+    /// Whether leaders hand over to the region's preferred store.
+    pub balance_leaders: bool,
+    /// From which the groups' random timeouts are drawn.
+    pub seed: u64,
+}
+
+/// The regions of one worker. Deterministic: equal inputs at equal times give equal outputs.
+pub struct Worker<R> {
+    pub(super) config: WorkerConfig,
+    pub(super) regions: Slab<Region<R>>,
+    /// Looked up only, never iterated.
+    slots: FxHashMap<RegionId, SlotKey>,
+    pub(super) deadlines: Deadlines,
+    pub(super) peers: Peers<R>,
+    pub(super) flush: FlushQueue,
+    pub(super) transfers: Transfers,
+    pub(super) upkeep: Upkeep,
+    pub(super) counters: Counters,
+    /// What was handed out to be applied and not reported back, in bytes.
+    pub(super) apply_backlog: usize,
+    /// The context of the last read round.
+    pub(super) next_read: u64,
+    /// Answers of this turn.
+    pub(super) replies: Vec<(R, Outcome)>,
+    /// Notices of this turn.
+    pub(super) notices: Vec<Notice>,
+    /// Regions to be polled at the end of the turn.
+    touched: Vec<SlotKey>,
+    /// Records that do not come out of a group's poll (a log that must be reset at the start).
+    pub(super) early_records: Vec<GroupRecord>,
+    due: Vec<SlotKey>,
+    /// Leading groups that wait for a lane.
+    pub(super) paused: Vec<SlotKey>,
+    scratch: Output<FlushToken>,
+    /// The moment on the heartbeat grid up to which this worker's share was handed in.
+    next_beat: Time,
+}
+
+impl<R> Worker<R> {
+    /// A worker with the regions that were found at the start.
+    ///
+    /// `durable` is the log's evidence that what it recovered is durable. Regions that have no replica on this store are
+    /// left out.
+    #[must_use]
+    pub fn new(config: WorkerConfig, durable: FlushToken, starts: &[RegionStart], now: Time) -> Self {
+        assert!(config.worker < 256, "at most 256 workers");
+        let mut worker = Self {
+            regions: Slab::new(),
+            slots: FxHashMap::default(),
+            deadlines: Deadlines::new(),
+            peers: Peers::new(config.peers.iter().copied()),
+            flush: FlushQueue::new(durable),
+            transfers: Transfers::default(),
+            upkeep: Upkeep::new(now),
+            counters: Counters::default(),
+            apply_backlog: 0,
+            next_read: 0,
+            replies: Vec::new(),
+            notices: Vec::new(),
+            touched: Vec::new(),
+            early_records: Vec::new(),
+            due: Vec::new(),
+            paused: Vec::new(),
+            scratch: Output::new(),
+            next_beat: now.next_multiple(config.raft.heartbeat_interval),
+            config,
+        };
+        for start in starts {
+            worker.add_region(now, start);
+        }
+        worker
+    }
+
+    fn add_region(&mut self, now: Time, start: &RegionStart) {
+        let id = start.descriptor.id;
+        let Some(own) = start.descriptor.replica_on(self.config.store).copied() else {
+            return;
+        };
+        // The state may have applied more than the log holds: a snapshot was installed and the crash came before the
+        // log's reset. What is applied is committed; the log begins after it.
+        let mut start = start.clone();
+        if start.log.term(start.applied) != Some(start.applied_term) {
+            let (index, term) = (start.applied, start.applied_term);
+            start.log = multiraft_raft::LogSummary {
+                truncated_index: index,
+                truncated_term: term,
+                last_index: index,
+                runs: Vec::new(),
+            };
+            self.early_records.push(GroupRecord {
+                region: id,
+                log: LogChange::Reset { index, term },
+                hard_state: None,
+            });
+        }
+        let seed = mix(self.config.seed, id.get());
+        let options = Arc::clone(&self.config.raft);
+        let key = self.regions.insert_with(|key| Region::new(&start, own.id, key, options, seed, now));
+        self.slots.insert(id, key);
+        self.touch(key);
+    }
+
+    /// Takes a turn: handles `inputs` and what is due, and fills `out`. Returns when the next turn is due at the latest.
+    pub fn turn(&mut self, now: Time, inputs: &mut Vec<Input<R>>, out: &mut TurnOutput<R>) -> Time {
+        self.counters.turns += 1;
+        for input in inputs.drain(..) {
+            self.handle(now, input);
+        }
+        self.handle_due(now);
+        self.upkeep(now, out);
+        self.poll_touched(now, out);
+        self.hand_in_beats(now, out);
+        self.peers.drain(self.config.incarnation, &mut out.sends);
+        out.replies.append(&mut self.replies);
+        out.notices.append(&mut self.notices);
+        self.next_deadline()
+    }
+
+    fn handle(&mut self, now: Time, input: Input<R>) {
+        match input {
+            Input::Propose { region, epoch, session, command, deadline, reply } => {
+                if now >= deadline {
+                    return self.reply(reply, Outcome::NotLeader { hint: None });
+                }
+                self.handle_propose(now, region, epoch, session, command, reply);
+            }
+            Input::Read { region, epoch, deadline, reply } => {
+                if now >= deadline {
+                    return self.reply(reply, Outcome::NotLeader { hint: None });
+                }
+                self.handle_read(region, epoch, reply);
+            }
+            Input::Transfer { region, to, deadline, reply } => {
+                if now >= deadline {
+                    return self.reply(reply, Outcome::NotLeader { hint: None });
+                }
+                self.handle_transfer(now, region, to, reply);
+            }
+            Input::Messages { from, messages } => self.handle_messages(now, from, messages),
+            Input::Link { peer, up } => {
+                let orphans = self.peers.on_link(peer, up);
+                self.abandon_forwards(orphans);
+                self.on_link_transfers(now, peer);
+            }
+            Input::LaneFull { peer } => {
+                self.peers.entry(peer).lane_full = true;
+                self.peers.count_full();
+            }
+            Input::LaneReady { peer } => self.on_lane_ready(peer),
+            Input::Flushed { token } => self.on_flushed(now, token),
+            Input::Applied(applied) => self.on_applied(now, applied),
+            Input::Fetched { handle, fetch, entries } => {
+                let Some(key) = self.live(handle) else { return };
+                let group = &mut self.region_mut(key).group;
+                match entries {
+                    Some(entries) => group.on_fetched(now, fetch, entries),
+                    None => group.fetch_failed(now, fetch),
+                }
+                self.touch(key);
+            }
+            Input::Checkpointed(regions) => self.on_checkpointed(&regions),
+            Input::SnapshotSent { transfer, sent } => self.on_snapshot_streamed(now, transfer, sent),
+            Input::SnapshotReceived { from, header } => self.on_snapshot_received(from, header),
+            Input::SnapshotLost { from, transfer } => self.on_snapshot_lost(from, transfer),
+            Input::SnapshotInstalled(done) => self.on_snapshot_installed(now, done),
+            Input::Handover => self.upkeep.start_handover(),
+        }
+    }
+
+    fn handle_due(&mut self, now: Time) {
+        let mut due = std::mem::take(&mut self.due);
+        self.deadlines.pop_due(now, DUE_PER_TURN, &mut due);
+        for key in due.drain(..) {
+            if let Some(region) = self.regions.get_mut(key) {
+                region.group.handle_deadline(now);
+                self.touch(key);
+            }
+        }
+        self.due = due;
+    }
+
+    fn on_applied(&mut self, now: Time, applied: Vec<Applied>) {
+        for done in applied {
+            self.apply_backlog = self.apply_backlog.saturating_sub(done.cost);
+            let Some(key) = self.live(done.handle) else { continue };
+            for (index, descriptor) in done.memberships {
+                self.on_membership(now, key, index, descriptor);
+            }
+            let region = self.region_mut(key);
+            region.group.on_applied(now, done.index);
+            self.release_confirmed(key);
+            self.touch(key);
+        }
+    }
+
+    fn on_membership(
+        &mut self,
+        now: Time,
+        key: SlotKey,
+        index: multiraft_raft::LogIndex,
+        descriptor: Option<Arc<RegionDescriptor>>,
+    ) {
+        let region = self.region_mut(key);
+        let Some(descriptor) = descriptor else {
+            return region.group.on_membership_noop(now, index);
+        };
+        let membership = Membership::from_replicas(&descriptor.replicas);
+        region.set_descriptor(Arc::clone(&descriptor));
+        region.group.on_membership_applied(now, index, membership);
+        self.notices.push(Notice::Descriptor(descriptor));
+    }
+
+    /// Polls every touched group once and sorts what it wants done.
+    fn poll_touched(&mut self, now: Time, out: &mut TurnOutput<R>) {
+        let ticket = self.flush.next_ticket();
+        out.ticket = ticket;
+        out.log.append(&mut self.early_records);
+        let mut written = Vec::new();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        // Answering may touch further regions; they are taken in the same turn.
+        while !self.touched.is_empty() {
+            let mut touched = std::mem::take(&mut self.touched);
+            for key in touched.drain(..) {
+                let Some(region) = self.regions.get_mut(key) else { continue };
+                region.touched = false;
+                self.tell_lost_links(now, key);
+                self.propose_incoming(now, key);
+                self.read_incoming(now, key);
+                self.pause_full_lanes(key);
+                let Some(region) = self.regions.get_mut(key) else { continue };
+                region.group.poll_output(now, ticket, &mut scratch);
+                let logged = self.sort_output(key, &mut scratch, out);
+                if logged && written.last() != Some(&key) {
+                    written.push(key);
+                }
+                let more = scratch.more;
+                scratch.clear();
+                let region = self.region_mut(key);
+                region.trim();
+                let deadline = if more { now } else { region.group.next_deadline() };
+                self.deadlines.arm(key, deadline);
+            }
+            if self.touched.is_empty() {
+                self.touched = touched;
+                break;
+            }
+        }
+        self.scratch = scratch;
+        if !out.log.is_empty() {
+            self.flush.on_appended(ticket, written);
+        }
+        self.release_gated();
+    }
+
+    /// Sorts one group's output; returns whether it appended to the log.
+    fn sort_output(&mut self, key: SlotKey, output: &mut Output<FlushToken>, out: &mut TurnOutput<R>) -> bool {
+        let region = self.region(key);
+        let (id, handle) = (region.id(), region.handle());
+        let logged = sort_records(id, output, &mut out.log);
+        for event in output.events.drain(..) {
+            self.on_event(key, event);
+        }
+        for message in output.messages.drain(..) {
+            self.send_raft(key, message);
+        }
+        for gated in output.gated.drain(..) {
+            self.flush.gate(key, gated);
+        }
+        if !output.committed.is_empty() {
+            self.hand_out(key, std::mem::take(&mut output.committed), out);
+        }
+        let (mut reads, mut failed) = (std::mem::take(&mut output.reads), std::mem::take(&mut output.reads_failed));
+        self.on_reads(key, &mut reads, &mut failed);
+        (output.reads, output.reads_failed) = (reads, failed);
+        out.fetches.extend(output.fetches.drain(..).map(|fetch| FetchTask { handle, fetch }));
+        for replica in output.snapshots.drain(..) {
+            self.want_snapshot(key, replica);
+        }
+        logged
+    }
+
+    fn hand_out(&mut self, key: SlotKey, entries: Vec<multiraft_raft::Entry>, out: &mut TurnOutput<R>) {
+        self.counters.committed += entries.len() as u64;
+        self.apply_backlog += entries.iter().map(multiraft_raft::Entry::cost).sum::<usize>();
+        let replies = self.claim_replies(key, &entries);
+        let handle = self.region(key).handle();
+        out.apply.push(crate::logic::ApplyTask::Entries { handle, entries, replies });
+    }
+
+    /// Hands this worker's heartbeats in, once an interval, when all groups that were due have had their turn.
+    fn hand_in_beats(&mut self, now: Time, out: &mut TurnOutput<R>) {
+        if now < self.next_beat || self.deadlines.next() <= now {
+            return;
+        }
+        let tick = self.next_beat;
+        self.next_beat = now.next_multiple(self.config.raft.heartbeat_interval);
+        let worker = self.config.worker;
+        for peer in self.peers.iter_mut() {
+            let beats = std::mem::take(&mut peer.beats);
+            self.counters.beats += beats.len() as u64;
+            out.beats.push(BeatShare { to: peer.store, worker, tick, beats });
+        }
+    }
+
+    fn next_deadline(&self) -> Time {
+        if !self.touched.is_empty() {
+            return Time::ZERO;
+        }
+        self.deadlines.next().min(self.next_beat).min(self.upkeep.next())
+    }
+
+    /// Lists a region for the end of the turn.
+    pub(super) fn touch(&mut self, key: SlotKey) {
+        if let Some(region) = self.regions.get_mut(key)
+            && !region.touched
+        {
+            region.touched = true;
+            self.touched.push(key);
+        }
+    }
+
+    pub(super) fn slot_of(&self, region: RegionId) -> Option<SlotKey> {
+        self.slots.get(&region).copied()
+    }
+
+    /// The region that a completion is for, if it still is what it was.
+    pub(super) fn live(&self, handle: RegionHandle) -> Option<SlotKey> {
+        let key = SlotKey { slot: handle.slot, generation: handle.generation };
+        self.regions.get(key).filter(|region| region.id() == handle.region).map(|_| key)
+    }
+
+    pub(super) fn region(&self, key: SlotKey) -> &Region<R> {
+        self.regions.get(key).expect("invariant: a key that was looked up in this turn is live")
+    }
+
+    pub(super) fn region_mut(&mut self, key: SlotKey) -> &mut Region<R> {
+        self.regions.get_mut(key).expect("invariant: a key that was looked up in this turn is live")
+    }
+
+    /// What has been counted so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The regions of this worker, in slot order, as the driver may show them.
+    pub fn statuses(&self) -> impl Iterator<Item = crate::status::RegionStatus> + '_ {
+        self.regions.iter().map(|(_, region)| region.status())
+    }
+
+    /// The state of one region.
+    #[must_use]
+    pub fn status(&self, region: RegionId) -> Option<crate::status::RegionStatus> {
+        self.slot_of(region).map(|key| self.region(key).status())
+    }
+
+    /// The handles of all regions, for the driver's directory.
+    pub fn handles(&self) -> impl Iterator<Item = RegionHandle> + '_ {
+        self.regions.iter().map(|(_, region)| region.handle())
+    }
+}
+
+/// Moves what a group wants logged into the batch; returns whether that was anything.
+fn sort_records(id: RegionId, output: &mut Output<FlushToken>, log: &mut Vec<GroupRecord>) -> bool {
+    let before = log.len();
+    for step in output.log.drain(..) {
+        let change = match step {
+            LogStep::Append(entries) => LogChange::Append(entries),
+            LogStep::Truncate { index, term } => LogChange::Truncate { index, term },
+            LogStep::Reset { index, term } => LogChange::Reset { index, term },
+        };
+        log.push(GroupRecord { region: id, log: change, hard_state: None });
+    }
+    if let Some(hard_state) = output.hard_state.take() {
+        if log.len() == before {
+            log.push(GroupRecord { region: id, log: LogChange::None, hard_state: None });
+        }
+        log.last_mut().expect("invariant: a record was just pushed").hard_state = Some(hard_state);
+    }
+    log.len() > before
+}
+
+/// Mixes a region's id into a seed (the finaliser of splitmix64), so that no two groups draw the same timeouts.
+fn mix(seed: u64, id: u64) -> u64 {
+    let mut z = seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

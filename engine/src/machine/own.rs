@@ -1,0 +1,58 @@
+//! A machine per region that holds its data itself.
+
+use std::io::{self, Read, Write};
+
+use bytes::Bytes;
+use multiraft_raft::RegionDescriptor;
+
+use crate::machine::ApplyContext;
+
+/// The state of one region, held by the embedder.
+///
+/// The engine serialises `apply`, `restore`, `split_off` and `absorb` of one region; `lookup` and the writing of a snapshot
+/// run beside each other. What is applied is durable through the log and the snapshots that the engine takes; a machine
+/// need not persist anything itself, and one that does may be asked to apply again what it has already seen only after
+/// `restore` has put it back to an earlier snapshot.
+pub trait OwnState: Send + Sync + 'static {
+    /// Carries a committed command out and answers its caller. Deterministic; refusals are answers.
+    fn apply(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Bytes;
+
+    /// Answers a query without changing anything.
+    fn lookup(&self, region: &RegionDescriptor, query: &[u8]) -> Bytes;
+
+    /// Captures the state of this instant, cheaply; the returned closure writes it out later, beside further applies.
+    fn snapshot(&self) -> SnapshotWrite;
+
+    /// Replaces the state by what a snapshot holds.
+    ///
+    /// # Errors
+    /// The snapshot cannot be read or makes no sense; the replica is then set aside and reported.
+    fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()>;
+
+    /// Moves everything at or after `key` into a new machine, which is returned.
+    fn split_off(&mut self, key: &[u8]) -> Box<dyn OwnState>;
+
+    /// Takes over a neighbour's whole state.
+    fn absorb(&mut self, neighbour: Box<dyn OwnState>);
+
+    /// For `absorb` implementations that need the neighbour's concrete type.
+    fn as_any(self: Box<Self>) -> Box<dyn std::any::Any>;
+}
+
+/// Writes a captured snapshot out. Runs on a background thread.
+pub type SnapshotWrite = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
+/// Makes the machine of a new or restarting region, empty.
+pub trait OwnStateFactory: Send + Sync + 'static {
+    /// The machine of `region`. When the region existed before, `restore` follows.
+    fn create(&self, region: &RegionDescriptor) -> Box<dyn OwnState>;
+}
+
+impl<F> OwnStateFactory for F
+where
+    F: Fn(&RegionDescriptor) -> Box<dyn OwnState> + Send + Sync + 'static,
+{
+    fn create(&self, region: &RegionDescriptor) -> Box<dyn OwnState> {
+        self(region)
+    }
+}

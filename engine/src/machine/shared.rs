@@ -1,0 +1,204 @@
+//! A machine whose data lives on the shared state store.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use multiraft_raft::{KeyRange, RegionDescriptor};
+use multiraft_storage::{StateBatch, StateError, StateView};
+
+use crate::machine::ApplyContext;
+use crate::region::keys;
+
+/// The state machine of all regions of a store, over the shared state store.
+pub trait StateMachine: Send + Sync + 'static {
+    /// Carries a committed command out by reading and writing `state`, and answers its caller. Deterministic; refusals
+    /// are answers.
+    ///
+    /// # Errors
+    /// Only what `state` returned: the state store failed. The store then stops serving; nothing of the batch is kept.
+    fn apply(&self, context: ApplyContext<'_>, command: &[u8], state: &mut StateTxn<'_>) -> Result<Bytes, StateError>;
+
+    /// Answers a query from one instant's view of the region. Runs beside applies, on the caller's thread.
+    ///
+    /// # Errors
+    /// Only what `view` returned.
+    fn lookup(&self, view: &RegionView<'_>, query: &[u8]) -> Result<Bytes, StateError>;
+}
+
+/// A write to a key that the region does not own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("key {key:?} lies outside the region's range {range:?}: route the command by key")]
+pub struct KeyOutsideRegion {
+    /// The key.
+    pub key: Bytes,
+    /// The region's range.
+    pub range: KeyRange,
+}
+
+/// The state as one apply batch sees it: what is stored, with the batch's own writes on top.
+///
+/// Keys are the embedder's; the engine keeps its own records apart from them.
+pub struct StateTxn<'a> {
+    view: &'a dyn StateView,
+    /// Writes of this apply batch that the view does not show yet, by stored key; `None` is a deletion.
+    overlay: &'a mut BTreeMap<Bytes, Option<Bytes>>,
+    range: &'a KeyRange,
+}
+
+impl<'a> StateTxn<'a> {
+    pub(crate) fn new(
+        view: &'a dyn StateView,
+        overlay: &'a mut BTreeMap<Bytes, Option<Bytes>>,
+        range: &'a KeyRange,
+    ) -> Self {
+        Self { view, overlay, range }
+    }
+
+    /// The keys that the region owns; only these may be touched.
+    #[must_use]
+    pub fn range(&self) -> &KeyRange {
+        self.range
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`StateError`] if the state store failed; pass it on.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let stored = keys::data(key);
+        match self.overlay.get(&stored) {
+            Some(value) => Ok(value.clone()),
+            None => self.view.get(&stored),
+        }
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// [`KeyOutsideRegion`]; nothing is written.
+    pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) -> Result<(), KeyOutsideRegion> {
+        self.check(key)?;
+        self.overlay.insert(keys::data(key), Some(value.into()));
+        Ok(())
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    /// [`KeyOutsideRegion`]; nothing is removed.
+    pub fn delete(&mut self, key: &[u8]) -> Result<(), KeyOutsideRegion> {
+        self.check(key)?;
+        self.overlay.insert(keys::data(key), None);
+        Ok(())
+    }
+
+    /// The pairs of the region from `start` to `end` (excluded; empty: to the end of the region), at most `limit`.
+    ///
+    /// # Errors
+    /// [`StateError`] if the state store failed; pass it on.
+    pub fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StateError> {
+        let (from, to) = keys::clamp(self.range, start, end);
+        merge_scan(self.view, self.overlay, from, &to, limit)
+    }
+
+    fn check(&self, key: &[u8]) -> Result<(), KeyOutsideRegion> {
+        if self.range.contains(key) {
+            return Ok(());
+        }
+        Err(KeyOutsideRegion { key: Bytes::copy_from_slice(key), range: self.range.clone() })
+    }
+}
+
+/// Scans the view with the overlay on top, both by stored key.
+fn merge_scan(
+    view: &dyn StateView,
+    overlay: &BTreeMap<Bytes, Option<Bytes>>,
+    from: Bytes,
+    to: &Bytes,
+    limit: usize,
+) -> Result<Vec<(Bytes, Bytes)>, StateError> {
+    let mut found = Vec::new();
+    let mut cursor = from;
+    while found.len() < limit && (to.is_empty() || cursor < *to) {
+        let wanted = (limit - found.len()).saturating_add(1);
+        let stored = view.scan(&cursor, to, wanted)?;
+        // Beyond the last stored pair of a full page the view may hold more: merge only up to there.
+        let next = (stored.len() == wanted).then(|| successor(&stored[wanted - 1].0));
+        let end = next.as_ref().unwrap_or(to).clone();
+        let mut page: BTreeMap<Bytes, Bytes> = stored.into_iter().collect();
+        let upper = if end.is_empty() { std::ops::Bound::Unbounded } else { std::ops::Bound::Excluded(end) };
+        for (key, value) in overlay.range((std::ops::Bound::Included(cursor), upper)) {
+            match value {
+                Some(value) => page.insert(key.clone(), value.clone()),
+                None => page.remove(key),
+            };
+        }
+        found.extend(page.into_iter().map(|(key, value)| (keys::user(&key), value)));
+        match next {
+            Some(next) => cursor = next,
+            None => break,
+        }
+    }
+    found.truncate(limit);
+    Ok(found)
+}
+
+/// The smallest key greater than `key`.
+fn successor(key: &[u8]) -> Bytes {
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.put_slice(key);
+    next.put_u8(0);
+    next.freeze()
+}
+
+/// Moves an overlay's writes into a batch.
+pub(crate) fn drain_overlay(overlay: &mut BTreeMap<Bytes, Option<Bytes>>, batch: &mut StateBatch) {
+    for (key, value) in std::mem::take(overlay) {
+        match value {
+            Some(value) => batch.put(key, value),
+            None => batch.delete(key),
+        }
+    }
+}
+
+/// One instant of one region, for lookups.
+pub struct RegionView<'a> {
+    view: &'a dyn StateView,
+    region: &'a RegionDescriptor,
+}
+
+impl<'a> RegionView<'a> {
+    pub(crate) fn new(view: &'a dyn StateView, region: &'a RegionDescriptor) -> Self {
+        Self { view, region }
+    }
+
+    /// The region, as of this instant.
+    #[must_use]
+    pub fn region(&self) -> &RegionDescriptor {
+        self.region
+    }
+
+    /// The value of a key; `None` also for a key that the region does not own.
+    ///
+    /// # Errors
+    /// [`StateError`] if the state store failed; pass it on.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        if !self.region.owns(key) {
+            return Ok(None);
+        }
+        self.view.get(&keys::data(key))
+    }
+
+    /// The pairs of the region from `start` to `end` (excluded; empty: to the end of the region), at most `limit`.
+    ///
+    /// # Errors
+    /// [`StateError`] if the state store failed; pass it on.
+    pub fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StateError> {
+        let (from, to) = keys::clamp(&self.region.range, start, end);
+        if !to.is_empty() && from >= to {
+            return Ok(Vec::new());
+        }
+        let pairs = self.view.scan(&from, &to, limit)?;
+        Ok(pairs.into_iter().map(|(key, value)| (keys::user(&key), value)).collect())
+    }
+}

@@ -1,0 +1,166 @@
+//! The envelope of a command in the log.
+//!
+//! ```text
+//! version (1) | flags (1): bit 0 session
+//! conf_version varint | version varint           the epoch that the command was proposed under
+//! [ session u128 | opened varint | sequence varint | acknowledged varint ]
+//! the embedder's command, to the end
+//! ```
+//!
+//! Which kind of command checks and bumps which half of the epoch is a frozen table, see [`EpochRule`]: the replicas must
+//! agree on it for ever.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use multiraft_raft::{LogIndex, RegionEpoch};
+use multiraft_transport::{SessionId, SessionSeq};
+
+/// The format of the envelope.
+const VERSION: u8 = 1;
+const FLAG_SESSION: u8 = 1;
+
+/// What a kind of command does with the region's epoch. The table is part of the replicated protocol: entries are never
+/// changed, only added, with a new format version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EpochRule {
+    /// The command is refused at apply if the region's `version` has moved since it was proposed.
+    pub(crate) checks_version: bool,
+    /// The same for `conf_version`.
+    pub(crate) checks_conf_version: bool,
+    /// Carrying it out moves `version`.
+    pub(crate) bumps_version: bool,
+    /// Carrying it out moves `conf_version`.
+    pub(crate) bumps_conf_version: bool,
+}
+
+impl EpochRule {
+    /// An embedder's command: the key range must be what the caller thought, the replicas do not matter.
+    pub(crate) const COMMAND: Self =
+        Self { checks_version: true, checks_conf_version: false, bumps_version: false, bumps_conf_version: false };
+    /// A membership change.
+    pub(crate) const MEMBERSHIP: Self =
+        Self { checks_version: true, checks_conf_version: true, bumps_version: false, bumps_conf_version: true };
+
+    /// Whether a command proposed under `proposed` may take effect in a region that is at `current`.
+    pub(crate) fn admits(self, proposed: RegionEpoch, current: RegionEpoch) -> bool {
+        (!self.checks_version || proposed.version == current.version)
+            && (!self.checks_conf_version || proposed.conf_version == current.conf_version)
+    }
+}
+
+/// A command as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Command {
+    /// The epoch it was proposed under.
+    pub(crate) epoch: RegionEpoch,
+    /// The session it belongs to.
+    pub(crate) session: Option<SessionSeq>,
+    /// What the state machine gets.
+    pub(crate) data: Bytes,
+}
+
+impl Command {
+    /// The log form.
+    pub(crate) fn encode(epoch: RegionEpoch, session: Option<SessionSeq>, data: &[u8]) -> Bytes {
+        let mut out = BytesMut::with_capacity(data.len() + if session.is_some() { 40 } else { 8 });
+        out.put_u8(VERSION);
+        out.put_u8(if session.is_some() { FLAG_SESSION } else { 0 });
+        put_varint(&mut out, epoch.conf_version);
+        put_varint(&mut out, epoch.version);
+        if let Some(seq) = session {
+            out.put_u128(seq.session.0);
+            put_varint(&mut out, seq.opened.get());
+            put_varint(&mut out, seq.sequence);
+            put_varint(&mut out, seq.acknowledged);
+        }
+        out.put_slice(data);
+        out.freeze()
+    }
+
+    /// Reads the log form. `None`: not of this format; a newer program wrote it or memory is damaged.
+    pub(crate) fn decode(entry: &Bytes) -> Option<Self> {
+        let mut at = 0;
+        let (version, flags) = (*entry.first()?, *entry.get(1)?);
+        if version != VERSION || flags & !FLAG_SESSION != 0 {
+            return None;
+        }
+        at += 2;
+        let epoch =
+            RegionEpoch { conf_version: get_varint(entry, &mut at)?, version: get_varint(entry, &mut at)? };
+        let session = if flags & FLAG_SESSION != 0 {
+            let id: [u8; 16] = entry.get(at..at + 16)?.try_into().ok()?;
+            at += 16;
+            Some(SessionSeq {
+                session: SessionId(u128::from_be_bytes(id)),
+                opened: LogIndex(get_varint(entry, &mut at)?),
+                sequence: get_varint(entry, &mut at)?,
+                acknowledged: get_varint(entry, &mut at)?,
+            })
+        } else {
+            None
+        };
+        Some(Self { epoch, session, data: entry.slice(at..) })
+    }
+}
+
+/// Appends a LEB128 varint.
+pub(crate) fn put_varint(out: &mut BytesMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8((value as u8) | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+/// Reads a LEB128 varint at `*at` and moves on. `None` if it is cut off or does not fit.
+pub(crate) fn get_varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        let part = u64::from(byte & 0x7f);
+        if shift == 63 && part > 1 {
+            return None;
+        }
+        value |= part << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envelope_survives_a_round_trip() {
+        let epoch = RegionEpoch { conf_version: 300, version: u64::MAX };
+        let session = SessionSeq { session: SessionId(7 << 100), opened: LogIndex(3), sequence: 128, acknowledged: 127 };
+        for session in [None, Some(session)] {
+            let entry = Command::encode(epoch, session, b"payload");
+            let back = Command::decode(&entry).expect("just encoded");
+            assert_eq!(back, Command { epoch, session, data: Bytes::from_static(b"payload") });
+        }
+    }
+
+    #[test]
+    fn cut_or_foreign_envelopes_are_refused() {
+        let epoch = RegionEpoch { conf_version: 1, version: 1 };
+        let session = SessionSeq { session: SessionId(1), opened: LogIndex(3), sequence: 1, acknowledged: 0 };
+        let entry = Command::encode(epoch, Some(session), b"");
+        for len in 0..entry.len() {
+            assert_eq!(Command::decode(&entry.slice(..len)), None, "cut at {len}");
+        }
+        assert_eq!(Command::decode(&Bytes::from_static(&[9, 0, 1, 1])), None);
+        assert_eq!(Command::decode(&Bytes::from_static(&[1, 2, 1, 1])), None);
+    }
+
+    #[test]
+    fn a_users_command_minds_the_range_and_not_the_replicas() {
+        let old = RegionEpoch { conf_version: 1, version: 1 };
+        assert!(EpochRule::COMMAND.admits(old, RegionEpoch { conf_version: 2, version: 1 }));
+        assert!(!EpochRule::COMMAND.admits(old, RegionEpoch { conf_version: 1, version: 2 }));
+        assert!(!EpochRule::MEMBERSHIP.admits(old, RegionEpoch { conf_version: 2, version: 1 }));
+    }
+}

@@ -1,0 +1,81 @@
+//! Where things lie in the shared state store: one ordered key space, split by a first byte.
+//!
+//! ```text
+//! 01 | region (u64, big endian)                    applied index and term
+//! 02 | region (u64, big endian)                    region descriptor
+//! 03 | region (u64, big endian) | session (u128)   session record
+//! 10 | key                                         the embedder's data
+//! ```
+
+use bytes::{BufMut, Bytes, BytesMut};
+use multiraft_raft::{KeyRange, RegionId};
+
+use multiraft_transport::SessionId;
+
+const APPLIED: u8 = 0x01;
+const DESCRIPTOR: u8 = 0x02;
+const SESSION: u8 = 0x03;
+const DATA: u8 = 0x10;
+
+fn region_key(tag: u8, region: RegionId) -> Bytes {
+    let mut key = BytesMut::with_capacity(9);
+    key.put_u8(tag);
+    key.put_u64(region.get());
+    key.freeze()
+}
+
+/// The key of a region's applied index.
+pub(crate) fn applied(region: RegionId) -> Bytes {
+    region_key(APPLIED, region)
+}
+
+/// The key of a region's descriptor.
+pub(crate) fn descriptor(region: RegionId) -> Bytes {
+    region_key(DESCRIPTOR, region)
+}
+
+/// All descriptors, in order of region id.
+pub(crate) fn all_descriptors() -> (Bytes, Bytes) {
+    (Bytes::from_static(&[DESCRIPTOR]), Bytes::from_static(&[DESCRIPTOR + 1]))
+}
+
+/// The key of a session's record in a region.
+pub(crate) fn session(region: RegionId, session: SessionId) -> Bytes {
+    let mut key = BytesMut::with_capacity(25);
+    key.put_u8(SESSION);
+    key.put_u64(region.get());
+    key.put_u128(session.0);
+    key.freeze()
+}
+
+/// All session records of a region.
+pub(crate) fn sessions(region: RegionId) -> (Bytes, Bytes) {
+    (region_key(SESSION, region), region_key(SESSION, region.next()))
+}
+
+/// The stored form of an embedder's key.
+pub(crate) fn data(key: &[u8]) -> Bytes {
+    let mut stored = BytesMut::with_capacity(key.len() + 1);
+    stored.put_u8(DATA);
+    stored.put_slice(key);
+    stored.freeze()
+}
+
+/// The embedder's form of a stored key.
+pub(crate) fn user(stored: &Bytes) -> Bytes {
+    stored.slice(1..)
+}
+
+/// The stored bounds of a region's data.
+pub(crate) fn data_range(range: &KeyRange) -> (Bytes, Bytes) {
+    let end = if range.end.is_empty() { Bytes::from_static(&[DATA + 1]) } else { data(&range.end) };
+    (data(&range.start), end)
+}
+
+/// The stored bounds of the part of `range` that lies between `start` and `end` (empty: no bound).
+pub(crate) fn clamp(range: &KeyRange, start: &[u8], end: &[u8]) -> (Bytes, Bytes) {
+    let (low, high) = data_range(range);
+    let from = data(start).max(low);
+    let to = if end.is_empty() { high } else { data(end).min(high) };
+    (from, to)
+}

@@ -1,0 +1,100 @@
+//! What can be told of a store and its regions.
+
+use std::sync::Arc;
+
+use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, StoreId, Term};
+
+/// How one replica on this store stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionStatus {
+    /// The region, as of what this worker has seen applied.
+    pub descriptor: Arc<RegionDescriptor>,
+    /// The store that leads it, as far as is known here.
+    pub leader: Option<StoreId>,
+    /// Whether that is this store.
+    pub is_leader: bool,
+    /// The replica's term.
+    pub term: Term,
+    /// The commit index known here.
+    pub commit: LogIndex,
+    /// The last index applied here.
+    pub applied: LogIndex,
+    /// The first index in the log.
+    pub first_index: LogIndex,
+    /// The last index in the log.
+    pub last_index: LogIndex,
+}
+
+/// How a store stands.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StoreStatus {
+    /// The store.
+    pub store: StoreId,
+    /// How often it has started.
+    pub incarnation: Incarnation,
+    /// Its replicas, by region id.
+    pub regions: Vec<RegionStatus>,
+    /// Regions whose durable records are damaged and that are kept out of service here, with the reason.
+    pub damaged: Vec<(multiraft_raft::RegionId, String)>,
+    /// The links to the other stores.
+    pub peers: Vec<PeerStatus>,
+    /// What has been counted since the start.
+    pub counters: StoreCounters,
+}
+
+/// How the link to another store stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// The other store.
+    pub store: StoreId,
+    /// Whether there is a link.
+    pub connected: bool,
+    /// How many QUIC connections to it are open; never more than one once a dial from both sides has been resolved.
+    pub connections: u64,
+    /// Frames sent on all lanes.
+    pub frames_sent: u64,
+    /// Messages in these frames.
+    pub messages_sent: u64,
+    /// Bytes of these frames.
+    pub bytes_sent: u64,
+}
+
+/// What a store has counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreCounters {
+    /// Flushes of the shared log.
+    pub log_syncs: u64,
+    /// Entries appended to it.
+    pub log_entries: u64,
+    /// Bytes written to it.
+    pub log_bytes: u64,
+    /// Frames sent to all peers.
+    pub frames_sent: u64,
+    /// Messages in these frames.
+    pub messages_sent: u64,
+    /// Bytes of these frames.
+    pub bytes_sent: u64,
+    /// Group heartbeats sent.
+    pub beats_sent: u64,
+    /// Messages that carried them.
+    pub beat_messages_sent: u64,
+    /// Elections won.
+    pub elections_won: u64,
+    /// Commands proposed here as leader.
+    pub proposed: u64,
+    /// Commands sent on to another store.
+    pub forwarded: u64,
+    /// Entries applied.
+    pub applied: u64,
+    /// Linearizable reads confirmed.
+    pub reads: u64,
+    /// Worker turns.
+    pub turns: u64,
+    /// Requests refused with `Busy`.
+    pub busy: u64,
+    /// Snapshots installed.
+    pub snapshots_installed: u64,
+}
