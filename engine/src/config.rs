@@ -87,6 +87,8 @@ impl Config {
         if self.compact_keep_entries > self.compact_entries {
             return refuse("compact_keep_entries must not exceed compact_entries");
         }
+        if self.snapshots_at_once == 0 {
+            return refuse("snapshots_at_once must be at least 1");
         }
         self.raft.validate().map_err(|error| StartError::Config(error.to_string()))
     }

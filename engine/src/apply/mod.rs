@@ -4,6 +4,7 @@
 //! calls it. A batch of tasks becomes one atomic write of the state store: data, session records and applied indexes of all
 //! regions in it change together or not at all.
 
+mod backend;
 mod body;
 mod decide;
 mod own;
@@ -19,11 +20,11 @@ use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, StoreId, Term};
 use multiraft_storage::StateError;
 use multiraft_transport::{ForwardReply, SnapshotHeader};
 
+use crate::apply::backend::Form;
 use crate::logic::{Applied, ApplyTask, Outcome, ReplyTo, SnapshotInstalled, wire_outcome};
 
+pub use backend::{AppliedRegion, Backend};
 pub use body::Chunks;
-pub(crate) use own::{OwnRegion, OwnRegions};
-pub(crate) use shared::{SharedBackend, lookup as shared_lookup};
 pub use source::SnapshotSource;
 
 /// Why entries could not be applied.
@@ -41,6 +42,22 @@ pub enum ApplyError {
         /// The entry.
         index: LogIndex,
     },
+}
+
+/// How far a batch of tasks was carried out.
+#[derive(Debug)]
+#[must_use = "what is not applied yet must be applied before anything else"]
+pub enum ApplyEnd<R> {
+    /// All of it.
+    Done,
+    /// The state store has no space. The [`AppliedBatch`] describes what is written once [`Applier::retry`] succeeds: hold
+    /// it back until then. After that, apply `rest` before anything else.
+    Stalled {
+        /// The tasks that were not looked at.
+        rest: Vec<ApplyTask<R>>,
+    },
+    /// The state must not be used any more; the [`AppliedBatch`] is void.
+    Failed(ApplyError),
 }
 
 /// What came of a batch of tasks.
@@ -91,14 +108,6 @@ pub trait ReceivedSnapshots {
     fn discard(&self, from: StoreId, header: &SnapshotHeader);
 }
 
-/// Which of the two forms of state machine a store runs.
-pub(crate) enum Backend {
-    /// On the shared state store.
-    Shared(SharedBackend),
-    /// A machine per region.
-    Own(Arc<OwnRegions>),
-}
-
 /// How far one region has applied.
 #[derive(Clone, Debug)]
 struct Progress {
@@ -109,7 +118,7 @@ struct Progress {
 
 /// Applies the entries of one worker's regions.
 pub struct Applier {
-    backend: Backend,
+    form: Form,
     /// Looked up by id; walked in order.
     regions: BTreeMap<RegionId, Progress>,
     /// Regions that have applied since the last checkpoint, how far, and how many bytes of entries.
@@ -128,43 +137,38 @@ pub struct Dirty {
 }
 
 impl Applier {
-    pub(crate) fn new(
-        backend: Backend,
-        regions: impl IntoIterator<Item = (Arc<RegionDescriptor>, LogIndex, Term)>,
-    ) -> Self {
+    fn new(backend: Backend, regions: impl IntoIterator<Item = AppliedRegion>) -> Self {
         let regions = regions
             .into_iter()
             .map(|(descriptor, applied, term)| (descriptor.id, Progress { descriptor, applied, term }))
             .collect();
-        Self { backend, regions, dirty: BTreeMap::new(), stalled: None }
+        Self { form: backend.form, regions, dirty: BTreeMap::new(), stalled: None }
     }
 
-    /// Carries tasks out, in order, as one atomic change of the state.
-    ///
-    /// # Errors
-    /// [`ApplyError`]. After [`StateError::NoSpace`] call [`Applier::retry`] until it succeeds, with the returned batch;
-    /// everything else is final.
+    /// Carries tasks out, in order: entries as one atomic change of the state, the installation of a snapshot as one of its
+    /// own.
     pub fn apply<R>(
         &mut self,
         tasks: Vec<ApplyTask<R>>,
         received: &dyn ReceivedSnapshots,
-    ) -> (AppliedBatch<R>, Result<(), ApplyError>) {
+    ) -> (AppliedBatch<R>, ApplyEnd<R>) {
+        assert!(self.stalled.is_none(), "a stalled batch must be retried before anything is applied after it");
         let mut batch = AppliedBatch::default();
-        let outcome = match &mut self.backend {
-            Backend::Shared(shared) => {
+        let outcome = match &mut self.form {
+            Form::Shared(shared) => {
                 shared.apply(&mut self.regions, &mut self.dirty, &mut self.stalled, tasks, received, &mut batch)
             }
-            Backend::Own(own) => own::apply(own, &mut self.regions, &mut self.dirty, tasks, received, &mut batch),
+            Form::Own(own) => own::apply(own, &mut self.regions, &mut self.dirty, tasks, received, &mut batch),
         };
         (batch, outcome)
     }
 
-    /// Tries again to write what the state store had no space for.
+    /// Tries again to write what the state store had no space for; nothing to do if nothing is stalled.
     ///
     /// # Errors
     /// [`StateError`]; call again later after [`StateError::NoSpace`].
     pub fn retry(&mut self) -> Result<(), StateError> {
-        let (Backend::Shared(shared), Some(batch)) = (&self.backend, &self.stalled) else {
+        let (Form::Shared(shared), Some(batch)) = (&self.form, &self.stalled) else {
             return Ok(());
         };
         shared.write(batch.clone())?;
@@ -193,9 +197,9 @@ impl Applier {
         let Some(progress) = self.regions.get(&region) else {
             return Ok(None);
         };
-        match &self.backend {
-            Backend::Shared(shared) => shared.capture(&progress.descriptor, progress.applied, progress.term).map(Some),
-            Backend::Own(own) => Ok(own.capture(region)),
+        match &self.form {
+            Form::Shared(shared) => shared.capture(&progress.descriptor, progress.applied, progress.term).map(Some),
+            Form::Own(own) => Ok(own.capture(region)),
         }
     }
 }

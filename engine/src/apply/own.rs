@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use crate::apply::decide::{RegionState, apply_command, apply_membership};
 use crate::apply::source::{Content, SnapshotSource};
-use crate::apply::{AppliedBatch, ApplyError, Dirty, Progress, ReceivedSnapshots, body};
+use crate::apply::{AppliedBatch, ApplyEnd, ApplyError, Dirty, Progress, ReceivedSnapshots, body};
 use crate::error::ReadError;
 use crate::logic::{Applied, ApplyTask, Outcome, SnapshotInstalled};
 use crate::machine::{ApplyContext, OwnState, OwnStateFactory};
@@ -134,7 +134,7 @@ pub(super) fn apply<R>(
     tasks: Vec<ApplyTask<R>>,
     received: &dyn ReceivedSnapshots,
     out: &mut AppliedBatch<R>,
-) -> Result<(), ApplyError> {
+) -> ApplyEnd<R> {
     for task in tasks {
         match task {
             ApplyTask::Entries { handle, entries, replies } => {
@@ -146,7 +146,10 @@ pub(super) fn apply<R>(
                     let mut held = region.write();
                     for entry in &entries {
                         let reply = replies.next_if(|(index, _)| *index == entry.index).map(|(_, reply)| reply);
-                        let outcome = apply_entry(&mut held, entry, &mut done)?;
+                        let outcome = match apply_entry(&mut held, entry, &mut done) {
+                            Ok(outcome) => outcome,
+                            Err(error) => return ApplyEnd::Failed(error),
+                        };
                         if let Some(reply) = reply {
                             out.answer(reply, outcome);
                         }
@@ -168,7 +171,7 @@ pub(super) fn apply<R>(
             }
         }
     }
-    Ok(())
+    ApplyEnd::Done
 }
 
 fn apply_entry(held: &mut Held, entry: &Entry, done: &mut Applied) -> Result<Outcome, ApplyError> {
@@ -176,6 +179,7 @@ fn apply_entry(held: &mut Held, entry: &Entry, done: &mut Applied) -> Result<Out
         // A snapshot that was installed meanwhile includes it; whether with its answer cannot be told.
         return Ok(Outcome::Uncertain);
     }
+    assert_eq!(entry.index, held.applied.next(), "entries are applied without a gap");
     let outcome = match entry.kind {
         EntryKind::Empty => Outcome::Done,
         EntryKind::Command => {

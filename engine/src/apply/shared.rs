@@ -1,6 +1,6 @@
 //! Applying to the shared state store: one atomic write for a whole batch of regions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use multiraft_transport::{SessionSeq, SnapshotHeader, decode_descriptor, encode_
 use crate::apply::decide::{RegionState, apply_command, apply_membership};
 use crate::apply::record::AppliedRecord;
 use crate::apply::source::{Content, SnapshotSource};
-use crate::apply::{AppliedBatch, ApplyError, Dirty, Progress, ReceivedSnapshots, body};
+use crate::apply::{AppliedBatch, ApplyEnd, ApplyError, Dirty, Progress, ReceivedSnapshots, body};
 use crate::error::ReadError;
 use crate::logic::{Applied, ApplyTask, Outcome, RegionHandle, ReplyTo, SnapshotInstalled};
 use crate::machine::shared::drain_overlay;
@@ -43,41 +43,40 @@ impl SharedBackend {
         tasks: Vec<ApplyTask<R>>,
         received: &dyn ReceivedSnapshots,
         out: &mut AppliedBatch<R>,
-    ) -> Result<(), ApplyError> {
-        let mut tasks = tasks.into_iter().peekable();
-        while tasks.peek().is_some() {
+    ) -> ApplyEnd<R> {
+        let mut tasks: VecDeque<_> = tasks.into();
+        while !tasks.is_empty() {
             let mut overlay = Overlay::new();
             let mut batch = StateBatch::new();
-            let mut install = None;
             let view = self.store.view();
-            for task in tasks.by_ref() {
-                match task {
-                    ApplyTask::Entries { handle, entries, replies } => {
-                        let mut run = Run { machine: &*self.machine, view: &*view, overlay: &mut overlay };
-                        run.entries(regions, dirty, &mut batch, handle, &entries, replies, out)?;
-                    }
-                    // A write of its own: what came before it in the batch goes first.
-                    ApplyTask::Install { handle, from, header } => {
-                        install = Some((handle, from, header));
-                        break;
-                    }
+            while let Some(task) = tasks.pop_front_if(|task| matches!(task, ApplyTask::Entries { .. })) {
+                let ApplyTask::Entries { handle, entries, replies } = task else { break };
+                let mut run = Run { machine: &*self.machine, view: &*view, overlay: &mut overlay };
+                if let Err(error) = run.entries(regions, dirty, &mut batch, handle, &entries, replies, out) {
+                    return ApplyEnd::Failed(error);
                 }
             }
             drop(view);
             drain_overlay(&mut overlay, &mut batch);
-            if !batch.is_empty() {
-                self.write_or_stall(batch, stalled)?;
+            match self.write_or_stall(batch, stalled) {
+                Ok(()) => {}
+                Err(StateError::NoSpace { .. }) => return ApplyEnd::Stalled { rest: tasks.into() },
+                Err(error) => return ApplyEnd::Failed(error.into()),
             }
-            if let Some((handle, from, header)) = install {
+            // A write of its own, after what came before it.
+            if let Some(ApplyTask::Install { handle, from, header }) = tasks.pop_front() {
                 let installed = self.install(regions, received, from, &header);
                 received.discard(from, &header);
                 out.installed.push(SnapshotInstalled { handle, from, header, installed });
             }
         }
-        Ok(())
+        ApplyEnd::Done
     }
 
     fn write_or_stall(&self, batch: StateBatch, stalled: &mut Option<StateBatch>) -> Result<(), StateError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         if !self.store.is_durable() {
             return self.store.write(batch);
         }
@@ -201,8 +200,15 @@ impl SharedBackend {
 
 /// Adds a region's own records to a batch.
 pub(crate) fn put_region(batch: &mut StateBatch, descriptor: &RegionDescriptor, index: LogIndex, term: Term) {
-    batch.put(keys::descriptor(descriptor.id), encode_descriptor(descriptor));
+    batch.put(keys::descriptor(descriptor.id), stored_descriptor(descriptor));
     batch.put(keys::applied(descriptor.id), AppliedRecord { index, term }.encode());
+}
+
+/// The stored form of a descriptor.
+pub(crate) fn stored_descriptor(descriptor: &RegionDescriptor) -> Bytes {
+    let mut out = Vec::with_capacity(64);
+    encode_descriptor(descriptor, &mut out);
+    out.into()
 }
 
 /// Answers a query from the store's state of this instant, if the region is what the caller thinks it is.
@@ -282,6 +288,7 @@ impl Run<'_> {
             // A snapshot that was installed meanwhile includes it; whether with its answer cannot be told.
             return Ok(Outcome::Uncertain);
         }
+        assert_eq!(entry.index, progress.applied.next(), "entries are applied without a gap");
         let outcome = match entry.kind {
             EntryKind::Empty => Outcome::Done,
             EntryKind::Command => {
@@ -297,7 +304,7 @@ impl Run<'_> {
             EntryKind::Membership => {
                 let changed = apply_membership(&progress.descriptor, entry)?;
                 if let Some(descriptor) = &changed {
-                    batch.put(keys::descriptor(descriptor.id), encode_descriptor(descriptor));
+                    batch.put(keys::descriptor(descriptor.id), stored_descriptor(descriptor));
                     progress.descriptor = Arc::clone(descriptor);
                 }
                 done.memberships.push((entry.index, changed));

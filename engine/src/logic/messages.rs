@@ -174,11 +174,11 @@ impl<R> Worker<R> {
 
     /// Starts a transfer of a region that is led here; answered when leadership has moved or the transfer was given up.
     pub(super) fn transfer_here(&mut self, now: Time, key: SlotKey, to: StoreId, reply: crate::logic::ReplyTo<R>) {
-        let region = self.region_mut(key);
         let refuse = |reason: String| Outcome::Refused { reason };
         if to == self.config.store {
             return self.answer(reply, Outcome::Done);
         }
+        let region = self.region_mut(key);
         let region_id = region.id();
         let Some(target) = region.descriptor().replica_on(to).copied() else {
             return self.answer(reply, refuse(format!("store {to} has no replica of region {region_id}")));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use multiraft_raft::{
-    Incarnation, LogStep, Membership, Options, Output, RegionDescriptor, RegionId, StoreId, Time,
+    HardState, Incarnation, LogStep, Membership, Options, Output, RegionDescriptor, RegionId, ReplicaId, StoreId, Time,
 };
 use multiraft_router::{Deadlines, Slab, SlotKey};
 use multiraft_storage::{FlushToken, GroupRecord, LogChange};
@@ -138,10 +138,15 @@ impl<R> Worker<R> {
                 last_index: index,
                 runs: Vec::new(),
             };
+            // Its term was led by somebody: this replica cannot have voted in it, or the vote would be in the log.
+            let raised = start.hard_state.term < term;
+            if raised {
+                start.hard_state = HardState { term, vote: ReplicaId::ZERO, commit: index };
+            }
             self.early_records.push(GroupRecord {
                 region: id,
                 log: LogChange::Reset { index, term },
-                hard_state: None,
+                hard_state: raised.then_some(start.hard_state),
             });
         }
         let seed = mix(self.config.seed, id.get());
@@ -253,7 +258,7 @@ impl<R> Worker<R> {
     ) {
         let region = self.region_mut(key);
         let Some(descriptor) = descriptor else {
-            return region.group.on_membership_noop(now, index);
+            return region.group.on_membership_noop(index);
         };
         let membership = Membership::from_replicas(&descriptor.replicas);
         region.set_descriptor(Arc::clone(&descriptor));

@@ -8,7 +8,7 @@
 //! replica. No clock, randomness or outside state may have a say.
 
 mod own;
-mod shared;
+pub(crate) mod shared;
 
 pub use own::{OwnState, OwnStateFactory, SnapshotWrite};
 pub use shared::{KeyOutsideRegion, RegionView, StateMachine, StateTxn};

@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_raft::LogIndex;
 use multiraft_transport::SessionSeq;
 
@@ -137,7 +137,7 @@ impl SessionRecord {
             applied.insert(sequence, (index, Bytes::copy_from_slice(reply)));
             previous = sequence;
         }
-        (!stored[at..].has_remaining()).then_some(Self { opened, last_used, floor, applied })
+        (at == stored.len()).then_some(Self { opened, last_used, floor, applied })
     }
 }
 
