@@ -75,11 +75,8 @@ fn check(start: &RegionStart) -> Result<(), String> {
 pub fn bootstrap_regions(boundaries: &[Bytes], stores: &[StoreId]) -> Vec<Arc<RegionDescriptor>> {
     let mut stores = stores.to_vec();
     stores.sort_unstable();
-    let replicas: Vec<Replica> = stores
-        .iter()
-        .zip(1..)
-        .map(|(&store, id)| Replica { id: ReplicaId(id), store, role: Role::Voter })
-        .collect();
+    let replicas: Vec<Replica> =
+        stores.iter().zip(1..).map(|(&store, id)| Replica { id: ReplicaId(id), store, role: Role::Voter }).collect();
     let region = |id: u64, start: Bytes, end: Bytes| {
         let range = KeyRange { start, end };
         let replicas = replicas.clone();

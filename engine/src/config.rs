@@ -82,7 +82,9 @@ impl Config {
             return refuse("log_segment_bytes must be at least 65536 (64 KiB)");
         }
         if self.mailbox_bytes < self.max_command_bytes || self.apply_queue_bytes < self.max_command_bytes {
-            return refuse("mailbox_bytes and apply_queue_bytes must each hold at least one command of max_command_bytes");
+            return refuse(
+                "mailbox_bytes and apply_queue_bytes must each hold at least one command of max_command_bytes",
+            );
         }
         if self.compact_keep_entries > self.compact_entries {
             return refuse("compact_keep_entries must not exceed compact_entries");

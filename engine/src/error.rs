@@ -38,7 +38,9 @@ pub enum ProposeError {
         retry_after: Duration,
     },
     /// The command is larger than the configured limit. No effect.
-    #[error("the command has {size} bytes, the limit is {limit}: split it, or raise Config::max_command_bytes on every store")]
+    #[error(
+        "the command has {size} bytes, the limit is {limit}: split it, or raise Config::max_command_bytes on every store"
+    )]
     TooLarge {
         /// Its size.
         size: usize,

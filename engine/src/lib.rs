@@ -1,10 +1,10 @@
 //! draft
 mod config;
 
-pub mod assembly; 
-pub mod error; 
-pub mod logic; 
-pub mod apply; 
+pub mod apply;
+pub mod assembly;
+pub mod error;
+pub mod logic;
 pub mod machine;
-mod region; 
+mod region;
 pub mod status;

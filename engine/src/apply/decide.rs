@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{
-    Entry, EntryKind, LogIndex, MembershipChange, RegionDescriptor, RegionEpoch, apply_to_replicas,
-};
+use multiraft_raft::{Entry, EntryKind, LogIndex, MembershipChange, RegionDescriptor, RegionEpoch, apply_to_replicas};
 use multiraft_storage::StateError;
 use multiraft_transport::SessionSeq;
 
@@ -83,7 +81,10 @@ fn open_session(
 }
 
 /// Carries a membership change out: the new descriptor, or `None` if the change is refused as things stand.
-pub(super) fn apply_membership(region: &Arc<RegionDescriptor>, entry: &Entry) -> Result<Option<Arc<RegionDescriptor>>, ApplyError> {
+pub(super) fn apply_membership(
+    region: &Arc<RegionDescriptor>,
+    entry: &Entry,
+) -> Result<Option<Arc<RegionDescriptor>>, ApplyError> {
     debug_assert_eq!(entry.kind, EntryKind::Membership);
     let unreadable = || ApplyError::Unreadable { region: region.id, index: entry.index };
     let (change, _context) = MembershipChange::decode(&entry.data).map_err(|_| unreadable())?;

@@ -343,7 +343,8 @@ impl SharedState<'_> {
             };
         }
         while all.len() > MAX_SESSIONS {
-            let age = |stored: &Bytes| SessionRecord::decode(stored).map_or(LogIndex::ZERO, |record| record.last_used());
+            let age =
+                |stored: &Bytes| SessionRecord::decode(stored).map_or(LogIndex::ZERO, |record| record.last_used());
             let Some(oldest) = all.iter().min_by_key(|(key, stored)| (age(stored), (*key).clone())) else { break };
             let oldest = oldest.0.clone();
             all.remove(&oldest);

@@ -55,8 +55,7 @@ impl<R> Worker<R> {
         let deadline = now.plus(self.config.request_timeout);
         let timeout_ms = u32::try_from(self.config.request_timeout.as_millis()).unwrap_or(u32::MAX);
         let sequence = peer.forwards.add(PendingForward { region: id, deadline, kind });
-        let forward =
-            Forward { id: request_id(sequence, self.config.worker), region: id, epoch, timeout_ms, request };
+        let forward = Forward { id: request_id(sequence, self.config.worker), region: id, epoch, timeout_ms, request };
         peer.push(LaneKind::Append, PeerMessage::Forward(forward));
         self.counters.forwarded += 1;
     }

@@ -105,7 +105,11 @@ impl<R> Worker<R> {
 
     /// Finds who waits for committed entries. A command whose place was taken by another term's entry had no effect and
     /// never will.
-    pub(super) fn claim_replies(&mut self, slot: SlotKey, entries: &[multiraft_raft::Entry]) -> Vec<(LogIndex, ReplyTo<R>)> {
+    pub(super) fn claim_replies(
+        &mut self,
+        slot: SlotKey,
+        entries: &[multiraft_raft::Entry],
+    ) -> Vec<(LogIndex, ReplyTo<R>)> {
         let region = self.region_mut(slot);
         let hint = region.leader_store();
         let Some(waiting) = region.busy.as_mut().filter(|waiting| !waiting.proposed.is_empty()) else {

@@ -20,9 +20,7 @@ use multiraft_transport::{PeerMessage, SnapshotHeader, SnapshotMessage, Snapshot
 
 use crate::logic::beats::{request_id, worker_of_request};
 use crate::logic::worker::Worker;
-use crate::logic::{
-    ApplyTask, LaneKind, Notice, Outcome, RegionHandle, SnapshotInstalled, SnapshotTask, TurnOutput,
-};
+use crate::logic::{ApplyTask, LaneKind, Notice, Outcome, RegionHandle, SnapshotInstalled, SnapshotTask, TurnOutput};
 
 /// How long a step of the conversation may take before the transfer is given up. Streaming counts from its last sign.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -90,8 +88,7 @@ impl<R> Worker<R> {
         let region = self.region(key);
         let index = region.group.applied_index();
         let index_term = region.group.term_at(index).unwrap_or(Term::ZERO);
-        let step =
-            SnapshotStep::Offer { index, index_term, descriptor: region.descriptor().clone(), size_hint: 0 };
+        let step = SnapshotStep::Offer { index, index_term, descriptor: region.descriptor().clone(), size_hint: 0 };
         self.transfers.next += 1;
         let transfer = request_id(self.transfers.next, self.config.worker);
         let region = self.region(key);

@@ -84,8 +84,7 @@ impl Command {
             return None;
         }
         at += 2;
-        let epoch =
-            RegionEpoch { conf_version: get_varint(entry, &mut at)?, version: get_varint(entry, &mut at)? };
+        let epoch = RegionEpoch { conf_version: get_varint(entry, &mut at)?, version: get_varint(entry, &mut at)? };
         let session = if flags & FLAG_SESSION != 0 {
             let id: [u8; 16] = entry.get(at..at + 16)?.try_into().ok()?;
             at += 16;
@@ -136,7 +135,8 @@ mod tests {
     #[test]
     fn envelope_survives_a_round_trip() {
         let epoch = RegionEpoch { conf_version: 300, version: u64::MAX };
-        let session = SessionSeq { session: SessionId(7 << 100), opened: LogIndex(3), sequence: 128, acknowledged: 127 };
+        let session =
+            SessionSeq { session: SessionId(7 << 100), opened: LogIndex(3), sequence: 128, acknowledged: 127 };
         for session in [None, Some(session)] {
             let entry = Command::encode(epoch, session, b"payload");
             let back = Command::decode(&entry).expect("just encoded");
