@@ -57,3 +57,27 @@ fn mem_store_puts() {
         println!("mem: scan of {pairs} pairs took {:?}", start.elapsed());
     }
 }
+
+/// What the standard library's map does with the same batches: a yardstick, without views, snapshots or locks.
+#[test]
+#[ignore = "a measurement"]
+fn btree_map_puts() {
+    for (keys, size) in [(10_000, 500), (100_000, 500), (1_000_000, 500)] {
+        let mut map = std::collections::BTreeMap::new();
+        for round in ["new", "overwritten"] {
+            let mut total = Duration::ZERO;
+            for first in (0..keys).step_by(size) {
+                let mut batch = StateBatch::new();
+                (first..first + size as u64).for_each(|number| batch.put(key(number), number.to_be_bytes().to_vec()));
+                let start = Instant::now();
+                for op in batch.into_ops() {
+                    if let multiraft_storage::StateOp::Put { key, value } = op {
+                        map.insert(key, value);
+                    }
+                }
+                total += start.elapsed();
+            }
+            report(&format!("BTreeMap: {keys} {round} keys, {size} a batch"), keys, (total, Duration::ZERO));
+        }
+    }
+}

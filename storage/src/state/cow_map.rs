@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::small::Small;
+use super::{small::Small, sorted_keys::SortedKeys};
 
 /// The most entries of a leaf, and the most kids of an inner node.
 const FANOUT: usize = 48;
@@ -41,8 +41,15 @@ pub(super) struct Garbage {
 
 #[derive(Debug)]
 enum Node {
-    Leaf(Vec<(Small, Small)>),
-    Inner { seps: Vec<Small>, kids: Vec<Arc<Node>> },
+    /// Invariant: `values[n]` belongs to `keys[n]`.
+    Leaf {
+        keys: SortedKeys,
+        values: Vec<Small>,
+    },
+    Inner {
+        seps: SortedKeys,
+        kids: Vec<Arc<Node>>,
+    },
 }
 
 /// The right half of a node that was split, and the separator before it.
@@ -53,7 +60,7 @@ impl CowMap {
         let mut node = &*self.root;
         loop {
             match node {
-                Node::Leaf(entries) => return find(entries, key).ok().map(|at| &entries[at].1),
+                Node::Leaf { keys, values } => return keys.find(key).ok().map(|at| &values[at]),
                 Node::Inner { seps, kids } => node = &kids[kid_of(seps, key)],
             }
         }
@@ -62,7 +69,7 @@ impl CowMap {
     pub(super) fn insert(&mut self, key: Bytes, value: Bytes) {
         if let Some((sep, right)) = insert(&mut self.root, key, value) {
             let left = std::mem::take(&mut self.root);
-            self.root = Arc::new(Node::Inner { seps: vec![sep], kids: vec![left, right] });
+            self.root = Arc::new(Node::Inner { seps: sep.into(), kids: vec![left, right] });
         }
     }
 
@@ -103,9 +110,17 @@ impl CowMap {
 }
 
 impl Node {
+    /// The first key of a leaf that is not empty.
+    fn first_key(&self) -> &Small {
+        match self {
+            Self::Leaf { keys, .. } => &keys.as_slice()[0],
+            Self::Inner { kids, .. } => kids[0].first_key(),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
-            Self::Leaf(entries) => entries.len(),
+            Self::Leaf { keys, .. } => keys.len(),
             Self::Inner { kids, .. } => kids.len(),
         }
     }
@@ -113,7 +128,7 @@ impl Node {
 
 impl Default for Node {
     fn default() -> Self {
-        Self::Leaf(Vec::new())
+        Self::Leaf { keys: SortedKeys::default(), values: Vec::new() }
     }
 }
 
@@ -121,8 +136,8 @@ impl Clone for Node {
     /// A copy is made to be changed: it gets room for one more.
     fn clone(&self) -> Self {
         match self {
-            Self::Leaf(entries) => Self::Leaf(roomy(entries)),
-            Self::Inner { seps, kids } => Self::Inner { seps: roomy(seps), kids: roomy(kids) },
+            Self::Leaf { keys, values } => Self::Leaf { keys: keys.roomy(FANOUT + 1), values: roomy(values) },
+            Self::Inner { seps, kids } => Self::Inner { seps: seps.roomy(FANOUT + 1), kids: roomy(kids) },
         }
     }
 }
@@ -140,13 +155,12 @@ fn cut_off<T>(items: &mut Vec<T>, at: usize) -> Vec<T> {
     right
 }
 
-fn find(entries: &[(Small, Small)], key: &[u8]) -> Result<usize, usize> {
-    entries.binary_search_by(|(held, _)| held.as_slice().cmp(key))
-}
-
 /// Which kid holds `key`.
-fn kid_of(seps: &[Small], key: &[u8]) -> usize {
-    seps.partition_point(|sep| sep.as_slice() <= key)
+fn kid_of(seps: &SortedKeys, key: &[u8]) -> usize {
+    match seps.find(key) {
+        Ok(at) => at + 1,
+        Err(at) => at,
+    }
 }
 
 /// Where to split a full node, given where it grew. A node that grows at its end stays nearly full: keys that arrive in
@@ -157,20 +171,22 @@ fn split_point(grew_at: usize) -> usize {
 
 fn insert(node: &mut Arc<Node>, key: Bytes, value: Bytes) -> Split {
     match Arc::make_mut(node) {
-        Node::Leaf(entries) => {
-            let at = match find(entries, &key) {
+        Node::Leaf { keys, values } => {
+            let at = match keys.find(&key) {
                 Ok(at) => {
-                    entries[at].1 = value.into();
+                    values[at] = value.into();
                     return None;
                 }
                 Err(at) => at,
             };
-            entries.insert(at, (key.into(), value.into()));
-            if entries.len() <= FANOUT {
+            keys.insert(at, key.into());
+            values.insert(at, value.into());
+            if keys.len() <= FANOUT {
                 return None;
             }
-            let right = cut_off(entries, split_point(at));
-            Some((right[0].0.clone(), Arc::new(Node::Leaf(right))))
+            let point = split_point(at);
+            let right = Node::Leaf { keys: keys.cut_off(point, FANOUT + 1), values: cut_off(values, point) };
+            Some((right.first_key().clone(), Arc::new(right)))
         }
         Node::Inner { seps, kids } => {
             let at = kid_of(seps, &key);
@@ -182,7 +198,7 @@ fn insert(node: &mut Arc<Node>, key: Bytes, value: Bytes) -> Split {
             }
             let point = split_point(at + 1);
             let right_kids = cut_off(kids, point);
-            let right_seps = cut_off(seps, point);
+            let right_seps = seps.cut_off(point, FANOUT + 1);
             let sep = seps.pop().expect("a split leaves at least two kids on the left");
             Some((sep, Arc::new(Node::Inner { seps: right_seps, kids: right_kids })))
         }
@@ -192,9 +208,10 @@ fn insert(node: &mut Arc<Node>, key: Bytes, value: Bytes) -> Split {
 /// Removes a key that is there.
 fn remove(node: &mut Arc<Node>, key: &[u8]) {
     match Arc::make_mut(node) {
-        Node::Leaf(entries) => {
-            if let Ok(at) = find(entries, key) {
-                entries.remove(at);
+        Node::Leaf { keys, values } => {
+            if let Ok(at) = keys.find(key) {
+                keys.remove(at);
+                values.remove(at);
             }
         }
         Node::Inner { seps, kids } => {
@@ -208,10 +225,12 @@ fn remove(node: &mut Arc<Node>, key: &[u8]) {
 /// Removes the keys from `start` (`None`: no bound) to `end` (excluded; `None`: no bound).
 fn remove_range(node: &mut Arc<Node>, start: Option<&[u8]>, end: Option<&[u8]>, cut: &mut Vec<Arc<Node>>) {
     match Arc::make_mut(node) {
-        Node::Leaf(entries) => {
-            let edge = |key: &[u8]| entries.partition_point(|(held, _)| held.as_slice() < key);
-            let (from, to) = (start.map_or(0, edge), end.map_or(entries.len(), edge));
-            cut.push(Arc::new(Node::Leaf(entries.drain(from..to).collect())));
+        Node::Leaf { keys, values } => {
+            let from = start.map_or(0, |start| keys.count_below(start));
+            let to = end.map_or(keys.len(), |end| keys.count_below(end));
+            keys.remove_range(from..to);
+            let values = values.drain(from..to).collect();
+            cut.push(Arc::new(Node::Leaf { keys: SortedKeys::default(), values }));
         }
         Node::Inner { seps, kids } => {
             let first = start.map_or(0, |start| kid_of(seps, start));
@@ -223,7 +242,7 @@ fn remove_range(node: &mut Arc<Node>, start: Option<&[u8]>, end: Option<&[u8]>, 
             }
             // The kids between the edges go as they are. The separator before the last one stays: it bounds both edges.
             cut.extend(kids.drain(first + 1..last));
-            seps.drain(first..last - 1);
+            seps.remove_range(first..last - 1);
             remove_range(&mut kids[first + 1], None, end, cut);
             remove_range(&mut kids[first], start, None, cut);
             // Empty ones go before anything is merged: an empty inner node has no edge to merge at.
@@ -236,26 +255,26 @@ fn remove_range(node: &mut Arc<Node>, start: Option<&[u8]>, end: Option<&[u8]>, 
 }
 
 /// Restores the invariants after kid `at` became smaller.
-fn mend(seps: &mut Vec<Small>, kids: &mut Vec<Arc<Node>>, at: usize) {
+fn mend(seps: &mut SortedKeys, kids: &mut Vec<Arc<Node>>, at: usize) {
     if !drop_empty(seps, kids, at) {
         merge_sparse(seps, kids, at);
     }
 }
 
 /// Removes kid `at` if it is empty; a neighbour's bounds grow over its place.
-fn drop_empty(seps: &mut Vec<Small>, kids: &mut Vec<Arc<Node>>, at: usize) -> bool {
+fn drop_empty(seps: &mut SortedKeys, kids: &mut Vec<Arc<Node>>, at: usize) -> bool {
     if kids[at].len() > 0 {
         return false;
     }
     kids.remove(at);
-    if !seps.is_empty() {
+    if seps.len() > 0 {
         seps.remove(at.saturating_sub(1));
     }
     true
 }
 
 /// Merges kid `at`, if it is there and sparse, with a neighbour, if both fit into one.
-fn merge_sparse(seps: &mut Vec<Small>, kids: &mut Vec<Arc<Node>>, at: usize) {
+fn merge_sparse(seps: &mut SortedKeys, kids: &mut Vec<Arc<Node>>, at: usize) {
     if kids.len() < 2 || kids.get(at).is_none_or(|kid| kid.len() >= SPARSE) {
         return;
     }
@@ -269,10 +288,13 @@ fn merge_sparse(seps: &mut Vec<Small>, kids: &mut Vec<Arc<Node>>, at: usize) {
 
 fn merge(left: &mut Arc<Node>, sep: Small, right: Arc<Node>) {
     match (Arc::make_mut(left), Arc::unwrap_or_clone(right)) {
-        (Node::Leaf(left), Node::Leaf(right)) => left.extend(right),
+        (Node::Leaf { keys, values }, Node::Leaf { keys: right_keys, values: right_values }) => {
+            keys.append(right_keys);
+            values.extend(right_values);
+        }
         (Node::Inner { seps, kids }, Node::Inner { seps: right_seps, kids: right_kids }) => {
-            seps.push(sep);
-            seps.extend(right_seps);
+            seps.insert(seps.len(), sep);
+            seps.append(right_seps);
             kids.extend(right_kids);
         }
         _ => unreachable!("all leaves lie at one depth"),
@@ -282,9 +304,9 @@ fn merge(left: &mut Arc<Node>, sep: Small, right: Arc<Node>) {
 /// Answers false as soon as `visit` does.
 fn visit_from(node: &Node, start: &[u8], visit: &mut impl FnMut(&Small, &Small) -> bool) -> bool {
     match node {
-        Node::Leaf(entries) => {
-            let from = entries.partition_point(|(held, _)| held.as_slice() < start);
-            entries[from..].iter().all(|(key, value)| visit(key, value))
+        Node::Leaf { keys, values } => {
+            let from = keys.count_below(start);
+            keys.as_slice()[from..].iter().zip(&values[from..]).all(|(key, value)| visit(key, value))
         }
         Node::Inner { seps, kids } => kids[kid_of(seps, start)..].iter().all(|kid| visit_from(kid, start, visit)),
     }
@@ -304,14 +326,15 @@ mod tests {
         assert!(is_root || node.len() > 0);
         assert!(node.len() <= FANOUT);
         match node {
-            Node::Leaf(entries) => {
-                assert!(entries.iter().all(|(key, _)| inside(key.as_slice())));
-                assert!(entries.is_sorted_by(|a, b| a.0.as_slice() < b.0.as_slice()));
+            Node::Leaf { keys, values } => {
+                assert_eq!(keys.len(), values.len());
+                assert!(keys.as_slice().iter().all(|key| inside(key.as_slice())));
+                assert!(keys.as_slice().is_sorted_by(|a, b| a.as_slice() < b.as_slice()));
                 1
             }
             Node::Inner { seps, kids } => {
                 assert_eq!(seps.len() + 1, kids.len());
-                let bound = |at: usize| seps.get(at).map(Small::as_slice);
+                let bound = |at: usize| seps.as_slice().get(at).map(Small::as_slice);
                 let depths: Vec<usize> = (0..kids.len())
                     .map(|at| {
                         let (lower, upper) = (at.checked_sub(1).and_then(bound).or(from), bound(at).or(to));
@@ -401,7 +424,7 @@ mod tests {
         }
         fn leaves(node: &Node) -> usize {
             match node {
-                Node::Leaf(_) => 1,
+                Node::Leaf { .. } => 1,
                 Node::Inner { kids, .. } => kids.iter().map(|kid| leaves(kid)).sum(),
             }
         }

@@ -14,6 +14,7 @@ mod resolved;
 mod sim;
 mod sled_store;
 mod small;
+mod sorted_keys;
 mod store;
 mod store_fs;
 

@@ -36,12 +36,27 @@ impl Small {
         }
     }
 
+    /// The first `len` bytes.
+    pub(super) fn start(&self, len: usize) -> Self {
+        match (&self.0, inline(&self.as_slice()[..len])) {
+            (_, Some(inline)) => Self(inline),
+            (Repr::Shared(bytes), None) => Self(Repr::Shared(bytes.slice(..len))),
+            (Repr::Inline { .. }, None) => unreachable!("what is part of an inline value can be inline"),
+        }
+    }
+
     /// The contents as a shared buffer: a copy if they are kept in place.
     pub(super) fn to_bytes(&self) -> Bytes {
         match &self.0 {
             Repr::Inline { len, data } => Bytes::copy_from_slice(&data[..usize::from(*len)]),
             Repr::Shared(bytes) => bytes.clone(),
         }
+    }
+}
+
+impl Default for Small {
+    fn default() -> Self {
+        Self(Repr::Inline { len: 0, data: [0; INLINE_MAX] })
     }
 }
 
