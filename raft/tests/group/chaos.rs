@@ -1,0 +1,566 @@
+//! A small cluster under random faults, from a seed: messages are lost, doubled and overtaken, disks flush late, replicas
+//! crash and lose what was not flushed, links break in one direction, members come and go. After every step the promises
+//! of Raft are checked (dissertation, figure 3.2); at the end the faults stop and the cluster must recover.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use multiraft_raft::{
+    ChangeOp, Entry, EntryKind, LogIndex, MembershipChange, Message, Options, Proposal, Replica as Member, ReplicaId,
+    Role, SnapshotOutcome, StoreId, Term, Time,
+};
+
+use crate::replica::{Replica, State};
+
+/// SplitMix64, for the test's own choices.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % sides
+    }
+}
+
+struct Cluster {
+    options: Arc<Options>,
+    dice: Dice,
+    now: Time,
+    replicas: Vec<Replica>,
+    net: Vec<Message>,
+    cut: Vec<(ReplicaId, ReplicaId)>,
+    snapshots: Vec<(ReplicaId, ReplicaId, State)>,
+    next_id: u64,
+    next_read: u64,
+    commands: u64,
+    checker: Checker,
+}
+
+/// What must hold for all replicas together.
+#[derive(Default)]
+struct Checker {
+    leaders: BTreeMap<Term, ReplicaId>,
+    /// The first to apply an index decides what all others must apply there, and in which term it was committed at most.
+    applied: BTreeMap<LogIndex, (Entry, Term)>,
+    /// Reads under way: what was committed anywhere when each was asked.
+    reads: BTreeMap<u64, LogIndex>,
+    answered: u64,
+    highest_commit: LogIndex,
+}
+
+impl Checker {
+    fn applied(&mut self, entry: &Entry, term: Term) {
+        let (known, first_term) = self.applied.entry(entry.index).or_insert_with(|| (entry.clone(), term));
+        assert_eq!(known, entry, "state machine safety: one entry at one index");
+        *first_term = (*first_term).min(term);
+    }
+
+    fn leads(&mut self, replica: &Replica) {
+        let (id, term) = (replica.id, replica.group.term());
+        if let Some(other) = self.leaders.get(&term) {
+            assert_eq!(*other, id, "election safety: one leader in {term:?}");
+            return;
+        }
+        self.leaders.insert(term, id);
+        for (index, (entry, committed_in)) in &self.applied {
+            if *committed_in < term && *index >= replica.group.first_index() {
+                assert_eq!(
+                    replica.group.term_at(*index),
+                    Some(entry.term),
+                    "leader completeness: {id:?} of {term:?} lacks {index:?}"
+                );
+            }
+        }
+    }
+}
+
+impl Cluster {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let options = Arc::new(Options {
+            max_append_bytes: 100,
+            max_inflight_appends: 4,
+            max_inflight_bytes: 400,
+            max_cached_bytes: 150,
+            max_committed_bytes: 200,
+            max_applying_bytes: 500,
+            max_uncommitted_bytes: 2000,
+            pre_vote: dice.roll(8) != 0,
+            check_quorum: dice.roll(8) != 0,
+            eager_commit: dice.roll(2) == 0,
+            ..Options::default()
+        });
+        let voters = [1, 3, 3, 3, 5][dice.roll(5) as usize];
+        let members: Vec<_> =
+            (1..=voters).map(|n| Member { id: ReplicaId(n), store: StoreId(n), role: Role::Voter }).collect();
+        let now = Time(1_000_000_000);
+        let replicas = members
+            .iter()
+            .map(|member| Replica::bootstrap(&options, member.id, members.clone(), seed ^ member.id.get(), now))
+            .collect();
+        Self {
+            options,
+            dice,
+            now,
+            replicas,
+            net: Vec::new(),
+            cut: Vec::new(),
+            snapshots: Vec::new(),
+            next_id: voters + 1,
+            next_read: 1,
+            commands: 0,
+            checker: Checker::default(),
+        }
+    }
+
+    fn any(&mut self) -> usize {
+        self.dice.roll(self.replicas.len() as u64) as usize
+    }
+
+    fn leader(&self) -> Option<usize> {
+        let leads = |at: &usize| self.replicas[*at].group.is_leader();
+        (0..self.replicas.len()).filter(leads).max_by_key(|at| self.replicas[*at].group.term())
+    }
+
+    fn step(&mut self) {
+        match self.dice.roll(1000) {
+            0..420 => self.deliver(),
+            420..600 => self.flush(),
+            600..700 => self.pass_time(),
+            700..780 => self.apply(),
+            780..880 => self.propose(),
+            880..900 => self.read(),
+            900..920 => self.fetch(),
+            920..930 => self.compact(),
+            930..945 => self.finish_snapshot(),
+            945..950 => self.change_members(),
+            950..953 => self.transfer(),
+            953..956 => self.crash(),
+            956..960 => self.toggle_link(),
+            960..964 => self.lose_link(),
+            964..966 => self.campaign(),
+            966..970 => self.pause(),
+            _ => self.lose_message(),
+        }
+    }
+
+    fn turn(&mut self, at: usize) {
+        let now = self.now;
+        self.replicas[at].turn(now, &mut self.net);
+        let replica = &mut self.replicas[at];
+        let from = replica.id;
+        for to in std::mem::take(&mut replica.snapshots) {
+            self.snapshots.push((from, to, replica.state.clone()));
+        }
+        for read in &replica.out.reads {
+            let asked_at = self.checker.reads.remove(&read.context).expect("each read is answered once");
+            assert!(read.index >= asked_at, "a read sees all that was committed before it was asked");
+            self.checker.answered += 1;
+        }
+        for context in &replica.out.reads_failed {
+            self.checker.reads.remove(context).expect("each read is answered once");
+        }
+        self.check(at);
+    }
+
+    fn check(&mut self, at: usize) {
+        let replica = &self.replicas[at];
+        self.checker.highest_commit = self.checker.highest_commit.max(replica.group.commit_index());
+        if replica.group.is_leader() {
+            self.checker.leads(replica);
+        }
+        let group = &replica.group;
+        assert!(group.applied_index() <= group.commit_index() && group.commit_index() <= group.last_index());
+        for index in group.first_index().get()..=group.last_index().get() {
+            let index = LogIndex(index);
+            assert_eq!(group.term_at(index), replica.disk.written.term(index), "core and disk agree");
+            if index <= group.stable_index() {
+                assert_eq!(group.term_at(index), replica.disk.durable.term(index), "stable is durable");
+            }
+        }
+    }
+
+    /// Log matching (dissertation, figure 3.2): logs that agree on a term at an index agree on all before.
+    fn check_logs(&self) {
+        for a in &self.replicas {
+            for b in &self.replicas {
+                let (a, b) = (&a.disk.written, &b.disk.written);
+                let from = a.truncated_index.max(b.truncated_index);
+                let mut index = a.last_index().min(b.last_index());
+                let mut agreed = false;
+                while index > from {
+                    let (left, right) = (a.entry(index), b.entry(index));
+                    agreed |= left.map(|entry| entry.term) == right.map(|entry| entry.term);
+                    assert!(!agreed || left == right, "log matching at {index:?}");
+                    index = index.prev();
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        if self.net.is_empty() {
+            return;
+        }
+        // Mostly in order, sometimes not; sometimes twice.
+        let at = if self.dice.roll(4) == 0 { self.dice.roll(self.net.len() as u64) as usize } else { 0 };
+        let message = if self.dice.roll(50) == 0 { self.net[at].clone() } else { self.net.remove(at) };
+        self.hand_over(message);
+    }
+
+    fn hand_over(&mut self, message: Message) {
+        if self.cut.contains(&(message.from, message.to)) {
+            return;
+        }
+        let Some(at) = self.replicas.iter().position(|replica| replica.id == message.to) else { return };
+        self.replicas[at].group.handle_message(self.now, message);
+        // Several messages may share a turn.
+        if self.dice.roll(3) != 0 {
+            self.turn(at);
+        }
+    }
+
+    fn flush(&mut self) {
+        let at = self.any();
+        let count = 1 + self.dice.roll(3) as usize;
+        let now = self.now;
+        if self.replicas[at].flush(now, count, &mut self.net) {
+            self.turn(at);
+        }
+    }
+
+    fn pass_time(&mut self) {
+        self.now = self.now.plus(Duration::from_millis(1 + self.dice.roll(40)));
+        for at in 0..self.replicas.len() {
+            if self.replicas[at].group.next_deadline() <= self.now {
+                self.replicas[at].group.handle_deadline(self.now);
+                self.turn(at);
+            }
+        }
+    }
+
+    fn apply(&mut self) {
+        let at = self.any();
+        let count = 1 + self.dice.roll(8) as usize;
+        self.apply_some(at, count);
+    }
+
+    fn apply_some(&mut self, at: usize, count: usize) {
+        let now = self.now;
+        let entries = self.replicas[at].apply(now, count);
+        let term = self.replicas[at].group.term();
+        for entry in &entries {
+            self.checker.applied(entry, term);
+        }
+        self.turn(at);
+    }
+
+    fn propose(&mut self) {
+        let at = if self.dice.roll(10) == 0 { Some(self.any()) } else { self.leader() };
+        let Some(at) = at else { return };
+        let mut proposals = Vec::new();
+        for _ in 0..=self.dice.roll(3) {
+            self.commands += 1;
+            let size = self.dice.roll(40) as usize;
+            let mut data = self.commands.to_le_bytes().to_vec();
+            data.resize(8 + size, 7);
+            proposals.push(Proposal { kind: EntryKind::Command, data: Bytes::from(data) });
+        }
+        // A refusal is one of the outcomes that a caller must live with.
+        let _ = self.replicas[at].group.propose(self.now, &mut proposals);
+        if self.dice.roll(3) != 0 {
+            self.turn(at);
+        }
+    }
+
+    fn read(&mut self) {
+        let Some(at) = self.leader() else { return };
+        let context = self.next_read;
+        if self.replicas[at].group.read_index(self.now, context).is_ok() {
+            self.next_read += 1;
+            self.checker.reads.insert(context, self.checker.highest_commit);
+            self.turn(at);
+        }
+    }
+
+    fn fetch(&mut self) {
+        let at = self.any();
+        let now = self.now;
+        if self.dice.roll(10) == 0 {
+            for fetch in std::mem::take(&mut self.replicas[at].fetches) {
+                self.replicas[at].group.fetch_failed(now, fetch);
+            }
+            self.turn(at);
+        } else if self.replicas[at].answer_fetches(now) {
+            self.turn(at);
+        }
+    }
+
+    fn compact(&mut self) {
+        let at = self.any();
+        let applied = self.replicas[at].group.applied_index();
+        let upto = LogIndex(applied.get().saturating_sub(self.dice.roll(10)));
+        self.replicas[at].group.compact(upto);
+        if self.dice.roll(4) == 0 {
+            self.replicas[at].group.release_memory();
+        }
+        self.turn(at);
+    }
+
+    fn finish_snapshot(&mut self) {
+        if self.snapshots.is_empty() {
+            return;
+        }
+        let at = self.dice.roll(self.snapshots.len() as u64) as usize;
+        let (from, to, state) = self.snapshots.swap_remove(at);
+        let lost = self.dice.roll(5) == 0;
+        let outcome = if lost { SnapshotOutcome::Failed } else { SnapshotOutcome::Installed };
+        if !lost && let Some(at) = self.replicas.iter().position(|replica| replica.id == to) {
+            let now = self.now;
+            for (index, term, data) in &state.commands {
+                let entry = Entry { term: *term, index: *index, kind: EntryKind::Command, data: data.clone() };
+                let known = self.checker.applied.get(index);
+                assert!(known.is_none_or(|(known, _)| *known == entry), "a snapshot holds what was applied");
+            }
+            self.replicas[at].install(now, &state);
+            self.turn(at);
+        }
+        if let Some(at) = self.replicas.iter().position(|replica| replica.id == from) {
+            self.replicas[at].group.on_snapshot_sent(self.now, to, outcome);
+            self.turn(at);
+        }
+    }
+
+    fn change_members(&mut self) {
+        let Some(at) = self.leader() else { return };
+        let members = self.replicas[at].state.members.clone();
+        let change = if self.replicas[at].group.membership().is_joint() && self.dice.roll(2) == 0 {
+            MembershipChange::LeaveJoint
+        } else if self.dice.roll(2) == 0 {
+            MembershipChange::Simple(self.random_op(&members))
+        } else {
+            let count = 1 + self.dice.roll(3);
+            let ops = (0..count).map(|_| self.random_op(&members)).collect();
+            MembershipChange::Joint { ops, auto_leave: self.dice.roll(3) != 0 }
+        };
+        let group = &mut self.replicas[at].group;
+        if group.propose_membership(self.now, &change, Bytes::from_static(b"epoch")).is_ok() {
+            let ops = match &change {
+                MembershipChange::Simple(op) => vec![*op],
+                MembershipChange::Joint { ops, .. } => ops.clone(),
+                MembershipChange::LeaveJoint => vec![],
+            };
+            for op in ops {
+                if let ChangeOp::AddVoter { id, .. } | ChangeOp::AddLearner { id, .. } = op {
+                    let seed = self.dice.roll(u64::MAX);
+                    let replica =
+                        Replica::start(&self.options, id, Default::default(), State::default(), seed, self.now);
+                    self.replicas.push(replica);
+                }
+            }
+            self.turn(at);
+        }
+    }
+
+    fn random_op(&mut self, members: &[Member]) -> ChangeOp {
+        let some = members[self.dice.roll(members.len() as u64) as usize].id;
+        match self.dice.roll(6) {
+            0..2 if members.len() < 6 => {
+                let id = ReplicaId(self.next_id);
+                let store = StoreId(self.next_id);
+                self.next_id += 1;
+                if self.dice.roll(2) == 0 {
+                    ChangeOp::AddVoter { id, store }
+                } else {
+                    ChangeOp::AddLearner { id, store }
+                }
+            }
+            2 | 3 => ChangeOp::Promote { id: some },
+            4 => ChangeOp::Demote { id: some },
+            _ => ChangeOp::Remove { id: some },
+        }
+    }
+
+    fn transfer(&mut self) {
+        let Some(at) = self.leader() else { return };
+        let to = self.any();
+        let to = self.replicas[to].id;
+        let _ = self.replicas[at].group.transfer_leader(self.now, to);
+        self.turn(at);
+    }
+
+    fn crash(&mut self) {
+        let at = self.any();
+        let seed = self.dice.roll(u64::MAX);
+        let (options, now) = (Arc::clone(&self.options), self.now);
+        // Reads asked of it are never answered.
+        let reads_lost = self.replicas[at].group.is_leader();
+        self.replicas[at].restart(&options, seed, now);
+        if reads_lost {
+            let leads = self.replicas.iter().any(|replica| replica.group.is_leader());
+            if !leads {
+                self.checker.reads.clear();
+            }
+        }
+        self.turn(at);
+    }
+
+    fn toggle_link(&mut self) {
+        let (a, b) = (self.any(), self.any());
+        let link = (self.replicas[a].id, self.replicas[b].id);
+        match self.cut.iter().position(|cut| *cut == link) {
+            Some(at) => drop(self.cut.remove(at)),
+            None if self.cut.len() < 4 => self.cut.push(link),
+            None => self.cut.clear(),
+        }
+    }
+
+    fn lose_link(&mut self) {
+        let (a, b) = (self.any(), self.any());
+        let (from, to) = (self.replicas[a].id, self.replicas[b].id);
+        self.net.retain(|message| (message.from, message.to) != (from, to));
+        self.replicas[a].group.on_peer_unreachable(self.now, to);
+        self.turn(a);
+    }
+
+    fn campaign(&mut self) {
+        let at = self.any();
+        self.replicas[at].group.campaign(self.now);
+        self.turn(at);
+    }
+
+    fn pause(&mut self) {
+        let Some(at) = self.leader() else { return };
+        let to = self.any();
+        let to = self.replicas[to].id;
+        if self.dice.roll(2) == 0 {
+            self.replicas[at].group.pause_peer(to);
+        } else {
+            self.replicas[at].group.resume_peer(to);
+        }
+        self.turn(at);
+    }
+
+    fn lose_message(&mut self) {
+        if !self.net.is_empty() {
+            let at = self.dice.roll(self.net.len() as u64) as usize;
+            self.net.remove(at);
+        }
+    }
+
+    /// The faults are over: everything is delivered and flushed, for `length`.
+    fn run_well(&mut self, length: Duration) {
+        self.cut.clear();
+        let end = self.now.plus(length);
+        while self.now < end {
+            self.now = self.now.plus(Duration::from_millis(5));
+            self.settle();
+            for at in 0..self.replicas.len() {
+                if let Some(leader) = self.leader() {
+                    let id = self.replicas[at].id;
+                    self.replicas[leader].group.resume_peer(id);
+                }
+                if self.replicas[at].group.next_deadline() <= self.now {
+                    self.replicas[at].group.handle_deadline(self.now);
+                    self.turn(at);
+                }
+            }
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..2000 {
+            let mut quiet = true;
+            for message in std::mem::take(&mut self.net) {
+                quiet = false;
+                if let Some(at) = self.replicas.iter().position(|replica| replica.id == message.to) {
+                    self.replicas[at].group.handle_message(self.now, message);
+                    self.turn(at);
+                }
+            }
+            while !self.snapshots.is_empty() {
+                quiet = false;
+                self.finish_snapshot();
+            }
+            for at in 0..self.replicas.len() {
+                let now = self.now;
+                let busy = self.replicas[at].flush(now, usize::MAX, &mut self.net)
+                    | self.replicas[at].answer_fetches(now)
+                    | !self.replicas[at].to_apply.is_empty()
+                    | self.replicas[at].out.more;
+                if busy {
+                    quiet = false;
+                    self.apply_some(at, usize::MAX);
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+        panic!("a cluster without faults comes to rest");
+    }
+
+    fn recovers(&mut self) {
+        for at in 0..self.replicas.len() {
+            self.turn(at);
+        }
+        self.run_well(Duration::from_secs(30));
+        let leader = self.leader().expect("a cluster without faults has a leader");
+        let mut proposals = vec![Proposal { kind: EntryKind::Command, data: Bytes::from_static(b"the last") }];
+        let index = self.replicas[leader].group.propose(self.now, &mut proposals).expect("a leader takes proposals");
+        self.turn(leader);
+        self.run_well(Duration::from_secs(3));
+        let members = self.replicas[leader].state.members.clone();
+        for replica in self.replicas.iter().filter(|replica| members.iter().any(|member| member.id == replica.id)) {
+            assert!(replica.state.applied >= index, "{:?} catches up: {:?}", replica.id, replica.group);
+            assert_eq!(replica.state.commands, self.replicas[leader].state.commands);
+        }
+        self.check_logs();
+    }
+}
+
+fn run(seed: u64, steps: u64) -> (u64, u64) {
+    let mut cluster = Cluster::new(seed);
+    for step in 0..steps {
+        cluster.step();
+        if step % 100 == 0 {
+            cluster.check_logs();
+        }
+    }
+    cluster.recovers();
+    (cluster.checker.applied.len() as u64, cluster.checker.answered)
+}
+
+/// `CHAOS_SEED=n cargo nextest run -p multiraft-raft chaos` replays one seed, `CHAOS_SEEDS=n` runs more of them.
+#[test]
+fn raft_keeps_its_promises_under_random_faults() {
+    let number = |name| std::env::var(name).ok().and_then(|value: String| value.parse::<u64>().ok());
+    let seeds = match number("CHAOS_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("CHAOS_SEEDS").unwrap_or(300),
+    };
+    let (mut applied, mut reads) = (0, 0);
+    let many = seeds.end - seeds.start > 100;
+    for seed in seeds {
+        // A panic inside names the promise; this names the seed.
+        let outcome = std::panic::catch_unwind(|| run(seed, 3000));
+        match outcome {
+            Ok((entries, answered)) => (applied, reads) = (applied + entries, reads + answered),
+            Err(panic) => {
+                eprintln!("replay with: CHAOS_SEED={seed} cargo nextest run -p multiraft-raft chaos");
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+    println!("{applied} entries applied, {reads} reads answered");
+    if many {
+        // A run in which nothing happens would prove nothing.
+        assert!(applied > 10_000 && reads > 500, "{applied} entries applied, {reads} reads answered");
+    }
+}

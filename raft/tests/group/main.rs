@@ -1,0 +1,6 @@
+//! Groups driven from outside: simulated disks, networks and clocks around the real core.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
+
+mod chaos;
+mod disk;
+mod replica;
