@@ -1,5 +1,7 @@
 //! Why a group refuses what its driver asks for. Each says what to do.
 
+use std::fmt;
+
 use thiserror::Error;
 
 use crate::{ChangeError, LogIndex, ReplicaId};
@@ -9,7 +11,7 @@ use crate::{ChangeError, LogIndex, ReplicaId};
 #[non_exhaustive]
 pub enum ProposeError {
     /// This replica does not lead.
-    #[error("this replica does not lead; propose to {leader:?} or, if that is nobody, after the next election")]
+    #[error("this replica does not lead; propose {}", Whither(leader))]
     NotLeader {
         /// Who leads, if known.
         leader: Option<ReplicaId>,
@@ -49,7 +51,7 @@ pub enum ProposeError {
 #[non_exhaustive]
 pub enum ReadRefused {
     /// This replica does not lead.
-    #[error("this replica does not lead; read at {leader:?} or, if that is nobody, after the next election")]
+    #[error("this replica does not lead; read {}", Whither(leader))]
     NotLeader {
         /// Who leads, if known.
         leader: Option<ReplicaId>,
@@ -67,7 +69,7 @@ pub enum ReadRefused {
 #[non_exhaustive]
 pub enum TransferRefused {
     /// This replica does not lead.
-    #[error("this replica does not lead; ask {leader:?} or, if that is nobody, after the next election")]
+    #[error("this replica does not lead; ask {}", Whither(leader))]
     NotLeader {
         /// Who leads, if known.
         leader: Option<ReplicaId>,
@@ -87,4 +89,16 @@ pub enum TransferRefused {
         /// Its target.
         to: ReplicaId,
     },
+}
+
+/// Where to go, or when to come back.
+struct Whither<'a>(&'a Option<ReplicaId>);
+
+impl fmt::Display for Whither<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(leader) => write!(f, "at replica {leader}, which leads"),
+            None => f.write_str("again after the next election; no leader is known"),
+        }
+    }
 }

@@ -124,6 +124,8 @@ impl Sender<'_> {
             self.send_append(progress, LogIndex::ZERO, Vec::new());
         } else {
             let entries = self.log.cached(progress.next, last, self.options.max_append_bytes);
+            let reaches = entries.last().map_or(LogIndex::ZERO, |entry| entry.index);
+            progress.commit_sent = progress.commit_sent.max(self.commit.min(reaches));
             self.send_append(progress, self.commit, entries);
         }
         progress.bare = true;

@@ -539,6 +539,7 @@ fn run(seed: u64, steps: u64) -> (u64, u64) {
 
 /// `CHAOS_SEED=n cargo nextest run -p multiraft-raft chaos` replays one seed, `CHAOS_SEEDS=n` runs more of them.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a person chooses the seeds")]
 fn raft_keeps_its_promises_under_random_faults() {
     let number = |name| std::env::var(name).ok().and_then(|value: String| value.parse::<u64>().ok());
     let seeds = match number("CHAOS_SEED") {

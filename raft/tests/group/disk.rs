@@ -125,10 +125,6 @@ impl Disk {
         proof
     }
 
-    pub fn unflushed(&self) -> usize {
-        self.pending.len()
-    }
-
     pub fn fetch(&self, fetch: Fetch) -> Vec<Entry> {
         let mut entries = Vec::new();
         let mut bytes = 0;

@@ -3,4 +3,7 @@
 
 mod chaos;
 mod disk;
+mod format;
 mod replica;
+mod script;
+mod transcripts;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    Entry, EntryKind, Event, Fetch, Gated, Group, LogIndex, LogTicket, Membership, MembershipChange, Message, Options,
-    Output, Replica as Member, ReplicaId, Restored, Term, Time, apply_to_replicas,
+    Entry, EntryKind, Fetch, Gated, Group, LogIndex, LogTicket, Membership, MembershipChange, Message, Options, Output,
+    Replica as Member, ReplicaId, Restored, Term, Time, apply_to_replicas,
 };
 
 use crate::disk::{Disk, Image, Proof};
@@ -66,7 +66,7 @@ pub struct Replica {
 
 impl Replica {
     pub fn start(options: &Arc<Options>, id: ReplicaId, disk: Disk, state: State, seed: u64, now: Time) -> Self {
-        let mut image = disk.durable.clone();
+        let mut image = disk.durable;
         if state.applied > image.last_index() {
             // A snapshot was installed and the reset of the log was lost: it is done again.
             image.truncated_index = state.applied;
@@ -181,9 +181,5 @@ impl Replica {
         self.state = snapshot.clone();
         self.to_apply.clear();
         self.group.restore(now, snapshot.applied, snapshot.applied_term, snapshot.membership())
-    }
-
-    pub fn events(&self) -> &[Event] {
-        &self.out.events
     }
 }
