@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quinn::Incoming;
+use quinn::{Endpoint, Incoming};
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
@@ -16,9 +16,9 @@ use crate::{
 const HANDSHAKES_MAX: usize = 64;
 
 /// Answers until the endpoint is closed.
-pub(crate) async fn accept(shared: Arc<Shared>) {
+pub(crate) async fn accept(shared: Arc<Shared>, endpoint: Endpoint) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    while let Some(incoming) = shared.endpoint.accept().await {
+    while let Some(incoming) = endpoint.accept().await {
         let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
             // The dialer tries again after a pause.
             incoming.refuse();

@@ -34,6 +34,8 @@ enum DialError {
     Connect(#[from] quinn::ConnectError),
     #[error(transparent)]
     Greet(#[from] GreetError),
+    #[error("this store is shutting down")]
+    Stopping,
     #[error("no answer")]
     TimedOut,
 }
@@ -117,7 +119,8 @@ async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>, address: &PeerAddress) -> 
     let attempt = async {
         let address = resolve(shared, address).await?;
         let client = endpoint::client(&shared.config, address.ip());
-        let connecting = shared.endpoint.connect_with(client, address, &store_dns_name(peer.id))?;
+        let endpoint = shared.endpoint().ok_or(DialError::Stopping)?;
+        let connecting = endpoint.connect_with(client, address, &store_dns_name(peer.id))?;
         let connection = connecting.await.map_err(GreetError::from)?;
         greet_dialed(shared, peer, &connection).await?;
         Ok(())

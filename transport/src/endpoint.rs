@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
+    time::Duration,
 };
 
 use quinn::{
@@ -16,6 +17,9 @@ use crate::{LinkConfig, TransportConfig, lane::lane_count, peer::streams_max};
 
 /// The longest packet on a path that is not a loopback: Ethernet's, less IPv6 and UDP headers.
 const ETHERNET_MTU: u16 = 1452;
+
+/// What a round trip is taken to be before one was measured: a lost first packet is sent again after three of these.
+const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(100);
 
 /// How much a snapshot stream counts for in the connection's receive window, beyond what its sender keeps on its way.
 const SNAPSHOT_SLACK: u64 = 64 << 10;
@@ -76,6 +80,7 @@ fn quic(config: &TransportConfig, is_loopback: bool) -> QuicConfig {
     congestion.initial_window(link.initial_window_bytes);
     let mut quic = QuicConfig::default();
     quic.max_idle_timeout(IdleTimeout::try_from(link.idle_timeout).ok())
+        .initial_rtt(INITIAL_ROUND_TRIP)
         .keep_alive_interval(Some(link.keep_alive))
         .max_concurrent_uni_streams(streams_max().into())
         // One more: the greeting's.

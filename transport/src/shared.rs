@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -27,7 +27,8 @@ use crate::{
 pub(crate) struct Shared {
     pub(crate) config: TransportConfig,
     pub(crate) handler: Arc<dyn Handler>,
-    pub(crate) endpoint: Endpoint,
+    /// `None` once it is closed: the socket goes with the last use of it.
+    endpoint: Mutex<Option<Endpoint>>,
     pub(crate) runtime: Handle,
     pub(crate) throttle: Throttle,
     peers: RwLock<FxHashMap<StoreId, Arc<Peer>>>,
@@ -43,7 +44,7 @@ impl Shared {
         Self {
             config,
             handler,
-            endpoint,
+            endpoint: Mutex::new(Some(endpoint)),
             runtime,
             throttle,
             peers: RwLock::default(),
@@ -61,6 +62,14 @@ impl Shared {
     pub(crate) fn begin_stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
         self.stop.notify_one();
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn take_endpoint(&self) -> Option<Endpoint> {
+        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(crate) fn peer(&self, id: StoreId) -> Option<Arc<Peer>> {

@@ -2,6 +2,10 @@
 
 #![allow(dead_code)] // Each test file uses a part.
 
+pub(crate) mod log;
+pub(crate) mod raw;
+pub(crate) mod relay;
+
 use std::{
     collections::VecDeque,
     net::SocketAddr,
@@ -19,6 +23,9 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 /// How long a test waits for what must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The length of a hello of wire version 1.
+pub(crate) const HELLO_BYTES: usize = 59;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
 
@@ -190,15 +197,20 @@ impl Handler for Recorder {
 
 /// A running store.
 pub(crate) struct Store {
+    id: StoreId,
     pub(crate) transport: Transport,
     pub(crate) events: Arc<Recorder>,
 }
 
 impl Store {
     pub(crate) fn start(config: TransportConfig) -> Self {
-        let events = Arc::new(Recorder::default());
+        let (id, events) = (config.store, Arc::new(Recorder::default()));
         let transport = Transport::start(config, Arc::clone(&events) as Arc<dyn Handler>).expect("starts");
-        Self { transport, events }
+        Self { id, transport, events }
+    }
+
+    pub(crate) fn id(&self) -> StoreId {
+        self.id
     }
 }
 

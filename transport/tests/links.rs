@@ -1,0 +1,201 @@
+//! One link per pair of stores: who dials, who restarts, which connection counts.
+
+mod support;
+
+use std::{sync::Barrier, thread, time::Duration};
+
+use multiraft_raft::{Incarnation, StoreId};
+use multiraft_transport::{DownReason, Lane};
+use support::{Authority, Store, message, pair, pair_of, relay::Relay};
+
+/// Messages there and back, so that whatever else was on its way has arrived too.
+fn ping_pong(a: &Store, b: &Store, times: u64) {
+    let (a_id, b_id) = (a.id(), b.id());
+    for id in 0..times {
+        a.transport.send(b_id, Lane::Control, &[message(id, 10)]).expect("up");
+        assert_eq!(b.events.messages(Lane::Control, 1), [message(id, 10)]);
+        b.transport.send(a_id, Lane::Control, &[message(id, 10)]).expect("up");
+        assert_eq!(a.events.messages(Lane::Control, 1), [message(id, 10)]);
+    }
+}
+
+#[test]
+fn a_simultaneous_dial_ends_in_one_connection() {
+    let authority = Authority::new();
+    for _ in 0..10 {
+        let (a, b) = (Store::start(authority.config(1, 1)), Store::start(authority.config(2, 1)));
+        let start = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                a.transport.add_peer(StoreId(2), b.transport.local_addr());
+            });
+            start.wait();
+            b.transport.add_peer(StoreId(1), a.transport.local_addr());
+        });
+        assert_eq!(a.events.up().0, StoreId(2));
+        assert_eq!(b.events.up().0, StoreId(1));
+        ping_pong(&a, &b, 50);
+        for store in [&a, &b] {
+            assert_eq!(store.events.link_events_left(), 0, "one connection, up once");
+            assert_eq!(store.transport.status()[0].connections, 1);
+        }
+    }
+}
+
+#[test]
+fn a_closed_link_comes_back_by_itself() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    let mut before = 0;
+    for _ in 0..5 {
+        a.transport.disconnect(StoreId(2));
+        assert_eq!(a.events.down(), (StoreId(2), DownReason::Requested));
+        assert_eq!(b.events.down(), (StoreId(1), DownReason::ClosedByPeer("closed on request".to_owned())));
+        let (peer, incarnation, session) = b.events.up();
+        assert_eq!((peer, incarnation), (StoreId(1), Incarnation(1)));
+        assert!(session > before, "sessions grow");
+        before = session;
+        a.events.up();
+        ping_pong(&a, &b, 3);
+    }
+    assert_eq!((a.events.link_events_left(), b.events.link_events_left()), (0, 0));
+}
+
+#[test]
+fn a_peer_that_restarts_orderly_comes_back_with_its_new_incarnation() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    b.transport.shutdown();
+    assert_eq!(a.events.down().0, StoreId(2));
+    let mut again = authority.config(2, 2);
+    again.listen = b.transport.local_addr();
+    again.peers.insert(StoreId(1), a.transport.local_addr().into());
+    let b = Store::start(again);
+    assert_eq!(a.events.up().1, Incarnation(2));
+    b.events.up();
+    ping_pong(&a, &b, 3);
+}
+
+/// The old process is cut off instead of closing: for the survivor its connection looks alive for a minute.
+fn killed_and_restarted(survivor_id: u64, restarted_id: u64) {
+    let authority = Authority::new();
+    let patient = |store, incarnation| {
+        let mut config = authority.config(store, incarnation);
+        config.link.idle_timeout = Duration::from_secs(60);
+        config
+    };
+    let survivor = Store::start(patient(survivor_id, 1));
+    let relay = Relay::to(survivor.transport.local_addr());
+    let mut config = patient(restarted_id, 1);
+    config.peers.insert(StoreId(survivor_id), relay.address().into());
+    let old = Store::start(config);
+    survivor.events.up();
+    old.events.up();
+    relay.cut();
+    let mut config = patient(restarted_id, 2);
+    config.peers.insert(StoreId(survivor_id), survivor.transport.local_addr().into());
+    let new = Store::start(config);
+    assert_eq!(survivor.events.down(), (StoreId(restarted_id), DownReason::Replaced));
+    let (peer, incarnation, _) = survivor.events.up();
+    assert_eq!((peer, incarnation), (StoreId(restarted_id), Incarnation(2)));
+    new.events.up();
+    ping_pong(&survivor, &new, 3);
+    assert_eq!(survivor.events.link_events_left(), 0);
+}
+
+#[test]
+fn a_killed_peer_that_restarts_replaces_its_lingering_link_at_the_arbiter() {
+    killed_and_restarted(1, 2);
+}
+
+#[test]
+fn a_killed_arbiter_that_restarts_replaces_its_lingering_link() {
+    killed_and_restarted(2, 1);
+}
+
+/// The close never arrives: one side has given the link up, the other still holds it.
+fn given_up_by_one_side(holder_id: u64, other_id: u64) {
+    let authority = Authority::new();
+    let patient = |store| {
+        let mut config = authority.config(store, 1);
+        config.link.idle_timeout = Duration::from_secs(60);
+        config
+    };
+    let holder = Store::start(patient(holder_id));
+    let relay = Relay::to(holder.transport.local_addr());
+    let mut config = patient(other_id);
+    config.peers.insert(StoreId(holder_id), relay.address().into());
+    let other = Store::start(config);
+    holder.events.up();
+    other.events.up();
+    relay.cut();
+    other.transport.disconnect(StoreId(holder_id));
+    assert_eq!(other.events.down().1, DownReason::Requested);
+    other.transport.set_peer_address(StoreId(holder_id), holder.transport.local_addr());
+    assert_eq!(holder.events.down(), (StoreId(other_id), DownReason::Replaced));
+    assert_eq!(holder.events.up().1, Incarnation(1));
+    other.events.up();
+    ping_pong(&holder, &other, 3);
+}
+
+#[test]
+fn a_link_that_the_peer_gave_up_is_replaced_at_the_arbiter() {
+    given_up_by_one_side(1, 2);
+}
+
+#[test]
+fn a_link_that_the_arbiter_gave_up_is_replaced() {
+    given_up_by_one_side(2, 1);
+}
+
+#[test]
+fn a_silent_peer_is_given_up_after_the_idle_timeout() {
+    let authority = Authority::new();
+    let hasty = |store| {
+        let mut config = authority.config(store, 1);
+        config.link.idle_timeout = Duration::from_millis(300);
+        config.link.keep_alive = Duration::from_millis(50);
+        config
+    };
+    let a = Store::start(hasty(1));
+    let relay = Relay::to(a.transport.local_addr());
+    let mut config = hasty(2);
+    config.peers.insert(StoreId(1), relay.address().into());
+    let b = Store::start(config);
+    a.events.up();
+    b.events.up();
+    relay.cut();
+    assert_eq!(a.events.down(), (StoreId(2), DownReason::TimedOut));
+    assert_eq!(b.events.down(), (StoreId(1), DownReason::TimedOut));
+}
+
+#[test]
+fn an_earlier_process_of_a_store_is_turned_away() {
+    support::log::capture();
+    let authority = Authority::new();
+    let (a, _b) = pair_of(authority.config(1, 1), authority.config(2, 5));
+    let mut config = authority.config(2, 4);
+    config.peers.insert(StoreId(1), a.transport.local_addr().into());
+    let old = Store::start(config);
+    support::log::wait(&["a dial failed", "store 2 comes with incarnation 4 after 5 was seen"]);
+    assert_eq!(old.events.link_events_left(), 0);
+    assert_eq!(a.events.link_events_left(), 0);
+}
+
+#[test]
+fn all_of_five_stores_find_each_other() {
+    let authority = Authority::new();
+    let stores: Vec<_> = (1..=5).map(|id| Store::start(authority.config(id, 1))).collect();
+    for (at, store) in stores.iter().enumerate() {
+        for (other_at, other) in stores.iter().enumerate().filter(|(other_at, _)| *other_at != at) {
+            store.transport.add_peer(StoreId(other_at as u64 + 1), other.transport.local_addr());
+        }
+    }
+    for store in &stores {
+        let mut peers: Vec<_> = (0..4).map(|_| store.events.up().0).collect();
+        peers.sort_unstable();
+        peers.dedup();
+        assert_eq!(peers.len(), 4);
+    }
+}

@@ -1,0 +1,236 @@
+//! Any message there is, for property tests.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use multiraft_raft::{
+    AppendOutcome, Body, Entry, EntryKind, Incarnation, KeyRange, LogIndex, Message, RegionDescriptor, RegionEpoch,
+    RegionId, Replica, ReplicaId, Role, StoreId, Term,
+};
+use multiraft_transport::{
+    Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage,
+    RaftMessage, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage, SnapshotStep,
+};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+/// Mostly small, sometimes anything.
+fn number() -> BoxedStrategy<u64> {
+    prop_oneof![6 => 0..200_u64, 3 => 0..1_u64 << 40, 1 => any::<u64>(), 1 => Just(u64::MAX)].boxed()
+}
+
+fn bytes(length_max: usize) -> BoxedStrategy<Bytes> {
+    prop_oneof![4 => vec(any::<u8>(), 0..40), 1 => vec(any::<u8>(), 0..length_max)].prop_map(Bytes::from).boxed()
+}
+
+fn role() -> BoxedStrategy<Role> {
+    select(vec![
+        Role::Voter,
+        Role::Learner,
+        Role::Witness,
+        Role::IncomingVoter,
+        Role::OutgoingVoter,
+        Role::DemotingVoter,
+    ])
+    .boxed()
+}
+
+fn epoch() -> BoxedStrategy<RegionEpoch> {
+    (number(), number()).prop_map(|(conf_version, version)| RegionEpoch { conf_version, version }).boxed()
+}
+
+/// Descriptors that keep their invariant: ids ascend, no store twice.
+pub(crate) fn descriptor() -> BoxedStrategy<RegionDescriptor> {
+    let members = proptest::collection::btree_map(number(), (0..1_000_u64, role()), 0..12);
+    (number(), bytes(300), bytes(300), epoch(), members)
+        .prop_map(|(id, start, end, epoch, members)| {
+            let members = members.into_iter().enumerate();
+            let replicas = members.map(|(at, (id, (store, role)))| Replica {
+                id: ReplicaId(id),
+                store: StoreId(store * 16 + at as u64),
+                role,
+            });
+            RegionDescriptor { id: RegionId(id), range: KeyRange { start, end }, epoch, replicas: replicas.collect() }
+        })
+        .boxed()
+}
+
+fn append() -> BoxedStrategy<Body> {
+    let kind = select(vec![EntryKind::Empty, EntryKind::Command, EntryKind::Membership]);
+    let entries = vec((prop_oneof![4 => Just(7), 1 => number()], kind, bytes(9000)), 0..20);
+    (0..u64::MAX / 2, number(), number(), entries)
+        .prop_map(|(prev, prev_term, commit, entries)| {
+            let entries = (prev + 1..).zip(entries).map(|(index, (term, kind, data))| Entry {
+                term: Term(term),
+                index: LogIndex(index),
+                kind,
+                data,
+            });
+            let entries = entries.collect();
+            Body::Append { prev_index: LogIndex(prev), prev_term: Term(prev_term), commit: LogIndex(commit), entries }
+        })
+        .boxed()
+}
+
+fn body() -> BoxedStrategy<Body> {
+    prop_oneof![
+        1 => (number(), number())
+            .prop_map(|(index, term)| Body::PreVote { last_index: LogIndex(index), last_term: Term(term) }),
+        1 => any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
+        1 => (number(), number(), any::<bool>()).prop_map(|(index, term, transfer)| Body::Vote {
+            last_index: LogIndex(index),
+            last_term: Term(term),
+            transfer
+        }),
+        1 => any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
+        4 => append(),
+        1 => number().prop_map(|index| Body::AppendReply(AppendOutcome::Accepted { match_index: LogIndex(index) })),
+        1 => (number(), number(), number()).prop_map(|(prev, index, term)| Body::AppendReply(AppendOutcome::Rejected {
+            prev_index: LogIndex(prev),
+            hint_index: LogIndex(index),
+            hint_term: Term(term)
+        })),
+        1 => (number(), number()).prop_map(|(commit, round)| Body::Heartbeat { commit: LogIndex(commit), round }),
+        1 => number().prop_map(|round| Body::HeartbeatReply { round }),
+        1 => Just(Body::TimeoutNow),
+    ]
+    .boxed()
+}
+
+fn raft() -> BoxedStrategy<RaftMessage> {
+    let address = prop_oneof![2 => Just((5, 15, 16, 7)), 3 => (number(), number(), number(), number())];
+    (address, body(), option::weighted(0.1, descriptor()))
+        .prop_map(|((region, from, to, term), body, descriptor)| RaftMessage {
+            region: RegionId(region),
+            message: Message { from: ReplicaId(from), to: ReplicaId(to), term: Term(term), body },
+            descriptor: descriptor.map(Arc::new),
+        })
+        .boxed()
+}
+
+fn beats() -> BoxedStrategy<Beats> {
+    let beat = (number(), number(), number(), number(), number(), number()).prop_map(
+        |(region, from, to, term, commit, round)| Beat {
+            region: RegionId(region),
+            from: ReplicaId(from),
+            to: ReplicaId(to),
+            term: Term(term),
+            commit: LogIndex(commit),
+            round,
+        },
+    );
+    (number(), number(), number(), number(), number(), vec(beat, 0..30))
+        .prop_map(|(incarnation, epoch, sequence, heard, heard_sequence, beats)| Beats {
+            incarnation: Incarnation(incarnation),
+            epoch,
+            sequence,
+            heard: (Incarnation(heard), heard_sequence),
+            beats,
+        })
+        .boxed()
+}
+
+fn beat_replies() -> BoxedStrategy<BeatReplies> {
+    let reply = (number(), number(), number(), number(), number()).prop_map(|(region, from, to, term, round)| {
+        BeatReply { region: RegionId(region), from: ReplicaId(from), to: ReplicaId(to), term: Term(term), round }
+    });
+    (number(), number(), number(), vec(reply, 0..30))
+        .prop_map(|(incarnation, epoch, sequence, replies)| BeatReplies {
+            incarnation: Incarnation(incarnation),
+            epoch,
+            sequence,
+            replies,
+        })
+        .boxed()
+}
+
+fn forward() -> BoxedStrategy<Forward> {
+    let session = prop_oneof![Just(77_u128), any::<u128>()];
+    let session = (session, number(), number(), number()).prop_map(|(session, opened, sequence, acknowledged)| {
+        SessionSeq { session: SessionId(session), opened: LogIndex(opened), sequence, acknowledged }
+    });
+    let request = prop_oneof![
+        4 => (option::of(session), bytes(9000))
+            .prop_map(|(session, command)| ForwardRequest::Propose { session, command }),
+        1 => Just(ForwardRequest::ReadIndex),
+        1 => number().prop_map(|to| ForwardRequest::Transfer { to: StoreId(to) }),
+    ];
+    (number(), number(), epoch(), any::<u32>(), request)
+        .prop_map(|(id, region, epoch, timeout_ms, request)| Forward {
+            id,
+            region: RegionId(region),
+            epoch,
+            timeout_ms,
+            request,
+        })
+        .boxed()
+}
+
+fn forward_reply() -> BoxedStrategy<ForwardReply> {
+    let outcome = prop_oneof![
+        (bytes(9000), number()).prop_map(|(reply, index)| ForwardOutcome::Applied { reply, index: LogIndex(index) }),
+        number().prop_map(|index| ForwardOutcome::ReadAt { index: LogIndex(index) }),
+        Just(ForwardOutcome::Done),
+        option::of(number()).prop_map(|hint| ForwardOutcome::NotLeader { hint: hint.map(StoreId) }),
+        descriptor().prop_map(|current| ForwardOutcome::EpochMismatch { current: Arc::new(current) }),
+        Just(ForwardOutcome::UnknownRegion),
+        any::<u32>().prop_map(|retry_after_ms| ForwardOutcome::Busy { retry_after_ms }),
+        Just(ForwardOutcome::SessionExpired),
+        Just(ForwardOutcome::Uncertain),
+        any::<String>().prop_map(|reason| ForwardOutcome::Refused { reason }),
+    ];
+    (number(), outcome).prop_map(|(id, outcome)| ForwardReply { id, outcome }).boxed()
+}
+
+fn snapshot() -> BoxedStrategy<SnapshotMessage> {
+    let step = prop_oneof![
+        (number(), number(), descriptor(), number()).prop_map(|(index, term, descriptor, size_hint)| {
+            let (index, index_term) = (LogIndex(index), Term(term));
+            SnapshotStep::Offer { index, index_term, descriptor: Arc::new(descriptor), size_hint }
+        }),
+        number().prop_map(|first_chunk| SnapshotStep::Accept { first_chunk }),
+        any::<u32>().prop_map(|retry_after_ms| SnapshotStep::Refuse { retry_after_ms }),
+        any::<bool>().prop_map(|installed| SnapshotStep::Finished { installed }),
+    ];
+    (number(), number(), number(), number(), number(), step)
+        .prop_map(|(transfer, region, from, to, term, step)| SnapshotMessage {
+            transfer,
+            region: RegionId(region),
+            from: ReplicaId(from),
+            to: ReplicaId(to),
+            term: Term(term),
+            step,
+        })
+        .boxed()
+}
+
+pub(crate) fn message() -> BoxedStrategy<PeerMessage> {
+    prop_oneof![
+        8 => raft().prop_map(PeerMessage::Raft),
+        1 => beats().prop_map(PeerMessage::Beats),
+        1 => beat_replies().prop_map(PeerMessage::BeatReplies),
+        2 => forward().prop_map(PeerMessage::Forward),
+        2 => forward_reply().prop_map(PeerMessage::ForwardReply),
+        1 => snapshot().prop_map(PeerMessage::Snapshot),
+    ]
+    .boxed()
+}
+
+pub(crate) fn header() -> BoxedStrategy<SnapshotHeader> {
+    (number(), number(), number(), number(), number(), descriptor(), number())
+        .prop_map(|(transfer, region, to, index, index_term, descriptor, first_chunk)| SnapshotHeader {
+            transfer,
+            region: RegionId(region),
+            to: ReplicaId(to),
+            index: LogIndex(index),
+            index_term: Term(index_term),
+            descriptor: Arc::new(descriptor),
+            first_chunk,
+        })
+        .boxed()
+}
+
+pub(crate) fn chunk() -> BoxedStrategy<SnapshotChunk> {
+    (number(), any::<bool>(), bytes(9000), any::<u32>())
+        .prop_map(|(number, last, data, crc)| SnapshotChunk { number, last, data, crc })
+        .boxed()
+}
