@@ -64,10 +64,12 @@ impl Shared {
         self.stop.notify_one();
     }
 
+    /// The endpoint, unless it was closed.
     pub(crate) fn endpoint(&self) -> Option<Endpoint> {
         self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The endpoint, for the last time.
     pub(crate) fn take_endpoint(&self) -> Option<Endpoint> {
         self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

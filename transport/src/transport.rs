@@ -255,7 +255,7 @@ fn run(runtime: Runtime, shared: &Arc<Shared>) {
             }
         }
         let Some(endpoint) = shared.take_endpoint() else { return };
-        endpoint.close((CloseCode::Shutdown as u8).into(), b"this store is shutting down");
+        endpoint.close(CloseCode::Shutdown.number(), b"this store is shutting down");
         // Past that, peers find out by their idle timeout.
         let _ = timeout(FAREWELL, endpoint.wait_idle()).await;
     });

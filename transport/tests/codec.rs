@@ -207,7 +207,7 @@ fn limits_hold_for_whole_frames() {
     let limits = Limits { frame_bytes_max: 1000, messages_max: 3, items_max: 2, ..Limits::default() };
     let message = append(Bytes::new(), LogIndex(1));
     let fault = |messages: &[PeerMessage]| decode_frame(&encode(messages), &limits).expect_err("over a limit").fault;
-    let entries = fault(&vec![message.clone(); 3]);
+    let entries = fault(&vec![message; 3]);
     assert_eq!(entries, WireFault::Limit { what: "entries", found: 1, limit: 2 });
     let large = fault(&[append(Bytes::from(vec![0; 1000]), LogIndex(1))]);
     assert!(matches!(large, WireFault::Limit { what: "bytes of frame", .. }), "{large}");

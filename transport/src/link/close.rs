@@ -8,18 +8,19 @@ use crate::DownReason;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum CloseCode {
-    Shutdown = 0,
-    Requested = 1,
-    Replaced = 2,
-    Duplicate = 3,
-    WrongVersion = 4,
-    WrongCluster = 5,
-    WrongStore = 6,
-    StaleIncarnation = 7,
-    Malformed = 8,
-    HandshakeTimeout = 9,
-    TooManyPeers = 10,
-    Internal = 11,
+    // Zero is what QUIC sends when a connection is dropped without a word.
+    Shutdown = 1,
+    Requested = 2,
+    Replaced = 3,
+    Duplicate = 4,
+    WrongVersion = 5,
+    WrongCluster = 6,
+    WrongStore = 7,
+    StaleIncarnation = 8,
+    Malformed = 9,
+    HandshakeTimeout = 10,
+    TooManyPeers = 11,
+    Internal = 12,
 }
 
 /// The longest reason that is put on the wire: it must fit into one packet with room to spare.
@@ -31,22 +32,24 @@ impl CloseCode {
         while !reason.is_char_boundary(end) {
             end -= 1;
         }
-        connection.close(VarInt::from_u32(u32::from(self as u8)), &reason.as_bytes()[..end]);
+        connection.close(self.number(), &reason.as_bytes()[..end]);
+    }
+
+    /// The code as it goes over the wire.
+    pub(crate) fn number(self) -> VarInt {
+        VarInt::from_u32(u32::from(self as u8))
     }
 
     /// Whether the peer closed with this code.
     pub(crate) fn is_of(self, error: &ConnectionError) -> bool {
-        matches!(error, ConnectionError::ApplicationClosed(close) if close.error_code == VarInt::from_u32(u32::from(self as u8)))
+        matches!(error, ConnectionError::ApplicationClosed(close) if close.error_code == self.number())
     }
 }
 
 /// What the owner is told when the QUIC layer says that a connection is over.
 pub(crate) fn down_reason(error: &ConnectionError) -> DownReason {
     match error {
-        ConnectionError::ApplicationClosed(close) if CloseCode::Replaced.is_of(error) => {
-            let _ = close;
-            DownReason::Replaced
-        }
+        _ if CloseCode::Replaced.is_of(error) => DownReason::Replaced,
         ConnectionError::ApplicationClosed(close) => DownReason::ClosedByPeer(printable(&close.reason)),
         ConnectionError::TimedOut => DownReason::TimedOut,
         ConnectionError::LocallyClosed => DownReason::Requested,

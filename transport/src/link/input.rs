@@ -76,6 +76,6 @@ impl Input {
     /// Tells the sender that nobody reads on.
     pub(crate) fn stop(mut self, code: super::CloseCode) {
         // An error means that the stream is over anyway.
-        let _ = self.stream.stop(quinn::VarInt::from_u32(u32::from(code as u8)));
+        let _ = self.stream.stop(code.number());
     }
 }

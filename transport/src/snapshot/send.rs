@@ -154,7 +154,7 @@ async fn run(
         }
     }
     // Dropped without finish: the receiver must not take what it has for the whole.
-    let _ = output.send.reset(quinn::VarInt::from_u32(CloseCode::Requested as u32));
+    let _ = output.send.reset(CloseCode::Requested.number());
     Err(SnapshotError::Abandoned)
 }
 

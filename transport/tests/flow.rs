@@ -1,0 +1,107 @@
+//! What is full holds up nothing else, and nobody for ever.
+
+mod support;
+
+use multiraft_raft::StoreId;
+use multiraft_transport::{Lane, SendError, TransportConfig};
+use support::{Authority, Store, message, pair_of};
+
+/// Small windows and budgets, so that little is needed to fill them.
+fn narrow(authority: &Authority, store: u64) -> TransportConfig {
+    let mut config = authority.config(store, 1);
+    config.link.lane_window_bytes = 64 << 10;
+    config.queues.append_send_bytes = 256 << 10;
+    config.queues.append_receive_bytes = 256 << 10;
+    config.queues.frame_target_bytes = 32 << 10;
+    config
+}
+
+const LANE: Lane = Lane::Append(0);
+
+/// Sends until the lane is full for good: the other side's handler gives nothing back. Returns how many were taken.
+fn fill(a: &Store, b: &Store) -> u64 {
+    let mut sent = 0;
+    loop {
+        match a.transport.send(StoreId(2), LANE, &[message(sent, 4000)]) {
+            Ok(()) => sent += 1,
+            Err(SendError::Full) => {
+                // Full for the moment, or for good? What still moves ends in b's budget.
+                let status = b.transport.status();
+                let received = status[0].received.iter().find(|received| received.lane == LANE);
+                if received.is_some_and(|received| received.budget_waits > 0) {
+                    return sent;
+                }
+                std::thread::yield_now();
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert!(sent < 10_000, "nothing holds the sender up");
+    }
+}
+
+#[test]
+fn a_handler_that_gives_nothing_back_stops_the_sender_until_it_does() {
+    let authority = Authority::new();
+    let (a, b) = pair_of(narrow(&authority, 1), narrow(&authority, 2));
+    let sent = fill(&a, &b);
+    // Queue, windows and budget, of 4000 bytes each: everything is bounded.
+    assert!(sent * 4000 < 2 << 20, "{sent} messages were taken");
+    let frame = b.events.frame();
+    assert!(frame.permit.bytes() >= 4000);
+    let mut received = frame.messages.len() as u64;
+    drop(frame);
+    while received < sent {
+        received += b.events.frame().messages.len() as u64;
+    }
+    assert_eq!(a.events.ready(), (StoreId(2), LANE));
+    a.transport.send(StoreId(2), LANE, &[message(sent, 4000)]).expect("room again");
+}
+
+#[test]
+fn a_full_append_lane_holds_up_no_other_lane() {
+    let authority = Authority::new();
+    let (a, b) = pair_of(narrow(&authority, 1), narrow(&authority, 2));
+    fill(&a, &b);
+    for id in 0..100 {
+        for lane in [Lane::Liveness, Lane::Control, Lane::Append(1)] {
+            a.transport.send(StoreId(2), lane, &[message(id, 100)]).expect("room");
+            assert_eq!(b.events.messages(lane, 1), [message(id, 100)], "{lane}");
+        }
+    }
+    let status = a.transport.status();
+    let lane = status[0].sent.iter().find(|sent| sent.lane == LANE).expect("the lane");
+    assert!(lane.queued_bytes > 0, "it is held up still");
+}
+
+#[test]
+fn what_waits_in_a_lane_goes_out_together() {
+    let authority = Authority::new();
+    let (a, b) = pair_of(authority.config(1, 1), authority.config(2, 1));
+    let count = 20_000;
+    for id in 0..count {
+        a.transport.send(StoreId(2), LANE, &[message(id, 20)]).expect("room");
+    }
+    let received = b.events.messages(LANE, count as usize);
+    assert_eq!(received.last(), Some(&message(count - 1, 20)));
+    let status = a.transport.status();
+    let lane = status[0].sent.iter().find(|sent| sent.lane == LANE).expect("the lane");
+    println!("{count} messages in {} frames, {} bytes", lane.frames, lane.bytes);
+    assert!(lane.frames < count / 4, "{} frames", lane.frames);
+}
+
+#[test]
+fn a_batch_is_taken_whole_or_not_at_all() {
+    let authority = Authority::new();
+    let (a, b) = pair_of(narrow(&authority, 1), narrow(&authority, 2));
+    let batch: Vec<_> = (0..10).map(|id| message(id, 1000)).collect();
+    let mut taken = 0;
+    while taken < 1000 && a.transport.send(StoreId(2), LANE, &batch).is_ok() {
+        taken += 1;
+    }
+    let mut received = Vec::new();
+    while received.len() < taken * 10 {
+        received.extend(b.events.frame().messages);
+    }
+    assert_eq!(received.len(), taken * 10);
+    assert!(received.chunks(10).all(|chunk| chunk == batch));
+}

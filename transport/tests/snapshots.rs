@@ -1,0 +1,240 @@
+//! Snapshots: whole, resumed, held up, broken off, slowed down; and what they do to everybody else.
+
+mod support;
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use multiraft_raft::{
+    KeyRange, LogIndex, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
+};
+use multiraft_transport::{Lane, SnapshotChunk, SnapshotError, SnapshotHeader};
+use support::{Authority, message, pair, pair_of};
+
+fn header(first_chunk: u64) -> SnapshotHeader {
+    let descriptor = RegionDescriptor {
+        id: RegionId(7),
+        range: KeyRange::full(),
+        epoch: RegionEpoch::FIRST,
+        replicas: vec![Replica { id: ReplicaId(1), store: StoreId(1), role: Role::Voter }],
+    };
+    SnapshotHeader {
+        transfer: 9,
+        region: RegionId(7),
+        to: ReplicaId(2),
+        index: LogIndex(100),
+        index_term: Term(3),
+        descriptor: Arc::new(descriptor),
+        first_chunk,
+    }
+}
+
+fn chunk(number: u64, last: bool, length: usize) -> SnapshotChunk {
+    SnapshotChunk { number, last, data: Bytes::from(vec![number as u8; length]), crc: number as u32 }
+}
+
+#[test]
+fn a_snapshot_arrives_whole_and_blocking_threads_can_take_part() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    // Chunks of all sizes, also longer than the window and empty.
+    let lengths = [0, 1, 1000, 100_000, 1 << 20, 4 << 20, 5];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
+            for (number, length) in lengths.into_iter().enumerate() {
+                let last = number + 1 == lengths.len();
+                sender.send_blocking(chunk(number as u64, last, length)).expect("sent");
+            }
+            sender.finish_blocking().expect("all was read");
+        });
+        let (from, found, mut stream) = b.events.snapshot();
+        assert_eq!((from, found), (StoreId(1), header(0)));
+        for (number, length) in lengths.into_iter().enumerate() {
+            let last = number + 1 == lengths.len();
+            assert_eq!(stream.next_blocking(), Ok(Some(chunk(number as u64, last, length))));
+        }
+        assert_eq!(stream.next_blocking(), Ok(None));
+    });
+}
+
+#[test]
+fn a_broken_transfer_is_resumed_from_the_first_missing_chunk() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
+    for number in 0..2 {
+        sender.send_blocking(chunk(number, false, 1000)).expect("sent");
+    }
+    let (_, _, mut stream) = b.events.snapshot();
+    for number in 0..2 {
+        assert_eq!(stream.next_blocking(), Ok(Some(chunk(number, false, 1000))));
+    }
+    a.transport.disconnect(StoreId(2));
+    assert_eq!(stream.next_blocking(), Err(SnapshotError::LinkLost));
+    assert_eq!(sender.finish_blocking(), Err(SnapshotError::LinkLost));
+    for store in [&a, &b] {
+        store.events.down();
+        store.events.up();
+    }
+    let mut sender = a.transport.open_snapshot(StoreId(2), header(2)).expect("up again");
+    sender.send_blocking(chunk(2, true, 1000)).expect("sent");
+    let (_, found, mut stream) = b.events.snapshot();
+    assert_eq!(found.first_chunk, 2);
+    assert_eq!(stream.next_blocking(), Ok(Some(chunk(2, true, 1000))));
+    assert_eq!(stream.next_blocking(), Ok(None));
+    sender.finish_blocking().expect("all was read");
+}
+
+#[test]
+fn either_side_can_give_a_transfer_up() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    // The sender goes.
+    let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
+    sender.send_blocking(chunk(0, false, 10)).expect("sent");
+    let (_, _, mut stream) = b.events.snapshot();
+    assert_eq!(stream.next_blocking(), Ok(Some(chunk(0, false, 10))));
+    drop(sender);
+    assert_eq!(stream.next_blocking(), Err(SnapshotError::Abandoned));
+    // The receiver goes.
+    let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
+    let (_, _, stream) = b.events.snapshot();
+    drop(stream);
+    let error = (0..).find_map(|number| sender.send_blocking(chunk(number, false, 100_000)).err());
+    assert_eq!(error, Some(SnapshotError::Abandoned));
+    // The link does not mind.
+    a.transport.send(StoreId(2), Lane::Control, &[message(1, 1)]).expect("up");
+    assert_eq!(b.events.messages(Lane::Control, 1), [message(1, 1)]);
+    assert_eq!((a.events.link_events_left(), b.events.link_events_left()), (0, 0));
+}
+
+#[test]
+fn chunks_out_of_order_or_too_long_are_refused_at_the_sender() {
+    let authority = Authority::new();
+    let (a, _b) = pair(&authority);
+    let mut sender = a.transport.open_snapshot(StoreId(2), header(3)).expect("up");
+    let error = sender.send_blocking(chunk(4, false, 1));
+    assert_eq!(error, Err(SnapshotError::OutOfOrder { expected: 3, found: 4 }));
+    let limit = 4 << 20;
+    let error = sender.send_blocking(chunk(3, false, limit + 1));
+    assert_eq!(error, Err(SnapshotError::ChunkTooLarge { bytes: limit + 1, limit }));
+    sender.send_blocking(chunk(3, true, 1)).expect("sent");
+    assert!(matches!(sender.send_blocking(chunk(4, true, 1)), Err(SnapshotError::OutOfOrder { .. })));
+    assert_eq!(a.transport.open_snapshot(StoreId(3), header(0)).err(), Some(SnapshotError::NotConnected(StoreId(3))));
+}
+
+#[test]
+fn a_receiver_that_does_not_read_holds_up_its_sender_only() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    let mut stuck = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
+    let (_, _, mut unread) = b.events.snapshot();
+    let mut going = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
+    let (_, _, mut read) = b.events.snapshot();
+    thread::scope(|scope| {
+        let stuck = scope.spawn(move || {
+            (0..8)
+                .for_each(|number| stuck.send_blocking(chunk(number, number == 7, 1 << 20)).expect("sent in the end"));
+            stuck.finish_blocking()
+        });
+        let going = scope.spawn(move || {
+            (0..8).for_each(|number| going.send_blocking(chunk(number, number == 7, 1 << 20)).expect("sent"));
+            going.finish_blocking()
+        });
+        for number in 0..8 {
+            assert_eq!(read.next_blocking(), Ok(Some(chunk(number, number == 7, 1 << 20))));
+        }
+        assert_eq!(going.join().expect("no panic"), Ok(()));
+        assert!(!stuck.is_finished());
+        for number in 0..8 {
+            assert_eq!(unread.next_blocking(), Ok(Some(chunk(number, number == 7, 1 << 20))));
+        }
+        assert_eq!(stuck.join().expect("no panic"), Ok(()));
+    });
+}
+
+#[test]
+fn the_throttle_holds_all_transfers_together() {
+    let authority = Authority::new();
+    let mut config = authority.config(1, 1);
+    config.snapshots.bytes_per_second = 4 << 20;
+    let (a, b) = pair_of(config, authority.config(2, 1));
+    let started = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
+            let (_, _, mut stream) = b.events.snapshot();
+            scope.spawn(move || {
+                sender.send_blocking(chunk(0, true, 1 << 20)).expect("sent");
+                sender.finish_blocking().expect("all was read");
+            });
+            scope.spawn(move || while stream.next_blocking().expect("whole").is_some() {});
+        }
+    });
+    let took = started.elapsed();
+    println!("2 MiB at 4 MiB/s took {took:?}");
+    // Half a second, less the burst.
+    assert!(took >= Duration::from_millis(460), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+/// Round trips of small messages, in microseconds, sorted.
+fn round_trips(a: &support::Store, b: &support::Store, count: u64) -> Vec<u128> {
+    let mut times: Vec<_> = (0..count)
+        .map(|id| {
+            let started = Instant::now();
+            a.transport.send(StoreId(2), Lane::Control, &[message(id, 100)]).expect("room");
+            b.events.messages(Lane::Control, 1);
+            b.transport.send(StoreId(1), Lane::Control, &[message(id, 100)]).expect("room");
+            a.events.messages(Lane::Control, 1);
+            started.elapsed().as_micros()
+        })
+        .collect();
+    times.sort_unstable();
+    times
+}
+
+#[test]
+fn bulk_does_not_delay_small_messages() {
+    let authority = Authority::new();
+    let mut config = authority.config(1, 1);
+    config.snapshots.bytes_per_second = 1 << 40;
+    let (a, b) = pair_of(config, authority.config(2, 1));
+    let show = |what, times: &[u128]| {
+        println!("{what}: p50 {} us, p99 {} us", times[times.len() / 2], times[times.len() * 99 / 100]);
+    };
+    let quiet = round_trips(&a, &b, 500);
+    show("quiet", &quiet);
+    let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
+    let (_, _, mut stream) = b.events.snapshot();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let loaded = thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                let last = is_over.load(std::sync::atomic::Ordering::Relaxed);
+                sender.send_blocking(chunk(number, last, 1 << 20)).expect("sent");
+                if last {
+                    break;
+                }
+            }
+        });
+        scope.spawn(move || {
+            let (started, mut bytes) = (Instant::now(), 0);
+            while let Some(chunk) = stream.next_blocking().expect("whole") {
+                bytes += chunk.data.len();
+            }
+            println!("bulk: {:.0} MB/s", bytes as f64 / started.elapsed().as_secs_f64() / 1e6);
+        });
+        let loaded = round_trips(&a, &b, 500);
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        loaded
+    });
+    show("beside bulk", &loaded);
+    // Loose: other tests share the machine.
+    assert!(loaded[loaded.len() * 99 / 100] < 100_000, "{loaded:?}");
+}

@@ -1,0 +1,202 @@
+//! Who is let in, and what is told to who is not.
+
+mod support;
+
+use multiraft_raft::{ClusterId, Incarnation, StoreId};
+use multiraft_transport::{DownReason, Lane, Tls, Transport, TransportError};
+use support::{
+    Authority, Recorder, Store, log, message, pair,
+    raw::{self, RawPeer},
+};
+
+/// Store 2 dials store 1, and comes to nothing: waits for what both log.
+fn refused(
+    one: multiraft_transport::TransportConfig,
+    mut two: multiraft_transport::TransportConfig,
+    dialer: &[&str],
+    answerer: &[&str],
+) {
+    log::capture();
+    let one = Store::start(one);
+    two.peers.insert(StoreId(1), one.transport.local_addr().into());
+    let two = Store::start(two);
+    log::wait(&[&["a dial failed"], dialer].concat());
+    log::wait(&[&["an incoming connection came to nothing"], answerer].concat());
+    assert_eq!((one.events.link_events_left(), two.events.link_events_left()), (0, 0));
+    assert!(two.transport.status()[0].dial_failures > 0);
+}
+
+#[test]
+fn a_certificate_of_another_authority_is_refused_by_who_is_dialed() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let mut two = theirs.config(2, 1);
+    // It would trust us, we do not trust it.
+    two.tls = theirs.tls_trusting(&ours, StoreId(2));
+    refused(ours.config(1, 1), two, &["aborted by peer", "invalid peer certificate"], &["invalid peer certificate"]);
+}
+
+#[test]
+fn a_certificate_of_another_authority_is_refused_by_who_dials() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let mut two = theirs.config(2, 1);
+    two.tls = ours.tls_trusting(&theirs, StoreId(2));
+    refused(ours.config(1, 1), two, &["invalid peer certificate"], &["aborted by peer", "invalid peer certificate"]);
+}
+
+#[test]
+fn another_cluster_is_refused_with_both_names() {
+    let authority = Authority::new();
+    let mut two = authority.config(2, 1);
+    two.cluster = ClusterId(0xc2);
+    let parts = [
+        "store 2 is of cluster 000000000000000000000000000000c2",
+        "store 1 of cluster 000000000000000000000000000000c1",
+    ];
+    refused(authority.config(1, 1), two, &parts, &parts);
+}
+
+#[test]
+fn other_limits_are_refused() {
+    let authority = Authority::new();
+    let mut two = authority.config(2, 1);
+    two.limits.frame_bytes_max = 8 << 20;
+    let parts = ["frames of up to 8388608 bytes where this store has 16777216"];
+    refused(authority.config(1, 1), two, &parts, &parts);
+}
+
+#[test]
+fn a_store_that_answers_at_another_ones_address_is_refused() {
+    log::capture();
+    let authority = Authority::new();
+    let three = Store::start(authority.config(3, 1));
+    let mut one = authority.config(1, 1);
+    one.peers.insert(StoreId(2), three.transport.local_addr().into());
+    let one = Store::start(one);
+    log::wait(&["a dial failed", "peer=2", "store-2.multiraft", "store-3.multiraft"]);
+    assert_eq!((one.events.link_events_left(), three.events.link_events_left()), (0, 0));
+}
+
+#[test]
+fn a_store_that_claims_to_be_another_is_refused() {
+    log::capture();
+    let authority = Authority::new();
+    let one = Store::start(authority.config(1, 1));
+    let raw = RawPeer::dial(&authority, 3, StoreId(1), one.transport.local_addr());
+    raw.greet(&raw::hello(2, Incarnation(1))).expect_err("refused");
+    let reason = raw.closed();
+    assert!(reason.starts_with("7: the certificate does not prove that this is store 2"), "{reason}");
+    log::wait(&["an incoming connection came to nothing", "is store 2", "store-3.multiraft"]);
+    assert_eq!(one.events.link_events_left(), 0);
+}
+
+#[test]
+fn an_unknown_store_with_a_good_certificate_is_let_in() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    // Store 1 was told of nobody.
+    a.transport.send(StoreId(2), Lane::Control, &[message(1, 1)]).expect("up");
+    assert_eq!(b.events.messages(Lane::Control, 1), [message(1, 1)]);
+    assert!(a.transport.status()[0].address.is_none());
+}
+
+#[test]
+fn another_wire_version_is_named() {
+    let authority = Authority::new();
+    let one = Store::start(authority.config(1, 1));
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    let mut hello = raw::hello(2, Incarnation(1));
+    hello[4] = 7;
+    raw.greet(&hello).expect_err("refused");
+    assert_eq!(raw.closed(), "5: wire version 7 where this store speaks 1: run the same release on all stores");
+}
+
+#[test]
+fn a_hello_that_is_none_is_refused() {
+    let authority = Authority::new();
+    let one = Store::start(authority.config(1, 1));
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    raw.greet(b"GET / HTTP/1.1\r\n\r\n").expect_err("refused");
+    assert_eq!(raw.closed(), "9: the first bytes are not multiraft's");
+    assert_eq!(one.events.link_events_left(), 0);
+}
+
+/// Greets as store 2, then begins a stream with `bytes`: how the link ends.
+fn violation(bytes: &[u8]) -> (DownReason, String) {
+    let authority = Authority::new();
+    let one = Store::start(authority.config(1, 1));
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    let _streams = raw.greet(&raw::hello(2, Incarnation(1))).expect("greeted");
+    assert_eq!(one.events.up().0, StoreId(2));
+    raw.runtime.block_on(async {
+        let mut stream = raw.connection.open_uni().await.expect("a lane");
+        stream.write_all(bytes).await.expect("written");
+        // Keeps the stream open until the other side has made up its mind.
+        raw.connection.closed().await;
+    });
+    let (peer, reason) = one.events.down();
+    assert_eq!(peer, StoreId(2));
+    assert_eq!(one.events.link_events_left(), 0);
+    // The store is as good as before.
+    let mut two = authority.config(2, 2);
+    two.peers.insert(StoreId(1), one.transport.local_addr().into());
+    let two = Store::start(two);
+    one.events.up();
+    two.events.up();
+    two.transport.send(StoreId(1), Lane::Control, &[message(1, 1)]).expect("up");
+    assert_eq!(one.events.messages(Lane::Control, 1), [message(1, 1)]);
+    (reason, raw.closed())
+}
+
+#[test]
+fn a_malformed_frame_closes_the_link_with_the_reason() {
+    let (reason, told) = violation(b"\x01\x03\x00\x00\x00\x05\xff\xff");
+    let what = "control lane, frame 0: byte 1: 1 more bytes are needed for a number";
+    assert_eq!(reason, DownReason::Violation(what.to_owned()));
+    assert_eq!(told, format!("9: the peer broke the protocol: {what}"));
+}
+
+#[test]
+fn a_frame_beyond_the_limit_closes_the_link_before_it_is_read() {
+    let (reason, _) = violation(b"\x00\xff\xff\xff\xff");
+    let what = "liveness lane, frame 0: 4294967295 bytes where at most 16777216 are allowed";
+    assert_eq!(reason, DownReason::Violation(what.to_owned()));
+}
+
+#[test]
+fn a_lane_that_does_not_exist_closes_the_link() {
+    let (reason, _) = violation(b"\x09");
+    assert_eq!(reason, DownReason::Violation("there is no lane 9 among 2 append lanes".to_owned()));
+}
+
+#[test]
+fn a_store_with_another_ones_certificate_does_not_start() {
+    let authority = Authority::new();
+    let mut config = authority.config(1, 1);
+    config.tls = authority.tls(StoreId(4));
+    let error = Transport::start(config, std::sync::Arc::new(Recorder::default())).expect_err("not its certificate");
+    assert!(matches!(error, TransportError::Tls(_)));
+    let text = error.to_string();
+    assert!(text.contains("store-1.multiraft") && text.contains("store-4.multiraft"), "{text}");
+}
+
+#[test]
+fn errors_about_pem_files_name_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let authority = Authority::new();
+    let (certificate, key) = authority.certify(StoreId(1));
+    std::fs::write(path("ca.pem"), authority.pem()).expect("written");
+    std::fs::write(path("store.pem"), certificate).expect("written");
+    std::fs::write(path("store.key"), key).expect("written");
+    Tls::from_pem_files(path("ca.pem"), path("store.pem"), path("store.key")).expect("good files");
+    let fails = |ca, certificate, key, parts: [&str; 2]| {
+        let error = Tls::from_pem_files(path(ca), path(certificate), path(key)).expect_err("bad files").to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    };
+    fails("none.pem", "store.pem", "store.key", ["cannot read the CA certificate file", "none.pem"]);
+    fails("ca.pem", "store.key", "store.key", ["no certificate found", "store.key"]);
+    fails("ca.pem", "store.pem", "store.pem", ["no private key found", "BEGIN PRIVATE KEY"]);
+    let (_, other_key) = authority.certify(StoreId(2));
+    std::fs::write(path("other.key"), other_key).expect("written");
+    fails("ca.pem", "store.pem", "other.key", ["certificate and key are not accepted", "own"]);
+}
