@@ -99,7 +99,7 @@ pub(crate) const STEPS: &[Step] = &[
         limit: seconds(240),
         state: State::Active,
         commands: &[Invocation {
-            environment: &[("FUZZ_ITERATIONS", "400000")],
+            environment: &[("FUZZ_ITERATIONS", "20000000")],
             words: &["cargo", "test", "--release", "--locked", "-p", "xtask", "--test", "fuzz_decoders"],
         }],
     },
