@@ -128,7 +128,8 @@ impl GroupLog {
         self.cache.push_back(entry);
     }
 
-    /// Drops every entry from `from` on, to be replaced.
+    /// Drops every entry from `from` on. An entry that takes the place of `from` must follow before the next poll: the shared
+    /// log knows of a cut only by what replaces it.
     pub(crate) fn cut(&mut self, from: LogIndex) {
         assert!(from > self.truncated_index && from <= self.last_index, "only entries of the log can be cut");
         while self.cache.back().is_some_and(|entry| entry.index >= from) {
@@ -282,3 +283,6 @@ impl GroupLog {
         self.cache_bytes -= entry.cost();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -231,8 +231,8 @@ pub enum Event {
         /// Who was to lead.
         to: ReplicaId,
     },
-    /// A peer sent entries that contradict a committed one. The message was dropped: one of the two replicas has lost or
-    /// damaged durable state.
+    /// A peer sent entries that contradict a committed one, or what it sent itself in the same term. The message was
+    /// dropped: one of the two replicas has lost or damaged durable state.
     PeerContradicts {
         /// The peer.
         from: ReplicaId,

@@ -35,7 +35,9 @@ impl Core {
     /// Whether it may ask for votes: it holds data, counts in a quorum, and knows its configuration (a change at or below
     /// the commit index that is not yet applied would let it count under the wrong one).
     pub(crate) fn may_campaign(&self) -> bool {
-        self.members.current.may_lead(self.id)
+        // After the last term there is none to campaign in; only a peer that is broken can have brought it.
+        self.hard.term < self.hard.term.next()
+            && self.members.current.may_lead(self.id)
             && !self.members.has_unapplied_change(self.applying.applied, self.hard.commit)
     }
 

@@ -19,7 +19,9 @@ impl Core {
         if prev_index < self.log.truncated_index() {
             // What is compacted was committed, and equals the leader's log: only what follows is of interest.
             prev_index = self.log.truncated_index();
-            prev_term = self.log.term(prev_index).expect("the truncated index has a term");
+            let sent = entries.iter().find(|entry| entry.index == prev_index);
+            let known = self.log.term(prev_index).expect("the truncated index has a term");
+            prev_term = sent.map_or(known, |entry| entry.term);
         }
         if self.log.term(prev_index) != Some(prev_term) {
             if prev_index <= self.hard.commit {
@@ -46,12 +48,15 @@ impl Core {
 
     /// Adds those entries that are not there yet; says whether the leader's log was acceptable.
     fn take_entries(&mut self, from: ReplicaId, entries: Vec<Entry>) -> bool {
+        let RoleState::Follower(following) = &self.role else { return false };
+        // Neither what is committed nor what this leader has sent before can be otherwise now.
+        let settled = self.hard.commit.max(following.verified);
         for entry in entries {
             match self.log.term(entry.index) {
                 // Compacted, hence committed, hence equal; or there.
                 _ if entry.index <= self.log.truncated_index() => continue,
                 Some(term) if term == entry.term => continue,
-                Some(_) if entry.index <= self.hard.commit => {
+                Some(_) if entry.index <= settled => {
                     let event = Event::PeerContradicts { from, index: entry.index };
                     self.effects.push(Effect::Event(event));
                     return false;

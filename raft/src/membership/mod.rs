@@ -8,6 +8,8 @@
 
 mod change;
 mod codec;
+#[cfg(test)]
+mod tests;
 
 pub use change::{ChangeError, ChangeOp, MembershipChange, apply_to_replicas};
 pub use codec::ChangeDecodeError;

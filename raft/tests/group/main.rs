@@ -4,6 +4,7 @@
 mod chaos;
 mod disk;
 mod format;
+mod hostile;
 mod replica;
 mod script;
 mod transcripts;
