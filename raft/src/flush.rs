@@ -29,7 +29,42 @@ pub trait FlushProof: Clone + fmt::Debug {
 
 /// A value that must not be seen by anyone else before a flush.
 ///
-/// There is no way to read it, and no way out of it but [`Gated::release`].
+/// There is no way to read it, and no way out of it but [`Gated::release`]:
+///
+/// ```
+/// use multiraft_raft::{FlushProof, Gated, LogTicket};
+///
+/// #[derive(Clone, Debug)]
+/// struct Proof(u64);
+/// impl FlushProof for Proof {
+///     fn covers(&self, ticket: LogTicket) -> bool {
+///         ticket.seq <= self.0
+///     }
+/// }
+/// let vote: Gated<&str, Proof> = Gated::new(LogTicket { lane: 0, seq: 7 }, "yes");
+/// let still_gated = vote.release(&Proof(6)).expect_err("not yet durable");
+/// assert_eq!(still_gated.release(&Proof(7)).ok(), Some("yes"));
+/// ```
+///
+/// Neither without a proof, nor by its fields:
+///
+/// ```compile_fail,E0061
+/// # use multiraft_raft::{FlushProof, Gated, LogTicket};
+/// # #[derive(Clone, Debug)]
+/// # struct Proof(u64);
+/// # impl FlushProof for Proof { fn covers(&self, ticket: LogTicket) -> bool { ticket.seq <= self.0 } }
+/// let vote: Gated<&str, Proof> = Gated::new(LogTicket { lane: 0, seq: 7 }, "yes");
+/// let said = vote.release();
+/// ```
+///
+/// ```compile_fail,E0616
+/// # use multiraft_raft::{FlushProof, Gated, LogTicket};
+/// # #[derive(Clone, Debug)]
+/// # struct Proof(u64);
+/// # impl FlushProof for Proof { fn covers(&self, ticket: LogTicket) -> bool { ticket.seq <= self.0 } }
+/// let vote: Gated<&str, Proof> = Gated::new(LogTicket { lane: 0, seq: 7 }, "yes");
+/// let said = vote.value;
+/// ```
 pub struct Gated<T, P> {
     ticket: LogTicket,
     value: T,

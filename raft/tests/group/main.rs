@@ -4,7 +4,10 @@
 mod chaos;
 mod disk;
 mod format;
+mod hand;
 mod hostile;
+mod memory;
+mod outputs;
 mod replica;
 mod script;
 mod transcripts;
