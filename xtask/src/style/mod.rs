@@ -5,6 +5,7 @@
 
 mod layers;
 mod manifest;
+mod pure;
 mod words;
 
 use std::fs;
@@ -46,6 +47,7 @@ fn check_file(name: &str, text: &str, problems: &mut Vec<String>) {
     if name.ends_with(".rs") {
         check_length(name, text, problems);
         check_opening(name, text, problems);
+        pure::check(name, text, problems);
     }
     if let Some(krate) = name.strip_suffix("/Cargo.toml") {
         layers::check(krate, &manifest::parse(text), problems);
