@@ -9,7 +9,9 @@ use crate::{Lane, PeerMessage, SnapshotHeader, SnapshotReceiver};
 /// return, whatever blocks in them blocks all links.
 ///
 /// For each connection: [`LinkEvent::Up`] once, then frames, snapshots and ready lanes, then [`LinkEvent::Down`] once.
-/// Connections of one peer never overlap.
+/// Connections of one peer never overlap. Lanes are empty when a link comes up: what was `Full` before is ready.
+///
+/// A method that panics costs the link that it was called for.
 pub trait Handler: Send + Sync + 'static {
     /// A frame has arrived.
     fn on_frame(&self, frame: ReceivedFrame);

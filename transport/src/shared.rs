@@ -148,13 +148,14 @@ impl Shared {
         peer.metrics.connections.add(1);
         peer.metrics.is_up.set(1.0);
         tracing::info!(peer = %peer.id, %incarnation, address = %connection.remote_address(), "link is up");
-        self.handler.on_link(peer.id, LinkEvent::Up { incarnation, session });
         let append_lanes = usize::from(hello.append_lanes);
         let task = self.runtime.spawn(tend(Arc::clone(self), Arc::clone(peer), connection, session, append_lanes));
         if let Some(link) = &mut peer.state().link {
             link.task = Some(task.abort_handle());
         }
         peer.changed.notify_one();
+        // Last, so that a handler that panics leaves a link that is tended. The task runs after this returns.
+        self.handler.on_link(peer.id, LinkEvent::Up { incarnation, session });
         true
     }
 
@@ -180,7 +181,7 @@ impl Shared {
         } else {
             tracing::info!(peer = %peer.id, %reason, "link is down");
         }
-        self.handler.on_link(peer.id, LinkEvent::Down { session, reason });
         peer.changed.notify_one();
+        self.handler.on_link(peer.id, LinkEvent::Down { session, reason });
     }
 }

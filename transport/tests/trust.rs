@@ -169,6 +169,23 @@ fn a_lane_that_does_not_exist_closes_the_link() {
 }
 
 #[test]
+fn a_lane_that_ends_closes_the_link() {
+    let authority = Authority::new();
+    let one = Store::start(authority.config(1, 1));
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    let _streams = raw.greet(&raw::hello(2, Incarnation(1))).expect("greeted");
+    one.events.up();
+    raw.runtime.block_on(async {
+        let mut stream = raw.connection.open_uni().await.expect("a lane");
+        stream.write_all(&[2]).await.expect("written");
+        stream.finish().expect("open");
+        raw.connection.closed().await;
+    });
+    let what = "append-0 lane, frame 0: the stream ended".to_owned();
+    assert_eq!(one.events.down(), (StoreId(2), DownReason::Violation(what)));
+}
+
+#[test]
 fn a_store_with_another_ones_certificate_does_not_start() {
     let authority = Authority::new();
     let mut config = authority.config(1, 1);

@@ -18,6 +18,9 @@ pub const FRAME_PREFIX: usize = 4;
 /// The room that a builder keeps from one frame to the next, at most.
 const KEPT_CAPACITY: usize = 64 << 10;
 
+/// What room for decoded messages is made by.
+const TYPICAL_MESSAGE: usize = 64;
+
 /// The numbers of the kinds of messages: the low five bits of a tag.
 pub(super) mod kind {
     pub(crate) const MASK: u8 = 0x1f;
@@ -201,7 +204,8 @@ pub fn decode_frame(bytes: &Bytes, limits: &Limits) -> Result<Vec<PeerMessage>, 
     }
     let mut reader = Reader::new(bytes, limits.items_max);
     let mut context = Context::default();
-    let mut messages = Vec::new();
+    // A guess that costs little where it is wrong.
+    let mut messages = Vec::with_capacity((bytes.len() / TYPICAL_MESSAGE).min(1024));
     while !reader.is_at_end() {
         if messages.len() == limits.messages_max {
             let WireError { fault, .. } = limit("messages", messages.len() + 1, limits.messages_max);

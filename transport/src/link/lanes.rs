@@ -44,6 +44,8 @@ pub(super) async fn write_lane(
         let frame = send_lane.queue().take(session);
         let Some(frame) = frame else {
             if !peer.is_current(session) {
+                // The wake-up may have been meant for the next connection's writer.
+                send_lane.wake.notify_one();
                 return LaneEnd::Over;
             }
             send_lane.wake.notified().await;
@@ -111,8 +113,9 @@ enum FrameError {
 }
 
 impl From<InputError> for FrameError {
-    fn from(_: InputError) -> Self {
-        Self::Over
+    fn from(error: InputError) -> Self {
+        // A lane lives as long as its connection: without this one the other lanes would go on alone.
+        if error.is_reset() { Self::Bad("the stream ended".to_owned()) } else { Self::Over }
     }
 }
 
@@ -124,7 +127,7 @@ async fn read_frame(
     budget: &Budget,
     lane: Lane,
 ) -> Result<ReceivedFrame, FrameError> {
-    let prefix = input.array::<4>().await?.ok_or(FrameError::Over)?;
+    let prefix = input.array::<4>().await?.ok_or(InputError::Ended)?;
     let length = u32::from_le_bytes(prefix) as usize;
     let limit = shared.config.limits.frame_bytes_max;
     if length > limit {
