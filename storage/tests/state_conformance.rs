@@ -36,3 +36,17 @@ fn sled_store_conforms() {
         SledStore::open(dir.path().join("state"), SledConfig::default()).unwrap()
     });
 }
+
+/// Each range is removed piece by piece.
+#[test]
+fn sled_store_conforms_with_ranges_removed_later() {
+    let mut dir = TempDir::new().unwrap();
+    conformance::check_all(|open| {
+        if open == Open::Fresh {
+            dir = TempDir::new().unwrap();
+        }
+        let mut config = SledConfig::default();
+        config.delete_range_keys_max = 0;
+        SledStore::open(dir.path().join("state"), config).unwrap()
+    });
+}

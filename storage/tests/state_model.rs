@@ -146,12 +146,14 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn sled_store_equals_a_map(steps in vec(step(), 1..60)) {
+    fn sled_store_equals_a_map(steps in vec(step(), 1..60), delete_range_keys_max in prop_oneof![Just(0), Just(3), Just(100)]) {
         let dir = TempDir::new().unwrap();
-        let open = || SledStore::open(dir.path(), SledConfig::default()).unwrap();
+        let mut config = SledConfig::default();
+        config.delete_range_keys_max = delete_range_keys_max;
+        let open = || SledStore::open(dir.path(), config.clone()).unwrap();
         run(open(), steps, |store, _| {
             drop(store);
             open()

@@ -172,3 +172,45 @@ fn large_values_leave_nothing_behind_when_they_shrink_or_go() {
     let raw = sled::open(dir.path()).unwrap();
     assert_eq!(raw.scan_prefix(b"p").count(), 3, "9,000 bytes are three pieces");
 }
+
+#[test]
+fn a_large_range_goes_at_once_and_its_keys_by_and_by() {
+    let dir = TempDir::new().unwrap();
+    let mut config = SledConfig::default();
+    config.delete_range_keys_max = 100;
+    let open = || SledStore::open(dir.path(), config.clone()).unwrap();
+    let store = open();
+    let key = |number: u32| bytes::Bytes::copy_from_slice(&number.to_be_bytes());
+    let mut batch = StateBatch::new();
+    (0..30_000).for_each(|number| batch.put(key(number), "old"));
+    store.write(batch).unwrap();
+    let mut batch = StateBatch::new();
+    batch.put(key(5), "dropped");
+    batch.delete_range(key(1), key(29_999));
+    batch.put(key(7), "new");
+    store.write(batch).unwrap();
+    put(&store, "zzzzz", "1").unwrap();
+    let mut batch = StateBatch::new();
+    batch.put(key(15_000), "new");
+    batch.delete(key(7));
+    batch.put(key(8), vec![1; 10_000]);
+    store.write(batch).unwrap();
+    let want = [key(0), key(8), key(15_000), key(29_999), "zzzzz".into()];
+    assert_eq!(keys(&store), want);
+    assert_eq!(store.view().get(&key(9)).unwrap(), None);
+    // A flush clears a part; a restart finds the rest still to be done.
+    store.flush().unwrap();
+    assert_eq!(keys(&store), want);
+    drop(store);
+    let store = open();
+    assert_eq!(keys(&store), want);
+    // A snapshot has it done first.
+    let mut snapshot = store.snapshot(b"", b"").unwrap();
+    put(&store, "zzzzz", "2").unwrap();
+    let seen: Vec<_> = snapshot.next_chunk(usize::MAX).unwrap().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(seen, want);
+    drop((snapshot, store));
+    let raw = sled::open(dir.path()).unwrap();
+    assert_eq!(raw.scan_prefix(b"d").count(), want.len());
+    assert_eq!(raw.scan_prefix(b"c").chain(raw.scan_prefix(b"x")).count(), 0, "the clear itself is left");
+}

@@ -85,6 +85,14 @@ impl Overlays {
         }
     }
 
+    /// Whether an open snapshot wants anything of a range (`None`: no bound).
+    pub(super) fn want(&self, start: &[u8], end: Option<&[u8]>) -> bool {
+        self.registry().open.values().filter(|overlay| overlay.lost_at.is_none()).any(|overlay| {
+            overlay.next.as_ref().is_some_and(|next| end.is_none_or(|end| &next[..] < end))
+                && bound(&overlay.end).is_none_or(|overlay_end| start < overlay_end)
+        })
+    }
+
     /// Keeps the present values, as `read` tells them, of those `keys` that an open snapshot still wants.
     pub(super) fn keep<'k, E>(
         &self,

@@ -6,17 +6,28 @@ use bytes::Bytes;
 
 use super::{StateBatch, StateOp, mem::bound};
 
-/// What a batch comes to. `None`: the key goes.
+/// What a batch comes to: first the ranges go, then the changes are made.
 #[derive(Debug, Default)]
 pub(super) struct Resolved {
+    /// `None`: the key goes. Invariant: a key that lies in one of `ranges` was changed after it was cleared.
     changes: BTreeMap<Bytes, Option<Bytes>>,
+    /// Ranges with too many keys to name them. `None`: no bound.
+    ranges: Vec<(Bytes, Option<Bytes>)>,
+}
+
+/// What was found of a range that is to go.
+pub(super) enum Found {
+    /// All keys in it were shown.
+    All,
+    /// There are too many: it is to go as a range.
+    TooMany,
 }
 
 impl Resolved {
-    /// Follows the steps in their order. `scan(start, end, found)` shows the keys that the store holds in a range.
+    /// Follows the steps in their order. `scan(start, end, found)` shows the keys that the store holds in a range, or gives up.
     pub(super) fn of<E>(
         batch: StateBatch,
-        mut scan: impl FnMut(&[u8], Option<&[u8]>, &mut dyn FnMut(Bytes)) -> Result<(), E>,
+        mut scan: impl FnMut(&[u8], Option<&[u8]>, &mut dyn FnMut(Bytes)) -> Result<Found, E>,
     ) -> Result<Self, E> {
         let mut resolved = Self::default();
         for op in batch.into_ops() {
@@ -24,10 +35,14 @@ impl Resolved {
                 StateOp::Put { key, value } => resolved.set(key, Some(value)),
                 StateOp::Delete { key } => resolved.set(key, None),
                 StateOp::DeleteRange { start, end } => {
-                    let end = bound(&end);
-                    if end.is_none_or(|end| &start[..] < end) {
-                        resolved.clear(&start, end);
-                        scan(&start, end, &mut |key| resolved.set(key, None))?;
+                    let bound = bound(&end);
+                    if bound.is_some_and(|end| &start[..] >= end) {
+                        continue;
+                    }
+                    resolved.clear(&start, bound);
+                    if let Found::TooMany = scan(&start, bound, &mut |key| resolved.set(key, None))? {
+                        let end = bound.is_some().then(|| end.clone());
+                        resolved.clear_as_range(start, end);
                     }
                 }
             }
@@ -39,8 +54,10 @@ impl Resolved {
         self.changes.keys()
     }
 
-    pub(super) fn into_changes(self) -> BTreeMap<Bytes, Option<Bytes>> {
-        self.changes
+    /// The changes, and the ranges that go before them.
+    #[expect(clippy::type_complexity, reason = "two plain collections, taken apart at once")]
+    pub(super) fn into_parts(self) -> (BTreeMap<Bytes, Option<Bytes>>, Vec<(Bytes, Option<Bytes>)>) {
+        (self.changes, self.ranges)
     }
 
     fn set(&mut self, key: Bytes, value: Option<Bytes>) {
@@ -53,5 +70,13 @@ impl Resolved {
         for (_, value) in self.changes.range_mut::<[u8], _>(range) {
             *value = None;
         }
+    }
+
+    fn clear_as_range(&mut self, start: Bytes, end: Option<Bytes>) {
+        let mut rest = self.changes.split_off(&start);
+        if let Some(end) = &end {
+            self.changes.append(&mut rest.split_off(end));
+        }
+        self.ranges.push((start, end));
     }
 }

@@ -1,11 +1,13 @@
 //! How keys and values lie in sled.
 //!
 //! ```text
-//!   d <key>            -> 0 <value>              a value of at most PIECE_BYTES
-//!                         1 <pieces: u32 be>     a larger one; its bytes lie in pieces
-//!   m format           -> 1                      the version of this layout
-//!   m flush            -> <number: u64 be>       the flush that this state belongs to, see `watermark.rs`
-//!   p <key> <no: u32 be> -> <bytes>              piece `no` of a large value, each but the last of PIECE_BYTES
+//!   c <id: u64 be>       -> <range>               a clear, see `clears.rs`
+//!   d <key>              -> 0 <value>             a value of at most PIECE_BYTES
+//!                           1 <pieces: u32 be>    a larger one; its bytes lie in pieces
+//!   m format             -> 1                     the version of this layout
+//!   m flush              -> <number: u64 be>      the flush that this state belongs to, see `watermark.rs`
+//!   p <key> <no: u32 be> -> <bytes>               piece `no` of a large value, each but the last of PIECE_BYTES
+//!   x <id: u64 be> <key> ->                       the key is exempt from the clear
 //! ```
 //!
 //! Why pieces: sled puts a page of 128 KiB or more into a file of its own, which it neither syncs nor orders with its log. After
@@ -17,11 +19,13 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use sled::Batch;
 
-use super::{super::Pair, super::StateError, guard::Guarded};
+use super::{super::Pair, super::StateError, clears::Clear, guard::Guarded};
 
+const CLEAR: u8 = b'c';
+const EXEMPT: u8 = b'x';
 const DATA: u8 = b'd';
 const PIECE: u8 = b'p';
 const FORMAT_KEY: &[u8] = b"mformat";
@@ -33,6 +37,10 @@ const IN_PIECES: u8 = 1;
 
 /// The largest value, and piece of a value, that sled gets.
 const PIECE_BYTES: usize = 4096;
+
+/// Changes beside those of keys, to be applied together with them.
+#[derive(Debug, Default)]
+pub(super) struct LayoutBatch(Batch);
 
 /// A sled database with this layout.
 #[derive(Debug)]
@@ -69,36 +77,12 @@ impl Layout {
         self.db.get(&data_key(key))?.map(|stored| self.assemble(key, stored)).transpose()
     }
 
-    /// The pairs from `start` to `end` (excluded; `None`: no bound), in order. Nothing follows an error.
-    pub(super) fn scan<'a>(
-        &'a self,
-        start: &[u8],
-        end: Option<&[u8]>,
-    ) -> impl Iterator<Item = Result<Pair, StateError>> + use<'a> {
-        let mut pairs = self.data(start, end);
-        let mut failed = false;
-        std::iter::from_fn(move || {
-            if failed {
-                return None;
-            }
-            let pair = pairs.next()?.and_then(|(key, stored)| Ok((key.clone(), self.assemble(&key, stored)?)));
-            failed = pair.is_err();
-            Some(pair)
-        })
-    }
-
-    /// The keys from `start` to `end` (excluded; `None`: no bound), in order.
-    pub(super) fn keys<'a>(
-        &'a self,
-        start: &[u8],
-        end: Option<&[u8]>,
-    ) -> impl Iterator<Item = Result<Bytes, StateError>> + use<'a> {
-        self.data(start, end).map(|pair| Ok(pair?.0))
-    }
-
     /// Applies changes atomically. The caller lets nobody else write meanwhile.
-    pub(super) fn apply(&self, changes: BTreeMap<Bytes, Option<Bytes>>) -> Result<(), StateError> {
-        let mut batch = Batch::default();
+    pub(super) fn apply(
+        &self,
+        LayoutBatch(mut batch): LayoutBatch,
+        changes: BTreeMap<Bytes, Option<Bytes>>,
+    ) -> Result<(), StateError> {
         for (key, value) in changes {
             let old_pieces = self.pieces_of(&key)?;
             let pieces = match value {
@@ -111,6 +95,36 @@ impl Layout {
             (pieces..old_pieces).for_each(|no| batch.remove(piece_key(&key, no)));
         }
         self.db.apply(batch)
+    }
+
+    /// The clears that were not finished.
+    pub(super) fn clears(&self) -> Result<Vec<Clear>, StateError> {
+        let mut clears: BTreeMap<u64, Clear> = BTreeMap::new();
+        let damaged = || self.db.damaged("the record of a removed range cannot be read".into());
+        for pair in self.db.range(&[CLEAR], Some(&[CLEAR + 1])) {
+            let (mut key, range) = pair?;
+            let id = (key.len() == 9).then(|| key.split_off(1).get_u64()).ok_or_else(damaged)?;
+            clears.insert(id, Clear::decode(id, range).ok_or_else(damaged)?);
+        }
+        for pair in self.db.range(&[EXEMPT], Some(&[EXEMPT + 1])) {
+            let mut key = pair?.0.slice(1..);
+            let id = key.try_get_u64().map_err(|_| damaged())?;
+            clears.get_mut(&id).ok_or_else(damaged)?.exempt.insert(key);
+        }
+        Ok(clears.into_values().collect())
+    }
+
+    pub(super) fn put_clear(&self, LayoutBatch(batch): &mut LayoutBatch, clear: &Clear) {
+        batch.insert(clear_key(clear.id), &clear.encode()[..]);
+    }
+
+    pub(super) fn put_exempt(&self, LayoutBatch(batch): &mut LayoutBatch, id: u64, key: &[u8]) {
+        batch.insert(exempt_key(id, key), &[]);
+    }
+
+    pub(super) fn remove_clear(&self, LayoutBatch(batch): &mut LayoutBatch, clear: &Clear) {
+        batch.remove(clear_key(clear.id));
+        clear.exempt.iter().for_each(|key| batch.remove(exempt_key(clear.id, key)));
     }
 
     /// The number of the flush that this state belongs to; zero before the first.
@@ -160,7 +174,8 @@ impl Layout {
         }
     }
 
-    fn assemble(&self, key: &[u8], stored: Bytes) -> Result<Bytes, StateError> {
+    /// The value that belongs to what is stored under a key.
+    pub(super) fn assemble(&self, key: &[u8], stored: Bytes) -> Result<Bytes, StateError> {
         let pieces = self.count(&stored)?;
         if pieces == 0 {
             return Ok(stored.slice(1..));
@@ -173,7 +188,8 @@ impl Layout {
         Ok(value.freeze())
     }
 
-    fn data<'a>(
+    /// What is stored under the keys from `start` to `end` (excluded; `None`: no bound), in order. Nothing follows an error.
+    pub(super) fn stored<'a>(
         &'a self,
         start: &[u8],
         end: Option<&[u8]>,
@@ -185,6 +201,14 @@ impl Layout {
 
 fn data_key(key: &[u8]) -> Vec<u8> {
     [&[DATA], key].concat()
+}
+
+fn clear_key(id: u64) -> Vec<u8> {
+    [&[CLEAR], &id.to_be_bytes()[..]].concat()
+}
+
+fn exempt_key(id: u64, key: &[u8]) -> Vec<u8> {
+    [&[EXEMPT], &id.to_be_bytes()[..], key].concat()
 }
 
 fn piece_key(key: &[u8], no: u32) -> Vec<u8> {

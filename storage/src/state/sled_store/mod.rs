@@ -9,6 +9,8 @@
 //! - **Durability.** sled's flush ends in `sync_file_range`, which forces out neither the file's length nor the disk's cache.
 //!   [`StateStore::flush`] fdatasyncs every file itself (see `durable.rs`), and notes that beside sled, so that a sled that
 //!   comes back without what was flushed is found out (see `watermark.rs`).
+//! - **Large ranges** are removed by a record that hides them, and key by key later, in writes and flushes to come (see
+//!   `clears.rs`).
 //! - **Large values** are cut into pieces, as sled is careless with large pages (see `layout.rs`).
 //! - **A full disk.** sled does not go on after `ENOSPC`. So a write is refused while less than a reserve is free, before sled
 //!   has seen it, and the store goes on by itself once there is room.
@@ -17,6 +19,8 @@
 //!
 //! sled's own background flush is off: nothing is flushed but by [`StateStore::flush`].
 
+mod clears;
+mod contents;
 mod durable;
 mod guard;
 mod layout;
@@ -26,7 +30,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -34,11 +38,28 @@ use std::{
 
 use bytes::Bytes;
 
-use self::{durable::Durable, guard::Guarded, layout::Layout, watermark::Watermark};
-use super::{
-    Pair, RealFs, StateBatch, StateError, StateSnapshot, StateStore, StateView, StoreFs, mem::bound,
-    metrics::StateMetrics, overlay::Overlays, resolved::Resolved,
+use self::{
+    clears::Clears, contents::Contents, durable::Durable, guard::Guarded, layout::Layout, watermark::Watermark,
 };
+use super::{
+    Pair, RealFs, StateBatch, StateError, StateSnapshot, StateStore, StateView, StoreFs,
+    mem::bound,
+    metrics::StateMetrics,
+    overlay::Overlays,
+    resolved::{Found, Resolved},
+};
+
+/// How many hidden keys go at once; nobody is let in meanwhile.
+const CLEARED_KEYS_STEP: usize = 1_000;
+
+/// How many such steps a flush takes at most.
+const CLEARING_STEPS: usize = 64;
+
+/// From this many clears on a write takes a step.
+const CLEARS_MAX: usize = 256;
+
+/// From this many exempt keys on a write takes a step.
+const EXEMPT_KEYS_MAX: usize = 100_000;
 
 /// How a [`SledStore`] is opened.
 #[derive(Clone, Debug)]
@@ -51,11 +72,18 @@ pub struct SledConfig {
     pub free_bytes_min: u64,
     /// The most bytes of old values kept for all open snapshots together. Default: 128 MiB.
     pub snapshot_bytes_max: usize,
+    /// A range with more keys than this is removed piece by piece, after it has gone for everybody. Default: 4096.
+    pub delete_range_keys_max: usize,
 }
 
 impl Default for SledConfig {
     fn default() -> Self {
-        Self { cache_bytes_max: 64 << 20, free_bytes_min: 128 << 20, snapshot_bytes_max: 128 << 20 }
+        Self {
+            cache_bytes_max: 64 << 20,
+            free_bytes_min: 128 << 20,
+            snapshot_bytes_max: 128 << 20,
+            delete_range_keys_max: 4096,
+        }
     }
 }
 
@@ -71,7 +99,7 @@ struct Shared {
     config: SledConfig,
     fs: Arc<dyn StoreFs>,
     /// Writers alone, views and snapshots together.
-    gate: RwLock<()>,
+    gate: RwLock<Clears>,
     layout: Layout,
     overlays: Overlays,
     /// Something was written since the last flush began. Set after the write and before it returns.
@@ -109,9 +137,10 @@ impl SledStore {
             return Err(layout.db().damaged(objection));
         }
         let durable = Durable::open(&path, Arc::clone(&fs)).map_err(io_error)?;
+        let clears = Clears::new(layout.clears()?);
         let overlays = Overlays::new(config.snapshot_bytes_max);
         let flusher = Mutex::new(Flusher { durable, watermark });
-        let (gate, is_dirty, metrics) = (RwLock::new(()), AtomicBool::new(true), StateMetrics::new());
+        let (gate, is_dirty, metrics) = (RwLock::new(clears), AtomicBool::new(true), StateMetrics::new());
         Ok(Self { shared: Arc::new(Shared { path, config, fs, gate, layout, overlays, is_dirty, flusher, metrics }) })
     }
 }
@@ -132,14 +161,22 @@ impl StateStore for SledStore {
     }
 
     fn view(&self) -> Box<dyn StateView + '_> {
-        Box::new(SledView { shared: &self.shared, _gate: self.shared.enter() })
+        Box::new(SledView { layout: &self.shared.layout, clears: self.shared.enter() })
     }
 
     fn snapshot(&self, start: &[u8], end: &[u8]) -> Result<Box<dyn StateSnapshot>, StateError> {
-        let _gate = self.shared.enter();
-        self.shared.layout.db().check()?;
-        let id = self.shared.overlays.open(start, end);
-        Ok(Box::new(SledSnapshot { shared: Arc::clone(&self.shared), id }))
+        let shared = &self.shared;
+        loop {
+            let clears = shared.enter();
+            shared.layout.db().check()?;
+            // What a clear hides would be taken for overwritten as it goes: it goes before.
+            if !clears.overlap(start, bound(end)) {
+                let id = shared.overlays.open(start, end);
+                return Ok(Box::new(SledSnapshot { shared: Arc::clone(shared), id }));
+            }
+            drop(clears);
+            shared.clear_some()?;
+        }
     }
 
     /// Takes no part of the gate: reads and writes go on while the disk works.
@@ -166,29 +203,50 @@ impl Shared {
     }
 
     fn write(&self, batch: StateBatch) -> Result<(), StateError> {
-        let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        let changes = Resolved::of(batch, |start, end, found| {
-            self.layout.keys(start, end).try_for_each(|key| {
+        let mut clears = self.enter_alone();
+        let contents = Contents { layout: &self.layout, clears: &clears };
+        let outcome = Resolved::of(batch, |start, end, found| {
+            // An open snapshot wants the old values of all the keys: then they are named.
+            let keys_max = if self.overlays.want(start, end) { usize::MAX } else { self.config.delete_range_keys_max };
+            for (seen, key) in contents.keys(start, end).enumerate() {
+                if seen == keys_max {
+                    return Ok(Found::TooMany);
+                }
                 found(key?);
-                Ok(())
-            })
+            }
+            Ok(Found::All)
         })?;
-        self.overlays.keep(changes.keys(), |key| self.layout.get(key))?;
-        self.layout.apply(changes.into_changes())?;
+        self.overlays.keep(outcome.keys(), |key| contents.get(key))?;
+        contents::apply(&self.layout, &mut clears, outcome)?;
+        // Flushes do this; a caller that writes much between two of them has to bear a part itself.
+        if clears.len() > CLEARS_MAX || clears.exempt_keys() > EXEMPT_KEYS_MAX {
+            contents::clear_some(&self.layout, &mut clears, CLEARED_KEYS_STEP)?;
+        }
         self.is_dirty.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Removes some of the keys that are hidden; answers whether there is more.
+    fn clear_some(&self) -> Result<bool, StateError> {
+        contents::clear_some(&self.layout, &mut self.enter_alone(), CLEARED_KEYS_STEP)
     }
 
     /// Who finds nothing to flush has waited for the flush that took it along.
     fn flush(&self) -> Result<(), StateError> {
         let mut flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner);
         self.layout.db().check()?;
-        if !self.is_dirty.swap(false, Ordering::AcqRel) {
+        // Each step lets others in between.
+        let mut is_clearing = !self.enter().is_empty();
+        let has_cleared = is_clearing;
+        for _ in 0..CLEARING_STEPS {
+            is_clearing = is_clearing && self.clear_some()?;
+        }
+        if !self.is_dirty.swap(false, Ordering::AcqRel) && !has_cleared {
             return Ok(());
         }
         let number = flusher.watermark.number().max(self.layout.flush_number()?) + 1;
         {
-            let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+            let _alone = self.enter_alone();
             self.layout.set_flush_number(number)?;
         }
         self.layout.db().flush()?;
@@ -198,8 +256,12 @@ impl Shared {
         })
     }
 
-    fn enter(&self) -> RwLockReadGuard<'_, ()> {
+    fn enter(&self) -> RwLockReadGuard<'_, Clears> {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter_alone(&self) -> RwLockWriteGuard<'_, Clears> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -209,17 +271,23 @@ fn io_error(path: &Path, source: std::io::Error) -> StateError {
 
 /// Reads inside the gate.
 struct SledView<'a> {
-    shared: &'a Shared,
-    _gate: RwLockReadGuard<'a, ()>,
+    layout: &'a Layout,
+    clears: RwLockReadGuard<'a, Clears>,
+}
+
+impl SledView<'_> {
+    fn contents(&self) -> Contents<'_> {
+        Contents { layout: self.layout, clears: &self.clears }
+    }
 }
 
 impl StateView for SledView<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        self.shared.layout.get(key)
+        self.contents().get(key)
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, StateError> {
-        self.shared.layout.scan(start, bound(end)).take(limit).collect()
+        self.contents().scan(start, bound(end)).take(limit).collect()
     }
 }
 
@@ -232,13 +300,13 @@ struct SledSnapshot {
 impl StateSnapshot for SledSnapshot {
     fn next_chunk(&mut self, max_bytes: usize) -> Result<Vec<Pair>, StateError> {
         let shared = &self.shared;
-        let _gate = shared.enter();
+        let clears = shared.enter();
         let mut overlay = shared.overlays.take(self.id).expect("it is put back below, and only closed by the drop");
         let bytes_before = overlay.bytes();
         let chunk = match overlay.rest() {
             None => Ok(Vec::new()),
             Some((next, end)) => {
-                let now = shared.layout.scan(next, bound(end));
+                let now = Contents { layout: &shared.layout, clears: &clears }.scan(next, bound(end));
                 overlay.next_chunk(now, max_bytes)
             }
         };
