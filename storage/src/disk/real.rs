@@ -1,0 +1,207 @@
+//! A directory of the operating system.
+//!
+//! Owns the directory: as long as a [`RealDisk`] lives, no other can open it, in this process or another. Never touches
+//! sub-directories.
+
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{Disk, DiskFile};
+
+/// The file whose lock says that the directory is in use.
+const LOCK_FILE: &str = "LOCK";
+/// How many zeros are written, then synced, at a time: small, so that the log's own syncs never wait long behind them.
+const ZERO_STEP: usize = 1 << 20;
+
+/// Why a directory was not opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskOpenError {
+    /// Another process, or another part of this one, holds it.
+    #[error("{path} is in use by another process: stop it, or choose another directory")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot open directory {path}: {source}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A directory of the operating system, held under an exclusive lock.
+#[derive(Debug)]
+pub struct RealDisk {
+    path: PathBuf,
+    directory: File,
+    /// Held, never read: the lock goes with it.
+    _lock: File,
+}
+
+impl RealDisk {
+    /// Opens the directory, creating it if need be, and locks it. The lock ends with the value, or with the process.
+    ///
+    /// # Errors
+    /// [`DiskOpenError::Locked`] if someone else holds it, else what the system says.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, DiskOpenError> {
+        let path = path.into();
+        let attempt = || -> io::Result<Option<(File, File)>> {
+            if !path.is_dir() {
+                fs::create_dir_all(&path)?;
+                if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                    File::open(parent)?.sync_all()?;
+                }
+            }
+            let lock =
+                OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path.join(LOCK_FILE))?;
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => Ok(Some((File::open(&path)?, lock))),
+                Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+                Err(errno) => Err(errno.into()),
+            }
+        };
+        match attempt() {
+            Ok(Some((directory, lock))) => Ok(Self { path, directory, _lock: lock }),
+            Ok(None) => Err(DiskOpenError::Locked { path }),
+            Err(source) => Err(DiskOpenError::Io { path, source }),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Disk for RealDisk {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))?;
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+                && name != LOCK_FILE
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.directory.sync_all()
+    }
+
+    fn nonce(&self) -> u64 {
+        RandomState::new().hash_one(std::process::id())
+    }
+
+    fn describe(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+}
+
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(into, offset)
+    }
+
+    fn write_at(&self, from: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(from, offset)
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        let mut at = self.file.metadata()?.len();
+        if at >= len {
+            return Ok(());
+        }
+        // Written, not only reserved: the first write into a block that is merely reserved changes the file's extents, and
+        // then every fdatasync has to wait for the file system's journal as well.
+        let zeros = vec![0; ZERO_STEP];
+        while at < len {
+            let step = (len - at).min(ZERO_STEP as u64) as usize;
+            self.file.write_all_at(&zeros[..step], at)?;
+            self.file.sync_data()?;
+            at += step as u64;
+        }
+        self.file.sync_all()
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_opens_once_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let first = RealDisk::open(&path).unwrap();
+        assert!(matches!(RealDisk::open(&path), Err(DiskOpenError::Locked { .. })));
+        drop(first);
+        RealDisk::open(&path).unwrap();
+    }
+
+    #[test]
+    fn files_are_preallocated_renamed_listed_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(dir.path()).unwrap();
+        let file = disk.create("a").unwrap();
+        file.preallocate(3 << 20).unwrap();
+        assert_eq!(file.len().unwrap(), 3 << 20);
+        file.write_at(b"hello", 1 << 20).unwrap();
+        file.sync_data().unwrap();
+        disk.rename("a", "b").unwrap();
+        disk.sync_dir().unwrap();
+        let mut read = [1; 6];
+        disk.open("b").unwrap().read_at(&mut read, 1 << 20).unwrap();
+        assert_eq!(&read, b"hello\0");
+        assert_eq!(disk.list().unwrap(), ["b"]);
+        assert_eq!(file.read_at(&mut read, (3 << 20) - 1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        disk.remove("b").unwrap();
+        assert!(disk.list().unwrap().is_empty());
+    }
+}
