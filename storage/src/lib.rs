@@ -1,9 +1,14 @@
 //! The shared multi-group log, state stores and snapshot files.
 
+pub mod disk;
 pub mod log;
 pub mod state;
 
-pub use log::{FlushToken, GroupRecord, LogBatch, LogChange, RecoveredGroup};
+pub use disk::{Disk, DiskFile, RealDisk, SimDisk};
+pub use log::{
+    FlushListener, FlushToken, GroupRecord, LogBatch, LogChange, LogFailure, LogOptions, LogReader, LogWriter,
+    Recovered, RecoveredGroup, SharedLog,
+};
 pub use state::{
     MemStore, Pair, RealFs, SimStore, SledConfig, SledStore, StateBatch, StateError, StateOp, StateSnapshot,
     StateStore, StateView, StoreFs,

@@ -81,7 +81,6 @@ impl FlushToken {
     }
 
     /// Called by the writer, after the flush.
-    #[allow(dead_code)]
     pub(super) fn after_flush(upto: LogTicket) -> Self {
         Self { upto }
     }

@@ -1,5 +1,34 @@
 //! The shared log: one per store, for all groups.
+//!
+//! A worker hands in a [`LogBatch`] for each of its turns; [`SharedLog`]'s thread gathers the batches of all workers and
+//! lets a [`LogWriter`] make them durable with one write and one sync; a [`FlushToken`] for each worker comes out. A
+//! [`LogReader`] reads entries back. The format is described in `docs/log-format.md`.
 
 mod batch;
+mod blocks;
+mod damage;
+mod error;
+mod format;
+mod index;
+mod options;
+mod reader;
+mod record;
+mod recovery;
+mod replay;
+mod segment;
+mod shared;
+mod staging;
+mod stats;
+mod sweep;
+mod writer;
 
 pub use batch::{FlushToken, GroupRecord, LogBatch, LogChange, RecoveredGroup};
+pub use damage::{Affected, Damage, DamageKind, TornTail};
+pub use error::{CommitError, LogError, LogReadError};
+pub use options::LogOptions;
+pub use reader::LogReader;
+pub use recovery::Recovered;
+pub use segment::{Spare, SpareJob};
+pub use shared::{FlushListener, LogFailure, SharedLog, SubmitError};
+pub use stats::LogStats;
+pub use writer::LogWriter;

@@ -1,0 +1,75 @@
+//! What an embedder may choose about a log.
+
+use super::format::{ALIGN, SEGMENT_HEADER, TRAILER};
+
+/// The largest segment: offsets have 32 bits, and a batch larger than a segment gets a larger one of its own.
+const SEGMENT_BYTES_MAX: u32 = 1 << 30;
+const SEGMENT_BYTES_MIN: u32 = 16 << 10;
+
+/// Choices for one log. The defaults suit a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// How long a segment file is. A store opened with another value keeps its old files as they are. Between 16 KiB and
+    /// 1 GiB, rounded down to whole pages of 4 KiB.
+    pub segment_bytes: u32,
+    /// How many preallocated files wait to become segments. The last of them is the reserve: only batches without entries
+    /// take it when the disk is full. At least one.
+    pub spare_segments: usize,
+    /// How many emptied files are kept for use again beyond `spare_segments`; further ones are removed.
+    pub recycled_segments: usize,
+    /// How large the log may grow, in percent of what lives in it, before the oldest segment's living records are written
+    /// again so that it can go. At least 110.
+    pub garbage_percent: u32,
+    /// How many bytes of living records are written again in one commit at least, if there is need.
+    pub rewrite_step_bytes: u32,
+    /// Entries beyond so many bytes start a new record. Bounds what a read of one entry costs.
+    pub record_bytes_max: u32,
+    /// How many bytes of batches may wait in a [`SharedLog`](super::SharedLog) before it answers `Busy`.
+    pub queue_bytes_max: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            spare_segments: 2,
+            recycled_segments: 2,
+            garbage_percent: 200,
+            rewrite_step_bytes: 256 << 10,
+            record_bytes_max: 256 << 10,
+            queue_bytes_max: 256 << 20,
+        }
+    }
+}
+
+impl LogOptions {
+    /// For simulations: segments of 64 KiB, small steps.
+    #[must_use]
+    pub fn small() -> Self {
+        Self {
+            segment_bytes: 64 << 10,
+            rewrite_step_bytes: 4 << 10,
+            record_bytes_max: 8 << 10,
+            queue_bytes_max: 1 << 20,
+            ..Self::default()
+        }
+    }
+
+    /// The same choices with every value inside its bounds.
+    pub(crate) fn bounded(self) -> Self {
+        Self {
+            segment_bytes: self.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) & !4095,
+            spare_segments: self.spare_segments.max(1),
+            garbage_percent: self.garbage_percent.max(110),
+            rewrite_step_bytes: self.rewrite_step_bytes.max(1 << 10),
+            record_bytes_max: self.record_bytes_max.clamp(1 << 10, 64 << 20),
+            ..self
+        }
+    }
+
+    /// The capacity of a segment that has room for a frame of `bytes` with its share of the footer.
+    pub(crate) fn capacity_for(&self, bytes: usize) -> u32 {
+        let needed = (SEGMENT_HEADER + bytes + ALIGN + TRAILER).next_multiple_of(4096);
+        self.segment_bytes.max(u32::try_from(needed).unwrap_or(u32::MAX))
+    }
+}

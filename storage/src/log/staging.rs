@@ -1,0 +1,276 @@
+//! The frame that is being gathered: its bytes, and what the index will have to know once they are durable.
+//!
+//! Owns the reusable buffers, and the view of each touched group as it will be after the records gathered so far: against
+//! it each further record is checked. Nothing here is visible to readers.
+
+use multiraft_raft::{Entry, EntryKind, HardState, LogIndex, RegionId, Term};
+use rustc_hash::FxHashMap;
+
+use super::batch::{GroupRecord, LogBatch, LogChange};
+use super::format::{DIRECTORY_ENTRY, DirectoryEntry, FOOTER_ENTRY, FRAME_HEADER, FrameHeader, Loc, Seed, close_frame};
+use super::index::Index;
+use super::record::{self, RECORD_OVERHEAD_MAX, RecordInfo, RecordKind, Span};
+
+/// What one record takes in a frame and in the segment's footer, besides its entries, at most.
+pub(crate) const RECORD_SHARE: usize = RECORD_OVERHEAD_MAX + DIRECTORY_ENTRY + FOOTER_ENTRY;
+/// The largest batch: it has to fit one segment.
+pub(crate) const BATCH_BYTES_MAX: usize = 512 << 20;
+
+/// An upper bound of what a batch takes in a segment.
+pub(crate) fn batch_bound(batch: &LogBatch, record_bytes_max: u32) -> usize {
+    let entries_bound = |entries: &[Entry]| {
+        let mut bytes = 0;
+        let mut runs = 0;
+        let mut term = None;
+        for entry in entries {
+            bytes += record::entry_length(entry);
+            if term != Some(entry.term) {
+                term = Some(entry.term);
+                runs += 1;
+            }
+        }
+        // Of two neighbouring records of one term, the second began because it did not fit the first.
+        bytes + (runs + 2 * bytes / record_bytes_max as usize) * RECORD_SHARE
+    };
+    let records = batch.records.iter();
+    records
+        .map(|record| match &record.log {
+            LogChange::Append(entries) => entries_bound(entries) + RECORD_SHARE,
+            LogChange::Remove => 2 * RECORD_SHARE,
+            _ => RECORD_SHARE,
+        })
+        .sum()
+}
+
+/// Whether a batch holds no entries, so that it may use the last of the space.
+pub(crate) fn is_light(batch: &LogBatch) -> bool {
+    !batch.records.iter().any(|record| matches!(&record.log, LogChange::Append(entries) if !entries.is_empty()))
+}
+
+/// A group as it will be after what is gathered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Staged {
+    last_record: Loc,
+    truncated: u64,
+    last_index: u64,
+    suspect: bool,
+}
+
+/// A contract that a record breaks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Invalid {
+    pub(crate) region: RegionId,
+    pub(crate) why: &'static str,
+}
+
+#[derive(Debug)]
+pub(crate) struct Staging {
+    frame: Vec<u8>,
+    directory: Vec<DirectoryEntry>,
+    pub(crate) records: Vec<RecordInfo>,
+    groups: FxHashMap<RegionId, Staged>,
+    at: Loc,
+    seed: Seed,
+    record_bytes_max: usize,
+    /// How many entries were handed over, and how many bytes were written again.
+    pub(crate) entries: u64,
+    pub(crate) rewritten: u64,
+}
+
+impl Staging {
+    pub(crate) fn new(record_bytes_max: u32) -> Self {
+        Self {
+            frame: Vec::new(),
+            directory: Vec::new(),
+            records: Vec::new(),
+            groups: FxHashMap::default(),
+            at: Loc::NONE,
+            seed: Seed::new(0, 0),
+            record_bytes_max: record_bytes_max as usize,
+            entries: 0,
+            rewritten: 0,
+        }
+    }
+
+    /// Forgets everything and begins a frame that will lie at `at`.
+    pub(crate) fn begin(&mut self, at: Loc, seed: Seed) {
+        self.frame.clear();
+        self.frame.resize(FRAME_HEADER, 0);
+        self.directory.clear();
+        self.records.clear();
+        self.groups.clear();
+        (self.at, self.seed) = (at, seed);
+        (self.entries, self.rewritten) = (0, 0);
+        // One huge batch does not keep its memory for ever.
+        self.frame.shrink_to(16 << 20);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// What is gathered takes in the segment, the footer's share included.
+    pub(crate) fn bytes(&self) -> usize {
+        self.frame.len() + self.directory.len() * (DIRECTORY_ENTRY + FOOTER_ENTRY)
+    }
+
+    /// Adds all of a batch. On an error the staging holds half of it and must begin anew.
+    pub(crate) fn add_batch(&mut self, batch: &LogBatch, index: &Index) -> Result<(), Invalid> {
+        batch.records.iter().try_for_each(|record| self.add_record(record, index))
+    }
+
+    fn add_record(&mut self, record: &GroupRecord, index: &Index) -> Result<(), Invalid> {
+        let region = record.region;
+        let hard_state = record.hard_state;
+        let staged = *self.group(region, index);
+        let fail = |why| Err(Invalid { region, why });
+        match &record.log {
+            LogChange::Append(entries) if !entries.is_empty() => {
+                return self.add_entries(region, entries, hard_state, index);
+            }
+            LogChange::None | LogChange::Append(_) => {
+                if hard_state.is_some() {
+                    self.put(RecordInfo { hard_state, ..RecordInfo::new(region, RecordKind::State) }, &[], index);
+                }
+            }
+            LogChange::Truncate { index: upto, term } => {
+                if upto.0 > staged.last_index && !staged.suspect {
+                    return fail("it truncates entries that are not there");
+                }
+                let mark = (upto.0, term.0);
+                self.put(RecordInfo { mark, hard_state, ..RecordInfo::new(region, RecordKind::Truncate) }, &[], index);
+                let staged = self.group(region, index);
+                staged.truncated = staged.truncated.max(upto.0);
+            }
+            LogChange::Reset { index: upto, term } => {
+                if upto.0 == u64::MAX {
+                    return fail("its index has no successor");
+                }
+                let mark = (upto.0, term.0);
+                self.put(RecordInfo { mark, hard_state, ..RecordInfo::new(region, RecordKind::Reset) }, &[], index);
+                let staged = self.group(region, index);
+                (staged.truncated, staged.last_index) = (upto.0, upto.0);
+            }
+            LogChange::Remove => {
+                self.put(RecordInfo::new(region, RecordKind::Remove), &[], index);
+                *self.group(region, index) = Staged::default();
+                if hard_state.is_some() {
+                    self.put(RecordInfo { hard_state, ..RecordInfo::new(region, RecordKind::State) }, &[], index);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds entries, as one record for each term and each `record_bytes_max` bytes.
+    fn add_entries(
+        &mut self,
+        region: RegionId,
+        entries: &[Entry],
+        hard_state: Option<HardState>,
+        index: &Index,
+    ) -> Result<(), Invalid> {
+        let fail = |why| Err(Invalid { region, why });
+        let staged = *self.group(region, index);
+        let first = entries[0].index.0;
+        if first <= staged.truncated && !staged.suspect {
+            return fail("its entries begin below the truncated index");
+        }
+        if first > staged.last_index + 1 && !staged.suspect {
+            return fail("its entries leave a gap");
+        }
+        let mut start = 0;
+        let mut bytes = 0;
+        for (at, entry) in entries.iter().enumerate() {
+            if entry.index.0 != first + at as u64 || entry.index.0 == u64::MAX {
+                return fail("its entries are not consecutive");
+            }
+            let length = record::entry_length(entry);
+            let term = entries[start].term;
+            if at > start && (entry.term != term || bytes + length > self.record_bytes_max) {
+                if entry.term < term {
+                    return fail("its entries' terms descend");
+                }
+                self.put_chunk(region, &entries[start..at], None, index);
+                (start, bytes) = (at, 0);
+            }
+            bytes += length;
+        }
+        self.put_chunk(region, &entries[start..], hard_state, index);
+        self.group(region, index).last_index = first + entries.len() as u64 - 1;
+        self.entries += entries.len() as u64;
+        Ok(())
+    }
+
+    fn put_chunk(&mut self, region: RegionId, entries: &[Entry], hard_state: Option<HardState>, index: &Index) {
+        let span = Span { first: entries[0].index.0, term: entries[0].term.0, count: entries.len() as u32 };
+        self.put(RecordInfo { span, hard_state, ..RecordInfo::new(region, RecordKind::Append) }, entries, index);
+    }
+
+    /// Adds a record that restates where something of a group lives.
+    pub(crate) fn add_moved(&mut self, info: RecordInfo, entries: &[(EntryKind, bytes::Bytes)], index: &Index) {
+        let before = self.frame.len();
+        let entries = entries.iter().map(|(kind, data)| (*kind, data.as_ref()));
+        self.put_raw(info, entries, index);
+        self.rewritten += (self.frame.len() - before) as u64;
+    }
+
+    fn put(&mut self, info: RecordInfo, entries: &[Entry], index: &Index) {
+        self.put_raw(info, entries.iter().map(|entry| (entry.kind, entry.data.as_ref())), index);
+    }
+
+    fn put_raw<'a>(
+        &mut self,
+        mut info: RecordInfo,
+        entries: impl Iterator<Item = (EntryKind, &'a [u8])>,
+        index: &Index,
+    ) {
+        info.at = Loc { segment: self.at.segment, offset: self.at.offset + self.frame.len() as u32 };
+        let staged = self.group(info.region, index);
+        info.prev = staged.last_record;
+        info.suspect |= staged.suspect && info.kind != RecordKind::Remove;
+        staged.last_record = info.at;
+        info.length = record::encode(&info, entries, self.seed, &mut self.frame);
+        self.directory.push(DirectoryEntry {
+            region: info.region,
+            prev: info.prev,
+            offset: info.at.offset,
+            length: info.length,
+        });
+        self.records.push(info);
+    }
+
+    fn group(&mut self, region: RegionId, index: &Index) -> &mut Staged {
+        self.groups.entry(region).or_insert_with(|| {
+            let staged = index.look(region, |group| Staged {
+                last_record: group.last_record,
+                truncated: group.truncated,
+                last_index: group.last_index(),
+                suspect: group.suspect,
+            });
+            staged.unwrap_or_default()
+        })
+    }
+
+    /// The finished frame's bytes.
+    pub(crate) fn close(&mut self, floor: u32, settled: u32) -> &[u8] {
+        let header = FrameHeader { at: self.at, length: 0, records: 0, floor, settled };
+        close_frame(&mut self.frame, header, &self.directory, self.seed);
+        &self.frame
+    }
+}
+
+/// What an entry of that data takes in a record.
+pub(crate) fn entry_bytes(data: &bytes::Bytes) -> usize {
+    record::ENTRY_HEAD + data.len()
+}
+
+/// The state that a moved record restates.
+pub(crate) fn moved(region: RegionId, hard_state: HardState, mark: (u64, u64)) -> RecordInfo {
+    RecordInfo { hard_state: Some(hard_state), mark, ..RecordInfo::new(region, RecordKind::Moved) }
+}
+
+/// What a block of entries becomes when it moves.
+pub(crate) fn moved_span(first: LogIndex, term: Term, count: usize) -> Span {
+    Span { first: first.0, term: term.0, count: count as u32 }
+}

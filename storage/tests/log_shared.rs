@@ -1,0 +1,183 @@
+//! The log as a service: many submitters, one thread, bounded, in order, final when it fails.
+
+mod log_harness;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log_harness::{append, batch, hard_state, open, record, sized_entry};
+use multiraft_raft::{LogIndex, LogTicket, RegionId, Term};
+use multiraft_storage::disk::SimDisk;
+use multiraft_storage::log::{
+    FlushListener, FlushToken, LogChange, LogFailure, LogOptions, LogReader, LogWriter, SharedLog, SubmitError,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, PartialEq)]
+enum Heard {
+    Flushed(Vec<LogTicket>),
+    Failed(LogFailure),
+}
+
+/// Passes on what it hears; blocks the log's thread while nobody listens, which is how tests hold it still.
+struct Ear(Sender<Heard>);
+
+impl FlushListener for Ear {
+    fn on_flushed(&mut self, tokens: &[FlushToken]) {
+        let _ = self.0.send(Heard::Flushed(tokens.iter().map(FlushToken::upto).collect()));
+    }
+
+    fn on_failed(&mut self, failure: LogFailure) {
+        let _ = self.0.send(Heard::Failed(failure));
+    }
+
+    fn on_damaged(&mut self, regions: &[RegionId]) {
+        panic!("nothing is damaged here: {regions:?}");
+    }
+}
+
+fn start(disk: &SimDisk, capacity: usize) -> (SharedLog, LogReader, Receiver<Heard>) {
+    start_with(disk, capacity, LogOptions::small())
+}
+
+fn start_with(disk: &SimDisk, capacity: usize, options: LogOptions) -> (SharedLog, LogReader, Receiver<Heard>) {
+    let (writer, reader, _) = LogWriter::open(Arc::new(disk.clone()), options).unwrap();
+    let (ear, heard) = bounded(capacity);
+    (SharedLog::start(writer, Box::new(Ear(ear))).unwrap(), reader, heard)
+}
+
+/// Waits until every lane in `wanted` is durable up to its ticket.
+fn wait_for(heard: &Receiver<Heard>, wanted: &BTreeMap<u32, u64>) {
+    let mut seen: BTreeMap<u32, u64> = BTreeMap::new();
+    while wanted.iter().any(|(lane, seq)| seen.get(lane) < Some(seq)) {
+        match heard.recv_timeout(PATIENCE).expect("the log reports in time") {
+            Heard::Flushed(tickets) => {
+                for LogTicket { lane, seq } in tickets {
+                    assert!(seen.insert(lane, seq).unwrap_or(0) < seq, "tokens of a lane ascend");
+                }
+            }
+            Heard::Failed(failure) => panic!("{failure:?}"),
+        }
+    }
+}
+
+#[test]
+fn batches_of_many_lanes_share_syncs_and_all_become_durable() {
+    let disk = SimDisk::new(1);
+    let (log, reader, heard) = start(&disk, 10_000);
+    std::thread::scope(|scope| {
+        for lane in 0..4u32 {
+            let log = &log;
+            scope.spawn(move || {
+                for seq in 1..=200 {
+                    let mut next = batch(lane, seq, vec![append(u64::from(lane) + 1, seq, 1, 1)]);
+                    while let Err(error) = log.submit(next) {
+                        let SubmitError::Busy(again) = error else { panic!("{error}") };
+                        next = again;
+                        std::thread::yield_now();
+                    }
+                }
+            });
+        }
+        wait_for(&heard, &(0..4).map(|lane| (lane, 200)).collect());
+    });
+    assert_eq!(reader.stats().entries, 800);
+    assert_eq!(reader.stats().queue_bytes, 0);
+    log.shutdown();
+    let (_, reader, recovered) = open(&disk);
+    assert!(recovered.damage.is_empty());
+    assert_eq!(reader.read(RegionId(3), LogIndex(1), LogIndex(200), usize::MAX).unwrap().len(), 200);
+}
+
+#[test]
+fn shutting_down_makes_durable_what_waits() {
+    let disk = SimDisk::new(1);
+    let (log, _, heard) = start(&disk, 10_000);
+    for seq in 1..=50 {
+        log.submit(batch(0, seq, vec![append(1, seq, 1, 1)])).unwrap();
+    }
+    log.shutdown();
+    wait_for(&heard, &BTreeMap::from([(0, 50)]));
+    assert_eq!(open(&disk).1.summary(RegionId(1)).unwrap().last_index, LogIndex(50));
+}
+
+#[test]
+fn a_full_queue_answers_busy_and_gives_the_batch_back() {
+    let disk = SimDisk::new(1);
+    let options = LogOptions { queue_bytes_max: 20_000, ..LogOptions::small() };
+    // Nobody listens: the first report stops the log's thread.
+    let (log, _, heard) = start_with(&disk, 0, options);
+    let mut seq = 0;
+    let refused = loop {
+        seq += 1;
+        match log.submit(batch(0, seq, vec![append(1, seq, 1, 1)])) {
+            Ok(()) => assert!(seq < 1000, "the queue is bounded"),
+            Err(error) => break error,
+        }
+    };
+    let SubmitError::Busy(back) = refused else { panic!("{refused}") };
+    assert_eq!(back, batch(0, seq, vec![append(1, seq, 1, 1)]));
+    wait_for(&heard, &BTreeMap::from([(0, seq - 1)]));
+    log.submit(back).unwrap();
+    wait_for(&heard, &BTreeMap::from([(0, seq)]));
+}
+
+#[test]
+fn a_failed_sync_is_final_and_tried_once() {
+    let disk = SimDisk::new(1);
+    let (log, _, heard) = start(&disk, 100);
+    log.submit(batch(0, 1, vec![append(1, 1, 1, 1)])).unwrap();
+    wait_for(&heard, &BTreeMap::from([(0, 1)]));
+    disk.fail_sync_after(0);
+    log.submit(batch(0, 2, vec![append(1, 2, 1, 1)])).unwrap();
+    let Heard::Failed(LogFailure::Poisoned { cause }) = heard.recv_timeout(PATIENCE).unwrap() else { panic!() };
+    assert!(cause.contains("poisoned"), "{cause}");
+    let syncs = disk.syncs();
+    let refused = log.submit(batch(0, 3, vec![append(1, 3, 1, 1)])).unwrap_err();
+    assert!(matches!(refused, SubmitError::Closed(_)));
+    log.shutdown();
+    assert_eq!(disk.syncs(), syncs);
+    assert!(heard.try_recv().is_err());
+}
+
+#[test]
+fn without_space_entries_wait_in_order_hard_states_go_and_all_goes_when_space_returns() {
+    let disk = SimDisk::new(1);
+    let (log, reader, heard) = start(&disk, 10_000);
+    log.submit(batch(9, 1, vec![append(9, 1, 1, 1)])).unwrap();
+    wait_for(&heard, &BTreeMap::from([(9, 1)]));
+    disk.set_capacity(Some(disk.used()));
+    // Lane 0 fills the disk with entries that all live.
+    let mut seq = 0;
+    let lanes = loop {
+        seq += 1;
+        let entries = (0..10).map(|n| sized_entry(1, (seq - 1) * 10 + n + 1, 1000)).collect();
+        log.submit(batch(0, seq, vec![record(1, LogChange::Append(entries))])).unwrap();
+        match heard.recv_timeout(PATIENCE).unwrap() {
+            Heard::Flushed(tickets) => assert_eq!(tickets, [LogTicket { lane: 0, seq }]),
+            Heard::Failed(LogFailure::NoSpace { lanes }) => break lanes,
+            Heard::Failed(other) => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(lanes, [0]);
+    log.submit(batch(0, seq + 1, vec![hard_state(1, 7)])).unwrap();
+    log.submit(batch(1, 1, vec![hard_state(2, 5)])).unwrap();
+    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), Heard::Flushed(vec![LogTicket { lane: 1, seq: 1 }]));
+    assert_eq!(reader.hard_state(RegionId(2)).unwrap().term, Term(5));
+    assert_eq!(reader.hard_state(RegionId(1)).unwrap().term, Term(0), "it waits behind its lane's entries");
+
+    disk.set_capacity(None);
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        told.push(heard.recv_timeout(PATIENCE).unwrap());
+    }
+    assert_eq!(told[0], Heard::Flushed(vec![LogTicket { lane: 0, seq: seq + 1 }]));
+    assert_eq!(told[1], Heard::Failed(LogFailure::SpaceReturned));
+    log.shutdown();
+    let (_, reader, recovered) = open(&disk);
+    assert!(recovered.damage.is_empty());
+    assert_eq!(reader.summary(RegionId(1)).unwrap().last_index, LogIndex(seq * 10));
+}
