@@ -47,7 +47,8 @@ pub(crate) async fn accept(shared: Arc<Shared>, endpoint: Endpoint) {
 }
 
 async fn greet(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), GreetError> {
-    let server = Arc::new(endpoint::server(&shared.config, incoming.remote_address().ip().is_loopback()));
+    let server =
+        Arc::new(endpoint::server(&shared.config, &shared.tls(), incoming.remote_address().ip().is_loopback()));
     let limit = shared.config.link.handshake_timeout;
     let greeting = async {
         let connection = incoming.accept_with(server)?.await?;

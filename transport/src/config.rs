@@ -146,7 +146,7 @@ pub struct LinkConfig {
     pub loopback_mtu: u16,
     /// How much may be on its way before the first acknowledgement: large, because stores share fast networks.
     pub initial_window_bytes: u64,
-    /// How much a lane may have on its way.
+    /// How much a lane may have on its way, or received by QUIC and not yet read.
     pub lane_window_bytes: u32,
     /// The most peers that may be known at a time, the uninvited included.
     pub peers_max: usize,
@@ -163,7 +163,7 @@ impl Default for LinkConfig {
             socket_buffer_bytes: 4 << 20,
             loopback_mtu: 6500,
             initial_window_bytes: 1 << 20,
-            lane_window_bytes: 8 << 20,
+            lane_window_bytes: 4 << 20,
             peers_max: 1024,
         }
     }

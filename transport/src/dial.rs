@@ -118,7 +118,7 @@ async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>, address: &PeerAddress) -> 
     let limit = shared.config.link.handshake_timeout;
     let attempt = async {
         let address = resolve(shared, address).await?;
-        let client = endpoint::client(&shared.config, address.ip());
+        let client = endpoint::client(&shared.config, &shared.tls(), address.ip());
         let endpoint = shared.endpoint().ok_or(DialError::Stopping)?;
         let connecting = endpoint.connect_with(client, address, &store_dns_name(peer.id))?;
         let connection = connecting.await.map_err(GreetError::from)?;

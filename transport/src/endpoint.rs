@@ -13,7 +13,7 @@ use quinn::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{LinkConfig, TransportConfig, lane::lane_count, peer::streams_max};
+use crate::{LinkConfig, Tls, TransportConfig, lane::lane_count, peer::streams_max};
 
 /// The longest packet on a path that is not a loopback: Ethernet's, less IPv6 and UDP headers.
 const ETHERNET_MTU: u16 = 1452;
@@ -49,19 +49,19 @@ pub(crate) fn open(config: &TransportConfig, socket: UdpSocket) -> io::Result<En
     endpoint
         .max_udp_payload_size(config.link.loopback_mtu.max(ETHERNET_MTU))
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    Endpoint::new(endpoint, Some(server(config, false)), socket, Arc::new(TokioRuntime))
+    Endpoint::new(endpoint, Some(server(config, &config.tls, false)), socket, Arc::new(TokioRuntime))
 }
 
 /// How to dial `address`.
-pub(crate) fn client(config: &TransportConfig, address: IpAddr) -> ClientConfig {
-    let mut client = ClientConfig::new(config.tls.client());
+pub(crate) fn client(config: &TransportConfig, tls: &Tls, address: IpAddr) -> ClientConfig {
+    let mut client = ClientConfig::new(tls.client());
     client.transport_config(Arc::new(quic(config, address.is_loopback())));
     client
 }
 
 /// How to answer whoever dials, from a loopback address or not.
-pub(crate) fn server(config: &TransportConfig, is_loopback: bool) -> ServerConfig {
-    let mut server = ServerConfig::with_crypto(config.tls.server());
+pub(crate) fn server(config: &TransportConfig, tls: &Tls, is_loopback: bool) -> ServerConfig {
+    let mut server = ServerConfig::with_crypto(tls.server());
     server.transport_config(Arc::new(quic(config, is_loopback)));
     // A store stays where it is; one that moves dials anew.
     server.migration(false);

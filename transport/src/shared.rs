@@ -17,15 +17,17 @@ use rustc_hash::FxHashMap;
 use tokio::{runtime::Handle, sync::Notify};
 
 use crate::{
-    DownReason, Handler, LinkEvent, TransportConfig,
+    DownReason, Handler, LinkEvent, PeerAddress, Tls, TransportConfig,
     link::{CloseCode, Hello, LinkName, tend},
-    peer::{Link, Peer},
+    peer::{Link, Peer, PeerState},
     snapshot::Throttle,
 };
 
 /// The transport's inside.
 pub(crate) struct Shared {
     pub(crate) config: TransportConfig,
+    /// For the connections to come.
+    tls: RwLock<Tls>,
     pub(crate) handler: Arc<dyn Handler>,
     /// `None` once it is closed: the socket goes with the last use of it.
     endpoint: Mutex<Option<Endpoint>>,
@@ -42,6 +44,7 @@ impl Shared {
     pub(crate) fn new(config: TransportConfig, handler: Arc<dyn Handler>, endpoint: Endpoint, runtime: Handle) -> Self {
         let throttle = Throttle::new(config.snapshots.bytes_per_second);
         Self {
+            tls: RwLock::new(config.tls.clone()),
             config,
             handler,
             endpoint: Mutex::new(Some(endpoint)),
@@ -64,6 +67,14 @@ impl Shared {
         self.stop.notify_one();
     }
 
+    pub(crate) fn tls(&self) -> Tls {
+        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_tls(&self, tls: Tls) {
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
+    }
+
     /// The endpoint, unless it was closed.
     pub(crate) fn endpoint(&self) -> Option<Endpoint> {
         self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -84,18 +95,34 @@ impl Shared {
         peers.iter().map(|(&id, peer)| (id, Arc::clone(peer))).collect()
     }
 
-    /// The peer with this id, made if need be; `None` if there are too many. True: it is new.
-    pub(crate) fn peer_or_new(&self, id: StoreId) -> Option<(Arc<Peer>, bool)> {
+    /// The peer with this id, made if need be; `None` if there are too many.
+    pub(crate) fn peer_or_new(self: &Arc<Self>, id: StoreId) -> Option<Arc<Peer>> {
+        self.with_peer_or_new(id, |_| {})
+    }
+
+    /// Names a peer's address; what was removed is wanted again. `None` if there are too many peers.
+    pub(crate) fn name_peer(self: &Arc<Self>, id: StoreId, address: PeerAddress) -> Option<Arc<Peer>> {
+        self.with_peer_or_new(id, |state| {
+            state.address = Some(address);
+            state.is_removed = false;
+        })
+    }
+
+    /// Changes the peer while the table is locked, so that [`Shared::forget`] comes before or after it, not between.
+    fn with_peer_or_new(self: &Arc<Self>, id: StoreId, change: impl FnOnce(&mut PeerState)) -> Option<Arc<Peer>> {
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(peer) = peers.get(&id) {
-            return Some((Arc::clone(peer), false));
+            change(&mut peer.state());
+            return Some(Arc::clone(peer));
         }
         if peers.len() >= self.config.link.peers_max {
             return None;
         }
         let peer = Arc::new(Peer::new(id, self.config.append_lanes, &self.config.queues));
+        change(&mut peer.state());
         peers.insert(id, Arc::clone(&peer));
-        Some((peer, true))
+        crate::dial::spawn(self, &peer);
+        Some(peer)
     }
 
     /// Forgets a peer that was removed and has no link any more. False: it is needed still, or again.

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     APPEND_LANES_MAX, DownReason, Handler, Lane, PeerAddress, PeerMessage, PeerStatus, SnapshotError, SnapshotHeader,
-    SnapshotSender, TlsError, TooLarge, TransportConfig, accept, dial, endpoint, link::CloseCode, peer::Peer,
+    SnapshotSender, Tls, TlsError, TooLarge, TransportConfig, accept, endpoint, link::CloseCode, peer::Peer,
     queue::Put, shared::Shared, snapshot,
 };
 
@@ -171,15 +171,7 @@ impl Transport {
         if peer == self.shared.config.store {
             return true;
         }
-        let Some((peer, is_new)) = self.shared.peer_or_new(peer) else { return false };
-        {
-            let mut state = peer.state();
-            state.address = Some(address.into());
-            state.is_removed = false;
-        }
-        if is_new {
-            dial::spawn(&self.shared, &peer);
-        }
+        let Some(peer) = self.shared.name_peer(peer, address.into()) else { return false };
         peer.changed.notify_one();
         true
     }
@@ -189,7 +181,8 @@ impl Transport {
         self.add_peer(peer, address)
     }
 
-    /// Closes the link to `peer` and dials it no more. It is unknown once its link is down.
+    /// Closes the link to `peer` and dials it no more. It is unknown once its link is down; if it dials in after that, it is let
+    /// in like any store of the cluster.
     pub fn remove_peer(&self, peer: StoreId) {
         if let Some(peer) = self.shared.peer(peer) {
             {
@@ -200,6 +193,17 @@ impl Transport {
             close(&peer, "the peer was removed");
             peer.changed.notify_one();
         }
+    }
+
+    /// Uses other certificates from the next connection on, without disturbing those that are up: for certificates that
+    /// are about to expire.
+    ///
+    /// # Errors
+    /// The certificate is not this store's.
+    pub fn set_tls(&self, tls: Tls) -> Result<(), TlsError> {
+        tls.verify_own(self.shared.config.store)?;
+        self.shared.set_tls(tls);
+        Ok(())
     }
 
     /// Closes the present connection to `peer`; it is dialed anew. For tests and operators.

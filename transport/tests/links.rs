@@ -2,10 +2,16 @@
 
 mod support;
 
-use std::{sync::Barrier, thread, time::Duration};
+use std::{
+    sync::{Arc, Barrier},
+    thread,
+    time::Duration,
+};
 
 use multiraft_raft::{Incarnation, StoreId};
-use multiraft_transport::{DownReason, Lane};
+use multiraft_transport::{
+    DownReason, Handler, Lane, LinkEvent, ReceivedFrame, SnapshotHeader, SnapshotReceiver, Transport,
+};
 use support::{Authority, Store, message, pair, pair_of, relay::Relay};
 
 /// Messages there and back, so that whatever else was on its way has arrived too.
@@ -198,4 +204,99 @@ fn all_of_five_stores_find_each_other() {
         peers.dedup();
         assert_eq!(peers.len(), 4);
     }
+}
+
+#[test]
+fn lost_packets_cost_time_and_nothing_else() {
+    let authority = Authority::new();
+    let a = Store::start(authority.config(1, 1));
+    let relay = Relay::to(a.transport.local_addr());
+    let mut config = authority.config(2, 1);
+    config.peers.insert(StoreId(1), relay.address().into());
+    let b = Store::start(config);
+    a.events.up();
+    b.events.up();
+    relay.lose_one_in(7);
+    let expected: Vec<_> = (0..300).map(|id| message(id, 2000)).collect();
+    for message in &expected {
+        b.transport.send(StoreId(1), Lane::Append(1), std::slice::from_ref(message)).expect("room");
+    }
+    assert_eq!(a.events.messages(Lane::Append(1), expected.len()), expected);
+    ping_pong(&a, &b, 20);
+    assert_eq!((a.events.link_events_left(), b.events.link_events_left()), (0, 0));
+}
+
+#[test]
+fn renewed_certificates_serve_the_next_connection() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let (a, b) = pair(&old);
+    for (store, id) in [(&a, 1), (&b, 2)] {
+        store.transport.set_tls(new.tls(StoreId(id))).expect("its own");
+        store.transport.set_tls(new.tls(StoreId(9))).expect_err("another one's");
+    }
+    ping_pong(&a, &b, 1);
+    a.transport.disconnect(StoreId(2));
+    for store in [&a, &b] {
+        store.events.down();
+        store.events.up();
+    }
+    ping_pong(&a, &b, 1);
+    // Who has the old authority's only is out.
+    support::log::capture();
+    let mut config = old.config(3, 1);
+    config.peers.insert(StoreId(1), a.transport.local_addr().into());
+    let _late = Store::start(config);
+    support::log::wait(&["a dial failed", "invalid peer certificate"]);
+    assert_eq!(a.events.link_events_left(), 0);
+}
+
+#[test]
+fn no_more_peers_than_allowed() {
+    support::log::capture();
+    let authority = Authority::new();
+    let mut config = authority.config(1, 1);
+    config.link.peers_max = 1;
+    let (a, _b) = pair_of(config, authority.config(2, 1));
+    assert!(!a.transport.add_peer(StoreId(3), "127.0.0.1:9"));
+    let mut config = authority.config(4, 1);
+    config.peers.insert(StoreId(1), a.transport.local_addr().into());
+    let _fourth = Store::start(config);
+    support::log::wait(&["a dial failed", "too many peers: 1 are known already"]);
+    assert_eq!(a.events.link_events_left(), 0);
+}
+
+/// Panics at the first frame.
+struct Clumsy(support::Recorder);
+
+impl Handler for Clumsy {
+    fn on_frame(&self, frame: ReceivedFrame) {
+        assert_ne!(frame.messages, [message(13, 13)], "bad luck");
+        self.0.on_frame(frame);
+    }
+
+    fn on_link(&self, peer: StoreId, event: LinkEvent) {
+        self.0.on_link(peer, event);
+    }
+
+    fn on_lane_ready(&self, _: StoreId, _: Lane) {}
+
+    fn on_snapshot(&self, _: StoreId, _: SnapshotHeader, _: SnapshotReceiver) {}
+}
+
+#[test]
+fn a_handler_that_panics_costs_its_link_only() {
+    let authority = Authority::new();
+    let clumsy = Arc::new(Clumsy(support::Recorder::default()));
+    let transport = Transport::start(authority.config(1, 1), Arc::clone(&clumsy) as Arc<dyn Handler>).expect("starts");
+    let mut config = authority.config(2, 1);
+    config.peers.insert(StoreId(1), transport.local_addr().into());
+    let b = Store::start(config);
+    clumsy.0.up();
+    b.events.up();
+    b.transport.send(StoreId(1), Lane::Control, &[message(13, 13)]).expect("up");
+    assert!(matches!(clumsy.0.down().1, DownReason::Internal(_)));
+    b.events.down();
+    b.events.up();
+    b.transport.send(StoreId(1), Lane::Control, &[message(14, 14)]).expect("up again");
+    assert_eq!(clumsy.0.messages(Lane::Control, 1), [message(14, 14)]);
 }

@@ -75,13 +75,10 @@ pub(crate) async fn greet_accepted(shared: &Arc<Shared>, connection: &Connection
         let (mut send, mut recv) = connection.accept_bi().await?;
         let theirs = read_hello(shared, &mut recv, connection).await?;
         check_certificate(connection, theirs.store)?;
-        let Some((peer, is_new)) = shared.peer_or_new(theirs.store) else {
+        let Some(peer) = shared.peer_or_new(theirs.store) else {
             let reason = format!("too many peers: {} are known already", shared.config.link.peers_max);
             return Err(GreetError::Refused { code: CloseCode::TooManyPeers, reason });
         };
-        if is_new {
-            crate::dial::spawn(shared, &peer);
-        }
         if peer.state().is_removed {
             let reason = format!("store {} was removed here", theirs.store);
             return Err(GreetError::Refused { code: CloseCode::Requested, reason });

@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -16,6 +16,8 @@ pub(crate) struct Relay {
     address: SocketAddr,
     is_cut: Arc<AtomicBool>,
     is_over: Arc<AtomicBool>,
+    /// Every so many packets one is lost; zero: none.
+    loss: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -28,10 +30,12 @@ impl Relay {
         for socket in [&front, &back] {
             socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
         }
+        let loss = Arc::new(AtomicU64::new(0));
         let client = Arc::new(std::sync::Mutex::new(None));
         let pump = |from: &Arc<UdpSocket>, to: &Arc<UdpSocket>, is_front: bool| {
             let (from, to, client) = (Arc::clone(from), Arc::clone(to), Arc::clone(&client));
-            let (is_cut, is_over) = (Arc::clone(&is_cut), Arc::clone(&is_over));
+            let (is_cut, is_over, loss) = (Arc::clone(&is_cut), Arc::clone(&is_over), Arc::clone(&loss));
+            let mut number = 0_u64;
             thread::spawn(move || {
                 let mut packet = [0; 65_536];
                 while !is_over.load(Ordering::Relaxed) {
@@ -44,6 +48,10 @@ impl Relay {
                         *client.lock().expect("not poisoned") = Some(sender);
                     }
                     let target = if is_front { Some(server) } else { *client.lock().expect("not poisoned") };
+                    number += 1;
+                    if number.checked_rem(loss.load(Ordering::Relaxed)) == Some(0) {
+                        continue;
+                    }
                     if let Some(target) = target
                         && !is_cut.load(Ordering::Relaxed)
                     {
@@ -54,11 +62,16 @@ impl Relay {
             })
         };
         let threads = vec![pump(&front, &back, true), pump(&back, &front, false)];
-        Self { address, is_cut, is_over, threads }
+        Self { address, is_cut, is_over, loss, threads }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// From now on every so many packets one is lost, in each direction.
+    pub(crate) fn lose_one_in(&self, packets: u64) {
+        self.loss.store(packets, Ordering::Relaxed);
     }
 
     /// From now on nothing gets through.
