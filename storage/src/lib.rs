@@ -2,12 +2,16 @@
 
 pub mod disk;
 pub mod log;
+pub mod snapshot;
 pub mod state;
 
 pub use disk::{Disk, DiskFile, RealDisk, SimDisk};
 pub use log::{
     FlushListener, FlushToken, GroupRecord, LogBatch, LogChange, LogFailure, LogOptions, LogReader, LogWriter,
-    Recovered, RecoveredGroup, SharedLog,
+    Recovered, RecoveredGroup, SharedLog, SubmitError,
+};
+pub use snapshot::{
+    DamagedFile, SnapshotError, SnapshotId, SnapshotInfo, SnapshotItem, SnapshotReader, SnapshotStore, SnapshotWriter,
 };
 pub use state::{
     MemStore, Pair, RealFs, SimStore, SledConfig, SledStore, StateBatch, StateError, StateOp, StateSnapshot,
