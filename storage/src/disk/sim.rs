@@ -24,7 +24,8 @@ type Page = Option<Box<[u8; PAGE]>>;
 /// What a crash does to what was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrashStyle {
-    /// Everything unsynced is there all the same, as after `kill -9`: only the process died.
+    /// Everything unsynced is there all the same, as after `kill -9`: only the process died. It is still not durable: the
+    /// next crash may lose it.
     KeepAll,
     /// Nothing unsynced is there.
     LoseAll,
@@ -74,6 +75,8 @@ struct Inode {
     durable_len: u64,
     /// Pages written since the last sync, as they were then.
     before: BTreeMap<usize, Page>,
+    /// Pages that a failed sync has left behind, as they are on the medium.
+    forsaken: BTreeMap<usize, Page>,
     /// Where the newest write lies, for tearing.
     last_write_end: u64,
 }
@@ -96,21 +99,19 @@ impl SimDisk {
     pub fn crash(&self, style: CrashStyle, seed: u64) {
         let mut state = self.lock();
         let mut dice = Dice(seed ^ 0x9e37_79b9_7f4a_7c15);
-        for inode in state.inodes.values_mut() {
-            inode.crash(style, &mut dice);
+        if style != CrashStyle::KeepAll {
+            for inode in state.inodes.values_mut() {
+                inode.crash(style, &mut dice);
+            }
+            let keep = if style == CrashStyle::Mix { dice.below(state.name_ops.len() as u64 + 1) } else { 0 };
+            let mut names = std::mem::take(&mut state.durable_names);
+            for op in std::mem::take(&mut state.name_ops).into_iter().take(keep as usize) {
+                op.apply(&mut names);
+            }
+            state.durable_names = names.clone();
+            state.names = names;
+            state.drop_unnamed();
         }
-        let keep = match style {
-            CrashStyle::KeepAll => state.name_ops.len(),
-            CrashStyle::LoseAll => 0,
-            CrashStyle::Mix => dice.below(state.name_ops.len() as u64 + 1) as usize,
-        };
-        let mut names = std::mem::take(&mut state.durable_names);
-        for op in std::mem::take(&mut state.name_ops).into_iter().take(keep) {
-            op.apply(&mut names);
-        }
-        state.durable_names = names.clone();
-        state.names = names;
-        state.drop_unnamed();
         state.life += 1;
         state.power_ops = None;
         state.sync_fails_in = None;
@@ -127,8 +128,9 @@ impl SimDisk {
         self.lock().power_ops = Some(count);
     }
 
-    /// Lets `count` more syncs succeed; the one after fails, once, and what it should have made durable is lost by the
-    /// next crash unless it is written again.
+    /// Lets `count` more syncs succeed; the one after fails, once. As on real systems, the pages it should have made durable
+    /// then pass for clean: reads see them, later syncs leave them out, the next crash may lose them, unless they are
+    /// written again.
     pub fn fail_sync_after(&self, count: u64) {
         self.lock().sync_fails_in = Some(count);
     }
@@ -322,7 +324,10 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.with(true, |state, number| {
-            state.sync()?;
+            if let Err(error) = state.sync() {
+                state.inode(number).forsake();
+                return Err(error);
+            }
             state.inode(number).settle();
             Ok(())
         })
@@ -446,7 +451,8 @@ impl Inode {
     fn write(&mut self, from: &[u8], offset: u64) {
         for (page, at, range) in spans(offset, from.len()) {
             let slot = &mut self.pages[page];
-            self.before.entry(page).or_insert_with(|| slot.clone());
+            let forsaken = self.forsaken.remove(&page);
+            self.before.entry(page).or_insert_with(|| forsaken.unwrap_or_else(|| slot.clone()));
             let content = slot.get_or_insert_with(|| Box::new([0; PAGE]));
             content[at..at + range.len()].copy_from_slice(&from[range]);
         }
@@ -458,19 +464,23 @@ impl Inode {
         self.durable_len = self.len;
     }
 
+    /// A sync failed: what was dirty passes for clean without being durable.
+    fn forsake(&mut self) {
+        let dirty = std::mem::take(&mut self.before);
+        self.forsaken.extend(dirty);
+    }
+
     fn crash(&mut self, style: CrashStyle, dice: &mut Dice) {
-        for (page, before) in std::mem::take(&mut self.before) {
-            match style {
-                CrashStyle::KeepAll => {}
-                CrashStyle::LoseAll => self.pages[page] = before,
-                CrashStyle::Mix => self.mix_page(page, before, dice),
+        let mut unsure = std::mem::take(&mut self.before);
+        unsure.append(&mut self.forsaken);
+        for (page, before) in unsure {
+            if style == CrashStyle::Mix {
+                self.mix_page(page, before, dice);
+            } else {
+                self.pages[page] = before;
             }
         }
-        let keeps_len = match style {
-            CrashStyle::KeepAll => true,
-            CrashStyle::LoseAll => false,
-            CrashStyle::Mix => dice.below(2) == 0,
-        };
+        let keeps_len = style == CrashStyle::Mix && dice.below(2) == 0;
         let len = if keeps_len { self.len } else { self.durable_len };
         self.resize(len);
         self.durable_len = len;
@@ -602,8 +612,9 @@ mod tests {
         let file = written(&disk);
         disk.fail_sync_after(0);
         assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
         disk.cut_power_after(1);
-        file.write_at(&[4; 10], 0).unwrap();
+        file.write_at(&[4; 10], 12_000).unwrap();
         assert!(file.write_at(&[5; 10], 0).is_err());
         assert!(disk.list().is_err());
         disk.crash(CrashStyle::LoseAll, 0);

@@ -353,6 +353,7 @@ impl Setup {
         let may_lack_groups = replay.may_lack_groups();
         let active = match (&last, next_number) {
             (Some((segment, end)), None) => {
+                self.rewrite_footer_before(segment.number)?;
                 rewrite_tail(&*self.disk, segment, end)?;
                 let (regions, removed) = replay.regions_of(segment.number);
                 Active { segment: Arc::clone(segment), end: end.end, regions, removed }
@@ -377,6 +378,18 @@ impl Setup {
         }
         let reader = LogReader::new(self.disk, index, table, Arc::clone(&writer.counters));
         Ok((writer, reader, Recovered { groups, suspects, damage, torn, may_lack_groups }))
+    }
+
+    /// Writes the footer of the segment before once more: its sync may have been what the last process did not live to see.
+    fn rewrite_footer_before(&self, number: u32) -> Result<(), LogError> {
+        let Some(before) = number.checked_sub(1).and_then(|before| self.opened.get(&before)) else { return Ok(()) };
+        let segment = &before.segment;
+        let mut bytes = Vec::new();
+        read_whole(segment, &mut bytes);
+        match Footer::decode(&bytes, segment.number, segment.seed) {
+            Some(footer) => Ok(seal(&*self.disk, segment, &footer)?),
+            None => Ok(()),
+        }
     }
 
     /// Begins a new segment: the first of all, or the one behind a last one that must not be written any more, which is
@@ -412,6 +425,7 @@ impl Setup {
             self.put_meta()?;
         }
         if let Some((segment, end)) = last.filter(|(_, end)| !end.sealed) {
+            rewrite_tail(&*self.disk, segment, end)?;
             let (regions, removed) = replay.regions_of(segment.number);
             let footer = Footer {
                 segment: segment.number,
