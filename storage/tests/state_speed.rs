@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use multiraft_storage::{MemStore, StateBatch, StateStore};
+use multiraft_storage::{MemStore, SledConfig, SledStore, StateBatch, StateStore};
 
 /// A full-period walk through 64 bits: keys without order, the same in every run.
 fn scattered(number: u64) -> u64 {
@@ -79,5 +79,27 @@ fn btree_map_puts() {
             }
             report(&format!("BTreeMap: {keys} {round} keys, {size} a batch"), keys, (total, Duration::ZERO));
         }
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn sled_store_puts() {
+    for keys in [10_000, 100_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SledStore::open(dir.path(), SledConfig::default()).unwrap();
+        report(&format!("sled: {keys} new keys, 500 a batch"), keys, put(&store, keys, keys, 500));
+        report(&format!("sled: {keys} keys overwritten, 500 a batch"), 100_000, put(&store, 100_000, keys, 500));
+        let start = Instant::now();
+        store.flush().unwrap();
+        println!("sled: flush of what is left took {:?}", start.elapsed());
+        let start = Instant::now();
+        for number in 0..10 {
+            put(&store, 500, 500 + number, 500);
+            store.flush().unwrap();
+        }
+        println!("sled: a batch of 500 and a flush take {:?}", start.elapsed() / 10);
+        let _snapshot = store.snapshot(b"", b"").unwrap();
+        report(&format!("sled: {keys} keys, under an open snapshot"), 50_000, put(&store, 50_000, keys, 500));
     }
 }

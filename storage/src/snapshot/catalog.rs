@@ -16,11 +16,13 @@ use super::format::{EntryKind, IndexEntry, Section};
 /// The number in a container's name.
 pub(super) type ContainerId = u64;
 
+/// Where a region has entries, ascending by stamp and container.
+type Entries = BTreeMap<(u64, ContainerId), EntryKind>;
+
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     containers: BTreeMap<ContainerId, Held>,
-    /// Where each region has entries, ascending by stamp and container.
-    regions: BTreeMap<RegionId, BTreeMap<(u64, ContainerId), EntryKind>>,
+    regions: BTreeMap<RegionId, Entries>,
     /// Containers that may have become dead, to be looked at again.
     suspects: BTreeSet<ContainerId>,
 }
@@ -30,6 +32,8 @@ pub(super) struct Catalog {
 struct Held {
     len: u64,
     entries: Vec<IndexEntry>,
+    /// Invariant: the entries before this one are dead. What is dead stays so, so each is looked at once.
+    live_from: usize,
     pin: Pin,
 }
 
@@ -60,7 +64,7 @@ impl Catalog {
             self.suspects.extend(held.keys().map(|(_, container)| *container));
         }
         self.suspects.insert(id);
-        self.containers.insert(id, Held { len, entries, pin: Arc::new(()) });
+        self.containers.insert(id, Held { len, entries, live_from: 0, pin: Arc::new(()) });
     }
 
     /// The container's file is gone.
@@ -113,18 +117,18 @@ impl Catalog {
 
     /// The containers without live entries that nobody reads.
     pub(super) fn take_dead(&mut self) -> Vec<ContainerId> {
-        let suspects = std::mem::take(&mut self.suspects);
         let (mut dead, mut pinned) = (Vec::new(), BTreeSet::new());
-        for id in suspects {
-            match self.containers.get(&id) {
-                Some(held) if !held.entries.iter().any(|entry| self.is_live(id, entry)) => {
-                    if Arc::strong_count(&held.pin) > 1 {
-                        pinned.insert(id);
-                    } else {
-                        dead.push(id);
-                    }
-                }
-                _ => (),
+        for id in std::mem::take(&mut self.suspects) {
+            let Some(held) = self.containers.get_mut(&id) else { continue };
+            let is_dead = |entry: &IndexEntry| !is_live(&self.regions, id, entry);
+            held.live_from += held.entries[held.live_from..].iter().take_while(|entry| is_dead(entry)).count();
+            if held.live_from < held.entries.len() {
+                continue;
+            }
+            if Arc::strong_count(&held.pin) > 1 {
+                pinned.insert(id);
+            } else {
+                dead.push(id);
             }
         }
         self.suspects = pinned;
@@ -137,7 +141,8 @@ impl Catalog {
         let small_count = self.containers.values().filter(|held| held.len < small_bytes).count();
         let (mut chosen, mut bytes) = (Vec::new(), 0);
         for (id, held) in &self.containers {
-            let live: Vec<IndexEntry> = held.entries.iter().filter(|entry| self.is_live(*id, entry)).copied().collect();
+            let live: Vec<IndexEntry> =
+                held.entries.iter().filter(|entry| is_live(&self.regions, *id, entry)).copied().collect();
             let live_bytes: u64 = live.iter().map(live_bytes).sum();
             let is_sparse = live_bytes < held.len / 2 && live.len() < held.entries.len();
             let is_one_of_many = small_count > small_max && held.len < small_bytes;
@@ -152,19 +157,19 @@ impl Catalog {
         }
         chosen
     }
+}
 
-    fn is_live(&self, id: ContainerId, entry: &IndexEntry) -> bool {
-        let Some(held) = self.regions.get(&entry.region) else { return false };
-        match entry.what {
-            EntryKind::Snapshot(_) => {
-                newest(held).is_some_and(|newest| (newest.container, newest.stamp) == (id, entry.stamp))
-            }
-            EntryKind::Removed => held.first_key_value().is_some_and(|((stamp, _), _)| *stamp < entry.stamp),
+fn is_live(regions: &BTreeMap<RegionId, Entries>, id: ContainerId, entry: &IndexEntry) -> bool {
+    let Some(held) = regions.get(&entry.region) else { return false };
+    match entry.what {
+        EntryKind::Snapshot(_) => {
+            newest(held).is_some_and(|newest| (newest.container, newest.stamp) == (id, entry.stamp))
         }
+        EntryKind::Removed => held.first_key_value().is_some_and(|((stamp, _), _)| *stamp < entry.stamp),
     }
 }
 
-fn newest(held: &BTreeMap<(u64, ContainerId), EntryKind>) -> Option<Newest> {
+fn newest(held: &Entries) -> Option<Newest> {
     let mut newest: Option<Newest> = None;
     for ((stamp, container), what) in held {
         match what {
