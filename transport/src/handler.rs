@@ -46,18 +46,23 @@ pub struct ReceivedFrame {
 #[derive(Debug)]
 #[must_use = "dropping the permit at once makes the receive budget void"]
 pub struct Permit {
-    permits: OwnedSemaphorePermit,
+    permits: Option<OwnedSemaphorePermit>,
 }
 
 impl Permit {
     pub(crate) fn new(permits: OwnedSemaphorePermit) -> Self {
-        Self { permits }
+        Self { permits: Some(permits) }
+    }
+
+    /// A permit that holds nothing, for messages that came by other means than a link.
+    pub fn none() -> Self {
+        Self { permits: None }
     }
 
     /// How many bytes of the budget it holds.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.permits.num_permits()
+        self.permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 }
 

@@ -1,4 +1,18 @@
 //! The transport's figures: atomics for [`Transport::status`](crate::Transport::status), and the same as metrics.
+//!
+//! | metric | labels | |
+//! |---|---|---|
+//! | `multiraft_transport_frames_total` | peer, lane, direction | frames |
+//! | `multiraft_transport_messages_total` | peer, lane, direction | messages in them |
+//! | `multiraft_transport_bytes_total` | peer, lane, direction | their bytes, before encryption |
+//! | `multiraft_transport_queued_bytes` | peer, lane, direction | waiting to be sent, or to be given back by the handler |
+//! | `multiraft_transport_budget_waits_total` | peer, lane, direction | how often a lane was not read for lack of budget |
+//! | `multiraft_transport_link_up` | peer | 1 while there is a link |
+//! | `multiraft_transport_connections_total` | peer | links that came up; all but the first are reconnects |
+//! | `multiraft_transport_dial_failures_total` | peer | dials that came to nothing |
+//! | `multiraft_transport_handshake_failures_total` | | incoming connections that were turned away |
+//! | `multiraft_transport_snapshot_sent_bytes_total` | peer | bytes of snapshots |
+//! | `multiraft_transport_snapshot_received_bytes_total` | peer | bytes of snapshots |
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -3,7 +3,7 @@
 mod support;
 
 use multiraft_raft::{Incarnation, StoreId};
-use multiraft_transport::{DownReason, Lane, SendError, Transport, TransportError};
+use multiraft_transport::{DownReason, Lane, SendError, Transport, TransportConfig, TransportError};
 use support::{Authority, Recorder, Store, message, pair};
 
 #[test]
@@ -93,4 +93,34 @@ fn a_removed_peer_is_forgotten_and_can_come_back() {
     a.events.up();
     a.transport.send(StoreId(2), Lane::Control, &[message(7, 7)]).expect("up");
     assert_eq!(b.events.messages(Lane::Control, 1), [message(7, 7)]);
+}
+
+#[test]
+fn a_peer_can_be_dialed_by_host_name() {
+    let authority = Authority::new();
+    let a = Store::start(authority.config(1, 1));
+    let mut config = authority.config(2, 1);
+    let address = format!("localhost:{}", a.transport.local_addr().port());
+    config.peers.insert(StoreId(1), address.as_str().into());
+    let b = Store::start(config);
+    a.events.up();
+    b.events.up();
+    assert_eq!(b.transport.status()[0].address.as_ref().map(ToString::to_string), Some(address));
+}
+
+#[test]
+fn settings_that_make_no_sense_are_named() {
+    let authority = Authority::new();
+    let fails = |change: fn(&mut TransportConfig), parts: [&str; 2]| {
+        let mut config = authority.config(1, 1);
+        change(&mut config);
+        let error = Transport::start(config, std::sync::Arc::new(Recorder::default())).expect_err("no sense");
+        assert!(matches!(error, TransportError::Config { .. }));
+        let text = error.to_string();
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    };
+    fails(|config| config.append_lanes = 0, ["append_lanes is 0", "1 to 16"]);
+    fails(|config| config.link.loopback_mtu = 9000, ["link.loopback_mtu is 9000", "1200 to 8900"]);
+    fails(|config| config.link.keep_alive = config.link.idle_timeout, ["link.keep_alive", "idle timeout"]);
+    fails(|config| config.snapshots.window_bytes = 100, ["snapshots.window_bytes is 100", "16 KiB"]);
 }

@@ -3,16 +3,19 @@
 mod support;
 
 use std::{
-    sync::{Arc, Barrier},
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use multiraft_raft::{Incarnation, StoreId};
 use multiraft_transport::{
     DownReason, Handler, Lane, LinkEvent, ReceivedFrame, SnapshotHeader, SnapshotReceiver, Transport,
 };
-use support::{Authority, Store, message, pair, pair_of, relay::Relay};
+use support::{Authority, Event, Store, message, pair, pair_of, relay::Relay};
 
 /// Messages there and back, so that whatever else was on its way has arrived too.
 fn ping_pong(a: &Store, b: &Store, times: u64) {
@@ -299,4 +302,74 @@ fn a_handler_that_panics_costs_its_link_only() {
     b.events.up();
     b.transport.send(StoreId(1), Lane::Control, &[message(14, 14)]).expect("up again");
     assert_eq!(clumsy.0.messages(Lane::Control, 1), [message(14, 14)]);
+}
+
+/// Links must take turns, and frames belong to the link that is up.
+fn tells_a_consistent_story(store: &Store) -> usize {
+    let (mut up, mut last, mut links) = (None, 0, 0);
+    for event in store.events.drain() {
+        match event {
+            Event::Link(_, LinkEvent::Up { session, .. }) => {
+                assert_eq!(up, None, "one link at a time");
+                assert!(session > last, "sessions grow");
+                (up, last, links) = (Some(session), session, links + 1);
+            }
+            Event::Link(_, LinkEvent::Down { session, .. }) => {
+                assert_eq!(up, Some(session), "down once, after up");
+                up = None;
+            }
+            Event::Frame(frame) => assert_eq!(up, Some(frame.session), "frames of the link that is up"),
+            Event::Ready(..) => assert!(up.is_some()),
+            Event::Snapshot(..) => unreachable!("nobody sends any"),
+        }
+    }
+    assert_eq!(up, None, "down at the end");
+    links
+}
+
+#[test]
+fn links_that_come_and_go_tell_a_consistent_story() {
+    let authority = Authority::new();
+    let hasty = |store| {
+        let mut config = authority.config(store, 1);
+        config.link.backoff_max = Duration::from_millis(20);
+        config
+    };
+    let (a, b) = (Store::start(hasty(1)), Store::start(hasty(2)));
+    a.transport.add_peer(StoreId(2), b.transport.local_addr());
+    b.transport.add_peer(StoreId(1), a.transport.local_addr());
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for (from, to) in [(&a, StoreId(2)), (&b, StoreId(1))] {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                for id in 0.. {
+                    // Most of it is refused or lost: there is no link, or it goes down.
+                    let _ = from.transport.send(to, Lane::Append((id % 2) as u8), &[message(id, 3000)]);
+                    if is_over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    thread::yield_now();
+                }
+            });
+        }
+        for round in 0..30 {
+            let (from, to) = if round % 3 == 0 { (&a, StoreId(2)) } else { (&b, StoreId(1)) };
+            let before = from.transport.status()[0].connections;
+            from.transport.disconnect(to);
+            let deadline = Instant::now() + support::PATIENCE;
+            while from.transport.status()[0].connections <= before {
+                assert!(Instant::now() < deadline, "no new link");
+                thread::yield_now();
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    a.transport.shutdown();
+    b.transport.shutdown();
+    for store in [&a, &b] {
+        let links = tells_a_consistent_story(store);
+        // One that is closed at once may never be up at the other side.
+        assert!(links >= 15, "{links} links");
+    }
 }

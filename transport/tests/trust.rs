@@ -168,6 +168,46 @@ fn a_lane_that_does_not_exist_closes_the_link() {
     assert_eq!(reason, DownReason::Violation("there is no lane 9 among 2 append lanes".to_owned()));
 }
 
+/// Greets as store 2, then opens a snapshot stream with `bytes`: how the link ends.
+fn snapshot_violation(bytes: &[u8]) -> DownReason {
+    let authority = Authority::new();
+    let one = Store::start(authority.config(1, 1));
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    let _streams = raw.greet(&raw::hello(2, Incarnation(1))).expect("greeted");
+    one.events.up();
+    raw.runtime.block_on(async {
+        let (mut send, _recv) = raw.connection.open_bi().await.expect("a stream");
+        send.write_all(bytes).await.expect("written");
+        raw.connection.closed().await;
+    });
+    one.events.down().1
+}
+
+#[test]
+fn a_malformed_snapshot_closes_the_link() {
+    let violation = |what: &str| DownReason::Violation(format!("snapshot stream: {what}"));
+    let reason = snapshot_violation(b"\x02\x00\x00\x00\x09\x07");
+    assert_eq!(reason, violation("byte 2: 1 more bytes are needed for a number"));
+    let reason = snapshot_violation(b"\xff\xff\xff\x7f");
+    assert_eq!(reason, violation("a header of 2147483647 bytes"));
+    // A good header, for chunks from number 0, then chunk 1.
+    let header = b"\x0d\x00\x00\x00\x09\x07\x02\x64\x04\x00\x01\x07\x00\x00\x01\x02\x00";
+    let chunk = b"\x07\x00\x00\x00\x00\x01\x00\x00\x00\x00\xab";
+    let reason = snapshot_violation(&[&header[..], chunk].concat());
+    assert_eq!(reason, violation("chunk 1 where chunk 0 was due"));
+}
+
+#[test]
+fn a_dialer_that_says_nothing_is_told_to_go() {
+    let authority = Authority::new();
+    let mut config = authority.config(1, 1);
+    config.link.handshake_timeout = std::time::Duration::from_millis(300);
+    let one = Store::start(config);
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    assert_eq!(raw.closed(), "10: the greeting took too long");
+    assert_eq!(one.events.link_events_left(), 0);
+}
+
 #[test]
 fn a_lane_that_ends_closes_the_link() {
     let authority = Authority::new();

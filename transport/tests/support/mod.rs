@@ -170,7 +170,12 @@ impl Recorder {
         messages
     }
 
-    /// What was told and not taken.
+    /// All that was told and not taken.
+    pub(crate) fn drain(&self) -> Vec<Event> {
+        self.events.lock().expect("not poisoned").drain(..).collect()
+    }
+
+    /// How many events about links were told and not taken.
     pub(crate) fn link_events_left(&self) -> usize {
         let events = self.events.lock().expect("not poisoned");
         events.iter().filter(|event| matches!(event, Event::Link(..))).count()
