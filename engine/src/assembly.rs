@@ -3,7 +3,6 @@
 //! Shared by the shell and the simulator. A region whose records do not fit together is kept out of service: a replica that
 //! lost something it once promised must not vote or acknowledge as if it had never had it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use multiraft_raft::{
     KeyRange, LogIndex, LogSummary, Membership, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Restored,
     Role, StoreId, Term,
 };
-use multiraft_storage::RecoveredGroup;
+use multiraft_storage::Recovered;
 
 use crate::apply::AppliedRegion;
 use crate::logic::RegionStart;
@@ -26,22 +25,17 @@ pub struct Assembled {
 }
 
 /// Fits the state's regions to the log's groups.
-///
-/// `suspect` names groups of which the log may have lost records.
 #[must_use]
-pub fn assemble(
-    regions: Vec<AppliedRegion>,
-    groups: &BTreeMap<RegionId, RecoveredGroup>,
-    suspect: &BTreeMap<RegionId, String>,
-) -> Assembled {
+pub fn assemble(regions: Vec<AppliedRegion>, recovered: &Recovered) -> Assembled {
     let mut assembled = Assembled::default();
     for (descriptor, applied, applied_term) in regions {
         let id = descriptor.id;
-        if let Some(reason) = suspect.get(&id) {
-            assembled.damaged.push((id, reason.clone()));
+        if recovered.is_suspect(id) {
+            let reason = "the log may have lost records of this region: replace this replica";
+            assembled.damaged.push((id, reason.to_owned()));
             continue;
         }
-        let group = groups.get(&id).cloned().unwrap_or_default();
+        let group = recovered.groups.get(&id).cloned().unwrap_or_default();
         let start = RegionStart { descriptor, hard_state: group.hard_state, log: group.log, applied, applied_term };
         match check(&start) {
             Ok(()) => assembled.starts.push(start),

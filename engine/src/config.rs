@@ -31,6 +31,9 @@ pub struct Config {
     pub state_cache_bytes: u64,
     /// How often applied state is made durable, so that the log can be cut.
     pub checkpoint_interval: Duration,
+    /// With state in memory or state machines that hold their own: how many bytes of entries the log may hold before the
+    /// regions with the most are written to snapshot files.
+    pub volatile_log_bytes: usize,
     /// A region's log is cut when it has grown by this many entries beyond what is durably applied...
     pub compact_entries: u64,
     /// ...and keeps this many applied entries for followers that lag.
@@ -57,6 +60,7 @@ impl Default for Config {
             log_cache_bytes: 64 << 20,
             state_cache_bytes: 64 << 20,
             checkpoint_interval: Duration::from_secs(2),
+            volatile_log_bytes: 512 << 20,
             compact_entries: 4096,
             compact_keep_entries: 1024,
             snapshots_at_once: 8,

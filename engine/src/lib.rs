@@ -1,10 +1,41 @@
-//! draft
-mod config;
+//! A multi-Raft sharding engine: embed it, implement one trait, get replication, sharding, linearizable reads, snapshots.
+//!
+//! * [`Engine`] is the handle of a running store; [`Builder`] puts one together.
+//! * [`StateMachine`] (on a shared state store) or [`OwnState`] (a machine per region) is what an embedder implements.
+//! * [`Session`] makes retries safe.
+//!
+//! The modules [`logic`], [`apply`], [`assembly`] and [`snapshots`] are the deterministic inside, public for simulators and
+//! other drivers, without a promise of stability.
 
 pub mod apply;
 pub mod assembly;
-pub mod error;
+mod builder;
+mod config;
+mod directory;
+mod engine;
+mod error;
+mod events;
 pub mod logic;
 pub mod machine;
 mod region;
-pub mod status;
+mod session;
+mod shell;
+pub mod snapshots;
+mod status;
+
+pub use builder::{Bootstrap, Builder, StateKind};
+pub use config::Config;
+pub use engine::{Consistency, Engine, ProposeOptions, ReadOptions};
+pub use error::{ProposeError, ReadError, StartError, TransferError};
+pub use events::{Event, Events};
+pub use machine::{
+    ApplyContext, KeyOutsideRegion, OwnState, OwnStateFactory, RegionView, SnapshotWrite, StateMachine, StateTxn,
+};
+pub use multiraft_raft::{
+    ClusterId, Incarnation, KeyRange, LogIndex, Options as RaftOptions, RegionDescriptor, RegionEpoch, RegionId,
+    Replica, ReplicaId, Role, StoreId, Term,
+};
+pub use multiraft_storage::{StateError, StateStore};
+pub use multiraft_transport::{PeerAddress, SessionId, Tls, TlsError};
+pub use session::Session;
+pub use status::{PeerStatus, RegionStatus, StoreCounters, StoreStatus};

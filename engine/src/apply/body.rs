@@ -1,136 +1,193 @@
-//! What is inside a snapshot: the same chunks for a file here and for a stream to a peer, for both forms of state machine.
+//! What is inside a snapshot: one stream of bytes, cut into chunks, the same for a file here and for a stream to a peer.
 //!
 //! ```text
-//! chunk:    tag (1) | content
-//! tag 1     pairs of the shared state store: ( key length varint | key | value length varint | value )*
-//!           session records lie among them under a key of their own region
-//! tag 2     a piece of what an own-state machine wrote
-//! tag 3     session records of an own-state region: ( session u128 | length varint | record )*
+//! form 1 (1)   shared state:  ( key length varint | key | value length varint | value )*      to the end
+//!              stored keys: the region's session records, then its data
+//! form 2 (1)   own state:     count varint | ( session u128 | length varint | record )*
+//!              then what the machine wrote, to the end
 //! ```
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use multiraft_storage::Pair;
 use multiraft_transport::SessionId;
 
-use crate::region::command::{get_varint, put_varint};
 use crate::region::sessions::SessionRecord;
 
-const PAIRS: u8 = 1;
-const MACHINE: u8 = 2;
-const SESSIONS: u8 = 3;
+const SHARED: u8 = 1;
+const OWN: u8 = 2;
 
-/// How many bytes a chunk is meant to have; one that holds a single large pair has more.
+/// How many bytes a chunk has, except the last of a snapshot.
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
+
+/// No key, value or record is longer; what claims to be is damaged.
+const PIECE_BYTES_MAX: u64 = 1 << 32;
 
 /// The chunks of a snapshot, one after the other.
 pub type Chunks<'a> = Box<dyn Iterator<Item = io::Result<Bytes>> + Send + 'a>;
 
-pub(crate) fn pairs_chunk(pairs: &[Pair]) -> Bytes {
-    let bytes: usize = pairs.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
-    let mut out = BytesMut::with_capacity(bytes + 1);
-    out.put_u8(PAIRS);
-    for (key, value) in pairs {
-        put_varint(&mut out, key.len() as u64);
-        out.put_slice(key);
-        put_varint(&mut out, value.len() as u64);
-        out.put_slice(value);
-    }
-    out.freeze()
+/// Cuts a stream into chunks.
+pub(super) struct ChunkWriter<'a> {
+    buffer: Vec<u8>,
+    sink: &'a mut dyn FnMut(Bytes) -> io::Result<()>,
 }
 
-pub(crate) fn sessions_chunk<'a>(sessions: impl Iterator<Item = (&'a SessionId, &'a SessionRecord)>) -> Bytes {
-    let mut out = BytesMut::new();
-    out.put_u8(SESSIONS);
-    for (id, record) in sessions {
-        let record = record.encode();
-        out.put_u128(id.0);
-        put_varint(&mut out, record.len() as u64);
-        out.put_slice(&record);
+impl<'a> ChunkWriter<'a> {
+    /// Begins a stream of shared state.
+    pub(super) fn shared(sink: &'a mut dyn FnMut(Bytes) -> io::Result<()>) -> Self {
+        Self { buffer: vec![SHARED], sink }
     }
-    out.freeze()
+
+    /// Begins a stream of own state.
+    pub(super) fn own(
+        sink: &'a mut dyn FnMut(Bytes) -> io::Result<()>,
+        sessions: &BTreeMap<SessionId, SessionRecord>,
+    ) -> io::Result<Self> {
+        let mut writer = Self { buffer: vec![OWN], sink };
+        writer.number(sessions.len() as u64)?;
+        for (id, record) in sessions {
+            writer.write_all(&id.0.to_be_bytes())?;
+            writer.piece(&record.encode())?;
+        }
+        Ok(writer)
+    }
+
+    /// Adds a pair of the shared state.
+    pub(super) fn pair(&mut self, (key, value): &Pair) -> io::Result<()> {
+        self.piece(key)?;
+        self.piece(value)
+    }
+
+    /// Hands the last chunk over.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.cut()
+    }
+
+    fn piece(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.number(bytes.len() as u64)?;
+        self.write_all(bytes)
+    }
+
+    fn number(&mut self, mut value: u64) -> io::Result<()> {
+        while value >= 0x80 {
+            self.write_all(&[(value as u8) | 0x80])?;
+            value >>= 7;
+        }
+        self.write_all(&[value as u8])
+    }
+
+    fn cut(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = Bytes::copy_from_slice(&self.buffer);
+        self.buffer.clear();
+        (self.sink)(chunk)
+    }
 }
 
-pub(crate) fn machine_chunk(piece: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(piece.len() + 1);
-    out.put_u8(MACHINE);
-    out.put_slice(piece);
-    out.freeze()
+impl Write for ChunkWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(CHUNK_BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..count]);
+        if self.buffer.len() == CHUNK_BYTES {
+            self.cut()?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        // Chunks are cut by size alone, so that the same state gives the same chunks.
+        Ok(())
+    }
 }
 
 fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot makes no sense: {what}"))
 }
 
-/// Reads a chunk of pairs.
-pub(crate) fn read_pairs(chunk: &Bytes) -> io::Result<Vec<Pair>> {
-    if chunk.first() != Some(&PAIRS) {
-        return Err(damaged("a chunk of pairs was expected"));
-    }
-    let mut at = 1;
-    let mut pairs = Vec::new();
-    while at < chunk.len() {
-        let key = take(chunk, &mut at).ok_or_else(|| damaged("a key is cut off"))?;
-        let value = take(chunk, &mut at).ok_or_else(|| damaged("a value is cut off"))?;
-        pairs.push((key, value));
-    }
-    Ok(pairs)
-}
-
-fn take(chunk: &Bytes, at: &mut usize) -> Option<Bytes> {
-    let len = usize::try_from(get_varint(chunk, at)?).ok()?;
-    let end = at.checked_add(len).filter(|end| *end <= chunk.len())?;
-    let piece = chunk.slice(*at..end);
-    *at = end;
-    Some(piece)
-}
-
-/// Takes the sessions off the front of an own-state snapshot; what follows is the machine's.
-pub(crate) fn read_sessions(chunk: &Bytes) -> io::Result<BTreeMap<SessionId, SessionRecord>> {
-    if chunk.first() != Some(&SESSIONS) {
-        return Err(damaged("a chunk of sessions was expected"));
-    }
-    let mut at = 1;
-    let mut sessions = BTreeMap::new();
-    while at < chunk.len() {
-        let id: [u8; 16] = chunk
-            .get(at..at + 16)
-            .and_then(|id| id.try_into().ok())
-            .ok_or_else(|| damaged("a session id is cut off"))?;
-        at += 16;
-        let record = take(chunk, &mut at)
-            .and_then(|record| SessionRecord::decode(&record))
-            .ok_or_else(|| damaged("a session record cannot be read"))?;
-        sessions.insert(SessionId(u128::from_be_bytes(id)), record);
-    }
-    Ok(sessions)
-}
-
-/// An own-state machine's bytes, put together again from its chunks.
-pub(crate) struct MachineReader<'a> {
+/// A stream, put together again from its chunks.
+pub(super) struct ChunkReader<'a> {
     chunks: Chunks<'a>,
     current: Bytes,
 }
 
-impl<'a> MachineReader<'a> {
-    pub(crate) fn new(chunks: Chunks<'a>) -> Self {
-        Self { chunks, current: Bytes::new() }
+impl<'a> ChunkReader<'a> {
+    /// Opens a stream of shared state.
+    pub(super) fn shared(chunks: Chunks<'a>) -> io::Result<Self> {
+        Self::open(chunks, SHARED)
+    }
+
+    /// Opens a stream of own state: the sessions are read, the rest is the machine's.
+    pub(super) fn own(chunks: Chunks<'a>) -> io::Result<(BTreeMap<SessionId, SessionRecord>, Self)> {
+        let mut reader = Self::open(chunks, OWN)?;
+        let count = reader.number()?.ok_or_else(|| damaged("it ends before its sessions"))?;
+        let mut sessions = BTreeMap::new();
+        for _ in 0..count {
+            let mut id = [0; 16];
+            reader.read_exact(&mut id)?;
+            let record = reader.piece()?.ok_or_else(|| damaged("a session is cut off"))?;
+            let record = SessionRecord::decode(&record).ok_or_else(|| damaged("a session record cannot be read"))?;
+            sessions.insert(SessionId(u128::from_be_bytes(id)), record);
+        }
+        Ok((sessions, reader))
+    }
+
+    fn open(chunks: Chunks<'a>, form: u8) -> io::Result<Self> {
+        let mut reader = Self { chunks, current: Bytes::new() };
+        let mut found = [0];
+        reader.read_exact(&mut found)?;
+        if found[0] == form { Ok(reader) } else { Err(damaged("it is of another form of state machine")) }
+    }
+
+    /// The next pair of the shared state; `None` at the end.
+    pub(super) fn pair(&mut self) -> io::Result<Option<Pair>> {
+        let Some(key) = self.piece()? else {
+            return Ok(None);
+        };
+        let value = self.piece()?.ok_or_else(|| damaged("a key has no value"))?;
+        Ok(Some((key, value)))
+    }
+
+    fn piece(&mut self) -> io::Result<Option<Bytes>> {
+        let Some(len) = self.number()? else {
+            return Ok(None);
+        };
+        if len > PIECE_BYTES_MAX {
+            return Err(damaged("a length is out of bounds"));
+        }
+        let mut piece = Vec::new();
+        // Read as far as it goes: a false length must not reserve memory.
+        let got = self.by_ref().take(len).read_to_end(&mut piece)?;
+        if got as u64 == len { Ok(Some(piece.into())) } else { Err(damaged("a piece is cut off")) }
+    }
+
+    /// A varint; `None` at the end of the stream.
+    fn number(&mut self) -> io::Result<Option<u64>> {
+        let mut value = 0u64;
+        for shift in (0..63).step_by(7) {
+            let mut byte = [0];
+            if self.read(&mut byte)? == 0 {
+                return if shift == 0 { Ok(None) } else { Err(damaged("a number is cut off")) };
+            }
+            value |= u64::from(byte[0] & 0x7f) << shift;
+            if byte[0] & 0x80 == 0 {
+                return Ok(Some(value));
+            }
+        }
+        Err(damaged("a number is out of bounds"))
     }
 }
 
-impl Read for MachineReader<'_> {
+impl Read for ChunkReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
-            let Some(chunk) = self.chunks.next() else {
-                return Ok(0);
-            };
-            let chunk = chunk?;
-            if chunk.first() != Some(&MACHINE) {
-                return Err(damaged("a piece of the machine's state was expected"));
+            match self.chunks.next() {
+                Some(chunk) => self.current = chunk?,
+                None => return Ok(0),
             }
-            self.current = chunk.slice(1..);
         }
         let count = buffer.len().min(self.current.len());
         buffer[..count].copy_from_slice(&self.current.split_to(count));
@@ -140,26 +197,67 @@ impl Read for MachineReader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use multiraft_raft::LogIndex;
+
     use super::*;
 
-    #[test]
-    fn pairs_survive_a_round_trip_and_cuts_are_refused() {
-        let pairs = vec![
-            (Bytes::from_static(b"a"), Bytes::from_static(b"1")),
-            (Bytes::from_static(b""), Bytes::from(vec![7; 300])),
-        ];
-        let chunk = pairs_chunk(&pairs);
-        assert_eq!(read_pairs(&chunk).expect("just made"), pairs);
-        assert!(read_pairs(&chunk.slice(..chunk.len() - 1)).is_err());
-        assert!(read_pairs(&machine_chunk(b"x")).is_err());
+    fn chunks(all: &[Bytes]) -> Chunks<'static> {
+        Box::new(all.to_vec().into_iter().map(Ok))
+    }
+
+    fn shared_stream(pairs: &[Pair]) -> Vec<Bytes> {
+        let mut all = Vec::new();
+        let mut sink = |chunk| {
+            all.push(chunk);
+            Ok(())
+        };
+        let mut writer = ChunkWriter::shared(&mut sink);
+        pairs.iter().try_for_each(|pair| writer.pair(pair)).unwrap();
+        writer.finish().unwrap();
+        all
+    }
+
+    fn read_pairs(all: &[Bytes]) -> io::Result<Vec<Pair>> {
+        let mut reader = ChunkReader::shared(chunks(all))?;
+        std::iter::from_fn(|| reader.pair().transpose()).collect()
     }
 
     #[test]
-    fn a_machines_pieces_read_as_one_stream() {
-        let pieces = [machine_chunk(b"ab"), machine_chunk(b""), machine_chunk(b"cde")];
-        let mut reader = MachineReader::new(Box::new(pieces.into_iter().map(Ok)));
+    fn pairs_larger_than_a_chunk_survive_a_round_trip() {
+        let pairs = vec![
+            (Bytes::from_static(b"a"), Bytes::from_static(b"1")),
+            (Bytes::from_static(b"b"), Bytes::from(vec![7; 2 * CHUNK_BYTES + 5])),
+            (Bytes::from_static(b"c"), Bytes::new()),
+        ];
+        let all = shared_stream(&pairs);
+        assert_eq!(all.iter().map(Bytes::len).collect::<Vec<_>>()[..2], [CHUNK_BYTES, CHUNK_BYTES]);
+        assert_eq!(read_pairs(&all).unwrap(), pairs);
+        assert_eq!(read_pairs(&shared_stream(&[])).unwrap(), vec![]);
+    }
+
+    #[test]
+    fn cut_or_foreign_streams_are_refused() {
+        let all = shared_stream(&[(Bytes::from_static(b"key"), Bytes::from_static(b"value"))]);
+        for len in [0, 2, 4, 6, 9] {
+            assert!(read_pairs(&[all[0].slice(..len)]).is_err(), "cut at {len}");
+        }
+        assert!(ChunkReader::own(chunks(&all)).is_err());
+    }
+
+    #[test]
+    fn a_machines_bytes_follow_its_sessions() {
+        let sessions = BTreeMap::from([(SessionId(5), SessionRecord::open(LogIndex(3)))]);
         let mut all = Vec::new();
-        reader.read_to_end(&mut all).expect("in memory");
-        assert_eq!(all, b"abcde");
+        let mut sink = |chunk| {
+            all.push(chunk);
+            Ok(())
+        };
+        let mut writer = ChunkWriter::own(&mut sink, &sessions).unwrap();
+        writer.write_all(b"state").unwrap();
+        writer.finish().unwrap();
+        let (found, mut reader) = ChunkReader::own(chunks(&all)).unwrap();
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).unwrap();
+        assert_eq!((found, rest.as_slice()), (sessions, b"state".as_slice()));
     }
 }

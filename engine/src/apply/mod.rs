@@ -25,6 +25,7 @@ use crate::logic::{Applied, ApplyTask, Outcome, ReplyTo, SnapshotInstalled, wire
 
 pub use backend::{AppliedRegion, Backend};
 pub use body::Chunks;
+pub(crate) use shared::stored_descriptor;
 pub use source::SnapshotSource;
 
 /// Why entries could not be applied.
@@ -92,17 +93,12 @@ impl<R> AppliedBatch<R> {
 
 /// Where received snapshots lie until they are installed.
 pub trait ReceivedSnapshots {
-    /// The chunks of a snapshot that arrived whole.
+    /// The chunks of a snapshot that arrived whole. For regions whose state is not durable by itself the snapshot is also
+    /// made the region's durable one, before this returns.
     ///
     /// # Errors
-    /// It is not there, or cannot be read.
+    /// It is not there, cannot be read, or could not be made durable; then it must not be installed.
     fn open(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<Chunks<'_>>;
-
-    /// For regions whose state is not durable by itself: makes the received snapshot the region's durable one.
-    ///
-    /// # Errors
-    /// It could not be made durable; then it must not be installed.
-    fn adopt(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<()>;
 
     /// It was installed or is not wanted any more.
     fn discard(&self, from: StoreId, header: &SnapshotHeader);

@@ -77,12 +77,11 @@ impl OwnRegions {
     /// A new region's first snapshot: no sessions, and what an empty machine writes.
     pub(crate) fn first(&self, descriptor: &Arc<RegionDescriptor>) -> SnapshotSource {
         let machine = self.factory.create(descriptor);
-        let sessions = body::sessions_chunk(std::iter::empty());
         SnapshotSource {
             descriptor: Arc::clone(descriptor),
             index: LogIndex::ZERO,
             term: Term::ZERO,
-            content: Content::Own(sessions, machine.snapshot()),
+            content: Content::Own(BTreeMap::new(), machine.snapshot()),
         }
     }
 
@@ -91,12 +90,11 @@ impl OwnRegions {
         descriptor: &Arc<RegionDescriptor>,
         index: LogIndex,
         term: Term,
-        mut chunks: body::Chunks<'_>,
+        chunks: body::Chunks<'_>,
     ) -> std::io::Result<Held> {
-        let first = chunks.next().unwrap_or_else(|| Err(std::io::ErrorKind::UnexpectedEof.into()))?;
-        let sessions = body::read_sessions(&first)?;
+        let (sessions, mut stream) = body::ChunkReader::own(chunks)?;
         let mut machine = self.factory.create(descriptor);
-        machine.restore(&mut body::MachineReader::new(chunks))?;
+        machine.restore(&mut stream)?;
         Ok(Held { machine, descriptor: Arc::clone(descriptor), applied: index, term, sessions })
     }
 
@@ -107,7 +105,7 @@ impl OwnRegions {
             descriptor: Arc::clone(&held.descriptor),
             index: held.applied,
             term: held.term,
-            content: Content::Own(body::sessions_chunk(held.sessions.iter()), held.machine.snapshot()),
+            content: Content::Own(held.sessions.clone(), held.machine.snapshot()),
         })
     }
 
@@ -212,11 +210,10 @@ fn install(
     if header.index <= progress.applied {
         return false;
     }
-    // Loaded beside the old state, made durable, and only then put in its place.
+    // Loaded beside the old state, and then put in its place.
     let loaded = received
         .open(from, header)
-        .and_then(|chunks| own.load(&header.descriptor, header.index, header.index_term, chunks))
-        .and_then(|held| received.adopt(from, header).map(|()| held));
+        .and_then(|chunks| own.load(&header.descriptor, header.index, header.index_term, chunks));
     match loaded {
         Ok(held) => {
             *progress = held.progress();

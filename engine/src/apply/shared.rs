@@ -99,9 +99,6 @@ impl SharedBackend {
             return false;
         }
         let result = self.replacement(&progress.descriptor, received, from, header).and_then(|batch| {
-            if !self.store.is_durable() {
-                received.adopt(from, header)?;
-            }
             self.store.write(batch).and_then(|()| self.store.flush()).map_err(io::Error::other)
         });
         if let Err(error) = result {
@@ -129,11 +126,7 @@ impl SharedBackend {
         }
         let (start, end) = keys::sessions(header.region);
         batch.delete_range(start, end);
-        for chunk in received.open(from, header)? {
-            for (key, value) in body::read_pairs(&chunk?)? {
-                batch.put(key, value);
-            }
-        }
+        put_stream(&mut batch, received.open(from, header)?)?;
         put_region(&mut batch, &header.descriptor, header.index, header.index_term);
         Ok(batch)
     }
@@ -162,11 +155,7 @@ impl SharedBackend {
         chunks: body::Chunks<'_>,
     ) -> io::Result<()> {
         let mut batch = StateBatch::new();
-        for chunk in chunks {
-            for (key, value) in body::read_pairs(&chunk?)? {
-                batch.put(key, value);
-            }
-        }
+        put_stream(&mut batch, chunks)?;
         put_region(&mut batch, descriptor, index, term);
         self.store.write(batch).map_err(io::Error::other)
     }
@@ -196,6 +185,15 @@ impl SharedBackend {
         }
         Ok(regions)
     }
+}
+
+/// Adds what a snapshot holds to a batch.
+fn put_stream(batch: &mut StateBatch, chunks: body::Chunks<'_>) -> io::Result<()> {
+    let mut reader = body::ChunkReader::shared(chunks)?;
+    while let Some((key, value)) = reader.pair()? {
+        batch.put(key, value);
+    }
+    Ok(())
 }
 
 /// Adds a region's own records to a batch.

@@ -115,6 +115,16 @@ pub enum Input<R> {
     },
     /// A snapshot was installed, or could not be.
     SnapshotInstalled(SnapshotInstalled),
+    /// A living record of this region in the log is damaged: it takes no part any more.
+    Damaged {
+        /// The region.
+        region: RegionId,
+    },
+    /// The log's disk has no space, or has some again: leaders are given away, and commands refused, meanwhile.
+    DiskFull {
+        /// Whether it is full.
+        full: bool,
+    },
     /// Hand every led region over (before a shutdown).
     Handover,
 }

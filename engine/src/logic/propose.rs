@@ -49,7 +49,7 @@ impl<R> Worker<R> {
         command: Bytes,
         reply: ReplyTo<R>,
     ) {
-        if self.apply_backlog > self.config.apply_queue_bytes {
+        if self.apply_backlog > self.config.apply_queue_bytes || self.upkeep.is_disk_full() {
             self.counters.busy += 1;
             return self.answer(reply, Outcome::Busy { retry_after: RETRY });
         }

@@ -22,16 +22,32 @@ pub(super) struct Upkeep {
     next: Time,
     cursor: u32,
     handover: bool,
+    disk_full: bool,
 }
 
 impl Upkeep {
     pub(super) fn new(now: Time) -> Self {
-        Self { next: now.next_multiple(INTERVAL), cursor: 0, handover: false }
+        Self { next: now.next_multiple(INTERVAL), cursor: 0, handover: false, disk_full: false }
     }
 
     /// When the next round is due.
     pub(super) fn next(&self) -> Time {
         self.next
+    }
+
+    /// Leadership is given away while the log's disk is full, and may come back afterwards.
+    pub(super) fn set_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
+        self.next = Time::ZERO;
+    }
+
+    /// Whether this store can take no commands because its disk is full.
+    pub(super) fn is_disk_full(&self) -> bool {
+        self.disk_full
+    }
+
+    fn gives_away(&self) -> bool {
+        self.handover || self.disk_full
     }
 
     /// From now on, leadership is given away and not taken back.
@@ -77,7 +93,7 @@ impl<R> Worker<R> {
         let first = region.group.term() == Term::ZERO
             && region.group.leader().is_none()
             && region.preferred().is_some_and(|replica| replica.store == self.config.store);
-        if !first || self.upkeep.handover || !self.sees_quorum(key) {
+        if !first || self.upkeep.gives_away() || !self.sees_quorum(key) {
             return false;
         }
         self.region_mut(key).group.campaign(now);
@@ -101,7 +117,7 @@ impl<R> Worker<R> {
     fn move_leader(&mut self, now: Time, key: SlotKey) -> bool {
         let own = self.config.store;
         let region = self.region(key);
-        let target = if self.upkeep.handover {
+        let target = if self.upkeep.gives_away() {
             let caught_up = |id| region.group.match_index(id);
             let others = region.descriptor().replicas.iter();
             others

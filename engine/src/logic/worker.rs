@@ -156,6 +156,28 @@ impl<R> Worker<R> {
         self.touch(key);
     }
 
+    /// Takes a region out of service; who waits for it learns that the outcome is unknown.
+    fn remove_region(&mut self, region: RegionId) {
+        let Some(key) = self.slots.remove(&region) else { return };
+        self.deadlines.disarm(key);
+        let Some(mut removed) = self.regions.remove(key) else { return };
+        let Some(waiting) = removed.busy.take() else { return };
+        let reads = waiting.reads.into_iter().chain(waiting.rounds.into_iter().flat_map(|(_, reads)| reads));
+        for read in reads {
+            self.answer(read, Outcome::NotLeader { hint: None });
+        }
+        let proposed = waiting.proposed.into_iter().map(|proposed| proposed.reply);
+        for reply in waiting.incoming_replies.into_iter().chain(proposed) {
+            self.answer(reply, Outcome::Uncertain);
+        }
+        for reply in waiting.confirmed.into_iter().flat_map(|(_, replies)| replies) {
+            self.reply(reply, Outcome::UnknownRegion);
+        }
+        if let Some((_, reply)) = waiting.transfer {
+            self.answer(reply, Outcome::UnknownRegion);
+        }
+    }
+
     /// Takes a turn: handles `inputs` and what is due, and fills `out`. Returns when the next turn is due at the latest.
     pub fn turn(&mut self, now: Time, inputs: &mut Vec<Input<R>>, out: &mut TurnOutput<R>) -> Time {
         self.counters.turns += 1;
@@ -219,6 +241,8 @@ impl<R> Worker<R> {
             Input::SnapshotReceived { from, header } => self.on_snapshot_received(from, header),
             Input::SnapshotLost { from, transfer } => self.on_snapshot_lost(from, transfer),
             Input::SnapshotInstalled(done) => self.on_snapshot_installed(now, done),
+            Input::Damaged { region } => self.remove_region(region),
+            Input::DiskFull { full } => self.upkeep.set_disk_full(full),
             Input::Handover => self.upkeep.start_handover(),
         }
     }

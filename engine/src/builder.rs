@@ -1,0 +1,209 @@
+//! How a store is put together.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use multiraft_raft::{ClusterId, StoreId};
+use multiraft_storage::{MemStore, SledConfig, SledStore, StateStore};
+use multiraft_transport::{PeerAddress, Tls};
+
+use crate::apply::Backend;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::error::StartError;
+use crate::machine::{OwnStateFactory, StateMachine};
+use crate::shell::{StartPlan, start};
+
+/// Where a [`StateMachine`]'s data lives.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum StateKind {
+    /// In sled, in the data directory.
+    #[default]
+    Sled,
+    /// In memory; kept durable by the log and by snapshot files.
+    Memory,
+    /// In a state store of the embedder's.
+    Custom(Arc<dyn StateStore>),
+}
+
+/// The first regions of a new cluster. Every store of the cluster must be given the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// The keys at which the key space is cut, ascending: N - 1 keys make N regions.
+    pub boundaries: Vec<Bytes>,
+    /// The stores that hold a replica of every region.
+    pub stores: Vec<StoreId>,
+}
+
+enum Machine {
+    Shared(Arc<dyn StateMachine>),
+    Own(Arc<dyn OwnStateFactory>),
+}
+
+/// Collects what a store needs, then starts it.
+#[must_use = "a builder does nothing until it is started"]
+pub struct Builder {
+    cluster: ClusterId,
+    store: Option<StoreId>,
+    data_dir: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    peers: Vec<(StoreId, PeerAddress)>,
+    tls: Option<Tls>,
+    machine: Option<Machine>,
+    state: StateKind,
+    bootstrap: Option<Bootstrap>,
+    config: Config,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self {
+            cluster: ClusterId(1),
+            store: None,
+            data_dir: None,
+            listen: None,
+            peers: Vec::new(),
+            tls: None,
+            machine: None,
+            state: StateKind::default(),
+            bootstrap: None,
+            config: Config::default(),
+        }
+    }
+
+    /// The cluster that the store belongs to. Stores of other clusters are refused. Default: cluster 1.
+    pub fn cluster(mut self, cluster: ClusterId) -> Self {
+        self.cluster = cluster;
+        self
+    }
+
+    /// Which store this is. Must match its certificate and its data directory.
+    pub fn store(mut self, store: StoreId) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Where the store keeps everything; made if it is not there.
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(dir.into());
+        self
+    }
+
+    /// Where the store listens for other stores (UDP).
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
+    }
+
+    /// Where another store listens. Call once for each.
+    pub fn peer(mut self, store: StoreId, address: impl Into<PeerAddress>) -> Self {
+        self.peers.push((store, address.into()));
+        self
+    }
+
+    /// Certificates and key; both ends of every link prove which store they are.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// The state machine, on the shared state store.
+    pub fn state_machine(mut self, machine: impl StateMachine) -> Self {
+        self.machine = Some(Machine::Shared(Arc::new(machine)));
+        self
+    }
+
+    /// Makes a state machine for each region, which holds its data itself.
+    pub fn own_state(mut self, factory: impl OwnStateFactory) -> Self {
+        self.machine = Some(Machine::Own(Arc::new(factory)));
+        self
+    }
+
+    /// Where the data of a [`StateMachine`] lives. Default: sled.
+    pub fn state(mut self, state: StateKind) -> Self {
+        self.state = state;
+        self
+    }
+
+    /// The first regions, if the cluster is new. Ignored by a store that has been bootstrapped before.
+    pub fn bootstrap(mut self, bootstrap: Bootstrap) -> Self {
+        self.bootstrap = Some(bootstrap);
+        self
+    }
+
+    /// Everything else.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Opens the data directory and starts the store. When this returns, the store takes requests; those for regions
+    /// without a leader wait for one.
+    ///
+    /// # Errors
+    /// [`StartError`] says what to do.
+    pub async fn start(self) -> Result<Engine, StartError> {
+        let plan = self.plan()?;
+        let started = tokio::task::spawn_blocking(move || start(plan)).await;
+        let running = started.map_err(|error| StartError::Config(format!("the start was cut short: {error}")))??;
+        Ok(Engine::new(running))
+    }
+
+    fn plan(self) -> Result<StartPlan, StartError> {
+        let missing = |what: &str| StartError::Config(format!("{what} is missing: call Builder::{what}"));
+        let store = self.store.filter(|store| *store != StoreId::ZERO).ok_or_else(|| missing("store"))?;
+        let machine = self.machine.ok_or_else(|| missing("state_machine"))?;
+        if let Some(bootstrap) = &self.bootstrap {
+            check_bootstrap(bootstrap, store)?;
+        }
+        let (state, cache) = (self.state, self.config.state_cache_bytes);
+        let backend = move |dir: &Path| match machine {
+            Machine::Shared(machine) => Ok(Backend::shared(machine, open_state(state, dir, cache)?)),
+            Machine::Own(factory) => Ok(Backend::own(factory)),
+        };
+        Ok(StartPlan {
+            config: self.config,
+            cluster: self.cluster,
+            store,
+            data_dir: self.data_dir.ok_or_else(|| missing("data_dir"))?,
+            listen: self.listen.ok_or_else(|| missing("listen"))?,
+            peers: self.peers,
+            tls: self.tls.ok_or_else(|| missing("tls"))?,
+            backend: Box::new(backend),
+            bootstrap: self.bootstrap.map(|bootstrap| (bootstrap.boundaries, bootstrap.stores)),
+        })
+    }
+}
+
+fn open_state(kind: StateKind, dir: &Path, cache_bytes: u64) -> Result<Arc<dyn StateStore>, StartError> {
+    match kind {
+        StateKind::Sled => {
+            let mut config = SledConfig::default();
+            config.cache_bytes_max = cache_bytes;
+            Ok(Arc::new(SledStore::open(dir.join("state"), config)?))
+        }
+        StateKind::Memory => Ok(Arc::new(MemStore::new())),
+        StateKind::Custom(store) => Ok(store),
+    }
+}
+
+fn check_bootstrap(bootstrap: &Bootstrap, store: StoreId) -> Result<(), StartError> {
+    let refuse = |what: &str| Err(StartError::Config(what.to_owned()));
+    let mut stores = bootstrap.stores.clone();
+    stores.sort_unstable();
+    stores.dedup();
+    if stores.len() != bootstrap.stores.len() || stores.contains(&StoreId::ZERO) {
+        return refuse("Bootstrap::stores names a store twice, or store 0");
+    }
+    if !stores.contains(&store) {
+        return refuse("Bootstrap::stores must name this store");
+    }
+    let ascends = bootstrap.boundaries.windows(2).all(|pair| pair[0] < pair[1]);
+    if !ascends || bootstrap.boundaries.first().is_some_and(Bytes::is_empty) {
+        return refuse("Bootstrap::boundaries must ascend, without repetition and without the empty key");
+    }
+    Ok(())
+}

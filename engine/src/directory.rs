@@ -1,0 +1,42 @@
+//! Which regions there are, by id and by key, as this store knows it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use multiraft_raft::{KeyRange, RegionDescriptor, RegionId};
+use multiraft_router::RangeMap;
+
+/// Shared by workers, which keep it up to date, and callers, who route by it.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    ranges: RangeMap,
+    descriptors: RwLock<BTreeMap<RegionId, Arc<RegionDescriptor>>>,
+}
+
+impl Directory {
+    /// Takes news of a region; older news than what is known is dropped.
+    pub(crate) fn update(&self, descriptor: &Arc<RegionDescriptor>) {
+        self.ranges.update(descriptor);
+        let mut known = self.descriptors.write().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.entry(descriptor.id).or_insert_with(|| Arc::clone(descriptor));
+        if entry.epoch.is_behind(descriptor.epoch) {
+            *entry = Arc::clone(descriptor);
+        }
+    }
+
+    /// A region by id.
+    pub(crate) fn get(&self, region: RegionId) -> Option<Arc<RegionDescriptor>> {
+        self.descriptors.read().unwrap_or_else(PoisonError::into_inner).get(&region).cloned()
+    }
+
+    /// The region that owns a key.
+    pub(crate) fn lookup(&self, key: &[u8]) -> Option<Arc<RegionDescriptor>> {
+        self.get(self.ranges.lookup(key)?.region)
+    }
+
+    /// All regions that own keys, in key order.
+    pub(crate) fn in_key_order(&self) -> Vec<Arc<RegionDescriptor>> {
+        let routes = self.ranges.scan(&KeyRange::full(), usize::MAX);
+        routes.into_iter().filter_map(|route| self.get(route.region)).collect()
+    }
+}

@@ -1,0 +1,482 @@
+//! The handle that embedders hold.
+
+use std::future::Future;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use multiraft_raft::{RegionDescriptor, RegionEpoch, RegionId, StoreId, Time};
+use multiraft_router::SendError;
+use multiraft_transport::SessionSeq;
+use tokio::sync::oneshot;
+
+use crate::builder::Builder;
+use crate::error::{ProposeError, ReadError, TransferError};
+use crate::events::Events;
+use crate::logic::{Input, Outcome, worker_of};
+use crate::session::Session;
+use crate::shell::{Completion, Running, Work};
+use crate::status::{PeerStatus, StoreCounters, StoreStatus};
+
+/// The first pause before a request without effect is tried again; doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// When to try again after a full mailbox.
+const BUSY_RETRY: Duration = Duration::from_millis(10);
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Consistency {
+    /// Sees every write that was answered before the read began, wherever it was made. Costs a round trip to a quorum,
+    /// which all reads of a moment share.
+    #[default]
+    Linearizable,
+    /// Whatever this store has applied, however old. Always answered.
+    Local,
+}
+
+/// How a command is proposed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProposeOptions {
+    /// The region.
+    pub region: RegionId,
+    /// The epoch that the caller routed by: if the region's range has changed since, nothing is done. Default: whatever
+    /// the region is.
+    pub epoch: Option<RegionEpoch>,
+    /// How long to wait. Default: [`Config::request_timeout`](crate::Config::request_timeout).
+    pub timeout: Option<Duration>,
+}
+
+impl ProposeOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new(region: RegionId) -> Self {
+        Self { region, epoch: None, timeout: None }
+    }
+
+    /// Only if the region's range is still what it was at this epoch.
+    #[must_use]
+    pub fn epoch(mut self, epoch: RegionEpoch) -> Self {
+        self.epoch = Some(epoch);
+        self
+    }
+
+    /// How long to wait.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// How a query is read.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ReadOptions {
+    /// The region.
+    pub region: RegionId,
+    /// The epoch that the caller routed by: if the region's range has changed since, the read is refused. Default:
+    /// whatever the region is.
+    pub epoch: Option<RegionEpoch>,
+    /// How long to wait. Default: [`Config::request_timeout`](crate::Config::request_timeout).
+    pub timeout: Option<Duration>,
+    /// How fresh.
+    pub consistency: Consistency,
+}
+
+impl ReadOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new(region: RegionId, consistency: Consistency) -> Self {
+        Self { region, epoch: None, timeout: None, consistency }
+    }
+
+    /// Only if the region's range is still what it was at this epoch.
+    #[must_use]
+    pub fn epoch(mut self, epoch: RegionEpoch) -> Self {
+        self.epoch = Some(epoch);
+        self
+    }
+
+    /// How long to wait.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// A running store. Cheap to clone; all clones are the same store, which stops with [`Engine::shutdown`] or when the last
+/// clone is dropped.
+#[derive(Clone)]
+pub struct Engine {
+    running: Arc<Running>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("store", &self.running.store).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Collects what a store needs.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    pub(crate) fn new(running: Running) -> Self {
+        Self { running: Arc::new(running) }
+    }
+
+    /// Which store this is.
+    #[must_use]
+    pub fn store(&self) -> StoreId {
+        self.running.store
+    }
+
+    /// Where it listens for other stores.
+    #[must_use]
+    pub fn local_addr(&self) -> std::net::SocketAddr {
+        self.running.transport.local_addr()
+    }
+
+    /// Has a command carried out by a region's state machine, and returns the machine's answer.
+    ///
+    /// On return the command is committed (durable on a quorum of the region's voters) and applied here or at the leader.
+    /// Any store may be asked; one that does not lead sends the command on.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; only [`ProposeError::Uncertain`] leaves open whether the command had or will have an effect.
+    pub async fn propose(&self, region: RegionId, command: impl Into<Bytes>) -> Result<Bytes, ProposeError> {
+        self.propose_with(ProposeOptions::new(region), command).await
+    }
+
+    /// Like [`Engine::propose`], with options.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn propose_with(
+        &self,
+        options: ProposeOptions,
+        command: impl Into<Bytes>,
+    ) -> Result<Bytes, ProposeError> {
+        let deadline = self.deadline(options.timeout);
+        self.propose_until(options.region, options.epoch, None, command.into(), deadline).await
+    }
+
+    /// Proposes until there is an answer or the time is up. A proposal that had no effect is tried again; one of unknown
+    /// outcome never is.
+    pub(crate) async fn propose_until(
+        &self,
+        region: RegionId,
+        epoch: Option<RegionEpoch>,
+        session: Option<SessionSeq>,
+        command: Bytes,
+        deadline: Time,
+    ) -> Result<Bytes, ProposeError> {
+        let limit = self.running.config.max_command_bytes;
+        if command.len() > limit {
+            return Err(ProposeError::TooLarge { size: command.len(), limit });
+        }
+        let mut pause = PAUSE_MIN;
+        loop {
+            self.check_running().map_err(|reason| ProposeError::Stopped { reason })?;
+            let (reply, answer) = Completion::new();
+            let bytes = command.len() as u64 + 64;
+            let input = Input::Propose { region, epoch, session, command: command.clone(), deadline, reply };
+            match self.send(region, input, bytes) {
+                Ok(()) => {}
+                Err(Refused::Busy) => return Err(ProposeError::Busy { retry_after: BUSY_RETRY }),
+                Err(Refused::Stopped) => return Err(ProposeError::Stopped { reason: "shutting down".to_owned() }),
+            }
+            let outcome = self.wait(answer, deadline).await.unwrap_or(Outcome::Uncertain);
+            let hint = match outcome {
+                Outcome::Applied { reply, .. } => return Ok(reply),
+                Outcome::NotLeader { hint } => hint,
+                other => return Err(propose_error(region, other)),
+            };
+            if !self.pause(&mut pause, deadline).await {
+                return Err(ProposeError::NotLeader { region, hint });
+            }
+        }
+    }
+
+    /// Asks a region's state machine.
+    ///
+    /// The query is answered from the state of this store, on the caller's thread.
+    ///
+    /// # Errors
+    /// [`ReadError`]. A read has no effect and may always be tried again.
+    pub async fn read(
+        &self,
+        region: RegionId,
+        query: impl Into<Bytes>,
+        consistency: Consistency,
+    ) -> Result<Bytes, ReadError> {
+        self.read_with(ReadOptions::new(region, consistency), query).await
+    }
+
+    /// Like [`Engine::read`], with options.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read_with(&self, options: ReadOptions, query: impl Into<Bytes>) -> Result<Bytes, ReadError> {
+        let query = query.into();
+        if options.consistency == Consistency::Linearizable {
+            self.confirm_read(options.region, options.epoch, self.deadline(options.timeout)).await?;
+        }
+        self.check_running().map_err(|reason| ReadError::Stopped { reason })?;
+        self.running.backend.lookup(options.region, options.epoch, &query)
+    }
+
+    async fn confirm_read(
+        &self,
+        region: RegionId,
+        epoch: Option<RegionEpoch>,
+        deadline: Time,
+    ) -> Result<(), ReadError> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            self.check_running().map_err(|reason| ReadError::Stopped { reason })?;
+            let (reply, answer) = Completion::new();
+            match self.send(region, Input::Read { region, epoch, deadline, reply }, 64) {
+                Ok(()) => {}
+                Err(Refused::Busy) => return Err(ReadError::Busy { retry_after: BUSY_RETRY }),
+                Err(Refused::Stopped) => return Err(ReadError::Stopped { reason: "shutting down".to_owned() }),
+            }
+            let hint = match self.wait(answer, deadline).await {
+                Some(Outcome::ReadAt { .. }) => return Ok(()),
+                Some(Outcome::UnknownRegion) => return Err(ReadError::UnknownRegion { region }),
+                Some(Outcome::EpochMismatch { current }) => return Err(ReadError::EpochMismatch { current }),
+                Some(Outcome::Busy { retry_after }) => return Err(ReadError::Busy { retry_after }),
+                Some(Outcome::NotLeader { hint }) => hint,
+                Some(_) | None => None,
+            };
+            if !self.pause(&mut pause, deadline).await {
+                return Err(ReadError::NotLeader { region, hint });
+            }
+        }
+    }
+
+    /// Makes another store the leader of a region. Any store may be asked.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub async fn transfer_leader(&self, region: RegionId, to: StoreId) -> Result<(), TransferError> {
+        let deadline = self.deadline(None);
+        let mut pause = PAUSE_MIN;
+        loop {
+            self.check_running().map_err(|reason| TransferError::Stopped { reason })?;
+            let (reply, answer) = Completion::new();
+            let sent = self.send(region, Input::Transfer { region, to, deadline, reply }, 64);
+            let outcome = match sent {
+                Ok(()) => self.wait(answer, deadline).await.unwrap_or(Outcome::Uncertain),
+                Err(Refused::Busy) => Outcome::NotLeader { hint: None },
+                Err(Refused::Stopped) => return Err(TransferError::Stopped { reason: "shutting down".to_owned() }),
+            };
+            match outcome {
+                Outcome::Done => return Ok(()),
+                Outcome::NotLeader { .. } | Outcome::Busy { .. } => {}
+                Outcome::UnknownRegion => return Err(TransferError::UnknownRegion { region }),
+                Outcome::Refused { reason } => return Err(TransferError::Refused { reason }),
+                _ => return Err(TransferError::Uncertain),
+            }
+            if !self.pause(&mut pause, deadline).await {
+                return Err(TransferError::NotLeader { region });
+            }
+        }
+    }
+
+    /// The region that owns a key, as this store knows it; `None` if it knows none.
+    #[must_use]
+    pub fn region_for(&self, key: &[u8]) -> Option<Arc<RegionDescriptor>> {
+        self.running.directory.lookup(key)
+    }
+
+    /// A region by id, as this store knows it.
+    #[must_use]
+    pub fn region(&self, region: RegionId) -> Option<Arc<RegionDescriptor>> {
+        self.running.directory.get(region)
+    }
+
+    /// All regions that own keys, in key order, as this store knows them.
+    #[must_use]
+    pub fn regions(&self) -> Vec<Arc<RegionDescriptor>> {
+        self.running.directory.in_key_order()
+    }
+
+    /// Opens a session: its commands take effect exactly once, also when they are tried again after an unknown outcome.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
+    }
+
+    /// Watches what happens from now on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.running.events.subscribe()
+    }
+
+    /// How the store stands. Costs a look at every region.
+    pub async fn status(&self) -> StoreStatus {
+        let running = &self.running;
+        let mut regions = Vec::new();
+        let mut counters = StoreCounters::default();
+        for mailbox in &running.mailboxes {
+            let (sender, receiver) = oneshot::channel();
+            if mailbox.send_reserved(Work::Status(sender)).is_err() {
+                continue;
+            }
+            let Ok(worker) = receiver.await else { continue };
+            regions.extend(worker.regions);
+            let counted = worker.counters;
+            counters.turns += counted.turns;
+            counters.proposed += counted.proposed;
+            counters.forwarded += counted.forwarded;
+            counters.applied += counted.committed;
+            counters.elections_won += counted.elections_won;
+            counters.reads += counted.reads;
+            counters.busy += counted.busy;
+            counters.snapshots_installed += counted.snapshots_installed;
+        }
+        regions.sort_by_key(|region| region.descriptor.id);
+        let log = running.reader.stats();
+        (counters.log_syncs, counters.log_entries, counters.log_bytes) = (log.syncs, log.entries, log.bytes);
+        let (beats, messages) = running.beats.lock().unwrap_or_else(PoisonError::into_inner).sent();
+        (counters.beats_sent, counters.beat_messages_sent) = (beats, messages);
+        let peers: Vec<PeerStatus> = running.transport.status().into_iter().map(peer_status).collect();
+        for peer in &peers {
+            counters.frames_sent += peer.frames_sent;
+            counters.messages_sent += peer.messages_sent;
+            counters.bytes_sent += peer.bytes_sent;
+        }
+        StoreStatus {
+            store: running.store,
+            incarnation: running.incarnation,
+            regions,
+            damaged: running.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            peers,
+            counters,
+        }
+    }
+
+    /// Hands every region that this store leads to another store, as far as there is one that can take it, and returns how
+    /// many it still leads when that is done or the time is up. Leadership is not taken back afterwards: for use before a
+    /// shutdown.
+    pub async fn handover(&self, timeout: Duration) -> usize {
+        let deadline = self.deadline(Some(timeout));
+        for mailbox in &self.running.mailboxes {
+            let _ = mailbox.send_reserved(Work::Input(Input::Handover));
+        }
+        loop {
+            let led = self.led().await;
+            if led == 0 || self.running.clock.now() >= deadline {
+                return led;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn led(&self) -> usize {
+        let mut led = 0;
+        for mailbox in &self.running.mailboxes {
+            let (sender, receiver) = oneshot::channel();
+            if mailbox.send_reserved(Work::Status(sender)).is_ok()
+                && let Ok(status) = receiver.await
+            {
+                led += status.led;
+            }
+        }
+        led
+    }
+
+    /// Why this store no longer serves, if a disk failed or a worker died.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        self.running.fault.reason().map(str::to_owned)
+    }
+
+    /// Stops the store: what was accepted is finished, links are closed, files are flushed. Other clones of this handle
+    /// answer `Stopped` from then on.
+    pub async fn shutdown(&self) {
+        let running = Arc::clone(&self.running);
+        // A join error means that the runtime is going away; then dropping the last handle does the same.
+        let _ = tokio::task::spawn_blocking(move || running.stop()).await;
+    }
+
+    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Time {
+        self.running.clock.now().plus(timeout.unwrap_or(self.running.config.request_timeout))
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.running.clock.now()
+    }
+
+    pub(crate) fn incarnation(&self) -> multiraft_raft::Incarnation {
+        self.running.incarnation
+    }
+
+    fn check_running(&self) -> Result<(), String> {
+        self.running.fault.reason().map_or(Ok(()), |reason| Err(reason.to_owned()))
+    }
+
+    fn send(&self, region: RegionId, input: Input<Completion>, bytes: u64) -> Result<(), Refused> {
+        let mailboxes = &self.running.mailboxes;
+        let mailbox = &mailboxes[worker_of(region, mailboxes.len())];
+        mailbox.try_send(Work::Input(input), bytes).map_err(|error| match error {
+            SendError::Busy(_) | SendError::TooLarge(_) => Refused::Busy,
+            _ => Refused::Stopped,
+        })
+    }
+
+    /// Waits for an answer; `None` if none came in time, or never will.
+    async fn wait(&self, answer: oneshot::Receiver<Outcome>, deadline: Time) -> Option<Outcome> {
+        let left = deadline.since(self.running.clock.now());
+        within(left, answer).await?.ok()
+    }
+
+    /// Waits before the next attempt; false if there is no time for one.
+    pub(crate) async fn pause(&self, pause: &mut Duration, deadline: Time) -> bool {
+        if self.running.clock.now().plus(*pause) >= deadline {
+            return false;
+        }
+        tokio::time::sleep(*pause).await;
+        *pause = (*pause * 2).min(PAUSE_MAX);
+        true
+    }
+}
+
+enum Refused {
+    Busy,
+    Stopped,
+}
+
+async fn within<T>(left: Duration, future: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(left, future).await.ok()
+}
+
+fn propose_error(region: RegionId, outcome: Outcome) -> ProposeError {
+    match outcome {
+        Outcome::UnknownRegion => ProposeError::UnknownRegion { region },
+        Outcome::EpochMismatch { current } => ProposeError::EpochMismatch { current },
+        Outcome::Busy { retry_after } => ProposeError::Busy { retry_after },
+        Outcome::SessionExpired => ProposeError::SessionExpired { region },
+        Outcome::Refused { reason } => ProposeError::Refused { reason },
+        _ => ProposeError::Uncertain,
+    }
+}
+
+fn peer_status(peer: multiraft_transport::PeerStatus) -> PeerStatus {
+    let sum = |count: fn(&multiraft_transport::LaneStatus) -> u64| peer.sent.iter().map(count).sum();
+    PeerStatus {
+        store: peer.store,
+        connected: peer.link.is_some(),
+        connections: u64::from(peer.link.is_some()),
+        frames_sent: sum(|lane| lane.frames),
+        messages_sent: sum(|lane| lane.messages),
+        bytes_sent: sum(|lane| lane.bytes),
+    }
+}

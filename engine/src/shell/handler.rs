@@ -1,0 +1,89 @@
+//! What comes from the links, on its way to the workers. Runs on the link thread and never blocks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use multiraft_raft::StoreId;
+use multiraft_router::Mailbox;
+use multiraft_transport::{
+    Handler, Lane, LinkEvent, PeerMessage, ReceivedFrame, SnapshotHeader, SnapshotReceiver,
+};
+
+use crate::events::{Event, EventSender};
+use crate::logic::{BeatMerger, Input, split_by_worker};
+use crate::shell::receive::Receiving;
+use crate::shell::worker::Work;
+
+/// Sorts frames by worker.
+pub(super) struct LinkHandler {
+    pub(super) mailboxes: Vec<Mailbox<Work>>,
+    pub(super) beats: Arc<Mutex<BeatMerger>>,
+    pub(super) receiving: Arc<Receiving>,
+    pub(super) events: EventSender,
+    pub(super) append_lanes: usize,
+}
+
+impl Handler for LinkHandler {
+    fn on_frame(&self, frame: ReceivedFrame) {
+        let ReceivedFrame { from, messages, permit, lane, .. } = frame;
+        if lane == Lane::Liveness {
+            self.note_heard(from, &messages);
+        }
+        let permit = Arc::new(permit);
+        let parts = split_by_worker(messages, self.mailboxes.len());
+        for (mailbox, messages) in self.mailboxes.iter().zip(parts) {
+            if messages.is_empty() {
+                continue;
+            }
+            let work = Work::Frame { from, messages, permit: Arc::clone(&permit) };
+            // The permits bound what a peer may have waiting here; a refusal means that the store is stopping.
+            let _ = mailbox.try_send_from_peer(work, 0);
+        }
+    }
+
+    fn on_link(&self, peer: StoreId, event: LinkEvent) {
+        let up = match event {
+            LinkEvent::Up { incarnation, .. } => {
+                tracing::info!(%peer, %incarnation, "link up");
+                self.events.send(Event::StoreUp { store: peer, incarnation });
+                Some(incarnation)
+            }
+            LinkEvent::Down { reason, .. } => {
+                tracing::info!(%peer, %reason, "link down");
+                self.events.send(Event::StoreDown { store: peer });
+                None
+            }
+        };
+        for mailbox in &self.mailboxes {
+            let _ = mailbox.send_reserved(Work::Input(Input::Link { peer, up }));
+        }
+    }
+
+    fn on_lane_ready(&self, peer: StoreId, lane: Lane) {
+        for (worker, mailbox) in self.mailboxes.iter().enumerate() {
+            let concerned = match lane {
+                Lane::Append(number) => worker % self.append_lanes == usize::from(number),
+                Lane::Control | Lane::Liveness => false,
+            };
+            if concerned {
+                let _ = mailbox.send_reserved(Work::Input(Input::LaneReady { peer }));
+            }
+        }
+    }
+
+    fn on_snapshot(&self, from: StoreId, header: SnapshotHeader, stream: SnapshotReceiver) {
+        self.receiving.begin(from, header, stream, &self.mailboxes);
+    }
+}
+
+impl LinkHandler {
+    fn note_heard(&self, from: StoreId, messages: &[PeerMessage]) {
+        for message in messages {
+            if let PeerMessage::Beats(beats) = message
+                && beats.sequence > 0
+            {
+                let mut merger = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+                merger.on_heard(from, beats.incarnation, beats.sequence);
+            }
+        }
+    }
+}

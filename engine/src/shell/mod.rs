@@ -1,0 +1,31 @@
+//! The doing: threads, files and sockets around the deterministic logic.
+//!
+//! ```text
+//!  callers --> mailbox --> worker threads --batches--> log writer thread --tokens--> mailbox
+//!                              |    |                                        
+//!                              |    +--committed entries--> apply threads --answers--> callers
+//!                              +--messages--> lanes --> link thread --frames--> peers
+//!  checkpoint thread: makes applied state durable, so that the log can be cut
+//!  snapshot threads: one for each snapshot that is being sent or received
+//! ```
+//!
+//! No decision is taken here but those about threads and queues.
+
+mod apply;
+mod checkpoint;
+mod completion;
+mod fault;
+mod handler;
+mod log;
+mod outbox;
+mod receive;
+mod start;
+mod store_file;
+mod streams;
+mod worker;
+
+pub(crate) use completion::Completion;
+pub(crate) use fault::Fault;
+pub(crate) use start::{Running, StartPlan, start};
+pub(crate) use store_file::StoreFile;
+pub(crate) use worker::Work;

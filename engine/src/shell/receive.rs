@@ -1,0 +1,100 @@
+//! Snapshots on their way in: one thread each, only those that the workers' logic has accepted.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use multiraft_raft::{RegionId, StoreId};
+use multiraft_router::Mailbox;
+use multiraft_transport::{SnapshotHeader, SnapshotReceiver};
+
+use crate::apply::{Chunks, ReceivedSnapshots};
+use crate::logic::{Input, worker_of};
+use crate::shell::worker::Work;
+use crate::snapshots::Received;
+
+/// How many accepted transfers are remembered at most; older ones are forgotten and their streams refused.
+const EXPECTED_MAX: usize = 1024;
+
+/// Receives what is expected.
+pub(super) struct Receiving {
+    received: Received,
+    expected: Mutex<BTreeMap<(StoreId, u64), RegionId>>,
+}
+
+impl Receiving {
+    pub(super) fn new(received: Received) -> Self {
+        Self { received, expected: Mutex::default() }
+    }
+
+    /// From now on, this transfer may come.
+    pub(super) fn expect(&self, from: StoreId, transfer: u64, region: RegionId) {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        if expected.len() >= EXPECTED_MAX {
+            expected.pop_first();
+        }
+        expected.insert((from, transfer), region);
+    }
+
+    /// A peer has opened a stream. Called on the link thread.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        from: StoreId,
+        header: SnapshotHeader,
+        stream: SnapshotReceiver,
+        mailboxes: &[Mailbox<Work>],
+    ) {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let region = expected.remove(&(from, header.transfer));
+        drop(expected);
+        if region != Some(header.region) {
+            tracing::warn!(peer = %from, region = %header.region, "a snapshot that nobody asked for was refused");
+            return;
+        }
+        let mailbox = mailboxes[worker_of(header.region, mailboxes.len())].clone();
+        let receiving = Arc::clone(self);
+        let transfer = header.transfer;
+        let lost = mailbox.clone();
+        let receive = move || {
+            let input = match receiving.receive(from, &header, stream) {
+                Ok(()) => Input::SnapshotReceived { from, header },
+                Err(error) => {
+                    tracing::warn!(peer = %from, region = %header.region, %error, "a snapshot did not arrive whole");
+                    Input::SnapshotLost { from, transfer }
+                }
+            };
+            let _ = mailbox.send_reserved(Work::Input(input));
+        };
+        let thread = std::thread::Builder::new().name("multiraft-snapshot-in".to_owned());
+        if let Err(error) = thread.spawn(receive) {
+            tracing::error!(%error, "no thread to receive a snapshot with");
+            let _ = lost.send_reserved(Work::Input(Input::SnapshotLost { from, transfer }));
+        }
+    }
+
+    fn receive(&self, from: StoreId, header: &SnapshotHeader, mut stream: SnapshotReceiver) -> io::Result<()> {
+        let mut writer = self.received.begin(header)?;
+        loop {
+            let chunk = stream.next_blocking().map_err(io::Error::other)?;
+            let chunk = chunk.ok_or(io::ErrorKind::UnexpectedEof)?;
+            if chunk.number != writer.chunks() || crc32c::crc32c(&chunk.data) != chunk.crc {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk is out of order or damaged"));
+            }
+            writer.append(&chunk.data).map_err(io::Error::other)?;
+            if chunk.last {
+                self.received.on_whole(from, header, writer);
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl ReceivedSnapshots for Receiving {
+    fn open(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<Chunks<'_>> {
+        self.received.open(from, header)
+    }
+
+    fn discard(&self, from: StoreId, header: &SnapshotHeader) {
+        self.received.discard(from, header);
+    }
+}

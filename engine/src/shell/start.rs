@@ -1,0 +1,395 @@
+//! Starting and stopping a store: what is opened in which order, and what ends first.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use multiraft_raft::{ClusterId, Incarnation, RegionId, StoreId};
+use multiraft_router::{Clock, Limit, Mailbox, Pool, PoolConfig, Prepared};
+use multiraft_storage::{LogOptions, LogReader, LogWriter, RealDisk, Recovered, SharedLog};
+use multiraft_transport::{PeerAddress, Tls, Transport, TransportConfig};
+
+use crate::apply::{AppliedRegion, Backend};
+use crate::assembly::{Assembled, assemble, bootstrap_regions};
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::error::StartError;
+use crate::events::EventSender;
+use crate::logic::{BeatMerger, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
+use crate::shell::apply::{ApplyThread, ApplyWork};
+use crate::shell::checkpoint::Checkpoints;
+use crate::shell::handler::LinkHandler;
+use crate::shell::log::{Flushes, start_reader};
+use crate::shell::outbox::Outbox;
+use crate::shell::receive::Receiving;
+use crate::shell::streams::Streams;
+use crate::shell::worker::{Work, WorkerShell};
+use crate::shell::{Fault, StoreFile};
+use crate::snapshots::{Received, SnapshotFiles};
+
+/// How many append lanes a link has at most.
+const APPEND_LANES_MAX: usize = 4;
+
+/// What a store is started with.
+pub(crate) struct StartPlan {
+    pub(crate) config: Config,
+    pub(crate) cluster: ClusterId,
+    pub(crate) store: StoreId,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) peers: Vec<(StoreId, PeerAddress)>,
+    pub(crate) tls: Tls,
+    pub(crate) backend: Box<dyn FnOnce(&std::path::Path) -> Result<Backend, StartError> + Send>,
+    /// Boundaries and stores of the first regions, if the cluster is new.
+    pub(crate) bootstrap: Option<(Vec<Bytes>, Vec<StoreId>)>,
+}
+
+/// A running store.
+pub(crate) struct Running {
+    pub(crate) store: StoreId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) mailboxes: Vec<Mailbox<Work>>,
+    pub(crate) backend: Backend,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) events: EventSender,
+    pub(crate) fault: Fault,
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) reader: LogReader,
+    pub(crate) beats: Arc<Mutex<BeatMerger>>,
+    pub(crate) damaged: Arc<Mutex<Vec<(RegionId, String)>>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+/// What ends when the store does, in this order.
+struct Threads {
+    pool: Pool<Work>,
+    log: Arc<SharedLog>,
+    stop_checkpoints: Sender<()>,
+    checkpoints: JoinHandle<()>,
+    others: Vec<JoinHandle<()>>,
+}
+
+/// Opens everything and starts the threads. Blocks while the disk is read.
+pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
+    plan.config.validate()?;
+    if plan.config.workers == 0 {
+        plan.config.workers = std::thread::available_parallelism().map_or(1, usize::from);
+    }
+    let dir = plan.data_dir.clone();
+    let io = |what: String| move |source| StartError::Io { what, source };
+    std::fs::create_dir_all(&dir).map_err(io(format!("creating {}", dir.display())))?;
+    let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
+    let mut file = StoreFile::claim(&dir, plan.cluster, plan.store)?;
+    let files = SnapshotFiles::open(&dir.join("snapshots"))?;
+    let backend = (plan.backend)(&dir)?;
+    let found = load(&backend, &files, &mut file, &dir, plan.bootstrap.as_ref())?;
+    for damage in &recovered.damage {
+        tracing::error!(?damage, "the log is damaged");
+    }
+    let assembled = assemble(found, &recovered);
+    for (region, reason) in &assembled.damaged {
+        tracing::error!(%region, reason, "this replica is kept out of service");
+    }
+    let parts = Parts {
+        cluster: plan.cluster,
+        store: plan.store,
+        incarnation: file.incarnation,
+        config: plan.config,
+        backend,
+        files: Arc::new(files),
+        reader,
+        assembled,
+    };
+    parts.run(writer, &recovered, plan.listen, plan.peers, plan.tls)
+}
+
+fn open_log(dir: &std::path::Path, config: &Config) -> Result<(LogWriter, LogReader, Recovered), StartError> {
+    let disk = RealDisk::open(dir.join("log")).map_err(|error| StartError::Log(error.to_string()))?;
+    let options = LogOptions {
+        segment_bytes: u32::try_from(config.log_segment_bytes).unwrap_or(u32::MAX),
+        ..LogOptions::default()
+    };
+    LogWriter::open(Arc::new(disk), options).map_err(|error| StartError::Log(error.to_string()))
+}
+
+/// The regions that the state knows, after the first ones were made in a new cluster.
+fn load(
+    backend: &Backend,
+    files: &SnapshotFiles,
+    file: &mut StoreFile,
+    dir: &std::path::Path,
+    bootstrap: Option<&(Vec<Bytes>, Vec<StoreId>)>,
+) -> Result<Vec<AppliedRegion>, StartError> {
+    if let Some((boundaries, stores)) = bootstrap.filter(|_| !file.bootstrapped) {
+        let regions = bootstrap_regions(boundaries, stores);
+        if backend.is_durable() {
+            backend.create_regions(&regions)?;
+        } else {
+            let first = regions.iter().map(|descriptor| backend.first_snapshot(descriptor)).collect();
+            files.save(first).map_err(|source| StartError::Io { what: "writing the first snapshots".into(), source })?;
+        }
+        file.bootstrapped = true;
+        file.write(dir)?;
+    }
+    if backend.is_durable() {
+        return Ok(backend.regions()?);
+    }
+    files.restore_all(backend).map_err(|source| StartError::Io { what: "reading snapshot files".to_owned(), source })
+}
+
+/// What is open, on its way to run.
+struct Parts {
+    cluster: ClusterId,
+    store: StoreId,
+    incarnation: Incarnation,
+    config: Config,
+    backend: Backend,
+    files: Arc<SnapshotFiles>,
+    reader: LogReader,
+    assembled: Assembled,
+}
+
+impl Parts {
+    fn run(
+        self,
+        writer: LogWriter,
+        recovered: &Recovered,
+        listen: SocketAddr,
+        peers: Vec<(StoreId, PeerAddress)>,
+        tls: Tls,
+    ) -> Result<Running, StartError> {
+        let io = |what: &str| {
+            let what = what.to_owned();
+            move |source| StartError::Io { what, source }
+        };
+        let (clock, fault, events) = (Clock::start(), Fault::default(), EventSender::new());
+        let directory = Arc::new(Directory::default());
+        for start in &self.assembled.starts {
+            directory.update(&start.descriptor);
+        }
+        let prepared = prepare_pool(&self.config);
+        let mailboxes = prepared.mailboxes().to_vec();
+        let workers = mailboxes.len();
+        let append_lanes = workers.min(APPEND_LANES_MAX);
+        let beats = Arc::new(Mutex::new(BeatMerger::new(workers, self.incarnation)));
+        let received = Received::new(&self.files, !self.backend.is_durable()).map_err(io("opening received snapshots"))?;
+        let receiving = Arc::new(Receiving::new(received));
+        let handler = LinkHandler {
+            mailboxes: mailboxes.clone(),
+            beats: Arc::clone(&beats),
+            receiving: Arc::clone(&receiving),
+            events: events.clone(),
+            append_lanes,
+        };
+        let transport = self.start_transport(handler, append_lanes, listen, &peers, tls)?;
+        let damaged = Arc::new(Mutex::new(self.assembled.damaged.clone()));
+        let flushes =
+            Flushes { mailboxes: mailboxes.clone(), fault: fault.clone(), damaged: Arc::clone(&damaged) };
+        let log = SharedLog::start(writer, Box::new(flushes)).map_err(io("starting the log's writer"))?;
+        let log = Arc::new(log);
+        let (fetch, fetch_thread) =
+            start_reader(self.reader.clone(), mailboxes.clone()).map_err(io("starting the log's reader"))?;
+        let streams = Arc::new(Streams { transport: Arc::clone(&transport), mailboxes: mailboxes.clone() });
+        let (appliers, apply_threads) = self.start_appliers(&mailboxes, &transport, &receiving, &fault)?;
+        let (stop_checkpoints, checkpoints) = self.start_checkpoints(&appliers, &mailboxes, &fault)?;
+        let mut others = apply_threads;
+        others.push(fetch_thread);
+        let now = clock.now();
+        let shells: Vec<WorkerShell> = appliers
+            .into_iter()
+            .enumerate()
+            .map(|(index, apply)| WorkerShell {
+                worker: self.worker(index, workers, recovered, &peers, now),
+                log: Arc::clone(&log),
+                outbox: Outbox::new(Arc::clone(&transport), index, append_lanes),
+                apply,
+                fetch: fetch.clone(),
+                beats: Arc::clone(&beats),
+                transport: Arc::clone(&transport),
+                streams: Arc::clone(&streams),
+                receiving: Arc::clone(&receiving),
+                directory: Arc::clone(&directory),
+                events: events.clone(),
+                fault: fault.clone(),
+                index,
+                inputs: Vec::new(),
+                permits: Vec::new(),
+                out: TurnOutput::default(),
+                unsubmitted: None,
+                full: Vec::new(),
+            })
+            .collect();
+        let mut shells = shells.into_iter();
+        let on_panic = {
+            let fault = fault.clone();
+            move |panic: &multiraft_router::WorkerPanic| fault.set(panic.to_string())
+        };
+        let pool = prepared
+            .start(clock, on_panic, move |_| shells.next().expect("invariant: one shell for each worker"))
+            .map_err(|error| StartError::Config(error.to_string()))?;
+        let threads = Threads { pool, log, stop_checkpoints, checkpoints, others };
+        Ok(Running {
+            store: self.store,
+            incarnation: self.incarnation,
+            config: self.config,
+            clock,
+            mailboxes,
+            backend: self.backend,
+            directory,
+            events,
+            fault,
+            transport,
+            reader: self.reader,
+            beats,
+            damaged,
+            threads: Mutex::new(Some(threads)),
+        })
+    }
+
+    fn start_transport(
+        &self,
+        handler: LinkHandler,
+        append_lanes: usize,
+        listen: SocketAddr,
+        peers: &[(StoreId, PeerAddress)],
+        tls: Tls,
+    ) -> Result<Arc<Transport>, StartError> {
+        let mut config = TransportConfig::new(self.cluster, self.store, self.incarnation, listen, tls);
+        config.peers = peers.iter().filter(|(store, _)| *store != self.store).cloned().collect();
+        config.append_lanes = append_lanes;
+        config.queues.append_send_bytes = self.config.send_queue_bytes;
+        config.snapshots.bytes_per_second = self.config.snapshot_bytes_per_second;
+        let transport =
+            Transport::start(config, Arc::new(handler)).map_err(|error| StartError::Transport(error.to_string()))?;
+        Ok(Arc::new(transport))
+    }
+
+    fn worker(
+        &self,
+        index: usize,
+        workers: usize,
+        recovered: &Recovered,
+        peers: &[(StoreId, PeerAddress)],
+        now: multiraft_raft::Time,
+    ) -> Worker<crate::shell::Completion> {
+        let starts: Vec<RegionStart> = self
+            .assembled
+            .starts
+            .iter()
+            .filter(|start| worker_of(start.descriptor.id, workers) == index)
+            .cloned()
+            .collect();
+        let config = WorkerConfig {
+            store: self.store,
+            incarnation: self.incarnation,
+            worker: index,
+            peers: peers.iter().map(|(store, _)| *store).filter(|store| *store != self.store).collect(),
+            raft: Arc::new(self.config.raft.clone()),
+            request_timeout: self.config.request_timeout,
+            apply_queue_bytes: self.config.apply_queue_bytes,
+            compact_entries: self.config.compact_entries,
+            compact_keep_entries: self.config.compact_keep_entries,
+            snapshots_at_once: self.config.snapshots_at_once,
+            balance_leaders: self.config.balance_leaders,
+            seed: (self.store.get() << 40) ^ (self.incarnation.get() << 8) ^ index as u64,
+        };
+        let lane = u32::try_from(index).expect("invariant: at most 256 workers");
+        Worker::new(config, recovered.token(lane), &starts, now)
+    }
+
+    fn start_appliers(
+        &self,
+        mailboxes: &[Mailbox<Work>],
+        transport: &Arc<Transport>,
+        receiving: &Arc<Receiving>,
+        fault: &Fault,
+    ) -> Result<(Vec<Sender<ApplyWork>>, Vec<JoinHandle<()>>), StartError> {
+        let mut senders = Vec::new();
+        let mut threads = Vec::new();
+        for (index, mailbox) in mailboxes.iter().enumerate() {
+            let regions = self
+                .assembled
+                .starts
+                .iter()
+                .filter(|start| worker_of(start.descriptor.id, mailboxes.len()) == index)
+                .map(|start| (Arc::clone(&start.descriptor), start.applied, start.applied_term));
+            let applier = self.backend.applier(regions);
+            let (sender, work): (Sender<ApplyWork>, Receiver<ApplyWork>) = unbounded();
+            let thread = ApplyThread {
+                applier,
+                work,
+                worker: mailbox.clone(),
+                transport: Arc::clone(transport),
+                receiving: Arc::clone(receiving),
+                fault: fault.clone(),
+                index,
+            };
+            let started = thread.start();
+            threads.push(started.map_err(|source| StartError::Io { what: "starting an apply thread".into(), source })?);
+            senders.push(sender);
+        }
+        Ok((senders, threads))
+    }
+
+    fn start_checkpoints(
+        &self,
+        appliers: &[Sender<ApplyWork>],
+        mailboxes: &[Mailbox<Work>],
+        fault: &Fault,
+    ) -> Result<(Sender<()>, JoinHandle<()>), StartError> {
+        let (sender, stop) = bounded(1);
+        let checkpoints = Checkpoints {
+            backend: self.backend.clone(),
+            files: Arc::clone(&self.files),
+            appliers: appliers.to_vec(),
+            mailboxes: mailboxes.to_vec(),
+            fault: fault.clone(),
+            interval: self.config.checkpoint_interval,
+            log_bytes: self.config.volatile_log_bytes,
+            pending: std::collections::BTreeMap::new(),
+            stop,
+        };
+        let thread = checkpoints
+            .start()
+            .map_err(|source| StartError::Io { what: "starting the checkpoint thread".to_owned(), source })?;
+        Ok((sender, thread))
+    }
+}
+
+fn prepare_pool(config: &Config) -> Prepared<Work> {
+    let callers = Limit { count: 1 << 16, bytes: config.mailbox_bytes as u64 };
+    // What peers may have waiting is bounded by the permits of the links' receive budgets.
+    let peers = Limit { count: 1 << 16, bytes: u64::MAX };
+    Pool::prepare(PoolConfig { workers: config.workers, callers, peers, ..PoolConfig::default() })
+}
+
+impl Running {
+    /// Stops everything: callers first, then the links, the workers, the log, and what hangs on them. Blocks.
+    pub(crate) fn stop(&self) {
+        let Some(threads) = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        threads.pool.close_outside();
+        self.transport.shutdown();
+        drop(threads.stop_checkpoints);
+        let _ = threads.checkpoints.join();
+        if let Err(error) = threads.pool.stop() {
+            tracing::error!(%error, "workers had died before the stop");
+        }
+        if let Some(log) = Arc::into_inner(threads.log) {
+            log.shutdown();
+        }
+        for thread in threads.others {
+            let _ = thread.join();
+        }
+        // What was applied and not yet made durable is in the log; this only makes the next start quicker.
+        if let Err(error) = self.backend.flush() {
+            tracing::error!(%error, "the state store could not be flushed at the stop");
+        }
+    }
+}

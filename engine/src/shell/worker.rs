@@ -1,0 +1,203 @@
+//! A worker thread: one batch of inputs in, one turn of the logic, its outputs carried out.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use multiraft_raft::{StoreId, Time};
+use multiraft_router::Driver;
+use multiraft_storage::{LogBatch, SharedLog, SubmitError};
+use multiraft_transport::{Lane, PeerMessage, Permit, Transport};
+use tokio::sync::oneshot;
+
+use crate::directory::Directory;
+use crate::events::{Event, EventSender};
+use crate::logic::{BeatMerger, Counters, Input, Notice, TurnOutput, Worker};
+use crate::shell::apply::ApplyWork;
+use crate::shell::fault::Fault;
+use crate::shell::outbox::Outbox;
+use crate::shell::receive::Receiving;
+use crate::shell::streams::Streams;
+use crate::shell::Completion;
+use crate::status::RegionStatus;
+
+/// How long a worker waits before it tries again what a full queue did not take.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// What comes to a worker thread.
+pub(crate) enum Work {
+    /// For the logic.
+    Input(Input<Completion>),
+    /// A frame's messages for this worker; the permit is given back after the turn.
+    Frame {
+        from: StoreId,
+        messages: Vec<PeerMessage>,
+        permit: Arc<Permit>,
+    },
+    /// How do the regions stand?
+    Status(oneshot::Sender<WorkerStatus>),
+}
+
+/// What a worker tells of itself.
+pub(crate) struct WorkerStatus {
+    pub(crate) regions: Vec<RegionStatus>,
+    pub(crate) counters: Counters,
+    pub(crate) led: usize,
+}
+
+/// The driver of one worker's logic.
+pub(super) struct WorkerShell {
+    pub(super) worker: Worker<Completion>,
+    pub(super) log: Arc<SharedLog>,
+    pub(super) outbox: Outbox,
+    pub(super) apply: Sender<ApplyWork>,
+    pub(super) fetch: Sender<crate::shell::log::FetchWork>,
+    pub(super) beats: Arc<Mutex<BeatMerger>>,
+    pub(super) transport: Arc<Transport>,
+    pub(super) streams: Arc<Streams>,
+    pub(super) receiving: Arc<Receiving>,
+    pub(super) directory: Arc<Directory>,
+    pub(super) events: EventSender,
+    pub(super) fault: Fault,
+    pub(super) index: usize,
+    pub(super) inputs: Vec<Input<Completion>>,
+    pub(super) permits: Vec<Arc<Permit>>,
+    pub(super) out: TurnOutput<Completion>,
+    /// A batch that the log had no room for.
+    pub(super) unsubmitted: Option<LogBatch>,
+    pub(super) full: Vec<StoreId>,
+}
+
+impl Driver<Work> for WorkerShell {
+    fn turn(&mut self, now: Time, work: &mut Vec<Work>) -> Time {
+        if self.fault.is_set() {
+            // Nothing is served any more: whoever waits learns that the outcome is unknown.
+            work.clear();
+            return Time::NEVER;
+        }
+        if !self.submit_again() {
+            // The log is behind by all that it may hold: this worker stands still until it has caught up.
+            return now.plus(RETRY);
+        }
+        let mut statuses = Vec::new();
+        for work in work.drain(..) {
+            self.take(work, &mut statuses);
+        }
+        for peer in self.full.drain(..) {
+            self.inputs.push(Input::LaneFull { peer });
+        }
+        let mut next = self.worker.turn(now, &mut self.inputs, &mut self.out);
+        self.carry_out();
+        self.permits.clear();
+        for status in statuses {
+            let _ = status.send(self.status());
+        }
+        if self.unsubmitted.is_some() || self.outbox.is_blocked() {
+            next = next.min(now.plus(RETRY));
+        }
+        next
+    }
+
+    fn stopped(&mut self) {
+        self.permits.clear();
+    }
+}
+
+impl WorkerShell {
+    fn take(&mut self, work: Work, statuses: &mut Vec<oneshot::Sender<WorkerStatus>>) {
+        match work {
+            Work::Input(input) => {
+                match &input {
+                    Input::Link { peer, up: None } => self.outbox.on_link_lost(*peer),
+                    Input::LaneReady { .. } => {
+                        self.outbox.retry();
+                    }
+                    _ => {}
+                }
+                self.inputs.push(input);
+            }
+            Work::Frame { from, messages, permit } => {
+                self.permits.push(permit);
+                self.inputs.push(Input::Messages { from, messages });
+            }
+            Work::Status(sender) => statuses.push(sender),
+        }
+    }
+
+    fn status(&self) -> WorkerStatus {
+        WorkerStatus {
+            regions: self.worker.statuses().collect(),
+            counters: self.worker.counters(),
+            led: self.worker.led(),
+        }
+    }
+
+    /// Carries a turn's output out: the append first, then what may leave beside it.
+    fn carry_out(&mut self) {
+        if !self.out.log.is_empty() {
+            let records = std::mem::take(&mut self.out.log);
+            self.submit(LogBatch { ticket: self.out.ticket, records });
+        }
+        if self.outbox.is_blocked() {
+            self.outbox.retry();
+        }
+        self.outbox.send(&mut self.out.sends, &mut self.full);
+        self.send_beats();
+        if !self.out.apply.is_empty() {
+            let tasks = std::mem::take(&mut self.out.apply);
+            let _ = self.apply.send(ApplyWork::Tasks(tasks));
+        }
+        for task in self.out.fetches.drain(..) {
+            let _ = self.fetch.send(crate::shell::log::FetchWork { worker: self.index, task });
+        }
+        for task in self.out.snapshots.drain(..) {
+            self.streams.on_task(self.index, task, &self.apply, &self.receiving);
+        }
+        for (reply, outcome) in self.out.replies.drain(..) {
+            reply.complete(outcome);
+        }
+        for notice in self.out.notices.drain(..) {
+            tell(&self.directory, &self.events, notice);
+        }
+    }
+
+    fn submit(&mut self, batch: LogBatch) {
+        match self.log.submit(batch) {
+            Ok(()) => {}
+            Err(SubmitError::Busy(batch)) => self.unsubmitted = Some(batch),
+            Err(error) => self.fault.set(format!("the log takes no more: {error}")),
+        }
+    }
+
+    fn submit_again(&mut self) -> bool {
+        if let Some(batch) = self.unsubmitted.take() {
+            self.submit(batch);
+        }
+        self.unsubmitted.is_none()
+    }
+
+    fn send_beats(&mut self) {
+        if self.out.beats.is_empty() {
+            return;
+        }
+        let mut merger = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        for share in self.out.beats.drain(..) {
+            for (to, message) in merger.handle_share(share) {
+                // A heartbeat that does not get through is followed by the next.
+                let _ = self.transport.send(to, Lane::Liveness, &[message]);
+            }
+        }
+    }
+}
+
+fn tell(directory: &Directory, events: &EventSender, notice: Notice) {
+    let event = match notice {
+        Notice::Leader { region, term, leader } => Event::LeaderChanged { region, term, leader },
+        Notice::SnapshotInstalled { region, index } => Event::SnapshotInstalled { region, index },
+        Notice::Descriptor(descriptor) => {
+            directory.update(&descriptor);
+            Event::RegionChanged { descriptor }
+        }
+    };
+    events.send(event);
+}
