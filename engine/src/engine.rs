@@ -181,6 +181,7 @@ impl Engine {
         if command.len() > limit {
             return Err(ProposeError::TooLarge { size: command.len(), limit });
         }
+        let started = self.now();
         let mut pause = PAUSE_MIN;
         loop {
             self.check_running().map_err(|reason| ProposeError::Stopped { reason })?;
@@ -194,7 +195,10 @@ impl Engine {
             }
             let outcome = self.wait(answer, deadline).await.unwrap_or(Outcome::Uncertain);
             let hint = match outcome {
-                Outcome::Applied { reply, .. } => return Ok(reply),
+                Outcome::Applied { reply, .. } => {
+                    self.running.propose_seconds.record((self.now().since(started)).as_secs_f64());
+                    return Ok(reply);
+                }
                 Outcome::NotLeader { hint } => hint,
                 other => return Err(propose_error(region, other)),
             };

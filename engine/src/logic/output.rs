@@ -237,4 +237,8 @@ pub struct Counters {
     pub snapshots_installed: u64,
     /// Snapshots asked to be sent.
     pub snapshots_sent: u64,
+    /// Commands that were proposed here and have committed.
+    pub committed_here: u64,
+    /// The time from proposing to handing out to be applied, of all of these together.
+    pub commit_latency: Duration,
 }

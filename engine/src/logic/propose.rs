@@ -79,7 +79,7 @@ impl<R> Worker<R> {
         match outcome {
             Ok(first) => {
                 let term = region.group.term();
-                note_proposed(waiting, first, term);
+                note_proposed(now, waiting, first, term);
                 self.counters.proposed += count;
             }
             Err(error) => {
@@ -110,7 +110,8 @@ impl<R> Worker<R> {
         slot: SlotKey,
         entries: &[multiraft_raft::Entry],
     ) -> Vec<(LogIndex, ReplyTo<R>)> {
-        let region = self.region_mut(slot);
+        let now = self.now;
+        let region = self.regions.get_mut(slot).expect("invariant: polled in this turn");
         let hint = region.leader_store();
         let Some(waiting) = region.busy.as_mut().filter(|waiting| !waiting.proposed.is_empty()) else {
             return Vec::new();
@@ -125,6 +126,8 @@ impl<R> Worker<R> {
                 let hit = front.index == entry.index && front.term == entry.term;
                 let Some(proposed) = waiting.proposed.pop_front() else { break };
                 if hit {
+                    self.counters.committed_here += 1;
+                    self.counters.commit_latency += now.since(proposed.at);
                     claimed.push((entry.index, proposed.reply));
                     break;
                 }
@@ -138,7 +141,7 @@ impl<R> Worker<R> {
     }
 }
 
-fn note_proposed<R>(waiting: &mut Waiting<R>, first: LogIndex, term: multiraft_raft::Term) {
+fn note_proposed<R>(now: Time, waiting: &mut Waiting<R>, first: LogIndex, term: multiraft_raft::Term) {
     // A new term's entries may overwrite what an earlier leadership of this store proposed and never committed: those who
     // wait for the overwritten ones are answered when the index commits, so both may stand in the queue, in index order.
     let start = waiting.proposed.partition_point(|proposed| proposed.index < first);
@@ -147,6 +150,7 @@ fn note_proposed<R>(waiting: &mut Waiting<R>, first: LogIndex, term: multiraft_r
         index: first.plus(offset),
         term,
         reply,
+        at: now,
     });
     let mut old = overwritten.into_iter().peekable();
     for proposed in fresh.by_ref() {

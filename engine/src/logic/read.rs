@@ -7,6 +7,7 @@ use multiraft_transport::ForwardRequest;
 use crate::logic::Outcome;
 use crate::logic::forward::ForwardKind;
 use crate::logic::output::ReplyTo;
+use crate::logic::region::Confirmed;
 use crate::logic::worker::Worker;
 use crate::region::command::EpochRule;
 
@@ -111,9 +112,10 @@ impl<R> Worker<R> {
             }
             return;
         };
+        let deadline = self.now.plus(self.config.request_timeout);
         let here = self.region_mut(slot);
         if here.group.applied_index() < index {
-            here.waiting().confirmed.push((index, replies));
+            here.waiting().confirmed.push(Confirmed { index, deadline, replies });
             return;
         }
         for reply in replies {
@@ -129,12 +131,27 @@ impl<R> Worker<R> {
             return;
         };
         let (ready, still): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut waiting.confirmed).into_iter().partition(|(index, _)| *index <= applied);
+            std::mem::take(&mut waiting.confirmed).into_iter().partition(|confirmed| confirmed.index <= applied);
         waiting.confirmed = still;
-        for (index, replies) in ready {
+        for Confirmed { index, replies, .. } in ready {
             for reply in replies {
                 self.reply(reply, Outcome::ReadAt { index });
             }
+        }
+    }
+
+    /// Gives up confirmed reads whose callers have stopped waiting: this replica lags too far behind.
+    pub(super) fn expire_confirmed(&mut self, now: Time, slot: SlotKey) {
+        let region = self.region_mut(slot);
+        let hint = region.leader_store();
+        let Some(waiting) = region.busy.as_mut().filter(|waiting| !waiting.confirmed.is_empty()) else {
+            return;
+        };
+        let (late, still): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut waiting.confirmed).into_iter().partition(|confirmed| confirmed.deadline <= now);
+        waiting.confirmed = still;
+        for reply in late.into_iter().flat_map(|confirmed| confirmed.replies) {
+            self.reply(reply, Outcome::NotLeader { hint });
         }
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct Waiting<R> {
     /// Reads whose round is open, by context, ascending.
     pub(super) rounds: VecDeque<(u64, Vec<ReplyTo<R>>)>,
     /// Confirmed reads that wait until their index is applied here.
-    pub(super) confirmed: Vec<(LogIndex, Vec<R>)>,
+    pub(super) confirmed: Vec<Confirmed<R>>,
     /// Who waits for the end of a leadership transfer, and to whom.
     pub(super) transfer: Option<(StoreId, ReplyTo<R>)>,
 }
@@ -56,6 +56,17 @@ pub(super) struct Proposed<R> {
     pub(super) index: LogIndex,
     pub(super) term: Term,
     pub(super) reply: ReplyTo<R>,
+    /// When it was proposed.
+    pub(super) at: Time,
+}
+
+/// Reads that a quorum has confirmed.
+pub(super) struct Confirmed<R> {
+    /// They may be served once this is applied.
+    pub(super) index: LogIndex,
+    /// When nobody waits any more.
+    pub(super) deadline: Time,
+    pub(super) replies: Vec<R>,
 }
 
 impl<R> Default for Waiting<R> {

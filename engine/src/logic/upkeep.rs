@@ -79,6 +79,7 @@ impl<R> Worker<R> {
             }
             self.upkeep.cursor = if self.upkeep.cursor + 1 >= slots { 0 } else { self.upkeep.cursor + 1 };
             let Some((key, _)) = self.regions.occupant(self.upkeep.cursor) else { continue };
+            self.expire_confirmed(now, key);
             moved += usize::from(self.place_leader(now, key));
         }
     }

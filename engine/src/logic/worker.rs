@@ -83,6 +83,8 @@ pub struct Worker<R> {
     /// Leading groups that wait for a lane.
     pub(super) paused: Vec<SlotKey>,
     scratch: Output<FlushToken>,
+    /// When this turn began.
+    pub(super) now: Time,
     /// The moment on the heartbeat grid up to which this worker's share was handed in.
     next_beat: Time,
 }
@@ -113,6 +115,7 @@ impl<R> Worker<R> {
             due: Vec::new(),
             paused: Vec::new(),
             scratch: Output::new(),
+            now,
             next_beat: now.next_multiple(config.raft.heartbeat_interval),
             config,
         };
@@ -170,7 +173,7 @@ impl<R> Worker<R> {
         for reply in waiting.incoming_replies.into_iter().chain(proposed) {
             self.answer(reply, Outcome::Uncertain);
         }
-        for reply in waiting.confirmed.into_iter().flat_map(|(_, replies)| replies) {
+        for reply in waiting.confirmed.into_iter().flat_map(|confirmed| confirmed.replies) {
             self.reply(reply, Outcome::UnknownRegion);
         }
         if let Some((_, reply)) = waiting.transfer {
@@ -181,6 +184,7 @@ impl<R> Worker<R> {
     /// Takes a turn: handles `inputs` and what is due, and fills `out`. Returns when the next turn is due at the latest.
     pub fn turn(&mut self, now: Time, inputs: &mut Vec<Input<R>>, out: &mut TurnOutput<R>) -> Time {
         self.counters.turns += 1;
+        self.now = now;
         for input in inputs.drain(..) {
             self.handle(now, input);
         }

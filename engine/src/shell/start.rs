@@ -26,7 +26,7 @@ use crate::shell::log::{Flushes, start_reader};
 use crate::shell::outbox::Outbox;
 use crate::shell::receive::Receiving;
 use crate::shell::streams::Streams;
-use crate::shell::worker::{Work, WorkerShell};
+use crate::shell::worker::{Meters, Work, WorkerShell};
 use crate::shell::{Fault, StoreFile};
 use crate::snapshots::{Received, SnapshotFiles};
 
@@ -62,6 +62,8 @@ pub(crate) struct Running {
     pub(crate) reader: LogReader,
     pub(crate) beats: Arc<Mutex<BeatMerger>>,
     pub(crate) damaged: Arc<Mutex<Vec<(RegionId, String)>>>,
+    /// From the call to the answer, of proposals that were carried out.
+    pub(crate) propose_seconds: metrics::Histogram,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -222,6 +224,7 @@ impl Parts {
                 out: TurnOutput::default(),
                 unsubmitted: None,
                 full: Vec::new(),
+                meters: Meters::new(),
             })
             .collect();
         let mut shells = shells.into_iter();
@@ -247,6 +250,7 @@ impl Parts {
             reader: self.reader,
             beats,
             damaged,
+            propose_seconds: metrics::histogram!("propose_to_answer_seconds"),
             threads: Mutex::new(Some(threads)),
         })
     }
@@ -391,5 +395,11 @@ impl Running {
         if let Err(error) = self.backend.flush() {
             tracing::error!(%error, "the state store could not be flushed at the stop");
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

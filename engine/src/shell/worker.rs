@@ -66,6 +66,46 @@ pub(super) struct WorkerShell {
     /// A batch that the log had no room for.
     pub(super) unsubmitted: Option<LogBatch>,
     pub(super) full: Vec<StoreId>,
+    pub(super) meters: Meters,
+}
+
+/// What a worker tells the metrics, once a turn.
+pub(super) struct Meters {
+    elections: metrics::Counter,
+    proposed: metrics::Counter,
+    forwarded: metrics::Counter,
+    busy: metrics::Counter,
+    commit_seconds: metrics::Histogram,
+    batch_groups: metrics::Histogram,
+}
+
+impl Meters {
+    pub(super) fn new() -> Self {
+        Self {
+            elections: metrics::counter!("elections_won_total"),
+            proposed: metrics::counter!("proposals_total"),
+            forwarded: metrics::counter!("proposals_forwarded_total"),
+            busy: metrics::counter!("proposals_busy_total"),
+            commit_seconds: metrics::histogram!("propose_to_commit_seconds"),
+            batch_groups: metrics::histogram!("worker_log_records"),
+        }
+    }
+
+    fn record(&self, before: &Counters, after: &Counters, out: &TurnOutput<Completion>) {
+        self.elections.increment(after.elections_won - before.elections_won);
+        self.proposed.increment(after.proposed - before.proposed);
+        self.forwarded.increment(after.forwarded - before.forwarded);
+        self.busy.increment(after.busy - before.busy);
+        let committed = after.committed_here - before.committed_here;
+        if committed > 0 {
+            // The mean of the turn: a histogram entry for each command would cost more than the command.
+            let mean = (after.commit_latency - before.commit_latency).as_secs_f64() / committed as f64;
+            self.commit_seconds.record(mean);
+        }
+        if !out.log.is_empty() {
+            self.batch_groups.record(out.log.len() as f64);
+        }
+    }
 }
 
 impl Driver<Work> for WorkerShell {
@@ -86,7 +126,9 @@ impl Driver<Work> for WorkerShell {
         for peer in self.full.drain(..) {
             self.inputs.push(Input::LaneFull { peer });
         }
+        let before = self.worker.counters();
         let mut next = self.worker.turn(now, &mut self.inputs, &mut self.out);
+        self.meters.record(&before, &self.worker.counters(), &self.out);
         self.carry_out();
         self.permits.clear();
         for status in statuses {

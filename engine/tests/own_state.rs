@@ -1,0 +1,109 @@
+//! The own-state form: a machine per region that holds its data itself.
+
+mod support;
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use bytes::Bytes;
+use multiraft::{ApplyContext, Consistency, Engine, OwnState, RegionDescriptor, SnapshotWrite};
+use support::{Cluster, eventually};
+
+/// Counts, by key.
+#[derive(Default)]
+struct Counters(BTreeMap<Vec<u8>, u64>);
+
+impl OwnState for Counters {
+    fn apply(&mut self, _: ApplyContext<'_>, command: &[u8]) -> Bytes {
+        let count = self.0.entry(command.to_vec()).or_default();
+        *count += 1;
+        Bytes::from(count.to_string())
+    }
+
+    fn lookup(&self, _: &RegionDescriptor, query: &[u8]) -> Bytes {
+        Bytes::from(self.0.get(query).copied().unwrap_or_default().to_string())
+    }
+
+    fn snapshot(&self) -> SnapshotWrite {
+        let state = self.0.clone();
+        Box::new(move |out| {
+            for (key, count) in &state {
+                writeln!(out, "{} {count}", String::from_utf8_lossy(key))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()> {
+        let mut text = String::new();
+        snapshot.read_to_string(&mut text)?;
+        let parse = |line: &str| {
+            let (key, count) = line.split_once(' ')?;
+            Some((key.as_bytes().to_vec(), count.parse().ok()?))
+        };
+        let pairs: Option<BTreeMap<_, _>> = text.lines().map(parse).collect();
+        self.0 = pairs.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok(())
+    }
+
+    fn split_off(&mut self, key: &[u8]) -> Box<dyn OwnState> {
+        Box::new(Self(self.0.split_off(key)))
+    }
+
+    fn absorb(&mut self, neighbour: Box<dyn OwnState>) {
+        let neighbour = neighbour.as_any().downcast::<Self>().expect("all regions run the same machine");
+        self.0.extend(neighbour.0);
+    }
+
+    fn as_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+async fn start(cluster: &Cluster, store: u64) -> Engine {
+    let make = |_: &RegionDescriptor| -> Box<dyn OwnState> { Box::<Counters>::default() };
+    cluster.builder(store).own_state(make).start().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_state_survives_restarts_and_catches_up_by_snapshot() {
+    let mut cluster = Cluster::new(3, 1);
+    cluster.config.compact_entries = 50;
+    cluster.config.compact_keep_entries = 5;
+    cluster.config.checkpoint_interval = Duration::from_millis(50);
+    cluster.config.volatile_log_bytes = 1000;
+    let mut engines = Vec::new();
+    for store in 1..=3 {
+        engines.push(start(&cluster, store).await);
+    }
+    let region = engines[0].region_for(b"key").unwrap().id;
+    engines.remove(2).shutdown().await;
+    let session = engines[0].session();
+    for n in 0..300 {
+        session.propose(region, format!("key{}", n % 10)).await.unwrap();
+    }
+    let first = &engines[0];
+    eventually(Duration::from_secs(20), "the log is cut", || async {
+        first.status().await.regions.iter().any(|status| status.first_index.get() > 100)
+    })
+    .await;
+    engines.push(start(&cluster, 3).await);
+    for engine in &engines {
+        assert_eq!(engine.read(region, "key7", Consistency::Linearizable).await.unwrap(), "30");
+    }
+    drop(session);
+    for engine in engines.drain(..) {
+        engine.shutdown().await;
+    }
+    for store in 1..=3 {
+        engines.push(start(&cluster, store).await);
+    }
+    for engine in &engines {
+        assert_eq!(engine.read(region, "key7", Consistency::Linearizable).await.unwrap(), "30");
+    }
+    for engine in &engines {
+        engine.shutdown().await;
+    }
+}
