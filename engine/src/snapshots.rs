@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use multiraft_raft::{RegionId, StoreId};
-use multiraft_storage::snapshot::{SnapshotError, SnapshotId, SnapshotItem, SnapshotReader, SnapshotStore, SnapshotWriter};
+use multiraft_storage::snapshot::{
+    SnapshotError, SnapshotId, SnapshotItem, SnapshotReader, SnapshotStore, SnapshotWriter,
+};
 use multiraft_storage::{Disk, RealDisk};
 use multiraft_transport::{SnapshotHeader, decode_descriptor};
 

@@ -122,10 +122,8 @@ async fn a_store_that_was_away_beyond_the_log_catches_up_by_snapshot() {
                 && back.read(region, "key000", Consistency::Local).await.unwrap() == "later"
         })
         .await;
-        eventually(LIMIT, "that came by a snapshot", || async {
-            back.status().await.counters.snapshots_installed > 0
-        })
-        .await;
+        eventually(LIMIT, "that came by a snapshot", || async { back.status().await.counters.snapshots_installed > 0 })
+            .await;
         for engine in &engines {
             engine.shutdown().await;
         }

@@ -1,5 +1,7 @@
 //! The own-state form: a machine per region that holds its data itself.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use std::any::Any;

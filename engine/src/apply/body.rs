@@ -202,7 +202,8 @@ mod tests {
     use super::*;
 
     fn chunks(all: &[Bytes]) -> Chunks<'static> {
-        Box::new(all.to_vec().into_iter().map(Ok))
+        let all = all.to_vec();
+        Box::new(all.into_iter().map(Ok))
     }
 
     fn shared_stream(pairs: &[Pair]) -> Vec<Bytes> {

@@ -10,7 +10,7 @@ use multiraft_transport::SessionSeq;
 use crate::apply::ApplyError;
 use crate::logic::Outcome;
 use crate::machine::ApplyContext;
-use crate::region::command::{Command, EpochRule};
+use crate::region::command::{Command, EpochRule, decode_epoch};
 use crate::region::sessions::{Admission, SessionRecord};
 
 /// A region's state, as the decisions need it.
@@ -87,7 +87,14 @@ pub(super) fn apply_membership(
 ) -> Result<Option<Arc<RegionDescriptor>>, ApplyError> {
     debug_assert_eq!(entry.kind, EntryKind::Membership);
     let unreadable = || ApplyError::Unreadable { region: region.id, index: entry.index };
-    let (change, _context) = MembershipChange::decode(&entry.data).map_err(|_| unreadable())?;
+    let (change, context) = MembershipChange::decode(&entry.data).map_err(|_| unreadable())?;
+    // Without a context: the group's own step out of a joint configuration, which nothing can outdate.
+    if !context.is_empty() {
+        let proposed = decode_epoch(&context).ok_or_else(unreadable)?;
+        if !EpochRule::MEMBERSHIP.admits(proposed, region.epoch) {
+            return Ok(None);
+        }
+    }
     let Ok(replicas) = apply_to_replicas(&region.replicas, &change) else {
         return Ok(None);
     };

@@ -98,9 +98,9 @@ impl SharedBackend {
         if header.index <= progress.applied {
             return false;
         }
-        let result = self.replacement(&progress.descriptor, received, from, header).and_then(|batch| {
-            self.store.write(batch).and_then(|()| self.store.flush()).map_err(io::Error::other)
-        });
+        let result = self
+            .replacement(&progress.descriptor, received, from, header)
+            .and_then(|batch| self.store.write(batch).and_then(|()| self.store.flush()).map_err(io::Error::other));
         if let Err(error) = result {
             tracing::error!(region = %header.region, %error, "a received snapshot could not be installed");
             return false;

@@ -84,7 +84,7 @@ impl Command {
             return None;
         }
         at += 2;
-        let epoch = RegionEpoch { conf_version: get_varint(entry, &mut at)?, version: get_varint(entry, &mut at)? };
+        let epoch = get_epoch(entry, &mut at)?;
         let session = if flags & FLAG_SESSION != 0 {
             let id: [u8; 16] = entry.get(at..at + 16)?.try_into().ok()?;
             at += 16;
@@ -99,6 +99,16 @@ impl Command {
         };
         Some(Self { epoch, session, data: entry.slice(at..) })
     }
+}
+
+/// Reads the epoch that a membership change was proposed under; it is the whole context of the entry.
+pub(crate) fn decode_epoch(context: &[u8]) -> Option<RegionEpoch> {
+    let mut at = 0;
+    get_epoch(context, &mut at).filter(|_| at == context.len())
+}
+
+fn get_epoch(bytes: &[u8], at: &mut usize) -> Option<RegionEpoch> {
+    Some(RegionEpoch { conf_version: get_varint(bytes, at)?, version: get_varint(bytes, at)? })
 }
 
 /// Appends a LEB128 varint.

@@ -11,7 +11,7 @@ use multiraft_router::Mailbox;
 use multiraft_storage::StateError;
 use multiraft_transport::{Lane, PeerMessage, Transport};
 
-use crate::apply::{Applier, AppliedBatch, ApplyEnd, Dirty, SnapshotSource};
+use crate::apply::{AppliedBatch, Applier, ApplyEnd, Dirty, SnapshotSource};
 use crate::logic::{ApplyTask, Input};
 use crate::shell::Completion;
 use crate::shell::fault::Fault;

@@ -4,9 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use multiraft_raft::StoreId;
 use multiraft_router::Mailbox;
-use multiraft_transport::{
-    Handler, Lane, LinkEvent, PeerMessage, ReceivedFrame, SnapshotHeader, SnapshotReceiver,
-};
+use multiraft_transport::{Handler, Lane, LinkEvent, PeerMessage, ReceivedFrame, SnapshotHeader, SnapshotReceiver};
 
 use crate::events::{Event, EventSender};
 use crate::logic::{BeatMerger, Input, split_by_worker};

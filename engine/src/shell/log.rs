@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use multiraft_raft::RegionId;
 use multiraft_router::Mailbox;
 use multiraft_storage::{FlushListener, FlushToken, LogFailure, LogReader};
@@ -33,7 +33,9 @@ impl FlushListener for Flushes {
     fn on_failed(&mut self, failure: LogFailure) {
         let full = match failure {
             LogFailure::Poisoned { cause } => {
-                return self.fault.set(format!("the log has failed: {cause}; check the disk, then start the store again"));
+                return self
+                    .fault
+                    .set(format!("the log has failed: {cause}; check the disk, then start the store again"));
             }
             // Batches wait in the log and go on when there is space again; leaders are given away meanwhile.
             LogFailure::NoSpace { .. } => {
@@ -62,6 +64,9 @@ impl FlushListener for Flushes {
     }
 }
 
+/// How many reads may wait; a group whose read finds no room asks again later.
+const FETCHES_MAX: usize = 4096;
+
 /// Entries that a worker wants read.
 pub(super) struct FetchWork {
     pub(super) worker: usize,
@@ -73,7 +78,7 @@ pub(super) fn start_reader(
     reader: LogReader,
     mailboxes: Vec<Mailbox<Work>>,
 ) -> std::io::Result<(Sender<FetchWork>, JoinHandle<()>)> {
-    let (sender, receiver) = unbounded();
+    let (sender, receiver) = bounded(FETCHES_MAX);
     let thread = std::thread::Builder::new()
         .name("multiraft-fetch".to_owned())
         .spawn(move || read_all(&reader, &mailboxes, &receiver))?;
@@ -90,4 +95,3 @@ fn read_all(reader: &LogReader, mailboxes: &[Mailbox<Work>], receiver: &Receiver
         let _ = mailboxes[worker].send_reserved(Work::Input(Input::Fetched { handle, fetch, entries }));
     }
 }
-

@@ -1,12 +1,12 @@
 //! Starting and stopping a store: what is opened in which order, and what ends first.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use multiraft_raft::{ClusterId, Incarnation, RegionId, StoreId};
 use multiraft_router::{Clock, Limit, Mailbox, Pool, PoolConfig, Prepared};
 use multiraft_storage::{LogOptions, LogReader, LogWriter, RealDisk, Recovered, SharedLog};
@@ -32,6 +32,11 @@ use crate::snapshots::{Received, SnapshotFiles};
 
 /// How many append lanes a link has at most.
 const APPEND_LANES_MAX: usize = 4;
+/// How many turns' batches may wait to be applied behind a worker. It stands still while there are more.
+const APPLY_BATCHES_MAX: usize = 4096;
+
+/// Opens the state in a data directory.
+pub(crate) type OpenBackend = Box<dyn FnOnce(&Path) -> Result<Backend, StartError> + Send>;
 
 /// What a store is started with.
 pub(crate) struct StartPlan {
@@ -42,7 +47,7 @@ pub(crate) struct StartPlan {
     pub(crate) listen: SocketAddr,
     pub(crate) peers: Vec<(StoreId, PeerAddress)>,
     pub(crate) tls: Tls,
-    pub(crate) backend: Box<dyn FnOnce(&std::path::Path) -> Result<Backend, StartError> + Send>,
+    pub(crate) backend: OpenBackend,
     /// Boundaries and stores of the first regions, if the cluster is new.
     pub(crate) bootstrap: Option<(Vec<Bytes>, Vec<StoreId>)>,
 }
@@ -110,7 +115,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     parts.run(writer, &recovered, plan.listen, plan.peers, plan.tls)
 }
 
-fn open_log(dir: &std::path::Path, config: &Config) -> Result<(LogWriter, LogReader, Recovered), StartError> {
+fn open_log(dir: &Path, config: &Config) -> Result<(LogWriter, LogReader, Recovered), StartError> {
     let disk = RealDisk::open(dir.join("log")).map_err(|error| StartError::Log(error.to_string()))?;
     let options = LogOptions {
         segment_bytes: u32::try_from(config.log_segment_bytes).unwrap_or(u32::MAX),
@@ -124,7 +129,7 @@ fn load(
     backend: &Backend,
     files: &SnapshotFiles,
     file: &mut StoreFile,
-    dir: &std::path::Path,
+    dir: &Path,
     bootstrap: Option<&(Vec<Bytes>, Vec<StoreId>)>,
 ) -> Result<Vec<AppliedRegion>, StartError> {
     if let Some((boundaries, stores)) = bootstrap.filter(|_| !file.bootstrapped) {
@@ -133,7 +138,9 @@ fn load(
             backend.create_regions(&regions)?;
         } else {
             let first = regions.iter().map(|descriptor| backend.first_snapshot(descriptor)).collect();
-            files.save(first).map_err(|source| StartError::Io { what: "writing the first snapshots".into(), source })?;
+            files
+                .save(first)
+                .map_err(|source| StartError::Io { what: "writing the first snapshots".into(), source })?;
         }
         file.bootstrapped = true;
         file.write(dir)?;
@@ -143,6 +150,9 @@ fn load(
     }
     files.restore_all(backend).map_err(|source| StartError::Io { what: "reading snapshot files".to_owned(), source })
 }
+
+/// The apply threads, and the way to them.
+type Appliers = (Vec<Sender<ApplyWork>>, Vec<JoinHandle<()>>);
 
 /// What is open, on its way to run.
 struct Parts {
@@ -179,7 +189,8 @@ impl Parts {
         let workers = mailboxes.len();
         let append_lanes = workers.min(APPEND_LANES_MAX);
         let beats = Arc::new(Mutex::new(BeatMerger::new(workers, self.incarnation)));
-        let received = Received::new(&self.files, !self.backend.is_durable()).map_err(io("opening received snapshots"))?;
+        let received =
+            Received::new(&self.files, !self.backend.is_durable()).map_err(io("opening received snapshots"))?;
         let receiving = Arc::new(Receiving::new(received));
         let handler = LinkHandler {
             mailboxes: mailboxes.clone(),
@@ -190,8 +201,7 @@ impl Parts {
         };
         let transport = self.start_transport(handler, append_lanes, listen, &peers, tls)?;
         let damaged = Arc::new(Mutex::new(self.assembled.damaged.clone()));
-        let flushes =
-            Flushes { mailboxes: mailboxes.clone(), fault: fault.clone(), damaged: Arc::clone(&damaged) };
+        let flushes = Flushes { mailboxes: mailboxes.clone(), fault: fault.clone(), damaged: Arc::clone(&damaged) };
         let log = SharedLog::start(writer, Box::new(flushes)).map_err(io("starting the log's writer"))?;
         let log = Arc::new(log);
         let (fetch, fetch_thread) =
@@ -223,6 +233,7 @@ impl Parts {
                 permits: Vec::new(),
                 out: TurnOutput::default(),
                 unsubmitted: None,
+                unapplied: None,
                 full: Vec::new(),
                 meters: Meters::new(),
             })
@@ -312,7 +323,7 @@ impl Parts {
         transport: &Arc<Transport>,
         receiving: &Arc<Receiving>,
         fault: &Fault,
-    ) -> Result<(Vec<Sender<ApplyWork>>, Vec<JoinHandle<()>>), StartError> {
+    ) -> Result<Appliers, StartError> {
         let mut senders = Vec::new();
         let mut threads = Vec::new();
         for (index, mailbox) in mailboxes.iter().enumerate() {
@@ -323,7 +334,7 @@ impl Parts {
                 .filter(|start| worker_of(start.descriptor.id, mailboxes.len()) == index)
                 .map(|start| (Arc::clone(&start.descriptor), start.applied, start.applied_term));
             let applier = self.backend.applier(regions);
-            let (sender, work): (Sender<ApplyWork>, Receiver<ApplyWork>) = unbounded();
+            let (sender, work): (Sender<ApplyWork>, Receiver<ApplyWork>) = bounded(APPLY_BATCHES_MAX);
             let thread = ApplyThread {
                 applier,
                 work,

@@ -70,7 +70,8 @@ impl StoreFile {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let damaged = || "the file is damaged: restore it from a backup, or set this store's data aside and rejoin".to_owned();
+        let damaged =
+            || "the file is damaged: restore it from a backup, or set this store's data aside and rejoin".to_owned();
         let mut lines = text.lines();
         if lines.next() != Some("multiraft store") {
             return Err(damaged());

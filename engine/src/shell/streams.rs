@@ -32,7 +32,8 @@ impl Streams {
             SnapshotTask::Expect { from, transfer, region } => receiving.expect(from, transfer, region),
             SnapshotTask::Send { handle, transfer, to, replica, first_chunk } => {
                 let (sender, captured) = bounded(1);
-                let _ = apply.send(ApplyWork::Capture(vec![handle.region], sender));
+                // No room: nothing comes back, and the transfer is reported as failed.
+                let _ = apply.try_send(ApplyWork::Capture(vec![handle.region], sender));
                 let streams = Arc::clone(self);
                 let send = move || {
                     let source = captured.recv().ok().and_then(|mut sources: Vec<SnapshotSource>| sources.pop());
@@ -91,4 +92,3 @@ impl Streams {
         }
     }
 }
-

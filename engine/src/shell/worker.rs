@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, TrySendError};
 use multiraft_raft::{StoreId, Time};
 use multiraft_router::Driver;
 use multiraft_storage::{LogBatch, SharedLog, SubmitError};
@@ -12,13 +12,14 @@ use tokio::sync::oneshot;
 
 use crate::directory::Directory;
 use crate::events::{Event, EventSender};
-use crate::logic::{BeatMerger, Counters, Input, Notice, TurnOutput, Worker};
+use crate::logic::{BeatMerger, Counters, FetchTask, Input, Notice, TurnOutput, Worker};
+use crate::shell::Completion;
 use crate::shell::apply::ApplyWork;
 use crate::shell::fault::Fault;
+use crate::shell::log::FetchWork;
 use crate::shell::outbox::Outbox;
 use crate::shell::receive::Receiving;
 use crate::shell::streams::Streams;
-use crate::shell::Completion;
 use crate::status::RegionStatus;
 
 /// How long a worker waits before it tries again what a full queue did not take.
@@ -29,11 +30,7 @@ pub(crate) enum Work {
     /// For the logic.
     Input(Input<Completion>),
     /// A frame's messages for this worker; the permit is given back after the turn.
-    Frame {
-        from: StoreId,
-        messages: Vec<PeerMessage>,
-        permit: Arc<Permit>,
-    },
+    Frame { from: StoreId, messages: Vec<PeerMessage>, permit: Arc<Permit> },
     /// How do the regions stand?
     Status(oneshot::Sender<WorkerStatus>),
 }
@@ -51,7 +48,7 @@ pub(super) struct WorkerShell {
     pub(super) log: Arc<SharedLog>,
     pub(super) outbox: Outbox,
     pub(super) apply: Sender<ApplyWork>,
-    pub(super) fetch: Sender<crate::shell::log::FetchWork>,
+    pub(super) fetch: Sender<FetchWork>,
     pub(super) beats: Arc<Mutex<BeatMerger>>,
     pub(super) transport: Arc<Transport>,
     pub(super) streams: Arc<Streams>,
@@ -65,6 +62,8 @@ pub(super) struct WorkerShell {
     pub(super) out: TurnOutput<Completion>,
     /// A batch that the log had no room for.
     pub(super) unsubmitted: Option<LogBatch>,
+    /// A batch that the applier had no room for.
+    pub(super) unapplied: Option<ApplyWork>,
     pub(super) full: Vec<StoreId>,
     pub(super) meters: Meters,
 }
@@ -115,8 +114,8 @@ impl Driver<Work> for WorkerShell {
             work.clear();
             return Time::NEVER;
         }
-        if !self.submit_again() {
-            // The log is behind by all that it may hold: this worker stands still until it has caught up.
+        if !self.submit_again() || !self.apply_again() {
+            // The log or the applier is behind by all that it may hold: this worker stands still until it has caught up.
             return now.plus(RETRY);
         }
         let mut statuses = Vec::new();
@@ -134,7 +133,7 @@ impl Driver<Work> for WorkerShell {
         for status in statuses {
             let _ = status.send(self.status());
         }
-        if self.unsubmitted.is_some() || self.outbox.is_blocked() {
+        if self.unsubmitted.is_some() || self.unapplied.is_some() || self.outbox.is_blocked() {
             next = next.min(now.plus(RETRY));
         }
         next
@@ -187,10 +186,13 @@ impl WorkerShell {
         self.send_beats();
         if !self.out.apply.is_empty() {
             let tasks = std::mem::take(&mut self.out.apply);
-            let _ = self.apply.send(ApplyWork::Tasks(tasks));
+            self.hand_over(ApplyWork::Tasks(tasks));
         }
         for task in self.out.fetches.drain(..) {
-            let _ = self.fetch.send(crate::shell::log::FetchWork { worker: self.index, task });
+            if let Err(refused) = self.fetch.try_send(FetchWork { worker: self.index, task }) {
+                let FetchTask { handle, fetch } = refused.into_inner().task;
+                self.inputs.push(Input::Fetched { handle, fetch, entries: None });
+            }
         }
         for task in self.out.snapshots.drain(..) {
             self.streams.on_task(self.index, task, &self.apply, &self.receiving);
@@ -216,6 +218,20 @@ impl WorkerShell {
             self.submit(batch);
         }
         self.unsubmitted.is_none()
+    }
+
+    fn hand_over(&mut self, work: ApplyWork) {
+        // Disconnected: the store is stopping.
+        if let Err(TrySendError::Full(work)) = self.apply.try_send(work) {
+            self.unapplied = Some(work);
+        }
+    }
+
+    fn apply_again(&mut self) -> bool {
+        if let Some(work) = self.unapplied.take() {
+            self.hand_over(work);
+        }
+        self.unapplied.is_none()
     }
 
     fn send_beats(&mut self) {

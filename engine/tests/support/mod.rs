@@ -1,6 +1,6 @@
 //! Three real stores in one process: real sockets, real files, real certificates.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use multiraft::{
-    ApplyContext, Bootstrap, Builder, Config, Engine, RegionView, StateError, StateKind, StateMachine, StateTxn, StoreId, Tls,
+    ApplyContext, Bootstrap, Builder, Config, Engine, RegionView, StateError, StateKind, StateMachine, StateTxn,
+    StoreId, Tls,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
