@@ -90,6 +90,17 @@ fn a_store_that_claims_to_be_another_is_refused() {
 }
 
 #[test]
+fn a_wildcard_proves_nothing() {
+    let authority = Authority::new();
+    let one = Store::start(authority.config(1, 1));
+    let raw = RawPeer::dial_as(&authority, "*.multiraft", StoreId(1), one.transport.local_addr());
+    raw.greet(&raw::hello(2, Incarnation(1))).expect_err("refused");
+    let reason = raw.closed();
+    assert!(reason.starts_with("7: the certificate does not prove that this is store 2"), "{reason}");
+    assert_eq!(one.events.link_events_left(), 0);
+}
+
+#[test]
 fn an_unknown_store_with_a_good_certificate_is_let_in() {
     let authority = Authority::new();
     let (a, b) = pair(&authority);

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use quinn::{Connection, RecvStream};
+use quinn::{Connection, RecvStream, WriteError};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::input::{Input, InputError};
@@ -52,8 +52,10 @@ pub(super) async fn write_lane(
             continue;
         };
         send_lane.metrics.frame(frame.message_count(), frame.wire_len());
-        if stream.write_chunk(frame.into_wire()).await.is_err() {
-            return LaneEnd::Over;
+        match stream.write_chunk(frame.into_wire()).await {
+            Ok(()) => {}
+            Err(WriteError::Stopped(_)) => return LaneEnd::Violation(format!("{lane} lane: the peer stopped reading")),
+            Err(_) => return LaneEnd::Over,
         }
         on_written(&shared, &peer, send_lane, session);
     }

@@ -50,7 +50,12 @@ impl Authority {
 
     /// Certificate and key of a store, as PEM.
     pub(crate) fn certify(&self, store: StoreId) -> (String, String) {
-        let params = CertificateParams::new(vec![store_dns_name(store)]).expect("a DNS name");
+        self.certify_name(&store_dns_name(store))
+    }
+
+    /// The same for any DNS name.
+    pub(crate) fn certify_name(&self, name: &str) -> (String, String) {
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("a DNS name");
         let key = KeyPair::generate().expect("a key");
         (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
     }

@@ -27,6 +27,11 @@ pub(crate) struct RawPeer {
 impl RawPeer {
     /// Dials `server` with a certificate of `store`.
     pub(crate) fn dial(authority: &Authority, store: u64, server: StoreId, address: SocketAddr) -> Self {
+        Self::dial_as(authority, &store_dns_name(StoreId(store)), server, address)
+    }
+
+    /// Dials `server` with a certificate for `name`.
+    pub(crate) fn dial_as(authority: &Authority, name: &str, server: StoreId, address: SocketAddr) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (endpoint, connection) = runtime.block_on(async {
             let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
@@ -34,7 +39,7 @@ impl RawPeer {
             // As large as the other side's packets on a loopback.
             config.max_udp_payload_size(9000).expect("allowed");
             let endpoint = Endpoint::new(config, None, socket, Arc::new(TokioRuntime)).expect("an endpoint");
-            let client = client_config(authority, StoreId(store));
+            let client = client_config(authority, name);
             let connecting = endpoint.connect_with(client, address, &store_dns_name(server)).expect("dials");
             let connection = connecting.await.expect("connects");
             (endpoint, connection)
@@ -79,8 +84,8 @@ pub(crate) fn hello(store: u64, incarnation: Incarnation) -> Vec<u8> {
     hello
 }
 
-fn client_config(authority: &Authority, store: StoreId) -> ClientConfig {
-    let (certificate, key) = authority.certify(store);
+fn client_config(authority: &Authority, name: &str) -> ClientConfig {
+    let (certificate, key) = authority.certify_name(name);
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("PEM")).expect("a root");
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
