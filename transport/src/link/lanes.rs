@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::input::{Input, InputError};
 use crate::{
-    Lane, Permit, ReceivedFrame, decode_frame, footprint,
+    Lane, PeerMessage, Permit, ReceivedFrame, decode_frame, footprint,
     peer::{Budget, Peer, SendLane},
     shared::Shared,
 };
@@ -95,17 +95,16 @@ pub(super) async fn read_lane(
     let budget = peer.budget(lane);
     let mut number = 0_u64;
     loop {
-        let mut frame = match read_frame(&shared, &peer, &mut input, budget, lane).await {
-            Ok(frame) => frame,
+        let (messages, permit) = match read_frame(&shared, &mut input, budget).await {
+            Ok(read) => read,
             Err(FrameError::Over) => return LaneEnd::Over,
             Err(FrameError::Bad(what)) => return LaneEnd::Violation(format!("{lane} lane, frame {number}: {what}")),
         };
         if !peer.is_current(session) {
             return LaneEnd::Over;
         }
-        frame.session = session;
         number += 1;
-        shared.handler.on_frame(frame);
+        shared.handler.on_frame(ReceivedFrame { from: peer.id, session, lane, messages, permit });
     }
 }
 
@@ -124,11 +123,9 @@ impl From<InputError> for FrameError {
 /// Reads one frame, but only as fast as the handler gives memory back.
 async fn read_frame(
     shared: &Shared,
-    peer: &Peer,
     input: &mut Input,
     budget: &Budget,
-    lane: Lane,
-) -> Result<ReceivedFrame, FrameError> {
+) -> Result<(Vec<PeerMessage>, Permit), FrameError> {
     let prefix = input.array::<4>().await?.ok_or(InputError::Ended)?;
     let length = u32::from_le_bytes(prefix) as usize;
     let limit = shared.config.limits.frame_bytes_max;
@@ -147,7 +144,7 @@ async fn read_frame(
     }
     budget.metrics.frame(messages.len(), length + prefix.len());
     budget.metrics.queued.set((budget.bytes - budget.permits.available_permits()) as f64);
-    Ok(ReceivedFrame { from: peer.id, session: 0, lane, messages, permit: Permit::new(permits) })
+    Ok((messages, Permit::new(permits)))
 }
 
 /// Waits for `bytes` of the budget, or for all of it if that is less.
