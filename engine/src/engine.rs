@@ -194,16 +194,17 @@ impl Engine {
                 Err(Refused::Stopped) => return Err(ProposeError::Stopped { reason: "shutting down".to_owned() }),
             }
             let outcome = self.wait(answer, deadline).await.unwrap_or(Outcome::Uncertain);
-            let hint = match outcome {
+            let refusal = match outcome {
                 Outcome::Applied { reply, .. } => {
                     self.running.propose_seconds.record((self.now().since(started)).as_secs_f64());
                     return Ok(reply);
                 }
-                Outcome::NotLeader { hint } => hint,
+                Outcome::NotLeader { hint } => ProposeError::NotLeader { region, hint },
+                Outcome::NoSpace { store } => ProposeError::NoSpace { store },
                 other => return Err(propose_error(region, other)),
             };
             if !self.pause(&mut pause, deadline).await {
-                return Err(ProposeError::NotLeader { region, hint });
+                return Err(refusal);
             }
         }
     }

@@ -37,6 +37,12 @@ pub enum ProposeError {
         /// When a retry has a chance.
         retry_after: Duration,
     },
+    /// The leader's log has no space, and no other store took over in time. No effect.
+    #[error("the disk of store {store} is full: free some space there, it goes on by itself")]
+    NoSpace {
+        /// The leader's store.
+        store: StoreId,
+    },
     /// The command is larger than the configured limit. No effect.
     #[error(
         "the command has {size} bytes, the limit is {limit}: split it, or raise Config::max_command_bytes on every store"

@@ -16,6 +16,9 @@ const MAX_FORWARDS: usize = 1 << 16;
 /// What to try again after when a queue was full.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 
+/// When a store may be asked again whose leader's disk is full, in milliseconds.
+const NO_SPACE_RETRY_MS: u32 = 200;
+
 /// A request that another store has.
 pub(super) struct PendingForward<R> {
     pub(super) region: RegionId,
@@ -170,6 +173,8 @@ pub fn wire_outcome(outcome: Outcome) -> ForwardOutcome {
         Outcome::Busy { retry_after } => {
             ForwardOutcome::Busy { retry_after_ms: u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX) }
         }
+        // The leader gives the region away: soon there is another one to ask.
+        Outcome::NoSpace { .. } => ForwardOutcome::Busy { retry_after_ms: NO_SPACE_RETRY_MS },
         Outcome::SessionExpired => ForwardOutcome::SessionExpired,
         Outcome::Uncertain => ForwardOutcome::Uncertain,
         Outcome::Refused { reason } => ForwardOutcome::Refused { reason },

@@ -179,6 +179,11 @@ pub enum Outcome {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The leader's log has no space. No effect.
+    NoSpace {
+        /// The leader's store.
+        store: StoreId,
+    },
     /// The session is no longer remembered. No effect of this attempt.
     SessionExpired,
     /// Refused for good. No effect.

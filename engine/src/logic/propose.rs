@@ -49,7 +49,11 @@ impl<R> Worker<R> {
         command: Bytes,
         reply: ReplyTo<R>,
     ) {
-        if self.apply_backlog > self.config.apply_queue_bytes || self.upkeep.is_disk_full() {
+        if self.upkeep.is_disk_full() {
+            let store = self.config.store;
+            return self.answer(reply, Outcome::NoSpace { store });
+        }
+        if self.apply_backlog > self.config.apply_queue_bytes {
             self.counters.busy += 1;
             return self.answer(reply, Outcome::Busy { retry_after: RETRY });
         }
