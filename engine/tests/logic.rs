@@ -1,0 +1,246 @@
+//! A worker's turns, input by input: outputs compared as data.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use multiraft::assembly::{bootstrap_regions, empty_start};
+use multiraft::logic::{Applied, ApplyTask, Input, LaneKind, Outcome, ReplyTo, TurnOutput, Worker, WorkerConfig};
+use multiraft::{Incarnation, LogIndex, RaftOptions, RegionEpoch, RegionId, StoreId};
+use multiraft_raft::{Body, Message, ReplicaId, Term, Time};
+use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
+use multiraft_transport::{ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage};
+
+const REGION: RegionId = RegionId(2);
+
+/// One worker with a real log on a simulated disk.
+struct Store {
+    worker: Worker<u32>,
+    log: LogWriter,
+    now: Time,
+}
+
+impl Store {
+    fn new(stores: u64) -> Self {
+        let (log, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
+        let stores: Vec<StoreId> = (1..=stores).map(StoreId).collect();
+        let regions = bootstrap_regions(&[], &stores);
+        let starts: Vec<_> = regions[1..].iter().cloned().map(empty_start).collect();
+        let config = WorkerConfig {
+            store: StoreId(1),
+            incarnation: Incarnation(1),
+            worker: 0,
+            peers: stores[1..].to_vec(),
+            raft: Arc::new(RaftOptions::default()),
+            request_timeout: Duration::from_secs(5),
+            apply_queue_bytes: 1 << 20,
+            compact_entries: 100,
+            compact_keep_entries: 10,
+            snapshots_at_once: 2,
+            balance_leaders: false,
+            seed: 7,
+        };
+        let worker = Worker::new(config, recovered.token(0), &starts, Time::ZERO);
+        Self { worker, log, now: Time::ZERO }
+    }
+
+    fn turn(&mut self, inputs: Vec<Input<u32>>) -> TurnOutput<u32> {
+        let mut inputs = inputs;
+        let mut out = TurnOutput::default();
+        self.worker.turn(self.now, &mut inputs, &mut out);
+        out
+    }
+
+    /// Makes a turn's append durable and lets the worker know.
+    fn flush(&mut self, out: &mut TurnOutput<u32>) -> TurnOutput<u32> {
+        let records = std::mem::take(&mut out.log);
+        let tokens = self.log.commit(vec![LogBatch { ticket: out.ticket, records }]).unwrap();
+        self.turn(tokens.into_iter().map(|token| Input::Flushed { token }).collect())
+    }
+
+    /// Makes every append durable at once, until nothing more happens; reports what was handed out as applied.
+    fn settle(&mut self, mut out: TurnOutput<u32>) -> Vec<ApplyTask<u32>> {
+        let mut tasks = Vec::new();
+        loop {
+            let applied = out.apply.iter().map(report).collect::<Vec<_>>();
+            tasks.append(&mut out.apply);
+            if !out.log.is_empty() {
+                out = self.flush(&mut out);
+            } else if applied.is_empty() {
+                return tasks;
+            } else {
+                out = self.turn(vec![Input::Applied(applied)]);
+            }
+        }
+    }
+
+    fn after(&mut self, time: Duration) {
+        self.now = self.now.plus(time);
+    }
+
+    fn propose(&self, command: &'static [u8], reply: u32) -> Input<u32> {
+        let deadline = self.now.plus(Duration::from_secs(5));
+        let command = Bytes::from_static(command);
+        Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply }
+    }
+
+    /// The one region becomes a leader without anybody else to ask.
+    fn lead_alone() -> Self {
+        let mut store = Self::new(1);
+        store.after(Duration::from_millis(100));
+        let out = store.turn(Vec::new());
+        store.settle(out);
+        store
+    }
+}
+
+fn report(task: &ApplyTask<u32>) -> Applied {
+    let ApplyTask::Entries { handle, entries, .. } = task else { panic!("no snapshot was sent") };
+    let cost = entries.iter().map(multiraft_raft::Entry::cost).sum();
+    Applied { handle: *handle, index: entries.last().unwrap().index, cost, memberships: Vec::new() }
+}
+
+fn replies(tasks: &[ApplyTask<u32>]) -> Vec<(u64, ReplyTo<u32>)> {
+    let of = |task: &ApplyTask<u32>| match task {
+        ApplyTask::Entries { replies, .. } => replies.clone(),
+        ApplyTask::Install { .. } => Vec::new(),
+    };
+    tasks.iter().flat_map(of).map(|(index, reply)| (index.get(), reply)).collect()
+}
+
+#[test]
+fn commands_of_one_turn_become_one_append_and_are_applied_only_after_its_flush() {
+    let mut store = Store::lead_alone();
+    let mut out = store.turn(vec![store.propose(b"a", 1), store.propose(b"b", 2)]);
+    assert_eq!((out.log.len(), out.apply.len(), out.replies.len()), (1, 0, 0));
+    let again = store.turn(Vec::new());
+    assert_eq!((again.log.len(), again.apply.len()), (0, 0), "nothing happens before the flush");
+    let flushed = store.flush(&mut out);
+    assert_eq!(replies(&flushed.apply), [(2, ReplyTo::Caller(1)), (3, ReplyTo::Caller(2))]);
+}
+
+#[test]
+fn a_command_whose_caller_has_stopped_waiting_is_refused_without_effect() {
+    let mut store = Store::lead_alone();
+    let late = store.propose(b"a", 1);
+    store.after(Duration::from_secs(5));
+    let out = store.turn(vec![late]);
+    assert_eq!(out.replies, [(1, Outcome::NotLeader { hint: None })]);
+    assert!(out.log.is_empty());
+}
+
+#[test]
+fn a_command_for_another_epoch_is_refused_with_the_current_descriptor() {
+    let mut store = Store::lead_alone();
+    let Input::Propose { region, session, command, deadline, reply, .. } = store.propose(b"a", 1) else { return };
+    let epoch = Some(RegionEpoch { conf_version: 1, version: 2 });
+    let out = store.turn(vec![Input::Propose { region, epoch, session, command, deadline, reply }]);
+    let current = store.worker.status(REGION).unwrap().descriptor;
+    assert_eq!(out.replies, [(1, Outcome::EpochMismatch { current })]);
+}
+
+#[test]
+fn a_read_is_served_once_its_index_is_applied() {
+    let mut store = Store::lead_alone();
+    let deadline = store.now.plus(Duration::from_secs(5));
+    let read = |reply| Input::Read { region: REGION, epoch: None, deadline, reply };
+    assert_eq!(store.turn(vec![read(1)]).replies, [(1, Outcome::ReadAt { index: LogIndex(1) })]);
+    let mut out = store.turn(vec![store.propose(b"a", 2)]);
+    let flushed = store.flush(&mut out);
+    let waits = store.turn(vec![read(3)]);
+    assert_eq!(waits.replies, [], "committed, but not applied yet");
+    let applied = flushed.apply.iter().map(report).collect();
+    assert_eq!(store.turn(vec![Input::Applied(applied)]).replies, [(3, Outcome::ReadAt { index: LogIndex(2) })]);
+}
+
+/// Store 1 of three follows store 2.
+fn follower() -> Store {
+    let mut store = Store::new(3);
+    let up = |peer| Input::Link { peer: StoreId(peer), up: Some(Incarnation(1)) };
+    let append = Message {
+        from: ReplicaId(2),
+        to: ReplicaId(1),
+        term: Term(1),
+        body: Body::Append { prev_index: LogIndex(0), prev_term: Term(0), commit: LogIndex(0), entries: Vec::new() },
+    };
+    let append = PeerMessage::Raft(RaftMessage { region: REGION, message: append, descriptor: None });
+    let out = store.turn(vec![up(2), up(3), Input::Messages { from: StoreId(2), messages: vec![append] }]);
+    store.settle(out);
+    store
+}
+
+fn sent_forward(out: &TurnOutput<u32>) -> (u64, ForwardRequest) {
+    let append = out.sends.iter().find(|sent| sent.to == StoreId(2) && sent.lane == LaneKind::Append).unwrap();
+    match &append.messages[..] {
+        [PeerMessage::Forward(forward)] => (forward.id, forward.request.clone()),
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+#[test]
+fn a_followers_command_goes_to_the_leader_and_its_answer_comes_back() {
+    let mut store = follower();
+    let out = store.turn(vec![store.propose(b"a", 1)]);
+    let (id, request) = sent_forward(&out);
+    assert_eq!(request, ForwardRequest::Propose { session: None, command: Bytes::from_static(b"a") });
+    let outcome = ForwardOutcome::Applied { reply: Bytes::from_static(b"done"), index: LogIndex(9) };
+    let reply = PeerMessage::ForwardReply(ForwardReply { id, outcome });
+    let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![reply.clone()] }]);
+    let answer = Outcome::Applied { reply: Bytes::from_static(b"done"), index: LogIndex(9) };
+    assert_eq!(out.replies, [(1, answer)]);
+    let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![reply] }]);
+    assert_eq!(out.replies, [], "a second answer finds nobody");
+}
+
+#[test]
+fn a_forwarded_command_is_of_unknown_outcome_when_the_link_is_lost_or_the_time_is_over() {
+    let mut store = follower();
+    store.turn(vec![store.propose(b"a", 1)]);
+    let out = store.turn(vec![Input::Link { peer: StoreId(2), up: None }]);
+    assert_eq!(out.replies, [(1, Outcome::Uncertain)]);
+
+    let mut store = follower();
+    store.turn(vec![store.propose(b"a", 2)]);
+    store.after(Duration::from_secs(6));
+    assert_eq!(store.turn(Vec::new()).replies, [(2, Outcome::Uncertain)]);
+}
+
+#[test]
+fn a_command_is_not_sent_on_into_a_full_lane() {
+    let mut store = follower();
+    let out = store.turn(vec![Input::LaneFull { peer: StoreId(2) }, store.propose(b"a", 1)]);
+    assert!(matches!(out.replies[..], [(1, Outcome::Busy { .. })]), "{:?}", out.replies);
+    let out = store.turn(vec![Input::LaneReady { peer: StoreId(2) }, store.propose(b"a", 2)]);
+    assert!(matches!(sent_forward(&out).1, ForwardRequest::Propose { .. }));
+}
+
+#[test]
+fn completions_for_an_earlier_life_of_a_slot_are_dropped() {
+    let mut store = Store::lead_alone();
+    let mut out = store.turn(vec![store.propose(b"a", 1)]);
+    let flushed = store.flush(&mut out);
+    let mut applied: Vec<Applied> = flushed.apply.iter().map(report).collect();
+    applied[0].handle.generation += 1;
+    store.turn(vec![Input::Applied(applied)]);
+    assert_eq!(store.worker.status(REGION).unwrap().applied, LogIndex(1));
+}
+
+#[test]
+fn a_damaged_region_answers_those_who_wait_and_takes_no_part_any_more() {
+    let mut store = Store::lead_alone();
+    store.turn(vec![store.propose(b"a", 1)]);
+    let out = store.turn(vec![Input::Damaged { region: REGION }, store.propose(b"b", 2)]);
+    assert_eq!(out.replies, [(1, Outcome::Uncertain), (2, Outcome::UnknownRegion)]);
+    assert!(out.log.is_empty());
+}
+
+#[test]
+fn a_full_disk_refuses_commands_and_says_which_store() {
+    let mut store = Store::lead_alone();
+    let out = store.turn(vec![Input::DiskFull { full: true }, store.propose(b"a", 1)]);
+    assert_eq!(out.replies, [(1, Outcome::NoSpace { store: StoreId(1) })]);
+    let out = store.turn(vec![Input::DiskFull { full: false }, store.propose(b"a", 2)]);
+    assert_eq!(out.log.len(), 1);
+}
