@@ -2,6 +2,8 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 mod chaos;
+mod checker;
+mod dice;
 mod disk;
 mod format;
 mod hand;
@@ -10,4 +12,5 @@ mod memory;
 mod outputs;
 mod replica;
 mod script;
+mod stale;
 mod transcripts;
