@@ -1,5 +1,7 @@
 //! What a log keeps: everything that was committed, through closing and opening again.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod log_harness;
 
 use std::sync::Arc;

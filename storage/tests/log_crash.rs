@@ -1,6 +1,8 @@
 //! Power cuts at every operation: what was acknowledged is there, each batch is there whole or not at all, and a crash is
 //! never taken for damage.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod log_harness;
 
 use std::sync::Arc;

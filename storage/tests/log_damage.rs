@@ -1,5 +1,7 @@
 //! Damage: told apart from a torn tail, named, and never taken for "not there"; the other groups go on.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod log_harness;
 
 use log_harness::harness::{Model, Run};

@@ -1,5 +1,7 @@
 //! The log as a service: many submitters, one thread, bounded, in order, final when it fails.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod log_harness;
 
 use std::collections::BTreeMap;

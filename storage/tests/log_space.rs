@@ -1,5 +1,7 @@
 //! Space: the log stays small beside what lives in it, gives back what it frees, and survives a full disk.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod log_harness;
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! What the log's tests share: short makers of batches, and a model of what a log must hold.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its share of this")]
 
 pub mod harness;
 
