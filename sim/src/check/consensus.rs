@@ -1,0 +1,209 @@
+//! The safety properties of Raft (Ongaro's dissertation, figure 3.2), judged from what stores hand to their logs and to
+//! their appliers: election safety, log matching, leader completeness, state machine safety; and that what is acknowledged
+//! is durable on a quorum.
+
+use std::collections::BTreeMap;
+
+use multiraft_raft::{Entry, LogIndex, RegionId, StoreId, Term};
+use multiraft_storage::{LogBatch, LogChange};
+
+use super::shadow::Shadows;
+use super::{Verdict, Violation};
+use crate::random::{digest_of, fold};
+
+/// An entry that was applied somewhere.
+#[derive(Clone, Copy, Debug)]
+struct Committed {
+    term: Term,
+    digest: u64,
+    /// It was committed in this term or an earlier one.
+    by_term: Term,
+}
+
+/// What is known of all groups.
+#[derive(Debug, Default)]
+pub struct Consensus {
+    leaders: BTreeMap<(RegionId, Term), StoreId>,
+    /// Every entry that was ever handed to a log: its digest and the term of the entry before it.
+    entries: BTreeMap<(RegionId, LogIndex, Term), (u64, Option<Term>)>,
+    /// From index one on.
+    committed: BTreeMap<RegionId, Vec<Committed>>,
+    /// What each replica must be handed next, to be applied; or, once, what follows an installed snapshot.
+    next: BTreeMap<(StoreId, RegionId), (LogIndex, Option<LogIndex>)>,
+    /// What is durable in each replica's state.
+    state: BTreeMap<(StoreId, RegionId), LogIndex>,
+}
+
+impl Consensus {
+    /// `store` leads, or is said to lead, `region` in `term`.
+    ///
+    /// # Errors
+    /// Another store did.
+    pub fn on_leader(&mut self, region: RegionId, term: Term, store: StoreId) -> Verdict {
+        let first = *self.leaders.entry((region, term)).or_insert(store);
+        if first == store {
+            return Ok(());
+        }
+        let detail = format!("region {region} has leaders {first} and {store} in term {term}");
+        Err(Violation::new("election safety", detail))
+    }
+
+    /// `store` has just become leader: it must hold everything that was committed in earlier terms.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn on_elected(&self, region: RegionId, term: Term, store: StoreId, logs: &Shadows) -> Verdict {
+        let Some(committed) = self.committed.get(&region) else { return Ok(()) };
+        let log = logs.latest(store, region).cloned().unwrap_or_default();
+        for (entry, index) in committed.iter().zip(1..).map(|(entry, index)| (entry, LogIndex(index))) {
+            let is_held = index <= log.truncated || log.term(index) == Some(entry.term);
+            if entry.by_term < term && !is_held {
+                let detail = format!(
+                    "store {store} leads region {region} in term {term} without entry {index} of term {}, committed by term {}",
+                    entry.term, entry.by_term
+                );
+                return Err(Violation::new("leader completeness", detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// `store` hands a batch to its log; `logs` do not know of it yet.
+    ///
+    /// # Errors
+    /// An entry differs from one with the same index and term, or follows another one.
+    pub fn on_submitted(&mut self, store: StoreId, batch: &LogBatch, logs: &Shadows) -> Verdict {
+        for record in &batch.records {
+            let LogChange::Append(entries) = &record.log else { continue };
+            let first = entries.first().map_or(LogIndex::ZERO, |entry| entry.index);
+            let mut before = match first.prev() {
+                LogIndex::ZERO => Some(Term::ZERO),
+                index => logs.latest(store, record.region).and_then(|log| log.term(index)),
+            };
+            for entry in entries {
+                self.on_entry(store, record.region, entry, before)?;
+                before = Some(entry.term);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_entry(&mut self, store: StoreId, region: RegionId, entry: &Entry, before: Option<Term>) -> Verdict {
+        let found = (digest(entry), before);
+        let known = self.entries.entry((region, entry.index, entry.term)).or_insert(found);
+        known.1 = known.1.or(before);
+        if known.0 == found.0 && (before.is_none() || known.1 == before) {
+            return Ok(());
+        }
+        let detail = format!(
+            "store {store}, region {region}: entry {} of term {} differs from the one seen before, or follows another",
+            entry.index, entry.term
+        );
+        Err(Violation::new("log matching", detail))
+    }
+
+    /// `store` starts, with `region` applied up to `applied`.
+    pub fn on_start(&mut self, store: StoreId, region: RegionId, applied: LogIndex) {
+        self.next.insert((store, region), (applied.next(), None));
+    }
+
+    /// `store`, in `term`, hands these entries of `region` out to be applied.
+    ///
+    /// # Errors
+    /// They leave a gap, come twice, or differ from what another replica applied there.
+    pub fn on_handed_out(&mut self, store: StoreId, region: RegionId, term: Term, entries: &[Entry]) -> Verdict {
+        let (next, jump) = self.next.entry((store, region)).or_insert((LogIndex(1), None));
+        let committed = self.committed.entry(region).or_default();
+        for entry in entries {
+            if *jump == Some(entry.index) {
+                *next = entry.index;
+            }
+            if entry.index != *next {
+                let detail = format!("store {store}, region {region}: entry {} comes after {}", entry.index, next.prev());
+                return Err(Violation::new("entries are applied without a gap", detail));
+            }
+            *next = next.next();
+            let found = Committed { term: entry.term, digest: digest(entry), by_term: term };
+            let at = entry.index.get() as usize - 1;
+            match committed.get_mut(at) {
+                Some(known) if known.term == found.term && known.digest == found.digest => {
+                    known.by_term = known.by_term.min(term);
+                }
+                Some(known) => {
+                    let detail = format!(
+                        "store {store}, region {region}: entry {} applied of term {}, of term {} elsewhere",
+                        entry.index, found.term, known.term
+                    );
+                    return Err(Violation::new("state machine safety", detail));
+                }
+                None if at == committed.len() => committed.push(found),
+                None => {
+                    let detail =
+                        format!("store {store}, region {region}: entry {} applied before its predecessors", entry.index);
+                    return Err(Violation::new("entries are applied without a gap", detail));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `store` has durably replaced `region`'s state by a snapshot at `index`.
+    pub fn on_installed(&mut self, store: StoreId, region: RegionId, index: LogIndex) {
+        self.next.entry((store, region)).or_insert((LogIndex(1), None)).1 = Some(index.next());
+        self.on_state_durable(store, region, index);
+    }
+
+    /// `store`'s state of `region` is durable up to `index`.
+    pub fn on_state_durable(&mut self, store: StoreId, region: RegionId, index: LogIndex) {
+        let durable = self.state.entry((store, region)).or_default();
+        *durable = (*durable).max(index);
+    }
+
+    /// The state of `region` that `store` came back with.
+    ///
+    /// # Errors
+    /// It is older than what was durable.
+    pub fn on_state_found(&self, store: StoreId, region: RegionId, index: LogIndex) -> Verdict {
+        let durable = self.state.get(&(store, region)).copied().unwrap_or_default();
+        if index >= durable {
+            return Ok(());
+        }
+        let detail = format!("store {store}, region {region}: applied {durable} was durable, {index} came back");
+        Err(Violation::new("applied state that was flushed survives", detail))
+    }
+
+    /// A client was told that the entry at `index` of `region` is committed and applied.
+    ///
+    /// # Errors
+    /// No quorum of `stores` holds it durably, so some crashes could undo it.
+    pub fn on_acknowledged(&self, region: RegionId, index: LogIndex, stores: &[StoreId], logs: &Shadows) -> Verdict {
+        let at = (index.get() as usize).wrapping_sub(1);
+        let Some(entry) = self.committed.get(&region).and_then(|committed| committed.get(at)) else {
+            let detail = format!("region {region}: entry {index} was acknowledged before any replica applied it");
+            return Err(Violation::new("what is acknowledged is applied", detail));
+        };
+        let holds = |store: &&StoreId| {
+            let in_state = self.state.get(&(**store, region)).is_some_and(|durable| *durable >= index);
+            let in_log = logs.durable(**store, region).is_some_and(|log| {
+                index <= log.truncated || log.term(index) == Some(entry.term)
+            });
+            in_state || in_log
+        };
+        let holders = stores.iter().filter(holds).count();
+        if holders > stores.len() / 2 {
+            return Ok(());
+        }
+        let detail = format!("region {region}: entry {index} was acknowledged, and is durable on {holders} stores only");
+        Err(Violation::new("what is acknowledged is durable on a quorum", detail))
+    }
+
+    /// How many entries of `region` are known to be committed.
+    #[must_use]
+    pub fn committed(&self, region: RegionId) -> LogIndex {
+        LogIndex(self.committed.get(&region).map_or(0, |committed| committed.len() as u64))
+    }
+}
+
+fn digest(entry: &Entry) -> u64 {
+    fold(fold(digest_of(&entry.data), entry.kind as u64), entry.term.get())
+}

@@ -1,0 +1,167 @@
+//! A store's apply threads and its checkpoints.
+
+use std::collections::BTreeMap;
+
+use multiraft::apply::{AppliedBatch, ApplyEnd};
+use multiraft::logic::{ApplyTask, Input, LaneKind};
+use multiraft_raft::{LogIndex, RegionId};
+use multiraft_transport::PeerMessage;
+
+use super::faults::Point;
+use super::{Cluster, Event, Waiter, id_of};
+use crate::plant::Plant;
+use crate::schedule::MILLI;
+
+/// A checkpoint under way: what will be durable when it is done.
+pub(super) struct Checkpoint {
+    /// By worker: regions and how far they had applied.
+    regions: Vec<Vec<(RegionId, LogIndex)>>,
+    /// Where the state does not keep itself: the snapshots to be written.
+    sources: Vec<multiraft::apply::SnapshotSource>,
+}
+
+impl Cluster {
+    /// Starts to apply what waits, unless the applier is at work.
+    pub(super) fn start_apply(&mut self, store: usize, worker: usize) {
+        let wait = self.random.around(self.plan.latencies.apply);
+        let slow = if self.nodes[store].state_slow_until > self.schedule.now() { 100 * MILLI } else { 0 };
+        let life = self.nodes[store].life;
+        let Some(process) = &mut self.nodes[store].process else { return };
+        let host = &mut process.workers[worker];
+        if host.applying.is_some() || host.stalled.is_some() || host.tasks.is_empty() {
+            return;
+        }
+        host.applying = Some(host.tasks.drain(..).collect());
+        self.schedule.plan_in(wait + slow, Event::ApplyDone { store, life, worker });
+    }
+
+    pub(super) fn on_apply_done(&mut self, store: usize, life: u64, worker: usize) {
+        if !self.nodes[store].lives(life) || self.dies_at(store, Point::BeforeApply) {
+            return;
+        }
+        let Some(process) = &mut self.nodes[store].process else { return };
+        let host = &mut process.workers[worker];
+        let (batch, rest) = if let Some((batch, rest)) = host.stalled.take() {
+            if host.applier.retry().is_err() {
+                host.stalled = Some((batch, rest));
+                return self.schedule.plan_in(50 * MILLI, Event::ApplyDone { store, life, worker });
+            }
+            (batch, rest)
+        } else {
+            let tasks = host.applying.take().unwrap_or_default();
+            match host.applier.apply(tasks, &process.files) {
+                (batch, ApplyEnd::Done) => (batch, Vec::new()),
+                (batch, ApplyEnd::Stalled { rest }) => {
+                    host.stalled = Some((batch, rest));
+                    self.counters.state_no_space += 1;
+                    return self.schedule.plan_in(50 * MILLI, Event::ApplyDone { store, life, worker });
+                }
+                (_, ApplyEnd::Failed(error)) => {
+                    return self.fail("committed entries can be applied", format!("{}: {error}", id_of(store)));
+                }
+            }
+        };
+        self.put_back(store, worker, rest);
+        self.on_applied(store, worker, batch);
+        self.start_apply(store, worker);
+    }
+
+    /// What the applier did not get to comes before all else.
+    fn put_back(&mut self, store: usize, worker: usize, rest: Vec<ApplyTask<Waiter>>) {
+        let Some(process) = &mut self.nodes[store].process else { return };
+        let tasks = &mut process.workers[worker].tasks;
+        for task in rest.into_iter().rev() {
+            tasks.push_front(task);
+        }
+    }
+
+    fn on_applied(&mut self, store: usize, worker: usize, batch: AppliedBatch<Waiter>) {
+        let id = id_of(store);
+        for done in &batch.installed {
+            if done.installed {
+                self.counters.snapshots_installed += 1;
+                self.consensus.on_installed(id, done.header.region, done.header.index);
+                self.say(|| format!("{id} installs a snapshot of {:?} at {}", done.header.region, done.header.index));
+            }
+        }
+        self.record(3, batch.applied.iter().map(|done| done.index.get()).sum());
+        if self.dies_at(store, Point::AfterApply) {
+            return;
+        }
+        if !batch.applied.is_empty() {
+            self.input(store, worker, Input::Applied(batch.applied));
+        }
+        for done in batch.installed {
+            self.input(store, worker, Input::SnapshotInstalled(done));
+        }
+        for (to, reply) in batch.peer_replies {
+            self.send(store, to, LaneKind::Control, worker, vec![PeerMessage::ForwardReply(reply)]);
+        }
+        for (waiter, outcome) in batch.replies {
+            self.tell(store, waiter, outcome);
+        }
+    }
+
+    /// Begins to make the applied state durable.
+    pub(super) fn on_checkpoint(&mut self, store: usize, life: u64) {
+        if !self.nodes[store].lives(life) {
+            return;
+        }
+        let wait = self.random.around(self.plan.checkpoint_interval);
+        self.schedule.plan_in(wait, Event::Checkpoint { store, life });
+        let took = self.random.around(self.plan.latencies.checkpoint);
+        let slow = if self.nodes[store].state_slow_until > self.schedule.now() { 2_000 * MILLI } else { 0 };
+        let Some(process) = &mut self.nodes[store].process else { return };
+        if process.checkpoint.is_some() {
+            return;
+        }
+        let is_durable = process.backend.is_durable();
+        let mut checkpoint = Checkpoint { regions: Vec::new(), sources: Vec::new() };
+        for host in &mut process.workers {
+            // What waits for room is not written yet: its turn comes with a later checkpoint.
+            let dirty = if host.stalled.is_some() { BTreeMap::new() } else { host.applier.take_dirty() };
+            if !is_durable {
+                let captured = dirty.keys().filter_map(|region| host.applier.capture(*region).ok().flatten());
+                checkpoint.sources.extend(captured);
+            }
+            checkpoint.regions.push(dirty.into_iter().map(|(region, dirty)| (region, dirty.applied)).collect());
+        }
+        process.checkpoint = Some(checkpoint);
+        self.schedule.plan_in(took + slow, Event::CheckpointDone { store, life });
+    }
+
+    pub(super) fn on_checkpoint_done(&mut self, store: usize, life: u64) {
+        if !self.nodes[store].lives(life) || self.dies_at(store, Point::BeforeCheckpoint) {
+            return;
+        }
+        let lies = self.plant == Some(Plant::EagerCompaction);
+        let Some(process) = &mut self.nodes[store].process else { return };
+        let Some(checkpoint) = process.checkpoint.take() else { return };
+        let mut outcome = Ok(());
+        if !lies {
+            outcome = process.backend.flush().map_err(|error| error.to_string());
+            for source in checkpoint.sources {
+                let written = process.files.write(source).map_err(|error| error.to_string());
+                outcome = outcome.and(written);
+            }
+        }
+        if let Err(error) = outcome {
+            // No room for a snapshot file: the log stays as it is until a later checkpoint succeeds.
+            return self.say(|| format!("{} makes no checkpoint: {error}", id_of(store)));
+        }
+        self.counters.checkpoints += 1;
+        for regions in &checkpoint.regions {
+            for (region, applied) in regions.iter().filter(|_| !lies) {
+                self.consensus.on_state_durable(id_of(store), *region, *applied);
+            }
+        }
+        if self.dies_at(store, Point::AfterCheckpoint) {
+            return;
+        }
+        for (worker, regions) in checkpoint.regions.into_iter().enumerate() {
+            if !regions.is_empty() {
+                self.input(store, worker, Input::Checkpointed(regions));
+            }
+        }
+    }
+}

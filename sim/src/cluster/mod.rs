@@ -1,0 +1,269 @@
+//! A whole cluster in one thread: stores, the network between them, their disks and their clients, on virtual time.
+//!
+//! What runs in it is what ships: the engine's workers and appliers, the log, the state stores, the wire codec. This module
+//! is the shell around them, as `multiraft`'s own shell is in a real process: it decides nothing but how long things take
+//! and what goes wrong.
+//!
+//! ```text
+//!  clients --> worker turn --> log queue --> flush --> token --+
+//!                 ^   |------> frames over links --> peers     |
+//!                 |   +------> apply queue --> state --> answers
+//!                 +--------------------------------------------+
+//! ```
+
+mod apply;
+mod clients;
+mod faults;
+mod files;
+mod finish;
+mod links;
+mod log;
+mod network;
+mod node;
+mod observe;
+mod planted;
+mod streams;
+mod turn;
+
+use multiraft_raft::StoreId;
+
+use crate::check::Violation;
+use crate::check::consensus::Consensus;
+use crate::check::shadow::Shadows;
+use crate::counters::Counters;
+use crate::history::History;
+use crate::plan::{CHAOS, Fault, Plan, RECOVERY};
+use crate::plant::Plant;
+use crate::random::{Random, fold};
+use crate::schedule::{Moment, SECOND, Schedule};
+
+use clients::Clients;
+use faults::Faults;
+use network::{Network, Packet};
+use node::Node;
+
+/// Names who waits for an answer of a worker: an attempt of a client's operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Waiter(u64);
+
+/// What happens at some moment. A `life` names one run of one store's process: what was planned for an earlier one is void.
+#[derive(Debug)]
+enum Event {
+    Turn { store: usize, life: u64, worker: usize },
+    LogDone { store: usize, life: u64 },
+    Fetched { store: usize, life: u64, worker: usize, task: multiraft::logic::FetchTask },
+    ApplyDone { store: usize, life: u64, worker: usize },
+    Checkpoint { store: usize, life: u64 },
+    CheckpointDone { store: usize, life: u64 },
+    Start { store: usize },
+    Stop { store: usize, life: u64 },
+    Packet(Packet),
+    LinkUp { link: usize, side: usize, session: u64 },
+    LinkDown { link: usize, side: usize, session: u64 },
+    LinkIdle { link: usize, session: u64 },
+    Dial { link: usize },
+    LaneReady { store: usize, life: u64, peer: StoreId, worker: usize },
+    Chunk(streams::Chunk),
+    StreamLost { store: usize, life: u64, from: StoreId, transfer: u64 },
+    StreamSent { store: usize, life: u64, transfer: u64, sent: bool },
+    Client { client: usize },
+    Deadline { waiter: Waiter },
+    Lookup { waiter: Waiter, store: usize, life: u64 },
+    Answer { waiter: Waiter, outcome: multiraft::logic::Outcome },
+    Fault(Fault),
+    Undo(faults::Undo),
+    Heal,
+    Probe { region: u64 },
+    Settle,
+}
+
+/// What a run was, in the end.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// The first thing that happened and must not.
+    pub violation: Option<Violation>,
+    /// What happened.
+    pub counters: Counters,
+    /// A digest of everything that happened, in order.
+    pub digest: u64,
+    /// How much virtual time passed, in nanoseconds.
+    pub virtual_nanos: u64,
+}
+
+/// A cluster in the middle of a run.
+pub struct Cluster {
+    plan: Plan,
+    plant: Option<Plant>,
+    schedule: Schedule<Event>,
+    random: Random,
+    nodes: Vec<Node>,
+    network: Network,
+    clients: Clients,
+    faults: Faults,
+    history: History,
+    consensus: Consensus,
+    shadows: Shadows,
+    counters: Counters,
+    digest: u64,
+    violation: Option<Violation>,
+    /// Print what happens.
+    verbose: bool,
+}
+
+impl Cluster {
+    /// A cluster of new stores, as the plan has it.
+    #[must_use]
+    pub fn new(plan: Plan, plant: Option<Plant>, verbose: bool) -> Self {
+        let mut random = Random::new(plan.seed ^ 0x00c1_0c57);
+        let nodes = (0..plan.stores()).map(|store| Node::new(store, &plan, &mut random)).collect();
+        let mut cluster = Self {
+            network: Network::new(plan.stores(), &plan.workers),
+            clients: Clients::new(&plan, random.fork()),
+            faults: Faults::new(random.fork()),
+            nodes,
+            schedule: Schedule::default(),
+            random,
+            history: History::default(),
+            consensus: Consensus::default(),
+            shadows: Shadows::default(),
+            counters: Counters::default(),
+            digest: plan.seed,
+            violation: None,
+            plant,
+            plan,
+            verbose,
+        };
+        cluster.begin();
+        cluster
+    }
+
+    fn begin(&mut self) {
+        for store in 0..self.nodes.len() {
+            let wait = self.random.below(SECOND / 2);
+            self.schedule.plan_in(wait, Event::Start { store });
+        }
+        self.plan_dials();
+        self.plan_clients();
+        self.plan_faults();
+        self.schedule.plan(Moment(CHAOS), Event::Heal);
+    }
+
+    /// Lets everything happen, and judges it.
+    #[must_use]
+    pub fn run(mut self) -> Report {
+        let end = Moment(CHAOS + RECOVERY);
+        while self.violation.is_none() {
+            let Some(event) = self.schedule.next(end) else { break };
+            self.counters.events += 1;
+            self.handle(event);
+        }
+        if self.violation.is_none() {
+            self.judge();
+        }
+        Report {
+            seed: self.plan.seed,
+            digest: fold(self.digest, self.schedule.planned()),
+            virtual_nanos: if self.violation.is_none() { end.0 } else { self.schedule.now().0 },
+            counters: self.counters,
+            violation: self.violation,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let Some(event) = self.hold_back(event) else { return };
+        match event {
+            Event::Turn { store, life, worker } => self.on_turn(store, life, worker),
+            Event::LogDone { store, life } => self.on_log_done(store, life),
+            Event::Fetched { store, life, worker, task } => self.on_fetched(store, life, worker, task),
+            Event::ApplyDone { store, life, worker } => self.on_apply_done(store, life, worker),
+            Event::Checkpoint { store, life } => self.on_checkpoint(store, life),
+            Event::CheckpointDone { store, life } => self.on_checkpoint_done(store, life),
+            Event::Start { store } => self.start(store),
+            Event::Stop { store, life } => self.stop(store, life),
+            Event::Packet(packet) => self.on_packet(packet),
+            Event::LinkUp { link, side, session } => self.on_link_up(link, side, session),
+            Event::LinkDown { link, side, session } => self.on_link_down(link, side, session),
+            Event::LinkIdle { link, session } => self.on_link_idle(link, session),
+            Event::Dial { link } => self.on_dial(link),
+            Event::LaneReady { store, life, peer, worker } => self.on_lane_ready(store, life, peer, worker),
+            Event::Chunk(chunk) => self.on_chunk(chunk),
+            Event::StreamLost { store, life, from, transfer } => self.on_stream_lost(store, life, from, transfer),
+            Event::StreamSent { store, life, transfer, sent } => self.on_stream_sent(store, life, transfer, sent),
+            Event::Client { client } => self.on_client(client),
+            Event::Deadline { waiter } => self.on_deadline(waiter),
+            Event::Lookup { waiter, store, life } => self.on_lookup(waiter, store, life),
+            Event::Answer { waiter, outcome } => self.on_answer(waiter, outcome),
+            Event::Fault(fault) => self.on_fault(fault),
+            Event::Undo(undo) => self.on_undo(undo),
+            Event::Heal => self.on_heal(),
+            Event::Probe { region } => self.on_probe(region),
+            Event::Settle => self.on_settle(),
+        }
+    }
+
+    /// A store that stands still does nothing until it goes on.
+    fn hold_back(&mut self, event: Event) -> Option<Event> {
+        let store = match &event {
+            Event::Turn { store, .. }
+            | Event::LogDone { store, .. }
+            | Event::Fetched { store, .. }
+            | Event::ApplyDone { store, .. }
+            | Event::Checkpoint { store, .. }
+            | Event::CheckpointDone { store, .. }
+            | Event::Stop { store, .. }
+            | Event::Lookup { store, .. }
+            | Event::LaneReady { store, .. }
+            | Event::StreamLost { store, .. }
+            | Event::StreamSent { store, .. } => *store,
+            Event::Packet(packet) => packet.to,
+            Event::Chunk(chunk) => chunk.to,
+            Event::LinkUp { link, side, .. } | Event::LinkDown { link, side, .. } => self.network.ends(*link)[*side],
+            _ => return Some(event),
+        };
+        let until = self.nodes[store].paused_until;
+        if until <= self.schedule.now() {
+            return Some(event);
+        }
+        self.schedule.plan(until, event);
+        None
+    }
+
+    /// Remembers the first breach of a rule; the run ends with it.
+    fn judge_that(&mut self, verdict: crate::check::Verdict) {
+        if let Err(violation) = verdict
+            && self.violation.is_none()
+        {
+            self.say(|| format!("VIOLATION {violation}"));
+            self.violation = Some(violation);
+        }
+    }
+
+    fn fail(&mut self, rule: &'static str, detail: impl Into<String>) {
+        self.judge_that(Err(Violation::new(rule, detail)));
+    }
+
+    /// Adds something that happened to the run's digest.
+    fn record(&mut self, what: u64, which: u64) {
+        self.digest = fold(fold(self.digest, self.schedule.now().0), fold(what, which));
+    }
+
+    /// Tells what happens, to whoever replays the run.
+    #[allow(clippy::print_stdout, reason = "the readable log of a replay goes to standard output")]
+    fn say(&self, line: impl FnOnce() -> String) {
+        if self.verbose {
+            println!("{:?}  {}", self.schedule.now(), line());
+        }
+    }
+}
+
+/// The name of a store by its place.
+fn id_of(store: usize) -> StoreId {
+    StoreId(store as u64 + 1)
+}
+
+/// The place of a store by its name.
+fn place_of(store: StoreId) -> usize {
+    store.get() as usize - 1
+}

@@ -1,0 +1,350 @@
+//! One store: what survives of it (disk, state store, incarnation), and the process that runs on it, if one does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use multiraft::apply::{AppliedBatch, Applier, Backend};
+use multiraft::assembly::{assemble, bootstrap_regions};
+use multiraft::logic::{ApplyTask, BeatMerger, Input, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
+use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId, Term};
+use multiraft_storage::state::{MemStore, SimStore};
+use multiraft_storage::{CrashStyle, LogBatch, LogReader, LogWriter, Recovered, SimDisk};
+
+use super::faults::Point;
+use super::files::SnapshotFiles;
+use super::streams::Streams;
+use super::{Cluster, Event, Waiter, id_of, place_of};
+use crate::check::Violation;
+use crate::machine::{self, OwnMachine, SharedMachine};
+use crate::plan::{Form, Plan};
+use crate::random::Random;
+use crate::schedule::{DriftingClock, MILLI, Moment, SECOND};
+
+/// A store and everything of it that outlives its process.
+pub(super) struct Node {
+    pub(super) id: StoreId,
+    pub(super) clock: DriftingClock,
+    /// Holds the log.
+    pub(super) disk: SimDisk,
+    /// Holds snapshot files.
+    pub(super) files_disk: SimDisk,
+    /// The durable state store, where the form has one.
+    pub(super) state: SimStore,
+    pub(super) incarnation: Incarnation,
+    /// The first regions are there.
+    pub(super) bootstrapped: bool,
+    /// Grows with every start and every end of the process.
+    pub(super) life: u64,
+    pub(super) process: Option<Process>,
+    pub(super) paused_until: Moment,
+    /// Flushes of the log end no earlier.
+    pub(super) disk_stalled_until: Moment,
+    /// The applier and checkpoints take long until then.
+    pub(super) state_slow_until: Moment,
+    /// Where the process is to die.
+    pub(super) armed: Option<(Point, u32)>,
+    /// The image of the disk to which a crash falls back, if the disk lies about what it has flushed (a planted bug).
+    pub(super) lying_image: Option<SimDisk>,
+}
+
+/// A running process.
+pub(super) struct Process {
+    pub(super) workers: Vec<WorkerHost>,
+    pub(super) backend: Backend,
+    pub(super) merger: BeatMerger,
+    pub(super) writer: LogWriter,
+    pub(super) reader: LogReader,
+    pub(super) queued: Vec<LogBatch>,
+    pub(super) flushing: Option<Vec<LogBatch>>,
+    pub(super) files: SnapshotFiles,
+    pub(super) streams: Streams,
+    pub(super) checkpoint: Option<super::apply::Checkpoint>,
+    pub(super) stopping: bool,
+}
+
+/// One worker with its applier.
+pub(super) struct WorkerHost {
+    pub(super) worker: Worker<Waiter>,
+    pub(super) inputs: Vec<Input<Waiter>>,
+    pub(super) out: TurnOutput<Waiter>,
+    /// When its next turn is planned.
+    pub(super) wake_at: Moment,
+    pub(super) applier: Applier,
+    pub(super) tasks: VecDeque<ApplyTask<Waiter>>,
+    pub(super) applying: Option<Vec<ApplyTask<Waiter>>>,
+    /// What the applier has done as soon as the state store has room again.
+    pub(super) stalled: Option<(AppliedBatch<Waiter>, Vec<ApplyTask<Waiter>>)>,
+}
+
+impl Node {
+    pub(super) fn new(store: usize, plan: &Plan, random: &mut Random) -> Self {
+        Self {
+            id: id_of(store),
+            clock: DriftingClock::new(random.below(1000 * SECOND), plan.drift_ppm[store]),
+            disk: SimDisk::new(random.next()),
+            files_disk: SimDisk::new(random.next()),
+            state: SimStore::new(),
+            incarnation: Incarnation::ZERO,
+            bootstrapped: false,
+            life: 0,
+            process: None,
+            paused_until: Moment::START,
+            disk_stalled_until: Moment::START,
+            state_slow_until: Moment::START,
+            armed: None,
+            lying_image: None,
+        }
+    }
+
+    /// Whether the process of this life still runs.
+    pub(super) fn lives(&self, life: u64) -> bool {
+        self.life == life && self.process.is_some()
+    }
+
+    fn backend(&self, form: Form) -> Backend {
+        match form {
+            Form::SharedDurable => Backend::shared(Arc::new(SharedMachine), Arc::new(self.state.clone())),
+            Form::SharedVolatile => Backend::shared(Arc::new(SharedMachine), Arc::new(MemStore::new())),
+            Form::Own => Backend::own(Arc::new(OwnMachine::create)),
+        }
+    }
+
+    /// The regions that the state holds after a start, made first if the store is new.
+    fn open_state(&mut self, plan: &Plan, files: &SnapshotFiles) -> Result<(Backend, Vec<Applied>), String> {
+        let backend = self.backend(plan.form);
+        let regions = first_regions(plan);
+        if !self.bootstrapped {
+            if backend.is_durable() {
+                backend.create_regions(&regions).map_err(|error| error.to_string())?;
+            } else {
+                for descriptor in &regions {
+                    files.write(backend.first_snapshot(descriptor)).map_err(|error| error.to_string())?;
+                }
+            }
+            self.bootstrapped = true;
+        }
+        let applied = if backend.is_durable() {
+            backend.regions().map_err(|error| error.to_string())?
+        } else {
+            files.restore_all(&backend).map_err(|error| error.to_string())?
+        };
+        Ok((backend, applied))
+    }
+}
+
+type Applied = (Arc<RegionDescriptor>, LogIndex, Term);
+
+/// The regions that every store begins with.
+fn first_regions(plan: &Plan) -> Vec<Arc<RegionDescriptor>> {
+    let boundaries: Vec<_> = (3..plan.regions + 2).map(machine::boundary).collect();
+    let stores: Vec<_> = (0..plan.stores()).map(id_of).collect();
+    bootstrap_regions(&boundaries, &stores)
+}
+
+impl Cluster {
+    /// Starts a store's process on what its disk holds.
+    pub(super) fn start(&mut self, store: usize) {
+        if self.nodes[store].process.is_some() {
+            return;
+        }
+        self.nodes[store].life += 1;
+        self.nodes[store].incarnation = self.nodes[store].incarnation.next();
+        match self.open(store) {
+            Ok(process) => {
+                self.nodes[store].process = Some(process);
+                self.say(|| format!("{} starts, {:?}", id_of(store), self.nodes[store].incarnation));
+                self.record(1, store as u64);
+                self.on_started(store);
+            }
+            Err(Some(violation)) => self.judge_that(Err(violation)),
+            // No room, most likely: a process that cannot start is started again.
+            Err(None) => self.schedule.plan_in(SECOND / 2, Event::Start { store }),
+        }
+    }
+
+    /// Opens log and state. `None`: try again later.
+    fn open(&mut self, store: usize) -> Result<Process, Option<Violation>> {
+        let id = id_of(store);
+        let broken = |what: &str, detail: String| Some(Violation::new("a store starts on what it left", format!("store {id}, {what}: {detail}")));
+        let node = &mut self.nodes[store];
+        let (writer, reader, recovered) = match LogWriter::open(Arc::new(node.disk.clone()), self.plan.log) {
+            Ok(opened) => opened,
+            Err(multiraft_storage::LogError::NoSpace { .. }) => return Err(None),
+            Err(error) => return Err(broken("log", error.to_string())),
+        };
+        if !recovered.damage.is_empty() {
+            return Err(broken("log", format!("damage where there was only a crash: {:?}", recovered.damage)));
+        }
+        self.shadows.on_recovered(id, &recovered.groups).map_err(Some)?;
+        let files = SnapshotFiles::open(node.files_disk.clone()).map_err(|error| broken("files", error.to_string()))?;
+        let (backend, applied) = match node.open_state(&self.plan, &files) {
+            Ok(opened) => opened,
+            Err(_) if !node.bootstrapped => return Err(None),
+            Err(error) => return Err(broken("state", error)),
+        };
+        for (descriptor, index, _) in &applied {
+            self.consensus.on_state_found(id, descriptor.id, *index).map_err(Some)?;
+        }
+        let assembled = assemble(applied, &recovered.groups, &BTreeMap::new());
+        if let Some((region, reason)) = assembled.damaged.first() {
+            return Err(broken("region", format!("{region} cannot start: {reason}")));
+        }
+        let workers = self.make_workers(store, &recovered, &backend, &assembled.starts);
+        Ok(Process {
+            workers,
+            merger: BeatMerger::new(self.plan.workers[store], self.nodes[store].incarnation),
+            backend,
+            writer,
+            reader,
+            queued: Vec::new(),
+            flushing: None,
+            files,
+            streams: Streams::default(),
+            checkpoint: None,
+            stopping: false,
+        })
+    }
+
+    fn make_workers(
+        &mut self,
+        store: usize,
+        recovered: &Recovered,
+        backend: &Backend,
+        starts: &[RegionStart],
+    ) -> Vec<WorkerHost> {
+        let count = self.plan.workers[store];
+        let now = self.nodes[store].clock.read(self.schedule.now());
+        let mut hosts = Vec::new();
+        for worker in 0..count {
+            let own: Vec<_> =
+                starts.iter().filter(|start| worker_of(start.descriptor.id, count) == worker).cloned().collect();
+            for start in &own {
+                self.consensus.on_start(id_of(store), start.descriptor.id, start.applied);
+            }
+            let config = self.worker_config(store, worker);
+            let applied = own.iter().map(|start| (start.descriptor.clone(), start.applied, start.applied_term));
+            hosts.push(WorkerHost {
+                worker: Worker::new(config, recovered.token(worker as u32), &own, now),
+                inputs: Vec::new(),
+                out: TurnOutput::default(),
+                wake_at: Moment::NEVER,
+                applier: backend.applier(applied),
+                tasks: VecDeque::new(),
+                applying: None,
+                stalled: None,
+            });
+        }
+        hosts
+    }
+
+    fn worker_config(&mut self, store: usize, worker: usize) -> WorkerConfig {
+        WorkerConfig {
+            store: id_of(store),
+            incarnation: self.nodes[store].incarnation,
+            worker,
+            peers: (0..self.nodes.len()).filter(|peer| *peer != store).map(id_of).collect(),
+            raft: Arc::new(self.plan.raft.clone()),
+            request_timeout: self.plan.request_timeout,
+            apply_queue_bytes: self.plan.apply_queue_bytes,
+            compact_entries: self.plan.compact_entries,
+            compact_keep_entries: self.plan.compact_keep_entries,
+            snapshots_at_once: self.plan.snapshots_at_once,
+            balance_leaders: self.plan.balance_leaders,
+            seed: self.random.next(),
+        }
+    }
+
+    fn on_started(&mut self, store: usize) {
+        let life = self.nodes[store].life;
+        for worker in 0..self.plan.workers[store] {
+            self.wake(store, worker, self.schedule.now());
+        }
+        let wait = self.random.around(self.plan.checkpoint_interval);
+        self.schedule.plan_in(wait, Event::Checkpoint { store, life });
+    }
+
+    /// The process is gone: nothing of it goes on. What its disk then holds depends on `style`.
+    pub(super) fn kill(&mut self, store: usize, style: CrashStyle) {
+        let seed = self.random.next();
+        let torn = self.random.chance(600);
+        let cut_after = self.random.below(8);
+        let lost_states = self.random.next();
+        let node = &mut self.nodes[store];
+        let Some(mut process) = node.process.take() else { return };
+        node.life += 1;
+        node.armed = None;
+        node.paused_until = Moment::START;
+        if let Some(batches) = process.flushing.take()
+            && torn
+            && style == CrashStyle::Mix
+        {
+            // The power goes in the middle of a commit.
+            node.disk.cut_power_after(cut_after);
+            let _ = process.writer.commit(batches);
+            self.counters.torn_writes += 1;
+        }
+        if let Some(image) = node.lying_image.take() {
+            node.disk = image;
+        }
+        node.disk.crash(style, seed);
+        node.files_disk.crash(style, seed.rotate_left(32));
+        node.state.crash(if style == CrashStyle::KeepAll { u64::MAX } else { lost_states });
+        if self.nodes.iter().all(|node| node.process.is_none()) {
+            self.counters.all_dead += 1;
+        }
+        self.on_process_gone(store);
+        self.abandon_callers(store);
+        self.record(2, store as u64);
+    }
+
+    /// Stops a store in order: first it hands its leaders over, then it ends.
+    pub(super) fn stop(&mut self, store: usize, life: u64) {
+        if !self.nodes[store].lives(life) {
+            return;
+        }
+        let Some(process) = &mut self.nodes[store].process else { return };
+        if !process.stopping {
+            process.stopping = true;
+            for worker in 0..self.plan.workers[store] {
+                self.input(store, worker, Input::Handover);
+            }
+            let wait = self.random.between(10, 3_000) * MILLI;
+            return self.schedule.plan_in(wait, Event::Stop { store, life });
+        }
+        self.say(|| format!("{} stops", id_of(store)));
+        self.counters.restarts += 1;
+        self.kill(store, CrashStyle::KeepAll);
+        let wait = self.random.between(50, 4_000) * MILLI;
+        self.schedule.plan_in(wait, Event::Start { store });
+    }
+
+    /// Gives a worker something to do, soon.
+    pub(super) fn input(&mut self, store: usize, worker: usize, input: Input<Waiter>) {
+        let soon = self.schedule.now().plus(self.random.below(100_000));
+        let Some(process) = &mut self.nodes[store].process else { return };
+        process.workers[worker].inputs.push(input);
+        self.wake(store, worker, soon);
+    }
+
+    /// Plans a worker's turn no later than `at`.
+    pub(super) fn wake(&mut self, store: usize, worker: usize, at: Moment) {
+        let node = &mut self.nodes[store];
+        let life = node.life;
+        let Some(process) = &mut node.process else { return };
+        let host = &mut process.workers[worker];
+        if at < host.wake_at {
+            host.wake_at = at;
+            self.schedule.plan(at, Event::Turn { store, life, worker });
+        }
+    }
+
+    /// The worker of `store` that drives `region`.
+    pub(super) fn worker_for(&self, store: usize, region: RegionId) -> usize {
+        worker_of(region, self.plan.workers[store])
+    }
+
+    /// The place of a peer, if it is one of the cluster.
+    pub(super) fn peer(&self, store: StoreId) -> usize {
+        place_of(store)
+    }
+}

@@ -1,0 +1,134 @@
+//! Where the planted bugs sit: between the engine and what the simulator does for it.
+
+use multiraft::logic::{ApplyTask, Input, Outcome};
+use multiraft_raft::{AppendOutcome, Body, EntryKind, LogIndex, RegionId, ReplicaId, StoreId};
+use multiraft_storage::{LogBatch, LogChange};
+use multiraft_transport::PeerMessage;
+
+use super::{Cluster, Waiter, id_of};
+use crate::plant::Plant;
+
+impl Cluster {
+    /// What the log gets to see of a batch.
+    pub(super) fn plant_in_batch(&mut self, store: usize, batch: &mut LogBatch) {
+        for record in &mut batch.records {
+            match self.plant {
+                Some(Plant::ForgottenVote) => {
+                    if let Some(hard_state) = &mut record.hard_state {
+                        hard_state.vote = ReplicaId::ZERO;
+                    }
+                }
+                Some(Plant::ForgottenTerm) if record.log == LogChange::None => record.hard_state = None,
+                Some(Plant::KeptConflict) => self.keep_conflict(store, record.region, &mut record.log),
+                _ => {}
+            }
+        }
+    }
+
+    fn keep_conflict(&self, store: usize, region: RegionId, change: &mut LogChange) {
+        let LogChange::Append(entries) = change else { return };
+        let held = self.shadows.durable(id_of(store), region).map_or(LogIndex::ZERO, |log| log.last());
+        entries.retain(|entry| entry.index > held);
+        if entries.is_empty() {
+            *change = LogChange::None;
+        }
+    }
+
+    /// A disk that lies falls back to what it was before the flush that it confirmed.
+    pub(super) fn keep_lying_image(&mut self, store: usize) {
+        let node = &mut self.nodes[store];
+        node.lying_image = Some(node.disk.fork());
+    }
+
+    /// What goes over the wire.
+    pub(super) fn plant_in_messages(&mut self, from: usize, messages: &mut [PeerMessage]) {
+        for message in messages {
+            let PeerMessage::Raft(raft) = message else { continue };
+            match (&mut raft.message.body, self.plant) {
+                (Body::Append { prev_index, commit, entries, .. }, Some(Plant::EarlyCommit)) => {
+                    *commit = (*commit).max(prev_index.plus(entries.len() as u64));
+                }
+                (Body::Append { entries, .. }, Some(Plant::ChangedEntry)) if from == 0 => {
+                    for entry in entries.iter_mut().filter(|entry| entry.kind == EntryKind::Command) {
+                        let mut data = entry.data.to_vec();
+                        data.iter_mut().rev().take(1).for_each(|byte| *byte ^= 1);
+                        entry.data = data.into();
+                    }
+                }
+                (Body::VoteReply { granted }, Some(Plant::EveryVoteGranted)) => *granted = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// What arrives, and from whom it seems to come.
+    pub(super) fn plant_on_receipt(
+        &mut self,
+        from: StoreId,
+        to: usize,
+        mut messages: Vec<PeerMessage>,
+    ) -> (StoreId, Vec<PeerMessage>) {
+        if self.plant != Some(Plant::BorrowedAcknowledgement) || self.nodes.len() < 3 {
+            return (from, messages);
+        }
+        let third = (0..self.nodes.len()).map(id_of).find(|store| *store != from && *store != id_of(to));
+        let Some(third) = third else { return (from, messages) };
+        let borrowed: Vec<PeerMessage> = messages.iter().filter_map(|message| borrow(message, third)).collect();
+        if borrowed.is_empty() || !self.random.chance(300) {
+            return (from, messages);
+        }
+        messages.retain(|message| borrow(message, third).is_none());
+        let worker_inputs = multiraft::logic::split_by_worker(borrowed, self.plan.workers[to]);
+        for (worker, messages) in worker_inputs.into_iter().enumerate() {
+            if !messages.is_empty() {
+                self.input(to, worker, Input::Messages { from: third, messages });
+            }
+        }
+        (from, messages)
+    }
+
+    /// What a client's request becomes; `None` if it was answered in some other way.
+    pub(super) fn plant_in_request(&mut self, store: usize, input: Input<Waiter>) -> Option<Input<Waiter>> {
+        match (self.plant, input) {
+            (Some(Plant::LostSession), Input::Propose { region, epoch, session, command, deadline, reply }) => {
+                let session = session.filter(|seq| seq.sequence == 0);
+                Some(Input::Propose { region, epoch, session, command, deadline, reply })
+            }
+            (Some(plant @ (Plant::LocalRead | Plant::StaleLeaderRead)), Input::Read { region, epoch, deadline, reply }) => {
+                let worker = self.worker_for(store, region);
+                let process = self.nodes[store].process.as_ref()?;
+                let status = process.workers[worker].worker.status(region)?;
+                if plant == Plant::LocalRead || status.is_leader {
+                    self.tell(store, reply, Outcome::ReadAt { index: status.applied });
+                    return None;
+                }
+                Some(Input::Read { region, epoch, deadline, reply })
+            }
+            (_, input) => Some(input),
+        }
+    }
+
+    /// Loses a command on its way to the applier, on one store.
+    pub(super) fn skip_an_entry(&mut self, tasks: &mut [ApplyTask<Waiter>]) {
+        if !self.random.chance(20) {
+            return;
+        }
+        for task in tasks {
+            let ApplyTask::Entries { entries, .. } = task else { continue };
+            if let Some(entry) = entries.iter_mut().find(|entry| entry.kind == EntryKind::Command) {
+                entry.kind = EntryKind::Empty;
+                entry.data = bytes::Bytes::new();
+                return;
+            }
+        }
+    }
+}
+
+/// An acknowledgement, as if the replica on `store` had sent it. Replica and store have the same number here.
+fn borrow(message: &PeerMessage, store: StoreId) -> Option<PeerMessage> {
+    let PeerMessage::Raft(raft) = message else { return None };
+    let Body::AppendReply(AppendOutcome::Accepted { .. }) = raft.message.body else { return None };
+    let mut raft = raft.clone();
+    raft.message.from = ReplicaId(store.get());
+    Some(PeerMessage::Raft(raft))
+}

@@ -1,0 +1,132 @@
+//! What really happened over the seeds, and how much of it there has to be: a simulator whose faults never fire proves
+//! nothing.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident $floor:literal),* $(,)?) => {
+        /// How often each kind of fault, operation and event happened.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// Adds another run's numbers.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Name, number, and the least number that a hundred seeds must show.
+            #[must_use]
+            pub fn list(&self) -> Vec<(&'static str, u64, u64)> {
+                vec![$((stringify!($name), self.$name, $floor)),*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Events that the simulator carried out.
+    events 100_000,
+    /// Worker turns.
+    turns 100_000,
+    /// Frames delivered.
+    frames 50_000,
+    /// Operations that clients began.
+    operations 50_000,
+    /// Writes acknowledged.
+    writes_acknowledged 10_000,
+    /// Reads answered.
+    reads_answered 5_000,
+    /// Compare-and-sets that swapped.
+    cas_swapped 100,
+    /// Operations whose outcome stayed unknown.
+    unknown_outcomes 200,
+    /// Requests sent on from one store to another.
+    forwarded 2_000,
+    /// Requests refused because something was full.
+    busy 10,
+    /// Commands of a session that were sent again.
+    session_duplicates 300,
+    /// Commands sent again that were answered from the session's record.
+    session_duplicates_hit 100,
+    /// Times that a replica became leader.
+    elections_won 2_000,
+    /// Leader transfers asked for that moved the leader.
+    transfers_done 20,
+    /// Entries applied, over all replicas.
+    applied 50_000,
+    /// Snapshots installed.
+    snapshots_installed 50,
+    /// Snapshot streams that broke off.
+    snapshots_broken 10,
+    /// Times that entries had to be read back from the log.
+    fetches 500,
+    /// Log segments that were emptied and given back.
+    log_segments_released 20,
+    /// Flushes of logs.
+    log_flushes 20_000,
+    /// Stores that died.
+    crashes 200,
+    /// Stores that died at a chosen point inside their work.
+    crashes_inside 100,
+    /// Crashes in the middle of a write to the log.
+    torn_writes 20,
+    /// Times that all stores were dead at once.
+    all_dead 5,
+    /// Stores that stopped in order.
+    restarts 30,
+    /// Two-way cuts.
+    cuts 30,
+    /// One-way cuts.
+    one_way_cuts 30,
+    /// Stores cut off from all others.
+    isolations 20,
+    /// Connections that broke while in use.
+    resets 200,
+    /// Frames that were lost with their connection.
+    frames_lost 200,
+    /// Links that were slow for a while.
+    slow_links 20,
+    /// Times that an append lane was full.
+    lanes_full 10,
+    /// Log flushes that took long.
+    disk_stalls 20,
+    /// Log commits refused for want of space.
+    log_no_space 5,
+    /// State writes refused for want of space.
+    state_no_space 5,
+    /// State stores that were slow for a while.
+    slow_states 20,
+    /// Stores that stood still for a while.
+    pauses 20,
+    /// Checkpoints.
+    checkpoints 2_000,
+}
+
+impl Counters {
+    /// The kinds that did not happen often enough over so many seeds. Fewer than a hundred seeds prove nothing either way.
+    #[must_use]
+    pub fn below_floor(&self, seeds: u64) -> Vec<String> {
+        if seeds < 100 {
+            return Vec::new();
+        }
+        let wanted = |floor: u64| floor * seeds / 100;
+        self.list()
+            .into_iter()
+            .filter(|(_, number, floor)| *number < wanted(*floor))
+            .map(|(name, number, floor)| format!("{name}: {number}, at least {} wanted", wanted(floor)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_never_happened_is_named() {
+        let below = Counters::default().below_floor(100);
+        assert!(below.iter().any(|line| line.starts_with("crashes: 0, at least 200")), "{below:?}");
+        assert!(Counters::default().below_floor(99).is_empty());
+    }
+}

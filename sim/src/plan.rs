@@ -1,0 +1,281 @@
+//! What a seed decides before a run begins: the cluster, its options, the load, and which faults there are.
+//!
+//! Every seed turns each kind of fault and of operation on or off ("swarm testing": Groce et al., 2012): a run that has
+//! everything at once never gets far in anything.
+
+use std::time::Duration;
+
+use multiraft_raft::Options;
+use multiraft_storage::LogOptions;
+
+use crate::random::Random;
+use crate::schedule::{MICRO, MILLI, SECOND};
+
+/// How long faults happen.
+pub const CHAOS: u64 = 40 * SECOND;
+/// How long the cluster then has to recover, converge and be looked at. A run lasts this much longer than the chaos.
+pub const RECOVERY: u64 = 20 * SECOND;
+
+/// Which form of state machine the stores run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// On a shared state store that survives restarts.
+    SharedDurable,
+    /// On a shared state store in memory, kept by snapshot files and the log.
+    SharedVolatile,
+    /// A machine of its own for each region, kept by snapshot files and the log.
+    Own,
+}
+
+/// The kinds of faults that happen by themselves, at random moments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A store dies at some point of its work and starts again later.
+    Crash,
+    /// More than one store dies, up to all of them.
+    CrashMany,
+    /// A store stops in order and starts again.
+    Restart,
+    /// No packet passes between two stores, in either direction.
+    Cut,
+    /// No packet passes from one store to another; the other direction works.
+    CutOneWay,
+    /// A store is cut off from all others.
+    Isolate,
+    /// A connection breaks and is made again.
+    Reset,
+    /// Packets between two stores take long.
+    SlowLink,
+    /// Flushes of a store's log take long.
+    DiskStall,
+    /// A store's disk has no room for a while.
+    NoSpace,
+    /// A store's state store takes long to flush, its applier to apply.
+    SlowState,
+    /// A store stands still, and goes on as if nothing had been.
+    Pause,
+    /// Snapshots on their way to a store are lost.
+    BreakSnapshots,
+}
+
+impl Fault {
+    /// All kinds, with how often they happen when they are on: the mean time between two, in milliseconds.
+    pub const ALL: [(Self, u64); 13] = [
+        (Self::Crash, 3_000),
+        (Self::CrashMany, 9_000),
+        (Self::Restart, 9_000),
+        (Self::Cut, 4_000),
+        (Self::CutOneWay, 4_000),
+        (Self::Isolate, 6_000),
+        (Self::Reset, 1_500),
+        (Self::SlowLink, 4_000),
+        (Self::DiskStall, 4_000),
+        (Self::NoSpace, 7_000),
+        (Self::SlowState, 5_000),
+        (Self::Pause, 5_000),
+        (Self::BreakSnapshots, 3_000),
+    ];
+}
+
+/// What clients do, in parts of a thousand.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// How many clients there are.
+    pub clients: u64,
+    /// The mean pause of a client between two operations, in nanoseconds.
+    pub think: u64,
+    /// Keys in each region.
+    pub keys: u64,
+    /// How many bytes of padding commands carry at most.
+    pub padding: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Compare-and-set among the writes of registers.
+    pub cas: u64,
+    /// Writes that belong to a session.
+    pub sessions: u64,
+    /// Answered commands of a session that are sent once more.
+    pub duplicates: u64,
+    /// Leader transfers.
+    pub transfers: u64,
+}
+
+/// How long things take when nothing is wrong, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Latencies {
+    /// From store to store, one way.
+    pub network: u64,
+    /// A flush of the log.
+    pub flush: u64,
+    /// Applying a batch.
+    pub apply: u64,
+    /// A flush of the state store, or writing a snapshot file.
+    pub checkpoint: u64,
+    /// How long a connection lives without hearing from the other end.
+    pub idle_timeout: u64,
+}
+
+/// Everything that a seed decides.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Worker threads of each store; its length is the number of stores.
+    pub workers: Vec<usize>,
+    /// How many regions there are besides the root.
+    pub regions: u64,
+    /// The form of state machine.
+    pub form: Form,
+    /// The groups' options.
+    pub raft: Options,
+    /// The log's options.
+    pub log: LogOptions,
+    /// See `WorkerConfig::compact_entries`.
+    pub compact_entries: u64,
+    /// See `WorkerConfig::compact_keep_entries`.
+    pub compact_keep_entries: u64,
+    /// See `WorkerConfig::apply_queue_bytes`.
+    pub apply_queue_bytes: usize,
+    /// See `WorkerConfig::snapshots_at_once`.
+    pub snapshots_at_once: usize,
+    /// See `WorkerConfig::balance_leaders`.
+    pub balance_leaders: bool,
+    /// How long a caller waits.
+    pub request_timeout: Duration,
+    /// How often applied state is made durable.
+    pub checkpoint_interval: u64,
+    /// What may wait on an append lane, in bytes.
+    pub lane_bytes: usize,
+    /// What stores' clocks gain, in millionths.
+    pub drift_ppm: Vec<i64>,
+    /// How long things take.
+    pub latencies: Latencies,
+    /// What clients do.
+    pub load: Load,
+    /// The faults that are on, with the mean time between two, in nanoseconds.
+    pub faults: Vec<(Fault, u64)>,
+}
+
+impl Plan {
+    /// What `seed` decides.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let stores = if random.chance(200) { 5 } else { 3 };
+        let compact_entries = random.pick(&[8, 20, 60, 200]);
+        Self {
+            seed,
+            workers: (0..stores).map(|_| random.between(1, 3) as usize).collect(),
+            regions: if random.chance(150) { random.between(12, 20) } else { random.between(3, 8) },
+            form: random.pick(&[Form::SharedDurable, Form::SharedDurable, Form::SharedVolatile, Form::Own]),
+            raft: draw_raft(&mut random),
+            log: LogOptions {
+                segment_bytes: random.pick(&[16 << 10, 32 << 10, 64 << 10]),
+                ..LogOptions::small()
+            },
+            compact_entries,
+            compact_keep_entries: random.pick(&[0, 2, compact_entries / 2]),
+            apply_queue_bytes: random.pick(&[4 << 10, 64 << 10, 1 << 20]),
+            snapshots_at_once: random.between(1, 4) as usize,
+            balance_leaders: random.chance(500),
+            request_timeout: Duration::from_millis(random.between(500, 3000)),
+            checkpoint_interval: random.between(100, 1500) * MILLI,
+            lane_bytes: random.pick(&[2 << 10, 16 << 10, 1 << 20]),
+            drift_ppm: (0..stores).map(|_| random.below(40_001) as i64 - 20_000).collect(),
+            latencies: draw_latencies(&mut random),
+            load: draw_load(&mut random),
+            faults: draw_faults(&mut random),
+        }
+    }
+
+    /// How many stores there are.
+    #[must_use]
+    pub fn stores(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// The mean time between two faults of a kind, if it is on.
+    #[must_use]
+    pub fn interval(&self, fault: Fault) -> Option<u64> {
+        self.faults.iter().find(|(kind, _)| *kind == fault).map(|(_, interval)| *interval)
+    }
+}
+
+fn draw_raft(random: &mut Random) -> Options {
+    let heartbeat = random.between(50, 150);
+    let election = heartbeat * random.between(4, 10);
+    let tight = random.chance(400);
+    let small = |random: &mut Random, low: u64, normal: usize| {
+        if tight { random.between(low, low * 20) as usize } else { normal }
+    };
+    Options {
+        heartbeat_interval: Duration::from_millis(heartbeat),
+        election_timeout_min: Duration::from_millis(election),
+        election_timeout_max: Duration::from_millis(election * 2),
+        max_append_bytes: small(random, 200, 64 << 10),
+        max_inflight_appends: small(random, 1, 64),
+        max_inflight_bytes: small(random, 500, 1 << 20),
+        max_uncommitted_bytes: small(random, 1_000, 1 << 20),
+        max_cached_bytes: if random.chance(500) { 0 } else { 16 << 10 },
+        max_committed_bytes: small(random, 200, 64 << 10),
+        max_applying_bytes: small(random, 500, 1 << 20),
+        max_pending_reads: small(random, 2, 1024),
+        pre_vote: random.chance(850),
+        check_quorum: random.chance(850),
+        eager_commit: random.chance(500),
+    }
+}
+
+fn draw_latencies(random: &mut Random) -> Latencies {
+    Latencies {
+        network: random.between(50, 5_000) * MICRO,
+        flush: random.between(50, 5_000) * MICRO,
+        apply: random.between(10, 2_000) * MICRO,
+        checkpoint: random.between(1, 50) * MILLI,
+        idle_timeout: random.between(500, 4_000) * MILLI,
+    }
+}
+
+fn draw_load(random: &mut Random) -> Load {
+    Load {
+        clients: random.between(3, 8),
+        think: random.between(20, 200) * MILLI,
+        keys: random.between(2, 6),
+        padding: random.pick(&[0, 20, 400]),
+        reads: random.between(200, 600),
+        cas: random.between(0, 400),
+        sessions: if random.chance(700) { random.between(200, 800) } else { 0 },
+        duplicates: if random.chance(700) { random.between(50, 400) } else { 0 },
+        transfers: if random.chance(600) { random.between(5, 60) } else { 0 },
+    }
+}
+
+fn draw_faults(random: &mut Random) -> Vec<(Fault, u64)> {
+    let pace = random.pick(&[500, 1000, 2000]);
+    let on = random.pick(&[250, 500, 800]);
+    let drawn: Vec<_> = Fault::ALL.iter().filter(|_| random.chance(on)).collect();
+    drawn.into_iter().map(|(fault, millis)| (*fault, millis * pace / 1000 * MILLI)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_seed_draws_options_that_the_groups_accept() {
+        for seed in 0..500 {
+            let plan = Plan::draw(seed);
+            assert_eq!(plan.raft.validate(), Ok(()), "seed {seed}");
+            assert!(plan.compact_keep_entries <= plan.compact_entries, "seed {seed}");
+            assert_eq!(plan.drift_ppm.len(), plan.stores(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn each_fault_is_on_in_some_seeds_and_off_in_others() {
+        for (fault, _) in Fault::ALL {
+            let on = (0..200).filter(|seed| Plan::draw(*seed).interval(fault).is_some()).count();
+            assert!((40..160).contains(&on), "{fault:?} is on in {on} of 200 seeds");
+        }
+    }
+}

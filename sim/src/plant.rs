@@ -1,0 +1,55 @@
+//! Planted bugs: a driver that does not do what the engine relies on. Each is what a wrong engine or a wrong shell would
+//! look like from outside, and the judges must find every one of them. Nothing here touches what ships.
+
+/// A bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plant {
+    /// The disk says "flushed" before it is.
+    LyingDisk,
+    /// Votes are not written down.
+    ForgottenVote,
+    /// Terms are not written down.
+    ForgottenTerm,
+    /// A follower is told that all that it is sent is committed.
+    EarlyCommit,
+    /// A store that believes that it leads answers reads without asking anybody.
+    StaleLeaderRead,
+    /// Any store answers reads from what it has applied so far.
+    LocalRead,
+    /// A conflicting suffix of a log is not replaced.
+    KeptConflict,
+    /// Commands of sessions are carried out as if they had none.
+    LostSession,
+    /// A snapshot says that it stands for more than it holds.
+    BoastfulSnapshot,
+    /// The log is cut by what is applied, not by what is durably applied.
+    EagerCompaction,
+    /// An acknowledgement is taken for one of another replica.
+    BorrowedAcknowledgement,
+    /// A committed entry is not applied.
+    SkippedEntry,
+    /// What an entry says changes on its way to one follower.
+    ChangedEntry,
+    /// A vote counts for whoever asked, also if it was refused.
+    EveryVoteGranted,
+}
+
+impl Plant {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::LyingDisk,
+        Self::ForgottenVote,
+        Self::ForgottenTerm,
+        Self::EarlyCommit,
+        Self::StaleLeaderRead,
+        Self::LocalRead,
+        Self::KeptConflict,
+        Self::LostSession,
+        Self::BoastfulSnapshot,
+        Self::EagerCompaction,
+        Self::BorrowedAcknowledgement,
+        Self::SkippedEntry,
+        Self::ChangedEntry,
+        Self::EveryVoteGranted,
+    ];
+}
