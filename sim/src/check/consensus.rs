@@ -125,6 +125,7 @@ impl Consensus {
             *next = next.next();
             let found = Committed { term: entry.term, digest: digest(entry), by_term: term };
             let at = entry.index.get() as usize - 1;
+            let known = committed.len();
             match committed.get_mut(at) {
                 Some(known) if known.term == found.term && known.digest == found.digest => {
                     known.by_term = known.by_term.min(term);
@@ -136,7 +137,7 @@ impl Consensus {
                     );
                     return Err(Violation::new("state machine safety", detail));
                 }
-                None if at == committed.len() => committed.push(found),
+                None if at == known => committed.push(found),
                 None => {
                     let detail =
                         format!("store {store}, region {region}: entry {} applied before its predecessors", entry.index);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use multiraft_storage::CrashStyle;
+use multiraft_storage::disk::CrashStyle;
 
 use super::{Cluster, Event, id_of};
 use crate::plan::{CHAOS, Fault};

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use multiraft::apply::{AppliedRegion, Backend, Chunks, ReceivedSnapshots, SnapshotSource};
 use multiraft_raft::{RegionId, ReplicaId, StoreId};
-use multiraft_storage::{Disk, DiskFile, SimDisk};
+use multiraft_storage::{Disk, SimDisk};
 use multiraft_transport::{Limits, SnapshotChunk, SnapshotHeader, decode_snapshot_header, encode_snapshot_header};
 
 /// The snapshot files of one store.
@@ -56,7 +56,7 @@ impl SnapshotFiles {
             first_chunk: 0,
         };
         let mut content = BytesMut::new();
-        put_record(&mut content, &encode_snapshot_header(&header));
+        put_record(&mut content, &encoded(&header));
         source.stream(&mut |chunk| {
             put_record(&mut content, &chunk);
             Ok(())
@@ -67,7 +67,7 @@ impl SnapshotFiles {
     /// Keeps a snapshot that has arrived whole until it is installed.
     pub(super) fn keep(&self, from: StoreId, header: &SnapshotHeader, chunks: &[SnapshotChunk]) -> io::Result<()> {
         let mut content = BytesMut::new();
-        put_record(&mut content, &encode_snapshot_header(header));
+        put_record(&mut content, &encoded(header));
         for chunk in chunks {
             put_record(&mut content, &chunk.data);
         }
@@ -108,6 +108,12 @@ impl SnapshotFiles {
     }
 }
 
+fn encoded(header: &SnapshotHeader) -> Vec<u8> {
+    let mut record = Vec::new();
+    encode_snapshot_header(header, &mut record);
+    record
+}
+
 fn put_record(content: &mut BytesMut, record: &[u8]) {
     content.put_u32(record.len() as u32);
     content.put_slice(record);
@@ -137,7 +143,7 @@ impl ReceivedSnapshots for SnapshotFiles {
     fn adopt(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<()> {
         let (_, chunks) = self.read(&received_name(from, header.transfer))?;
         let mut content = BytesMut::new();
-        put_record(&mut content, &encode_snapshot_header(header));
+        put_record(&mut content, &encoded(header));
         for chunk in chunks {
             put_record(&mut content, &chunk?);
         }

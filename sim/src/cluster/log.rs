@@ -1,7 +1,8 @@
 //! A store's log thread: gathers what workers hand in, flushes it as one, and spreads the tokens.
 
 use multiraft::logic::Input;
-use multiraft_storage::{CommitError, FlushToken, LogBatch};
+use multiraft_storage::log::CommitError;
+use multiraft_storage::{FlushToken, LogBatch};
 
 use super::faults::Point;
 use super::{Cluster, Event, id_of};
@@ -41,10 +42,13 @@ impl Cluster {
         }
         let Some(process) = &mut self.nodes[store].process else { return };
         let Some(batches) = process.flushing.take() else { return };
-        let before = process.writer.stats().segments_released;
+        let before = process.writer.stats().segments;
         let result = process.writer.commit(batches);
-        let released = process.writer.stats().segments_released - before;
-        self.counters.log_segments_released += released;
+        if process.queued.is_empty() && result.is_ok() {
+            // Nothing else to do: a piece of the log's own work.
+            let _ = process.writer.maintain();
+        }
+        self.counters.log_segments_released += before.saturating_sub(process.writer.stats().segments);
         self.counters.log_flushes += 1;
         match result {
             Ok(tokens) => self.on_flushed(store, &tokens),

@@ -73,7 +73,6 @@ enum Event {
     Fault(Fault),
     Undo(faults::Undo),
     Heal,
-    Probe { region: u64 },
     Settle,
 }
 
@@ -198,7 +197,6 @@ impl Cluster {
             Event::Fault(fault) => self.on_fault(fault),
             Event::Undo(undo) => self.on_undo(undo),
             Event::Heal => self.on_heal(),
-            Event::Probe { region } => self.on_probe(region),
             Event::Settle => self.on_settle(),
         }
     }

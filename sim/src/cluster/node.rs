@@ -8,7 +8,9 @@ use multiraft::assembly::{assemble, bootstrap_regions};
 use multiraft::logic::{ApplyTask, BeatMerger, Input, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
 use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId, Term};
 use multiraft_storage::state::{MemStore, SimStore};
-use multiraft_storage::{CrashStyle, LogBatch, LogReader, LogWriter, Recovered, SimDisk};
+use multiraft_storage::disk::CrashStyle;
+use multiraft_storage::log::LogError;
+use multiraft_storage::{LogBatch, LogReader, LogWriter, Recovered, SimDisk};
 
 use super::faults::Point;
 use super::files::SnapshotFiles;
@@ -169,7 +171,7 @@ impl Cluster {
         let node = &mut self.nodes[store];
         let (writer, reader, recovered) = match LogWriter::open(Arc::new(node.disk.clone()), self.plan.log) {
             Ok(opened) => opened,
-            Err(multiraft_storage::LogError::NoSpace { .. }) => return Err(None),
+            Err(LogError::NoSpace { .. }) => return Err(None),
             Err(error) => return Err(broken("log", error.to_string())),
         };
         if !recovered.damage.is_empty() {

@@ -92,12 +92,16 @@ impl Cluster {
     fn send_chunks(&mut self, from: usize, to: usize, session: u64, header: &SnapshotHeader, chunks: Vec<Bytes>) {
         let transfer = header.transfer;
         let count = chunks.len().max(1);
-        let mut pieces = vec![(true, encode_snapshot_header(header))];
+        let mut head = Vec::new();
+        encode_snapshot_header(header, &mut head);
+        let mut pieces: Vec<(bool, Bytes)> = vec![(true, head.into())];
         for number in 0..count {
             let data = chunks.get(number).cloned().unwrap_or_default();
             let crc = crc32c::crc32c(&data);
             let chunk = SnapshotChunk { number: number as u64, last: number + 1 == count, data, crc };
-            pieces.push((false, encode_snapshot_chunk(&chunk)));
+            let mut piece = Vec::new();
+            encode_snapshot_chunk(&chunk, &mut piece);
+            pieces.push((false, piece.into()));
         }
         let is_broken = self.plan.interval(Fault::BreakSnapshots).is_some() && self.faults.breaks_snapshots(to);
         let mut at = self.usual_arrival();

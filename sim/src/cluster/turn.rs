@@ -24,7 +24,7 @@ impl Cluster {
         let local = node.clock.read(now);
         let Some(process) = &mut node.process else { return };
         let host = &mut process.workers[worker];
-        if host.wake_at != now {
+        if host.wake_at > now {
             return;
         }
         host.wake_at = Moment::NEVER;
