@@ -95,6 +95,8 @@ counters! {
     log_no_space 5,
     /// State writes refused for want of space.
     state_no_space 5,
+    /// Snapshot files refused for want of space.
+    files_no_space 1,
     /// State stores that were slow for a while.
     slow_states 20,
     /// Stores that stood still for a while.

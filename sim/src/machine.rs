@@ -283,7 +283,11 @@ mod tests {
     fn a_machine_restores_what_it_has_written() {
         let mut machine = OwnMachine::default();
         for number in 0..20 {
-            run(&mut machine, Key { region: 2, number }, if number % 2 == 1 { Action::Append(1) } else { Action::Put(2) });
+            run(
+                &mut machine,
+                Key { region: 2, number },
+                if number % 2 == 1 { Action::Append(1) } else { Action::Put(2) },
+            );
         }
         let mut file = Vec::new();
         machine.snapshot()(&mut file).expect("memory");

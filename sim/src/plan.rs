@@ -169,10 +169,7 @@ impl Plan {
             regions: if random.chance(150) { random.between(12, 20) } else { random.between(3, 8) },
             form: random.pick(&[Form::SharedDurable, Form::SharedDurable, Form::SharedVolatile, Form::Own]),
             raft: draw_raft(&mut random),
-            log: LogOptions {
-                segment_bytes: random.pick(&[16 << 10, 32 << 10, 64 << 10]),
-                ..LogOptions::small()
-            },
+            log: LogOptions { segment_bytes: random.pick(&[16 << 10, 32 << 10, 64 << 10]), ..LogOptions::small() },
             compact_entries,
             compact_keep_entries: random.pick(&[0, 2, compact_entries / 2]),
             apply_queue_bytes: random.pick(&[4 << 10, 64 << 10, 1 << 20]),

@@ -119,7 +119,8 @@ impl Consensus {
                 *next = entry.index;
             }
             if entry.index != *next {
-                let detail = format!("store {store}, region {region}: entry {} comes after {}", entry.index, next.prev());
+                let detail =
+                    format!("store {store}, region {region}: entry {} comes after {}", entry.index, next.prev());
                 return Err(Violation::new("entries are applied without a gap", detail));
             }
             *next = next.next();
@@ -139,8 +140,10 @@ impl Consensus {
                 }
                 None if at == known => committed.push(found),
                 None => {
-                    let detail =
-                        format!("store {store}, region {region}: entry {} applied before its predecessors", entry.index);
+                    let detail = format!(
+                        "store {store}, region {region}: entry {} applied before its predecessors",
+                        entry.index
+                    );
                     return Err(Violation::new("entries are applied without a gap", detail));
                 }
             }
@@ -185,16 +188,17 @@ impl Consensus {
         };
         let holds = |store: &&StoreId| {
             let in_state = self.state.get(&(**store, region)).is_some_and(|durable| *durable >= index);
-            let in_log = logs.durable(**store, region).is_some_and(|log| {
-                index <= log.truncated || log.term(index) == Some(entry.term)
-            });
+            let in_log = logs
+                .durable(**store, region)
+                .is_some_and(|log| index <= log.truncated || log.term(index) == Some(entry.term));
             in_state || in_log
         };
         let holders = stores.iter().filter(holds).count();
         if holders > stores.len() / 2 {
             return Ok(());
         }
-        let detail = format!("region {region}: entry {index} was acknowledged, and is durable on {holders} stores only");
+        let detail =
+            format!("region {region}: entry {index} was acknowledged, and is durable on {holders} stores only");
         Err(Violation::new("what is acknowledged is durable on a quorum", detail))
     }
 

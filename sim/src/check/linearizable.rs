@@ -106,9 +106,19 @@ impl State {
 /// An operation, ready to be tried many times.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Put { value: u64, previous: Option<u64> },
-    Cas { expected: u64, new: u64, found: Option<u64> },
-    Append { value: u64, length: Option<u64> },
+    Put {
+        value: u64,
+        previous: Option<u64>,
+    },
+    Cas {
+        expected: u64,
+        new: u64,
+        found: Option<u64>,
+    },
+    Append {
+        value: u64,
+        length: Option<u64>,
+    },
     Read(State),
     /// An answer that does not fit the question.
     Impossible,
@@ -184,7 +194,8 @@ impl Search {
         }
         events.sort_unstable();
         let last = events.len();
-        let mut nodes = vec![Node { operation: usize::MAX, is_call: false, before: last, after: usize::from(last > 0) }];
+        let mut nodes =
+            vec![Node { operation: usize::MAX, is_call: false, before: last, after: usize::from(last > 0) }];
         let mut ends = vec![None; operations.len()];
         for (at, &(_, is_return, operation)) in events.iter().enumerate() {
             let number = at + 1;

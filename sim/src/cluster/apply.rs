@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use multiraft::apply::{AppliedBatch, ApplyEnd};
+use multiraft::apply::{AppliedBatch, ApplyEnd, SnapshotSource};
 use multiraft::logic::{ApplyTask, Input, LaneKind};
 use multiraft_raft::{LogIndex, RegionId};
 use multiraft_transport::PeerMessage;
 
 use super::faults::Point;
+use super::node::Process;
 use super::{Cluster, Event, Waiter, id_of};
 use crate::plant::Plant;
 use crate::schedule::MILLI;
@@ -17,7 +18,7 @@ pub(super) struct Checkpoint {
     /// By worker: regions and how far they had applied.
     regions: Vec<Vec<(RegionId, LogIndex)>>,
     /// Where the state does not keep itself: the snapshots to be written.
-    sources: Vec<multiraft::apply::SnapshotSource>,
+    sources: Vec<SnapshotSource>,
 }
 
 impl Cluster {
@@ -49,7 +50,7 @@ impl Cluster {
             (batch, rest)
         } else {
             let tasks = host.applying.take().unwrap_or_default();
-            match host.applier.apply(tasks, &process.files) {
+            match host.applier.apply(tasks, &process.received) {
                 (batch, ApplyEnd::Done) => (batch, Vec::new()),
                 (batch, ApplyEnd::Stalled { rest }) => {
                     host.stalled = Some((batch, rest));
@@ -115,18 +116,7 @@ impl Cluster {
         if process.checkpoint.is_some() {
             return;
         }
-        let is_durable = process.backend.is_durable();
-        let mut checkpoint = Checkpoint { regions: Vec::new(), sources: Vec::new() };
-        for host in &mut process.workers {
-            // What waits for room is not written yet: its turn comes with a later checkpoint.
-            let dirty = if host.stalled.is_some() { BTreeMap::new() } else { host.applier.take_dirty() };
-            if !is_durable {
-                let captured = dirty.keys().filter_map(|region| host.applier.capture(*region).ok().flatten());
-                checkpoint.sources.extend(captured);
-            }
-            checkpoint.regions.push(dirty.into_iter().map(|(region, dirty)| (region, dirty.applied)).collect());
-        }
-        process.checkpoint = Some(checkpoint);
+        process.checkpoint = Some(gather(process));
         self.schedule.plan_in(took + slow, Event::CheckpointDone { store, life });
     }
 
@@ -139,15 +129,19 @@ impl Cluster {
         let Some(checkpoint) = process.checkpoint.take() else { return };
         let mut outcome = Ok(());
         if !lies {
-            outcome = process.backend.flush().map_err(|error| error.to_string());
-            for source in checkpoint.sources {
-                let written = process.files.write(source).map_err(|error| error.to_string());
-                outcome = outcome.and(written);
-            }
+            let flushed = process.backend.flush().map_err(std::io::Error::other);
+            outcome = flushed.and_then(|()| process.files.save(checkpoint.sources));
+            let _ = process.files.tidy();
         }
-        if let Err(error) = outcome {
-            // No room for a snapshot file: the log stays as it is until a later checkpoint succeeds.
-            return self.say(|| format!("{} makes no checkpoint: {error}", id_of(store)));
+        match outcome {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                // No room for a snapshot file: the log stays as it is until a later checkpoint succeeds.
+                self.counters.files_no_space += 1;
+                process.unsaved = checkpoint.regions;
+                return;
+            }
+            Err(error) => return self.fail("a checkpoint can be made", format!("{}: {error}", id_of(store))),
         }
         self.counters.checkpoints += 1;
         for regions in &checkpoint.regions {
@@ -164,4 +158,26 @@ impl Cluster {
             }
         }
     }
+}
+
+/// What a checkpoint that begins now will make durable.
+fn gather(process: &mut Process) -> Checkpoint {
+    let is_durable = process.backend.is_durable();
+    let mut checkpoint = Checkpoint { regions: Vec::new(), sources: Vec::new() };
+    let mut unsaved = std::mem::take(&mut process.unsaved).into_iter();
+    for host in &mut process.workers {
+        let mut dirty: BTreeMap<RegionId, LogIndex> = unsaved.next().unwrap_or_default().into_iter().collect();
+        // What waits for room is not written yet: its turn comes with a later checkpoint.
+        if host.stalled.is_none() {
+            dirty.extend(host.applier.take_dirty().into_iter().map(|(region, dirty)| (region, dirty.applied)));
+        }
+        if !is_durable {
+            let captured: Vec<SnapshotSource> =
+                dirty.keys().filter_map(|region| host.applier.capture(*region).ok().flatten()).collect();
+            dirty = captured.iter().map(|source| (source.descriptor.id, source.index)).collect();
+            checkpoint.sources.extend(captured);
+        }
+        checkpoint.regions.push(dirty.into_iter().collect());
+    }
+    checkpoint
 }

@@ -73,11 +73,18 @@ struct Running {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Task {
-    Operate { key: Key, action: Action },
+    Operate {
+        key: Key,
+        action: Action,
+    },
     OpenSession,
-    Transfer { to: usize },
+    Transfer {
+        to: usize,
+    },
     /// A command that was answered before, once more.
-    Repeat { first_answer: Bytes },
+    Repeat {
+        first_answer: Bytes,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -251,11 +258,11 @@ impl Cluster {
         }
         let deadline = node.clock.read(now).plus(self.plan.request_timeout);
         let region = RegionId(running.region);
-        self.say(|| format!("client {client} asks {} for {:?} {:?} as {waiter:?}", id_of(store), running.task, running.session));
+        self.say(|| {
+            format!("client {client} asks {} for {:?} {:?} as {waiter:?}", id_of(store), running.task, running.session)
+        });
         let input = match running.task {
-            Task::Operate { action: Action::Read, .. } => {
-                Input::Read { region, epoch: None, deadline, reply: waiter }
-            }
+            Task::Operate { action: Action::Read, .. } => Input::Read { region, epoch: None, deadline, reply: waiter },
             Task::Transfer { to } => Input::Transfer { region, to: id_of(to), deadline, reply: waiter },
             _ => {
                 let (session, command) = (running.session, running.command);
@@ -400,7 +407,8 @@ impl Cluster {
                 self.finish(client, &running, key, action, Some(answer));
             }
             Task::OpenSession => {
-                let opened = reply.as_ref().try_into().map_or(LogIndex::ZERO, |bytes| LogIndex(u64::from_be_bytes(bytes)));
+                let opened =
+                    reply.as_ref().try_into().map_or(LogIndex::ZERO, |bytes| LogIndex(u64::from_be_bytes(bytes)));
                 if let Some(seq) = running.session {
                     let session = Session { id: seq.session, opened, last: 0 };
                     self.clients.clients[client].sessions.insert(running.region, session);

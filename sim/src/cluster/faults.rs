@@ -186,7 +186,8 @@ impl Cluster {
             return;
         }
         self.counters.crashes += 1;
-        let style = self.faults.random.pick(&[CrashStyle::Mix, CrashStyle::Mix, CrashStyle::LoseAll, CrashStyle::KeepAll]);
+        let style =
+            self.faults.random.pick(&[CrashStyle::Mix, CrashStyle::Mix, CrashStyle::LoseAll, CrashStyle::KeepAll]);
         self.say(|| format!("{} dies ({style:?})", id_of(store)));
         self.kill(store, style);
         let wait = self.faults.random.around(1_500 * MILLI);

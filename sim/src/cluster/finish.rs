@@ -4,9 +4,9 @@
 use multiraft_raft::RegionId;
 
 use super::{Cluster, Event, id_of};
-use crate::check::state::{ReplicaState, check_equal, check_once};
-use crate::check::linearizable;
 use crate::check::Violation;
+use crate::check::linearizable;
+use crate::check::state::{ReplicaState, check_equal, check_once};
 use crate::machine;
 use crate::plan::CHAOS;
 use crate::schedule::{Moment, SECOND};
@@ -24,7 +24,8 @@ impl Cluster {
     pub(super) fn on_settle(&mut self) {
         let late = self.clients.unproven(false);
         if !late.is_empty() {
-            let detail = format!("regions {late:?} took no write within {} s after the faults", PROGRESS_WITHIN / SECOND);
+            let detail =
+                format!("regions {late:?} took no write within {} s after the faults", PROGRESS_WITHIN / SECOND);
             return self.fail("every region works again", detail);
         }
         self.clients.closed = true;
@@ -36,7 +37,8 @@ impl Cluster {
         self.gather_counters();
         let unread = self.clients.unproven(true);
         if !unread.is_empty() {
-            return self.fail("every region works again", format!("keys of regions {unread:?} could not be read in the end"));
+            return self
+                .fail("every region works again", format!("keys of regions {unread:?} could not be read in the end"));
         }
         for region in 1..self.plan.regions + 2 {
             let replicas = self.replicas(RegionId(region));

@@ -14,7 +14,6 @@
 mod apply;
 mod clients;
 mod faults;
-mod files;
 mod finish;
 mod links;
 mod log;

@@ -1,21 +1,21 @@
 //! One store: what survives of it (disk, state store, incarnation), and the process that runs on it, if one does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use multiraft::apply::{AppliedBatch, Applier, Backend};
 use multiraft::assembly::{assemble, bootstrap_regions};
 use multiraft::logic::{ApplyTask, BeatMerger, Input, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
-use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId, Term};
-use multiraft_storage::state::{MemStore, SimStore};
+use multiraft::snapshots::{Received, SnapshotFiles};
+use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId, Term};
 use multiraft_storage::disk::CrashStyle;
 use multiraft_storage::log::LogError;
+use multiraft_storage::state::{MemStore, SimStore};
 use multiraft_storage::{LogBatch, LogReader, LogWriter, Recovered, SimDisk};
 
 use super::faults::Point;
-use super::files::SnapshotFiles;
 use super::streams::Streams;
-use super::{Cluster, Event, Waiter, id_of, place_of};
+use super::{Cluster, Event, Waiter, id_of};
 use crate::check::Violation;
 use crate::machine::{self, OwnMachine, SharedMachine};
 use crate::plan::{Form, Plan};
@@ -24,7 +24,6 @@ use crate::schedule::{DriftingClock, MILLI, Moment, SECOND};
 
 /// A store and everything of it that outlives its process.
 pub(super) struct Node {
-    pub(super) id: StoreId,
     pub(super) clock: DriftingClock,
     /// Holds the log.
     pub(super) disk: SimDisk,
@@ -59,8 +58,11 @@ pub(super) struct Process {
     pub(super) queued: Vec<LogBatch>,
     pub(super) flushing: Option<Vec<LogBatch>>,
     pub(super) files: SnapshotFiles,
+    pub(super) received: Received,
     pub(super) streams: Streams,
     pub(super) checkpoint: Option<super::apply::Checkpoint>,
+    /// By worker: regions whose snapshot files found no room.
+    pub(super) unsaved: Vec<Vec<(RegionId, LogIndex)>>,
     pub(super) stopping: bool,
 }
 
@@ -81,7 +83,6 @@ pub(super) struct WorkerHost {
 impl Node {
     pub(super) fn new(store: usize, plan: &Plan, random: &mut Random) -> Self {
         Self {
-            id: id_of(store),
             clock: DriftingClock::new(random.below(1000 * SECOND), plan.drift_ppm[store]),
             disk: SimDisk::new(random.next()),
             files_disk: SimDisk::new(random.next()),
@@ -119,9 +120,8 @@ impl Node {
             if backend.is_durable() {
                 backend.create_regions(&regions).map_err(|error| error.to_string())?;
             } else {
-                for descriptor in &regions {
-                    files.write(backend.first_snapshot(descriptor)).map_err(|error| error.to_string())?;
-                }
+                let first = regions.iter().map(|descriptor| backend.first_snapshot(descriptor)).collect();
+                files.save(first).map_err(|error| error.to_string())?;
             }
             self.bootstrapped = true;
         }
@@ -167,7 +167,9 @@ impl Cluster {
     /// Opens log and state. `None`: try again later.
     fn open(&mut self, store: usize) -> Result<Process, Option<Violation>> {
         let id = id_of(store);
-        let broken = |what: &str, detail: String| Some(Violation::new("a store starts on what it left", format!("store {id}, {what}: {detail}")));
+        let broken = |what: &str, detail: String| {
+            Some(Violation::new("a store starts on what it left", format!("store {id}, {what}: {detail}")))
+        };
         let node = &mut self.nodes[store];
         let (writer, reader, recovered) = match LogWriter::open(Arc::new(node.disk.clone()), self.plan.log) {
             Ok(opened) => opened,
@@ -178,7 +180,8 @@ impl Cluster {
             return Err(broken("log", format!("damage where there was only a crash: {:?}", recovered.damage)));
         }
         self.shadows.on_recovered(id, &recovered.groups).map_err(Some)?;
-        let files = SnapshotFiles::open(node.files_disk.clone()).map_err(|error| broken("files", error.to_string()))?;
+        let files = SnapshotFiles::open_on(Arc::new(node.files_disk.clone()))
+            .map_err(|error| broken("snapshot files", error.to_string()))?;
         let (backend, applied) = match node.open_state(&self.plan, &files) {
             Ok(opened) => opened,
             Err(_) if !node.bootstrapped => return Err(None),
@@ -187,14 +190,18 @@ impl Cluster {
         for (descriptor, index, _) in &applied {
             self.consensus.on_state_found(id, descriptor.id, *index).map_err(Some)?;
         }
-        let assembled = assemble(applied, &recovered.groups, &BTreeMap::new());
+        let assembled = assemble(applied, &recovered);
         if let Some((region, reason)) = assembled.damaged.first() {
             return Err(broken("region", format!("{region} cannot start: {reason}")));
         }
+        let Ok(received) = Received::new(&files, !backend.is_durable()) else {
+            return Err(None);
+        };
         let workers = self.make_workers(store, &recovered, &backend, &assembled.starts);
         Ok(Process {
             workers,
             merger: BeatMerger::new(self.plan.workers[store], self.nodes[store].incarnation),
+            received,
             backend,
             writer,
             reader,
@@ -203,6 +210,7 @@ impl Cluster {
             files,
             streams: Streams::default(),
             checkpoint: None,
+            unsaved: Vec::new(),
             stopping: false,
         })
     }
@@ -343,10 +351,5 @@ impl Cluster {
     /// The worker of `store` that drives `region`.
     pub(super) fn worker_for(&self, store: usize, region: RegionId) -> usize {
         worker_of(region, self.plan.workers[store])
-    }
-
-    /// The place of a peer, if it is one of the cluster.
-    pub(super) fn peer(&self, store: StoreId) -> usize {
-        place_of(store)
     }
 }

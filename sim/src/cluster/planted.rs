@@ -94,7 +94,10 @@ impl Cluster {
                 let session = session.filter(|seq| seq.sequence == 0);
                 Some(Input::Propose { region, epoch, session, command, deadline, reply })
             }
-            (Some(plant @ (Plant::LocalRead | Plant::StaleLeaderRead)), Input::Read { region, epoch, deadline, reply }) => {
+            (
+                Some(plant @ (Plant::LocalRead | Plant::StaleLeaderRead)),
+                Input::Read { region, epoch, deadline, reply },
+            ) => {
                 let worker = self.worker_for(store, region);
                 let process = self.nodes[store].process.as_ref()?;
                 let status = process.workers[worker].worker.status(region)?;

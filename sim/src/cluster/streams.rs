@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use multiraft::logic::{Input, RegionHandle};
 use multiraft_raft::{RegionId, ReplicaId, StoreId};
+use multiraft_storage::SnapshotWriter;
 use multiraft_transport::{
     Limits, SnapshotChunk, SnapshotHeader, decode_snapshot_chunk, decode_snapshot_header, encode_snapshot_chunk,
     encode_snapshot_header,
 };
 
 use super::faults::Point;
-use super::{Cluster, Event, id_of, place_of};
+use super::{Cluster, Event, Waiter, id_of, place_of};
 use crate::plan::Fault;
 use crate::plant::Plant;
 use crate::schedule::MILLI;
@@ -26,7 +27,7 @@ pub(super) struct Streams {
 struct Incoming {
     region: RegionId,
     header: Option<SnapshotHeader>,
-    chunks: Vec<SnapshotChunk>,
+    writer: Option<SnapshotWriter>,
 }
 
 /// A piece of a snapshot on its way: the header first, then the chunks.
@@ -43,7 +44,7 @@ pub(super) struct Chunk {
 impl Cluster {
     pub(super) fn expect_snapshot(&mut self, store: usize, from: StoreId, transfer: u64, region: RegionId) {
         let Some(process) = &mut self.nodes[store].process else { return };
-        let incoming = Incoming { region, header: None, chunks: Vec::new() };
+        let incoming = Incoming { region, header: None, writer: None };
         process.streams.expected.insert((from, transfer), incoming);
     }
 
@@ -63,7 +64,9 @@ impl Cluster {
         let life = self.nodes[store].life;
         let session = self.network.session(store, to);
         let Some(process) = &self.nodes[store].process else { return };
-        let captured = process.workers[worker].applier.capture(handle.region).ok().flatten();
+        let host = &process.workers[worker];
+        // What waits for room is not in the state store: a snapshot of now would say more than it holds.
+        let captured = if host.stalled.is_some() { None } else { host.applier.capture(handle.region).ok().flatten() };
         let (Some(source), Some(session)) = (captured, session) else {
             let event = Event::StreamSent { store, life, transfer, sent: false };
             return self.schedule.plan_in(MILLI, event);
@@ -127,45 +130,64 @@ impl Cluster {
             return;
         }
         let name = (id_of(from), transfer);
-        let limits = Limits::default();
-        let Some(process) = &mut self.nodes[to].process else { return };
-        let Some(incoming) = process.streams.expected.get_mut(&name) else { return };
-        if is_header {
-            match decode_snapshot_header(&body, &limits) {
-                Ok(header) if header.region == incoming.region => incoming.header = Some(header),
-                _ => self.fail("what was encoded can be decoded", "a snapshot header"),
-            }
-            return;
-        }
-        let Ok(chunk) = decode_snapshot_chunk(&body, &limits) else {
-            return self.fail("what was encoded can be decoded", "a snapshot chunk");
-        };
-        let is_last = chunk.last;
-        incoming.chunks.push(chunk);
-        if !is_last {
-            return;
-        }
-        let Some(Incoming { header: Some(header), chunks, region }) = process.streams.expected.remove(&name) else {
-            return;
-        };
-        let kept = process.files.keep(id_of(from), &header, &chunks);
-        let worker = self.worker_for(to, region);
-        let input = match kept {
-            Ok(()) => Input::SnapshotReceived { from: id_of(from), header },
-            Err(_) => Input::SnapshotLost { from: id_of(from), transfer },
-        };
+        let taken = if is_header { self.take_header(to, name, &body) } else { self.take_chunk(to, name, &body) };
+        let Some(input) = taken else { return };
+        let Some(region) = self.forget_stream(to, name) else { return };
         if !self.dies_at(to, Point::SnapshotReceived) {
+            let worker = self.worker_for(to, region);
             self.input(to, worker, input);
         }
+    }
+
+    /// Begins to receive; returns what to tell the worker if that was the end of it.
+    fn take_header(&mut self, to: usize, name: (StoreId, u64), body: &Bytes) -> Option<Input<Waiter>> {
+        let process = self.nodes[to].process.as_mut()?;
+        let incoming = process.streams.expected.get_mut(&name)?;
+        let Ok(header) = decode_snapshot_header(body, &Limits::default()) else {
+            self.fail("what was encoded can be decoded", "a snapshot header");
+            return None;
+        };
+        match process.received.begin(&header) {
+            Ok(writer) => {
+                (incoming.header, incoming.writer) = (Some(header), Some(writer));
+                None
+            }
+            Err(_) => Some(Input::SnapshotLost { from: name.0, transfer: name.1 }),
+        }
+    }
+
+    /// Keeps a chunk; returns what to tell the worker if it was the last one, or could not be kept.
+    fn take_chunk(&mut self, to: usize, name: (StoreId, u64), body: &Bytes) -> Option<Input<Waiter>> {
+        let (from, transfer) = name;
+        let process = self.nodes[to].process.as_mut()?;
+        let incoming = process.streams.expected.get_mut(&name)?;
+        let Ok(chunk) = decode_snapshot_chunk(body, &Limits::default()) else {
+            self.fail("what was encoded can be decoded", "a snapshot chunk");
+            return None;
+        };
+        let writer = incoming.writer.as_mut()?;
+        if chunk.number != writer.chunks() || writer.append(&chunk.data).is_err() {
+            return Some(Input::SnapshotLost { from, transfer });
+        }
+        if !chunk.last {
+            return None;
+        }
+        let (header, writer) = (incoming.header.take()?, incoming.writer.take()?);
+        process.received.on_whole(from, &header, writer);
+        Some(Input::SnapshotReceived { from, header })
+    }
+
+    fn forget_stream(&mut self, store: usize, name: (StoreId, u64)) -> Option<RegionId> {
+        let process = self.nodes[store].process.as_mut()?;
+        process.streams.expected.remove(&name).map(|incoming| incoming.region)
     }
 
     pub(super) fn on_stream_lost(&mut self, store: usize, life: u64, from: StoreId, transfer: u64) {
         if !self.nodes[store].lives(life) {
             return;
         }
-        let Some(process) = &mut self.nodes[store].process else { return };
-        let Some(incoming) = process.streams.expected.remove(&(from, transfer)) else { return };
-        let worker = self.worker_for(store, incoming.region);
+        let Some(region) = self.forget_stream(store, (from, transfer)) else { return };
+        let worker = self.worker_for(store, region);
         self.input(store, worker, Input::SnapshotLost { from, transfer });
     }
 

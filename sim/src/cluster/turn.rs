@@ -99,13 +99,7 @@ impl Cluster {
     }
 
     /// The log was read for a group.
-    pub(super) fn on_fetched(
-        &mut self,
-        store: usize,
-        life: u64,
-        worker: usize,
-        task: multiraft::logic::FetchTask,
-    ) {
+    pub(super) fn on_fetched(&mut self, store: usize, life: u64, worker: usize, task: multiraft::logic::FetchTask) {
         if !self.nodes[store].lives(life) {
             return;
         }
