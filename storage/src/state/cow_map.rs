@@ -80,6 +80,36 @@ impl CowMap {
         }
     }
 
+    /// How many levels there are, the leaves included.
+    pub(super) fn depth(&self) -> usize {
+        let (mut node, mut depth) = (&*self.root, 1);
+        while let Node::Inner { kids, .. } = node {
+            (node, depth) = (&kids[0], depth + 1);
+        }
+        depth
+    }
+
+    /// Goes down to all these keys at once, one level after another, only to have what lies on the ways in the processor's
+    /// caches: the ways do not depend on each other, so their misses overlap, while those of one way come one after another.
+    /// Answers how many of the keys hold something, so that none of it is optimised away.
+    pub(super) fn warm<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> usize {
+        let mut ways: Vec<(&[u8], &Node)> = keys.map(|key| (key, &*self.root)).collect();
+        let mut found = 0;
+        while !ways.is_empty() {
+            ways.retain_mut(|(key, node)| match node {
+                Node::Inner { seps, kids } => {
+                    *node = &kids[kid_of(seps, key)];
+                    true
+                }
+                Node::Leaf { keys, values } => {
+                    found += keys.find(key).map_or(0, |at| values[at].as_slice().len().min(1));
+                    false
+                }
+            });
+        }
+        found
+    }
+
     /// Removes the keys from `start` to `end` (excluded; `None`: no bound). Takes time for the two edges only; what lay
     /// between them is handed back.
     pub(super) fn remove_range(&mut self, start: &[u8], end: Option<&[u8]>) -> Garbage {
@@ -413,6 +443,20 @@ mod tests {
                     prop_assert_eq!(map.get(&number.to_be_bytes()).map(Small::as_slice), model.get(&number.to_be_bytes()[..]).map(|v| &v[..]));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn warming_up_finds_what_is_there_at_every_depth() {
+        let mut map = CowMap::default();
+        for (count, depth) in [(0, 1), (10, 1), (1_000, 2), (40_000, 3), (150_000, 4)] {
+            (0..count).for_each(|number: u32| {
+                map.insert(Bytes::copy_from_slice(&number.to_be_bytes()), Bytes::from_static(b"v"));
+            });
+            assert_eq!(map.depth(), depth);
+            let keys = [5u32, count / 2, count + 1, 7].map(u32::to_be_bytes);
+            let want = keys.iter().filter(|key| map.get(&key[..]).is_some()).count();
+            assert_eq!(map.warm(keys.iter().map(|key| &key[..])), want);
         }
     }
 
