@@ -1,0 +1,169 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+
+/// Benchmarks of multiraft on three store processes, over QUIC on loopback, with a log that is flushed.
+#[derive(Debug, Parser)]
+#[command(name = "multiraft-benches")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Writes per second: clients inside the stores, each with one proposal under way, over all regions.
+    Throughput(Throughput),
+    /// What regions cost that nobody uses: memory per replica, processor time, messages.
+    Idle(Idle),
+    /// One of the stores; started by the others.
+    #[command(hide = true)]
+    Store(Store),
+}
+
+/// What `throughput` measures.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Throughput {
+    /// Regions, each with a replica on every store.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) groups: Option<u64>,
+    /// Clients, spread evenly over the stores; each proposes to a random region and waits for the answer.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) clients: Option<u64>,
+    /// Bytes of each value; the key has eight more.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    pub(crate) payload: u64,
+    /// Length of the measured window.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: Option<u64>,
+    /// Seconds of load before it.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub(crate) warmup: Option<u64>,
+    /// Where the state lies; the log is durable in any case. Both: one run after the other, memory last.
+    #[arg(long, value_enum, default_value = "both")]
+    pub(crate) state: States,
+    /// A short run for CI: other defaults for groups (48), clients (32), seconds (2) and warm-up (1).
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// What `idle` measures.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Idle {
+    /// Regions, each with a replica on every store.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) groups: u64,
+    /// Length of the measured window.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// Seconds of rest before it, once every region has a leader.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub(crate) settle: u64,
+    /// Where the state lies.
+    #[arg(long, value_enum, default_value = "mem")]
+    pub(crate) state: State,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// What the stores of any benchmark are given.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Cluster {
+    /// Threads of each store's asynchronous runtime, which carries its clients and its links.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub(crate) threads: u64,
+    /// Workers of each store; 0: as many as there are cores.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=256))]
+    pub(crate) workers: u64,
+    /// Where to make the stores' directories (default: the system's place for temporary files). To mean anything, it must
+    /// lie on a real disk.
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// What the clients' choices derive from.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// How long every region may take to get a leader before the measurement goes on without.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) leaders_within: u64,
+    /// End with one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Cluster {
+    pub(crate) fn leaders_within(&self) -> Duration {
+        Duration::from_secs(self.leaders_within)
+    }
+}
+
+/// Where the state lies, for one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum State {
+    /// In memory.
+    Mem,
+    /// In sled.
+    Sled,
+}
+
+impl State {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mem => "mem",
+            Self::Sled => "sled",
+        }
+    }
+}
+
+/// Where the state lies, for all runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum States {
+    Mem,
+    Sled,
+    Both,
+}
+
+impl States {
+    pub(crate) fn runs(self) -> &'static [State] {
+        match self {
+            Self::Mem => &[State::Mem],
+            Self::Sled => &[State::Sled],
+            Self::Both => &[State::Sled, State::Mem],
+        }
+    }
+}
+
+/// What a parent tells a store.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Store {
+    /// Which store this is, from 1.
+    #[arg(long)]
+    pub(crate) store: u64,
+    /// Where certificates and data directories lie.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// Where the stores listen, in order.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub(crate) addresses: Vec<SocketAddr>,
+    #[arg(long)]
+    pub(crate) groups: u64,
+    #[arg(long)]
+    pub(crate) clients: u64,
+    #[arg(long)]
+    pub(crate) payload: u64,
+    #[arg(long, value_enum)]
+    pub(crate) state: State,
+    #[arg(long)]
+    pub(crate) threads: usize,
+    #[arg(long)]
+    pub(crate) workers: usize,
+    #[arg(long)]
+    pub(crate) seed: u64,
+    #[arg(long)]
+    pub(crate) leaders_within: u64,
+}

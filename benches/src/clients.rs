@@ -1,0 +1,180 @@
+//! The clients of a store: each proposes to a region that it draws, waits for the answer, and goes on.
+//!
+//! One client is one task, as an embedder's would be. What is answered while the window is open is counted, with the time
+//! it took; nothing else is.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use multiraft::{Engine, ProposeError, RegionId};
+use tokio::task::JoinSet;
+
+use crate::keyspace::{DONE, KeySpace};
+
+/// The longest time that is told apart from longer ones: a minute, in microseconds.
+const LATENCY_US_MAX: u64 = 60_000_000;
+/// How long a client rests after an error that says nothing of when to try again.
+const REST: Duration = Duration::from_millis(20);
+
+/// Times in microseconds, to three digits.
+pub(crate) fn latencies() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constant and in order")
+}
+
+/// What the clients of a store have counted while the window was open.
+pub(crate) struct Tally {
+    is_open: AtomicBool,
+    counted: Mutex<Counted>,
+}
+
+/// The same, taken out.
+pub(crate) struct Counted {
+    /// One time for each proposal that was answered.
+    pub(crate) latencies: Histogram<u64>,
+    /// Proposals that were refused, or whose outcome is unknown, other than for a full queue.
+    pub(crate) errors: u64,
+    /// The first of them.
+    pub(crate) first_error: Option<String>,
+    /// Proposals that were refused because a queue was full.
+    pub(crate) busy: u64,
+}
+
+/// How a proposal failed.
+enum Failed {
+    Busy,
+    Otherwise(String),
+}
+
+impl Counted {
+    fn new() -> Self {
+        Self { latencies: latencies(), errors: 0, first_error: None, busy: 0 }
+    }
+}
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        Self { is_open: AtomicBool::new(false), counted: Mutex::new(Counted::new()) }
+    }
+
+    /// From here on answers count.
+    pub(crate) fn open(&self) {
+        self.is_open.store(true, Ordering::Release);
+    }
+
+    /// From here on they do not; gives what was counted.
+    pub(crate) fn close(&self) -> Counted {
+        self.is_open.store(false, Ordering::Release);
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *counted, Counted::new())
+    }
+
+    fn note(&self, outcome: Result<Duration, Failed>) {
+        if !self.is_open.load(Ordering::Acquire) {
+            return;
+        }
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(time) => counted.latencies.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            Err(Failed::Busy) => counted.busy += 1,
+            Err(Failed::Otherwise(error)) => {
+                counted.errors += 1;
+                counted.first_error.get_or_insert(error);
+            }
+        }
+    }
+}
+
+/// What all clients of a store share.
+pub(crate) struct Load {
+    pub(crate) engine: Engine,
+    pub(crate) keys: KeySpace,
+    /// In key order.
+    pub(crate) regions: Vec<RegionId>,
+    pub(crate) value: Vec<u8>,
+    pub(crate) tally: Tally,
+}
+
+/// Starts the clients with these numbers; they go on until the set is dropped.
+pub(crate) fn start(load: &Arc<Load>, numbers: impl Iterator<Item = u64>, seed: u64) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for number in numbers {
+        tasks.spawn(client(Arc::clone(load), Draws(seed.wrapping_add(number << 32))));
+    }
+    tasks
+}
+
+async fn client(load: Arc<Load>, mut draws: Draws) {
+    loop {
+        let place = draws.below(load.regions.len() as u64);
+        let command = load.keys.put(place, draws.next(), &load.value);
+        let region = load.regions[usize::try_from(place).expect("a place in a list in memory")];
+        let begin = Instant::now();
+        match load.engine.propose(region, command).await {
+            Ok(answer) if answer == DONE => load.tally.note(Ok(begin.elapsed())),
+            Ok(answer) => load.tally.note(Err(Failed::Otherwise(String::from_utf8_lossy(&answer).into_owned()))),
+            Err(ProposeError::Busy { retry_after }) => {
+                load.tally.note(Err(Failed::Busy));
+                tokio::time::sleep(retry_after).await;
+            }
+            Err(error) => {
+                load.tally.note(Err(Failed::Otherwise(error.to_string())));
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Numbers that a seed decides (SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+struct Draws(u64);
+
+impl Draws {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Evenly below `limit`, which is not zero, as far as 64 bits allow.
+    fn below(&mut self, limit: u64) -> u64 {
+        let scaled = (u128::from(self.next()) * u128::from(limit)) >> 64;
+        u64::try_from(scaled).expect("below a limit of 64 bits")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_repeat_for_a_seed_and_spread_evenly() {
+        let list = |seed| {
+            let mut draws = Draws(seed);
+            (0..8000).map(|_| draws.below(8)).collect::<Vec<_>>()
+        };
+        assert_eq!(list(7), list(7));
+        assert_ne!(list(7), list(8));
+        for place in 0..8 {
+            let share = list(7).iter().filter(|drawn| **drawn == place).count();
+            assert!((900..1100).contains(&share), "place {place} was drawn {share} times of 8000");
+        }
+    }
+
+    #[test]
+    fn only_answers_within_the_window_count() {
+        let tally = Tally::new();
+        tally.note(Ok(Duration::from_micros(5)));
+        tally.open();
+        tally.note(Ok(Duration::from_micros(300)));
+        tally.note(Err(Failed::Otherwise("refused".to_owned())));
+        tally.note(Err(Failed::Busy));
+        let counted = tally.close();
+        tally.note(Ok(Duration::from_micros(5)));
+        assert_eq!((counted.latencies.len(), counted.latencies.max()), (1, 300));
+        assert_eq!((counted.errors, counted.first_error.as_deref(), counted.busy), (1, Some("refused"), 1));
+        assert_eq!(tally.close().latencies.len(), 0);
+    }
+}

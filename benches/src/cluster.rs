@@ -1,0 +1,216 @@
+//! Three stores as child processes: started, spoken to, ended.
+//!
+//! Invariant: when a [`Stores`] is gone, so are its processes and its directory, whatever happened before.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::args::{Cluster, State};
+use crate::usage;
+
+/// How many stores a benchmark has.
+pub(crate) const STORES: u64 = 3;
+/// How long a store may take to open its directory and to listen.
+const START_WITHIN: Duration = Duration::from_secs(120);
+/// How long one may take to answer beyond what was asked for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// How long one may take to stop when asked to, before it is killed.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why a benchmark came to no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Problem {
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: io::Error },
+    #[error("no certificate could be made: {0}")]
+    Certificate(#[from] rcgen::Error),
+    #[error("store {store}: {what}")]
+    Said { store: u64, what: String },
+    #[error("store {store} has stopped; what it said stands above")]
+    Gone { store: u64 },
+    #[error("store {store} was not {stage} within {} s: the machine may be overloaded", .within.as_secs())]
+    Late { store: u64, stage: &'static str, within: Duration },
+    #[error("nothing was written: {0}")]
+    NothingWritten(String),
+}
+
+/// What the stores of one run are given.
+pub(crate) struct Plan<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) groups: u64,
+    pub(crate) clients: u64,
+    pub(crate) payload: u64,
+    pub(crate) state: State,
+}
+
+/// Where the certificate of the authority, of a store, and its key lie.
+pub(crate) fn files(dir: &Path, store: u64) -> (PathBuf, PathBuf, PathBuf) {
+    (dir.join("ca.pem"), dir.join(format!("store-{store}.pem")), dir.join(format!("store-{store}.key")))
+}
+
+/// Running stores.
+pub(crate) struct Stores {
+    children: Vec<Store>,
+    /// Dropped after the children are gone.
+    _dir: TempDir,
+}
+
+struct Store {
+    number: u64,
+    process: Child,
+    /// Taken when the store is to stop.
+    commands: Option<ChildStdin>,
+    lines: Receiver<String>,
+}
+
+impl Stores {
+    /// Starts all and returns when each listens and every region has a leader, as far as that happens in time; also says of
+    /// how many regions the worst store knows none.
+    pub(crate) fn start(plan: &Plan<'_>) -> Result<(Self, u64), Problem> {
+        let place = plan.cluster.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let dir = tempfile::Builder::new().prefix("multiraft-bench-").tempdir_in(&place);
+        let dir = dir.map_err(|source| Problem::Io { what: "no directory could be made: see --dir", source })?;
+        if usage::lies_in_memory(dir.path()) {
+            eprintln!("warning: {} lies in memory, flushes cost nothing there: use --dir", place.display());
+        }
+        write_certificates(dir.path())?;
+        let addresses = free_addresses()?;
+        let mut stores = Self { children: Vec::new(), _dir: dir };
+        for number in 1..=STORES {
+            let child = spawn(number, stores._dir.path(), &addresses, plan)?;
+            stores.children.push(child);
+        }
+        stores.all("ready", START_WITHIN)?;
+        let led = stores.all("led", plan.cluster.leaders_within() + ANSWER_WITHIN)?;
+        let leaderless = led.iter().map(|answer| number(answer, "leaderless")).max().unwrap_or_default();
+        if leaderless > 0 {
+            eprintln!("warning: {leaderless} of {} regions have no leader", plan.groups);
+        }
+        Ok((stores, leaderless))
+    }
+
+    /// Lets the clients run.
+    pub(crate) fn load(&mut self, time: Duration) -> Result<(), Problem> {
+        self.tell(&format!("load {}", time.as_millis()))?;
+        self.all("loaded", time + ANSWER_WITHIN).map(drop)
+    }
+
+    /// What each store measures in a window.
+    pub(crate) fn measure(&mut self, time: Duration) -> Result<Vec<Value>, Problem> {
+        self.tell(&format!("measure {}", time.as_millis()))?;
+        self.all("measured", time + ANSWER_WITHIN)
+    }
+
+    fn tell(&mut self, line: &str) -> Result<(), Problem> {
+        for child in &mut self.children {
+            let commands = child.commands.as_mut().ok_or(Problem::Gone { store: child.number })?;
+            writeln!(commands, "{line}").map_err(|_| Problem::Gone { store: child.number })?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every store has said that it is at `stage`.
+    fn all(&mut self, stage: &'static str, within: Duration) -> Result<Vec<Value>, Problem> {
+        let deadline = Instant::now() + within;
+        let answer = |child: &Store| {
+            let store = child.number;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = child.lines.recv_timeout(left).map_err(|error| match error {
+                RecvTimeoutError::Timeout => Problem::Late { store, stage, within },
+                RecvTimeoutError::Disconnected => Problem::Gone { store },
+            })?;
+            match serde_json::from_str::<Value>(&line) {
+                Ok(answer) if answer["at"] == stage => Ok(answer),
+                _ => Err(Problem::Said { store, what: format!("expected to be {stage}, but: {line}") }),
+            }
+        };
+        self.children.iter().map(answer).collect()
+    }
+}
+
+/// A whole number in an answer; one that is not there counts as zero.
+pub(crate) fn number(answer: &Value, name: &str) -> u64 {
+    answer[name].as_u64().unwrap_or_default()
+}
+
+impl Drop for Stores {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            child.commands.take();
+        }
+        let deadline = Instant::now() + STOP_WITHIN;
+        for child in &mut self.children {
+            // Its output ends when it does; anything else that it says is of no use any more.
+            while child.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
+            let _ = child.process.kill();
+            let _ = child.process.wait();
+        }
+    }
+}
+
+fn spawn(number: u64, dir: &Path, addresses: &[SocketAddr], plan: &Plan<'_>) -> Result<Store, Problem> {
+    let io = |what| move |source| Problem::Io { what, source };
+    let program = std::env::current_exe().map_err(io("this program cannot be found again"))?;
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let mut command = Command::new(program);
+    command.arg("store").arg("--dir").arg(dir).args(["--addresses", &addresses.join(",")]);
+    for (name, value) in [
+        ("--store", number),
+        ("--groups", plan.groups),
+        ("--clients", plan.clients),
+        ("--payload", plan.payload),
+        ("--threads", plan.cluster.threads),
+        ("--workers", plan.cluster.workers),
+        ("--seed", plan.cluster.seed),
+        ("--leaders-within", plan.cluster.leaders_within),
+    ] {
+        command.args([name, &value.to_string()]);
+    }
+    command.args(["--state", plan.state.name()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut process = command.spawn().map_err(io("a store cannot be started"))?;
+    let output = process.stdout.take().expect("the output was asked for");
+    let commands = process.stdin.take();
+    let (sender, lines) = sync_channel(16);
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(Store { number, process, commands, lines })
+}
+
+fn write_certificates(dir: &Path) -> Result<(), Problem> {
+    let write = |path: PathBuf, pem: String| {
+        std::fs::write(path, pem).map_err(|source| Problem::Io { what: "a certificate cannot be written", source })
+    };
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    write(files(dir, 1).0, params.self_signed(&key)?.pem())?;
+    let issuer = Issuer::new(params, key);
+    for store in 1..=STORES {
+        let key = KeyPair::generate()?;
+        let params = CertificateParams::new(vec![format!("store-{store}.multiraft")])?;
+        let (_, certificate_file, key_file) = files(dir, store);
+        write(certificate_file, params.signed_by(&key, &issuer)?.pem())?;
+        write(key_file, key.serialize_pem())?;
+    }
+    Ok(())
+}
+
+/// Addresses on loopback that are free at this moment: bound together, so that they differ, and given back.
+fn free_addresses() -> Result<Vec<SocketAddr>, Problem> {
+    let io = |source| Problem::Io { what: "no UDP port on loopback is free", source };
+    let sockets: Result<Vec<UdpSocket>, _> = (0..STORES).map(|_| UdpSocket::bind("127.0.0.1:0")).collect();
+    sockets.map_err(io)?.iter().map(|socket| socket.local_addr().map_err(io)).collect()
+}

@@ -1,0 +1,85 @@
+//! The keys, how they are cut into regions, and the state machine that keeps them: a map from keys of eight bytes.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use multiraft::{ApplyContext, RegionView, StateError, StateMachine, StateTxn};
+
+/// Length of a key in bytes.
+const KEY_BYTES: usize = 8;
+/// About how many keys all regions have together.
+const KEYS: u64 = 1 << 20;
+
+/// All keys: of each region the first few.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeySpace {
+    regions: u64,
+}
+
+impl KeySpace {
+    /// `regions` is at least 1.
+    pub(crate) fn new(regions: u64) -> Self {
+        Self { regions }
+    }
+
+    /// Where the regions are cut: one key fewer than there are regions.
+    pub(crate) fn boundaries(self) -> Vec<Bytes> {
+        (1..self.regions).map(|region| self.key(region, 0)).collect()
+    }
+
+    /// A key of the `region`th region in key order; `draw` picks which.
+    pub(crate) fn key(self, region: u64, draw: u64) -> Bytes {
+        let first = region * (u64::MAX / self.regions);
+        let each = (KEYS / self.regions).max(1);
+        Bytes::copy_from_slice(&(first + draw % each).to_be_bytes())
+    }
+
+    /// The command that sets a key.
+    pub(crate) fn put(self, region: u64, draw: u64, value: &[u8]) -> Bytes {
+        let mut command = BytesMut::with_capacity(KEY_BYTES + value.len());
+        command.put_slice(&self.key(region, draw));
+        command.put_slice(value);
+        command.freeze()
+    }
+}
+
+/// Sets the key that begins a command to the rest of it; answers `ok`, or what is wrong.
+pub(crate) struct PutMap;
+
+/// What [`PutMap`] answers to a command that it carried out.
+pub(crate) const DONE: &[u8] = b"ok";
+
+impl StateMachine for PutMap {
+    fn apply(&self, _: ApplyContext<'_>, command: &[u8], state: &mut StateTxn<'_>) -> Result<Bytes, StateError> {
+        let Some((key, value)) = command.split_at_checked(KEY_BYTES) else {
+            return Ok(Bytes::from_static(b"a command has at least the eight bytes of its key"));
+        };
+        Ok(match state.put(key, Bytes::copy_from_slice(value)) {
+            Ok(()) => Bytes::from_static(DONE),
+            Err(outside) => Bytes::from(outside.to_string()),
+        })
+    }
+
+    fn lookup(&self, view: &RegionView<'_>, query: &[u8]) -> Result<Bytes, StateError> {
+        Ok(view.get(query)?.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_lies_between_the_boundaries_of_its_region() {
+        for regions in [1, 2, 48, 1000] {
+            let keys = KeySpace::new(regions);
+            let boundaries = keys.boundaries();
+            assert_eq!(boundaries.len() as u64, regions - 1);
+            for region in 0..regions {
+                for draw in [0, 1, 7, u64::MAX] {
+                    let key = keys.key(region, draw);
+                    let owner = boundaries.partition_point(|boundary| *boundary <= key);
+                    assert_eq!(owner as u64, region, "{regions} regions, draw {draw}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Benchmarks on three real stores: processes of their own, QUIC on loopback with certificates, a log that is flushed before
+//! anything is answered.
+//!
+//! ```text
+//!   throughput   writes per second under clients that run inside the stores
+//!   idle         what regions cost that nobody uses: memory, processor time, messages
+//! ```
+//!
+//! The parent ([`cluster`]) starts this program three more times as [`store`] and talks to them in lines of text; it ends
+//! them by their process ids and removes their directories on every way out. A child whose parent is gone stops by itself.
+//! Nothing here reaches behind the public API of `multiraft`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks to its terminal")]
+
+mod args;
+mod clients;
+mod cluster;
+mod idle;
+mod keyspace;
+mod report;
+mod store;
+mod throughput;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let outcome = match args::Args::parse().bench {
+        args::Bench::Throughput(options) => throughput::run(&options),
+        args::Bench::Idle(options) => idle::run(&options),
+        args::Bench::Store(options) => store::run(options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}

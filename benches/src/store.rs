@@ -1,0 +1,182 @@
+//! One store: a process that the parent has started and speaks to in lines.
+//!
+//! ```text
+//!   parent                          store
+//!                                   {"at":"ready"}              it listens
+//!                                   {"at":"led", ...}           every region has a leader, or the time was up
+//!   load MILLISECONDS         -->   {"at":"loaded"}             its clients have run that long
+//!   measure MILLISECONDS      -->   {"at":"measured", ...}      the window of that length is over
+//!   (end of input)            -->   it stops the engine and exits
+//! ```
+
+use std::io::{BufRead, stdin};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use multiraft::{Bootstrap, Config, Engine, StateKind, StoreCounters, StoreId, Tls};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::args::{State, Store};
+use crate::clients::{self, Load, Tally};
+use crate::cluster::{Problem, STORES, files};
+use crate::keyspace::{KeySpace, PutMap};
+use crate::usage;
+
+/// How often a store looks whether all its regions have a leader.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Runs until the input ends.
+pub(crate) fn run(options: Store) -> Result<(), Problem> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(options.threads)
+        .enable_all()
+        .build()
+        .map_err(|source| Problem::Io { what: "the runtime cannot be started", source })?;
+    let (commands, gone) = read_commands();
+    runtime.block_on(async {
+        let engine = start(&options).await?;
+        say(&json!({ "at": "ready" }));
+        let outcome = tokio::select! {
+            outcome = follow(&options, &engine, commands) => outcome,
+            _ = gone => Ok(()),
+        };
+        engine.shutdown().await;
+        outcome
+    })
+}
+
+fn say(line: &Value) {
+    println!("{line}");
+}
+
+/// Reads the parent's lines on a thread of its own; the second answer comes when there will be no more.
+fn read_commands() -> (mpsc::Receiver<String>, oneshot::Receiver<()>) {
+    let (sender, receiver) = mpsc::channel(8);
+    let (ended, gone) = oneshot::channel();
+    std::thread::spawn(move || {
+        for line in stdin().lock().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                break;
+            }
+        }
+        let _ = ended.send(());
+    });
+    (receiver, gone)
+}
+
+async fn start(options: &Store) -> Result<Engine, Problem> {
+    let own = usize::try_from(options.store).ok().and_then(|store| store.checked_sub(1));
+    let listen = own.and_then(|own| options.addresses.get(own));
+    let listen =
+        *listen.ok_or_else(|| Problem::Said { store: options.store, what: "no address is mine".to_owned() })?;
+    let said = |what: String| Problem::Said { store: options.store, what };
+    let (ca, certificate, key) = files(&options.dir, options.store);
+    let tls = Tls::from_pem_files(ca, certificate, key).map_err(|error| said(error.to_string()))?;
+    let mut config = Config::default();
+    config.workers = options.workers;
+    let stores: Vec<StoreId> = (1..=options.addresses.len() as u64).map(StoreId).collect();
+    let mut builder = Engine::builder()
+        .store(StoreId(options.store))
+        .data_dir(options.dir.join(format!("data-{}", options.store)))
+        .listen(listen)
+        .tls(tls)
+        .state_machine(PutMap)
+        .state(match options.state {
+            State::Mem => StateKind::Memory,
+            State::Sled => StateKind::Sled,
+        })
+        .bootstrap(Bootstrap { boundaries: KeySpace::new(options.groups).boundaries(), stores: stores.clone() })
+        .config(config);
+    for (store, address) in stores.into_iter().zip(&options.addresses) {
+        if store != StoreId(options.store) {
+            builder = builder.peer(store, *address);
+        }
+    }
+    builder.start().await.map_err(|error| said(error.to_string()))
+}
+
+/// Does what the parent asks for.
+async fn follow(options: &Store, engine: &Engine, mut commands: mpsc::Receiver<String>) -> Result<(), Problem> {
+    let leaderless = wait_for_leaders(engine, Duration::from_secs(options.leaders_within)).await;
+    say(&json!({ "at": "led", "leaderless": leaderless }));
+    let keys = KeySpace::new(options.groups);
+    let load = Arc::new(Load {
+        engine: engine.clone(),
+        keys,
+        regions: engine.regions().iter().map(|region| region.id).collect(),
+        value: (0..options.payload).map(|place| (place % 251) as u8).collect(),
+        tally: Tally::new(),
+    });
+    let mut running = None;
+    while let Some(line) = commands.recv().await {
+        let time = line.split_whitespace().nth(1).and_then(|time| time.parse().ok()).map(Duration::from_millis);
+        match (line.split_whitespace().next(), time) {
+            (Some("load"), Some(time)) => {
+                // Of clients 0, 1, 2, ... every third one, so that the stores' shares differ by one at most.
+                let own = (0..options.clients).filter(|number| number % STORES == options.store - 1);
+                running = Some(clients::start(&load, own, options.seed));
+                tokio::time::sleep(time).await;
+                say(&json!({ "at": "loaded" }));
+            }
+            (Some("measure"), Some(time)) => say(&measure(engine, &load.tally, time).await),
+            _ => return Err(Problem::Said { store: options.store, what: format!("`{line}` is no command") }),
+        }
+    }
+    drop(running);
+    Ok(())
+}
+
+/// Waits until this store knows a leader of each of its regions; says of how many it knows none when the time is up.
+async fn wait_for_leaders(engine: &Engine, within: Duration) -> usize {
+    let begin = Instant::now();
+    loop {
+        let leaderless = engine.status().await.regions.iter().filter(|region| region.leader.is_none()).count();
+        if leaderless == 0 || begin.elapsed() >= within {
+            return leaderless;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn measure(engine: &Engine, tally: &Tally, time: Duration) -> Value {
+    let counters = engine.status().await.counters;
+    let cpu = usage::cpu_micros();
+    let begin = Instant::now();
+    tally.open();
+    tokio::time::sleep(time).await;
+    let counted = tally.close();
+    let seconds = begin.elapsed().as_secs_f64();
+    let cpu = usage::cpu_micros() - cpu;
+    let status = engine.status().await;
+    let latencies: Vec<(u64, u64)> =
+        counted.latencies.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
+    json!({
+        "at": "measured",
+        "seconds": seconds,
+        "latencies": latencies,
+        "errors": counted.errors,
+        "first_error": counted.first_error,
+        "busy": counted.busy,
+        "cpu_us": cpu,
+        "rss_bytes": usage::rss_bytes(),
+        "replicas": status.regions.len(),
+        "leaderless": status.regions.iter().filter(|region| region.leader.is_none()).count(),
+        "counters": difference(&status.counters, &counters),
+    })
+}
+
+fn difference(after: &StoreCounters, before: &StoreCounters) -> Value {
+    json!({
+        "log_syncs": after.log_syncs - before.log_syncs,
+        "log_entries": after.log_entries - before.log_entries,
+        "log_bytes": after.log_bytes - before.log_bytes,
+        "frames_sent": after.frames_sent - before.frames_sent,
+        "messages_sent": after.messages_sent - before.messages_sent,
+        "bytes_sent": after.bytes_sent - before.bytes_sent,
+        "beats_sent": after.beats_sent - before.beats_sent,
+        "elections_won": after.elections_won - before.elections_won,
+        "forwarded": after.forwarded - before.forwarded,
+        "turns": after.turns - before.turns,
+    })
+}

@@ -1,0 +1,156 @@
+//! Writes per second.
+//!
+//! A write counts when it is committed (durable on a quorum), applied and answered within the window. Each client has one
+//! under way. Processor time and counters are those of all three stores, their clients included.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::args::{Cluster, State, Throughput};
+use crate::cluster::{Plan, Problem, Stores};
+use crate::report::{Measured, answered, print_table, ratio, rounded};
+
+/// Runs the benchmark and prints what came out.
+pub(crate) fn run(options: &Throughput) -> Result<(), Problem> {
+    let size = Size::of(options);
+    let mut rows = Vec::new();
+    let mut lines = Vec::new();
+    for state in options.state.runs() {
+        let result = Figures::measure(&size, &options.cluster, *state)?;
+        rows.push(result.row());
+        lines.push(result.json());
+    }
+    print_table(&HEAD, &rows);
+    if options.cluster.json {
+        for line in lines {
+            println!("{line}");
+        }
+    }
+    Ok(())
+}
+
+/// How large a run is.
+struct Size {
+    groups: u64,
+    clients: u64,
+    payload: u64,
+    warmup: Duration,
+    window: Duration,
+}
+
+impl Size {
+    fn of(options: &Throughput) -> Self {
+        let (groups, clients, warmup, seconds) = if options.quick { (48, 32, 1, 2) } else { (1000, 256, 3, 10) };
+        Self {
+            groups: options.groups.unwrap_or(groups),
+            clients: options.clients.unwrap_or(clients),
+            payload: options.payload,
+            warmup: Duration::from_secs(options.warmup.unwrap_or(warmup)),
+            window: Duration::from_secs(options.seconds.unwrap_or(seconds)),
+        }
+    }
+}
+
+const HEAD: [&str; 12] = [
+    "state",
+    "groups",
+    "clients",
+    "payload",
+    "writes/s",
+    "p50 us",
+    "p99 us",
+    "cpu us/write",
+    "entries/fsync",
+    "messages/frame",
+    "fsyncs/s",
+    "errors",
+];
+
+/// What came out of one run.
+struct Figures {
+    groups: u64,
+    clients: u64,
+    payload: u64,
+    state: State,
+    writes_per_s: f64,
+    p50_us: u64,
+    p99_us: u64,
+    cpu_us_per_write: f64,
+    entries_per_fsync: f64,
+    messages_per_frame: f64,
+    fsyncs_per_s: f64,
+    /// Proposals that were refused or whose outcome is unknown.
+    errors: u64,
+    /// Regions that had no leader when the load began.
+    leaderless: u64,
+}
+
+impl Figures {
+    fn measure(size: &Size, cluster: &Cluster, state: State) -> Result<Self, Problem> {
+        let plan = Plan { cluster, groups: size.groups, clients: size.clients, payload: size.payload, state };
+        let (mut stores, leaderless) = Stores::start(&plan)?;
+        stores.load(size.warmup)?;
+        let measured = Measured::new(stores.measure(size.window)?);
+        drop(stores);
+        let latencies = measured.latencies();
+        let errors = measured.sum("errors") + measured.sum("busy");
+        if latencies.is_empty() {
+            let why = measured.first_error().unwrap_or("no proposal was answered in the window");
+            return Err(Problem::NothingWritten(why.to_owned()));
+        }
+        if let Some(error) = measured.first_error() {
+            eprintln!("warning: {errors} proposals failed, the first one: {error}");
+        }
+        Ok(Self {
+            groups: size.groups,
+            clients: size.clients,
+            payload: size.payload,
+            state,
+            writes_per_s: measured.per_second(answered),
+            p50_us: latencies.value_at_quantile(0.50),
+            p99_us: latencies.value_at_quantile(0.99),
+            cpu_us_per_write: ratio(measured.sum("cpu_us") as f64, latencies.len() as f64),
+            entries_per_fsync: ratio(measured.counted("log_entries") as f64, measured.counted("log_syncs") as f64),
+            messages_per_frame: ratio(measured.counted("messages_sent") as f64, measured.counted("frames_sent") as f64),
+            fsyncs_per_s: measured.per_second(|store| crate::cluster::number(&store["counters"], "log_syncs")),
+            errors,
+            leaderless,
+        })
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.state.name().to_owned(),
+            self.groups.to_string(),
+            self.clients.to_string(),
+            self.payload.to_string(),
+            format!("{:.0}", self.writes_per_s),
+            self.p50_us.to_string(),
+            self.p99_us.to_string(),
+            format!("{:.1}", self.cpu_us_per_write),
+            format!("{:.1}", self.entries_per_fsync),
+            format!("{:.1}", self.messages_per_frame),
+            format!("{:.0}", self.fsyncs_per_s),
+            self.errors.to_string(),
+        ]
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "bench": "throughput",
+            "groups": self.groups,
+            "clients": self.clients,
+            "payload": self.payload,
+            "state": self.state.name(),
+            "writes_per_s": self.writes_per_s.round(),
+            "p50_us": self.p50_us,
+            "p99_us": self.p99_us,
+            "cpu_us_per_write": rounded(self.cpu_us_per_write),
+            "entries_per_fsync": rounded(self.entries_per_fsync),
+            "messages_per_frame": rounded(self.messages_per_frame),
+            "errors": self.errors,
+            "leaderless": self.leaderless,
+        })
+    }
+}

@@ -1,0 +1,66 @@
+//! What the operating system says that this process uses. From `/proc`: on other systems than Linux all is zero.
+
+use std::fs;
+use std::path::Path;
+
+/// The kernel's unit of processor time in `/proc`, 100 a second on every architecture that Linux runs on today.
+const MICROS_PER_TICK: u64 = 10_000;
+/// Pages are counted in `/proc/self/statm`; the status file speaks of kibibytes.
+const KIB: u64 = 1024;
+
+/// Processor time that all threads of this process have used, in microseconds: user and system.
+pub(crate) fn cpu_micros() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name in parentheses may hold anything; the 14th and 15th field are the 12th and 13th after it.
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks * MICROS_PER_TICK
+}
+
+/// Memory of this process that is resident, in bytes.
+pub(crate) fn rss_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * KIB
+}
+
+/// Whether files below `path` lie in memory only, where a flush costs nothing.
+pub(crate) fn lies_in_memory(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    lies_in_memory_by(&mounts, path)
+}
+
+fn lies_in_memory_by(mounts: &str, path: &Path) -> bool {
+    let mounted = mounts.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        Some((Path::new(fields.next()?), fields.next()?))
+    });
+    // Of two mounts on one place the later hides the earlier, which `max_by_key` does as well.
+    let nearest =
+        mounted.filter(|(place, _)| path.starts_with(place)).max_by_key(|(place, _)| place.components().count());
+    nearest.is_some_and(|(_, kind)| matches!(kind, "tmpfs" | "ramfs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_mount_decides_whether_files_lie_in_memory() {
+        let mounts = "/dev/vda / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/vdb /tmp/disk xfs rw 0 0\n";
+        assert!(lies_in_memory_by(mounts, Path::new("/tmp/x")));
+        assert!(!lies_in_memory_by(mounts, Path::new("/tmp/disk/x")));
+        assert!(!lies_in_memory_by(mounts, Path::new("/tmpx")));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_busy_process_uses_processor_time_and_memory() {
+        let before = cpu_micros();
+        let mut sum = 0u64;
+        while cpu_micros() - before < 30_000 {
+            sum = sum.wrapping_add(std::hint::black_box(1));
+        }
+        assert!(sum > 0 && rss_bytes() > 1 << 16);
+    }
+}
