@@ -170,20 +170,20 @@ fn damaged_headers_and_footers_are_named_and_cost_nobody_anything() {
 fn a_missing_segment_is_noticed_wherever_it_was() {
     let (disk, model) = long_run(7);
     let names = segments(&disk);
-    for missing in 0..names.len() {
+    for missing in &names {
         use multiraft_storage::disk::Disk;
         let disk = disk.fork();
-        disk.remove(&names[missing]).unwrap();
+        disk.remove(missing).unwrap();
         disk.sync_dir().unwrap();
         for round in 0..2 {
             let (_, reader, recovered) = open(&disk);
             let missed = recovered
                 .damage
                 .iter()
-                .any(|damage| damage.kind == DamageKind::MissingSegment && damage.file.ends_with(&names[missing]));
+                .any(|damage| damage.kind == DamageKind::MissingSegment && damage.file.ends_with(missing));
             assert!(missed, "{missing} {round}: {:?}", recovered.damage);
             assert!(recovered.is_suspect(RegionId(4711)));
-            check_sound_groups(&model, &recovered, &reader, &names[missing]);
+            check_sound_groups(&model, &recovered, &reader, missing);
         }
     }
     let names = segments(&disk);

@@ -12,6 +12,7 @@
 
 mod real;
 mod sim;
+mod sim_pages;
 
 use std::fmt::Debug;
 use std::io;

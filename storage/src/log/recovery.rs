@@ -191,7 +191,7 @@ impl Setup {
             let suspects = BTreeSet::new();
             return Ok(ReadLog { replay, suspects, torn: None, last: None, next_number: Some(1) });
         }
-        let mut buffer = Vec::new();
+        let mut buffer = Buffer::default();
         self.drop_half_opened(&mut buffer)?;
         self.find_floor(&mut replay, &mut buffer);
         let last_number = self.opened.keys().next_back().copied();
@@ -205,12 +205,12 @@ impl Setup {
             if opened.header.is_none() {
                 replay.on_bad_header(number, file.clone());
             }
-            read_whole(&opened.segment, &mut buffer);
+            let bytes = buffer.load(&opened.segment);
             let next_header = number.checked_add(1).and_then(|next| self.opened.get(&next)?.header);
             let source = Source {
                 number,
                 file,
-                bytes: &buffer,
+                bytes,
                 seed: opened.segment.seed,
                 is_last: Some(number) == last_number,
                 end_hint: next_header.map(|header| header.previous_end).filter(|end| *end != 0),
@@ -249,20 +249,18 @@ impl Setup {
 
     /// A segment that was named but never written, after one that was not sealed yet: the crash came in between. It
     /// becomes a spare again.
-    fn drop_half_opened(&mut self, buffer: &mut Vec<u8>) -> Result<(), LogError> {
+    fn drop_half_opened(&mut self, buffer: &mut Buffer) -> Result<(), LogError> {
         let mut numbers = self.opened.keys().rev().copied();
         let (Some(last), Some(before)) = (numbers.next(), numbers.next()) else { return Ok(()) };
         if before + 1 != last {
             return Ok(());
         }
         let opened = &self.opened[&last];
-        read_whole(&opened.segment, buffer);
-        if find_frame(buffer, last, SEGMENT_HEADER as u32, opened.segment.seed).is_some() {
+        if find_frame(buffer.load(&opened.segment), last, SEGMENT_HEADER as u32, opened.segment.seed).is_some() {
             return Ok(());
         }
         let previous = &self.opened[&before];
-        read_whole(&previous.segment, buffer);
-        if Footer::decode(buffer, before, previous.segment.seed).is_none() {
+        if Footer::decode(buffer.load(&previous.segment), before, previous.segment.seed).is_none() {
             self.retire(last)?;
         }
         Ok(())
@@ -288,7 +286,7 @@ impl Setup {
 
     /// The newest segment knows which old ones are gone by intent: those must not be read, they may be in use as something
     /// else already, under their old name.
-    fn find_floor(&self, replay: &mut Replay, buffer: &mut Vec<u8>) {
+    fn find_floor(&self, replay: &mut Replay, buffer: &mut Buffer) {
         let Some(last) = self.opened.values().next_back() else { return };
         let mut note = |floor, settled| {
             replay.floor = replay.floor.max(floor);
@@ -297,16 +295,16 @@ impl Setup {
         if let Some(header) = last.header {
             note(header.floor, header.settled);
         }
-        read_whole(&last.segment, buffer);
+        let bytes = buffer.load(&last.segment);
         let (number, seed) = (last.segment.number, last.segment.seed);
         let mut at = SEGMENT_HEADER as u32;
         loop {
-            match Frame::decode(buffer, Loc { segment: number, offset: at }, seed) {
+            match Frame::decode(bytes, Loc { segment: number, offset: at }, seed) {
                 Some(frame) => {
                     note(frame.header.floor, frame.header.settled);
                     at = frame.end();
                 }
-                None => match find_frame(buffer, number, at + 1, seed) {
+                None => match find_frame(bytes, number, at + 1, seed) {
                     Some(next) => at = next,
                     None => return,
                 },
@@ -384,9 +382,8 @@ impl Setup {
     fn rewrite_footer_before(&self, number: u32) -> Result<(), LogError> {
         let Some(before) = number.checked_sub(1).and_then(|before| self.opened.get(&before)) else { return Ok(()) };
         let segment = &before.segment;
-        let mut bytes = Vec::new();
-        read_whole(segment, &mut bytes);
-        match Footer::decode(&bytes, segment.number, segment.seed) {
+        let mut buffer = Buffer::default();
+        match Footer::decode(buffer.load(segment), segment.number, segment.seed) {
             Some(footer) => Ok(seal(&*self.disk, segment, &footer)?),
             None => Ok(()),
         }
@@ -456,18 +453,30 @@ fn sound_groups(index: &Index) -> BTreeMap<RegionId, RecoveredGroup> {
     index.regions().into_iter().filter_map(sound).collect()
 }
 
-/// Reads a whole file; what cannot be read becomes zeros, which no checksum accepts.
-fn read_whole(segment: &Segment, buffer: &mut Vec<u8>) {
-    buffer.clear();
-    buffer.resize(segment.capacity as usize, 0);
-    if segment.file.read_at(buffer, 0).is_ok() {
-        return;
-    }
-    for (number, page) in buffer.chunks_mut(PAGE).enumerate() {
-        if let Err(error) = segment.file.read_at(page, (number * PAGE) as u64) {
-            tracing::error!(file = segment.name, offset = number * PAGE, %error, "a log page cannot be read");
-            page.fill(0);
+/// The bytes of one segment at a time, read once as long as the same one is asked for.
+#[derive(Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    holds: Option<u32>,
+}
+
+impl Buffer {
+    /// A whole file; what cannot be read becomes zeros, which no checksum accepts.
+    fn load(&mut self, segment: &Segment) -> &[u8] {
+        if self.holds == Some(segment.number) {
+            return &self.bytes;
         }
+        self.holds = Some(segment.number);
+        self.bytes.resize(segment.capacity as usize, 0);
+        if segment.file.read_at(&mut self.bytes, 0).is_err() {
+            for (number, page) in self.bytes.chunks_mut(PAGE).enumerate() {
+                if let Err(error) = segment.file.read_at(page, (number * PAGE) as u64) {
+                    tracing::error!(file = segment.name, offset = number * PAGE, %error, "a log page cannot be read");
+                    page.fill(0);
+                }
+            }
+        }
+        &self.bytes
     }
 }
 

@@ -122,43 +122,42 @@ impl Staging {
     fn add_record(&mut self, record: &GroupRecord, index: &Index) -> Result<(), Invalid> {
         let region = record.region;
         let hard_state = record.hard_state;
-        let staged = *self.group(region, index);
+        let mut staged = self.view(region, index);
         let fail = |why| Err(Invalid { region, why });
+        let info = |kind| RecordInfo { hard_state, ..RecordInfo::new(region, kind) };
         match &record.log {
             LogChange::Append(entries) if !entries.is_empty() => {
-                return self.add_entries(region, entries, hard_state, index);
+                self.add_entries(region, entries, hard_state, &mut staged)?;
             }
             LogChange::None | LogChange::Append(_) => {
-                if hard_state.is_some() {
-                    self.put(RecordInfo { hard_state, ..RecordInfo::new(region, RecordKind::State) }, &[], index);
+                if hard_state.is_none() {
+                    return Ok(());
                 }
+                self.put(info(RecordKind::State), &[], &mut staged);
             }
             LogChange::Truncate { index: upto, term } => {
                 if upto.0 > staged.last_index && !staged.suspect {
                     return fail("it truncates entries that are not there");
                 }
-                let mark = (upto.0, term.0);
-                self.put(RecordInfo { mark, hard_state, ..RecordInfo::new(region, RecordKind::Truncate) }, &[], index);
-                let staged = self.group(region, index);
+                self.put(RecordInfo { mark: (upto.0, term.0), ..info(RecordKind::Truncate) }, &[], &mut staged);
                 staged.truncated = staged.truncated.max(upto.0);
             }
             LogChange::Reset { index: upto, term } => {
                 if upto.0 == u64::MAX {
                     return fail("its index has no successor");
                 }
-                let mark = (upto.0, term.0);
-                self.put(RecordInfo { mark, hard_state, ..RecordInfo::new(region, RecordKind::Reset) }, &[], index);
-                let staged = self.group(region, index);
+                self.put(RecordInfo { mark: (upto.0, term.0), ..info(RecordKind::Reset) }, &[], &mut staged);
                 (staged.truncated, staged.last_index) = (upto.0, upto.0);
             }
             LogChange::Remove => {
-                self.put(RecordInfo::new(region, RecordKind::Remove), &[], index);
-                *self.group(region, index) = Staged::default();
+                self.put(RecordInfo::new(region, RecordKind::Remove), &[], &mut staged);
+                staged = Staged::default();
                 if hard_state.is_some() {
-                    self.put(RecordInfo { hard_state, ..RecordInfo::new(region, RecordKind::State) }, &[], index);
+                    self.put(info(RecordKind::State), &[], &mut staged);
                 }
             }
         }
+        self.groups.insert(region, staged);
         Ok(())
     }
 
@@ -168,21 +167,24 @@ impl Staging {
         region: RegionId,
         entries: &[Entry],
         hard_state: Option<HardState>,
-        index: &Index,
+        staged: &mut Staged,
     ) -> Result<(), Invalid> {
         let fail = |why| Err(Invalid { region, why });
-        let staged = *self.group(region, index);
         let first = entries[0].index.0;
         if first <= staged.truncated && !staged.suspect {
             return fail("its entries begin below the truncated index");
         }
-        if first > staged.last_index + 1 && !staged.suspect {
+        if first > staged.last_index.saturating_add(1) && !staged.suspect {
             return fail("its entries leave a gap");
         }
+        let chunk = |entries: &[Entry], hard_state| {
+            let span = Span { first: entries[0].index.0, term: entries[0].term.0, count: entries.len() as u32 };
+            RecordInfo { span, hard_state, ..RecordInfo::new(region, RecordKind::Append) }
+        };
         let mut start = 0;
         let mut bytes = 0;
         for (at, entry) in entries.iter().enumerate() {
-            if entry.index.0 != first + at as u64 || entry.index.0 == u64::MAX {
+            if entry.index.0 == u64::MAX || entry.index.0 - first != at as u64 {
                 return fail("its entries are not consecutive");
             }
             let length = record::entry_length(entry);
@@ -191,65 +193,58 @@ impl Staging {
                 if entry.term < term {
                     return fail("its entries' terms descend");
                 }
-                self.put_chunk(region, &entries[start..at], None, index);
+                self.put(chunk(&entries[start..at], None), &entries[start..at], staged);
                 (start, bytes) = (at, 0);
             }
             bytes += length;
         }
-        self.put_chunk(region, &entries[start..], hard_state, index);
-        self.group(region, index).last_index = first + entries.len() as u64 - 1;
+        self.put(chunk(&entries[start..], hard_state), &entries[start..], staged);
+        staged.last_index = first + entries.len() as u64 - 1;
         self.entries += entries.len() as u64;
         Ok(())
-    }
-
-    fn put_chunk(&mut self, region: RegionId, entries: &[Entry], hard_state: Option<HardState>, index: &Index) {
-        let span = Span { first: entries[0].index.0, term: entries[0].term.0, count: entries.len() as u32 };
-        self.put(RecordInfo { span, hard_state, ..RecordInfo::new(region, RecordKind::Append) }, entries, index);
     }
 
     /// Adds a record that restates where something of a group lives.
     pub(crate) fn add_moved(&mut self, info: RecordInfo, entries: &[(EntryKind, bytes::Bytes)], index: &Index) {
         let before = self.frame.len();
-        let entries = entries.iter().map(|(kind, data)| (*kind, data.as_ref()));
-        self.put_raw(info, entries, index);
+        let mut staged = self.view(info.region, index);
+        self.put_raw(info, entries.iter().map(|(kind, data)| (*kind, data.as_ref())), &mut staged);
+        self.groups.insert(info.region, staged);
         self.rewritten += (self.frame.len() - before) as u64;
     }
 
-    fn put(&mut self, info: RecordInfo, entries: &[Entry], index: &Index) {
-        self.put_raw(info, entries.iter().map(|entry| (entry.kind, entry.data.as_ref())), index);
+    fn put(&mut self, info: RecordInfo, entries: &[Entry], staged: &mut Staged) {
+        self.put_raw(info, entries.iter().map(|entry| (entry.kind, entry.data.as_ref())), staged);
     }
 
     fn put_raw<'a>(
         &mut self,
         mut info: RecordInfo,
         entries: impl Iterator<Item = (EntryKind, &'a [u8])>,
-        index: &Index,
+        staged: &mut Staged,
     ) {
         info.at = Loc { segment: self.at.segment, offset: self.at.offset + self.frame.len() as u32 };
-        let staged = self.group(info.region, index);
         info.prev = staged.last_record;
         info.suspect |= staged.suspect && info.kind != RecordKind::Remove;
         staged.last_record = info.at;
         info.length = record::encode(&info, entries, self.seed, &mut self.frame);
-        self.directory.push(DirectoryEntry {
-            region: info.region,
-            prev: info.prev,
-            offset: info.at.offset,
-            length: info.length,
-        });
+        let (offset, length) = (info.at.offset, info.length);
+        self.directory.push(DirectoryEntry { region: info.region, prev: info.prev, offset, length });
         self.records.push(info);
     }
 
-    fn group(&mut self, region: RegionId, index: &Index) -> &mut Staged {
-        self.groups.entry(region).or_insert_with(|| {
-            let staged = index.look(region, |group| Staged {
-                last_record: group.last_record,
-                truncated: group.truncated,
-                last_index: group.last_index(),
-                suspect: group.suspect,
-            });
-            staged.unwrap_or_default()
-        })
+    /// The group as it will be after what is gathered so far.
+    fn view(&self, region: RegionId, index: &Index) -> Staged {
+        if let Some(staged) = self.groups.get(&region) {
+            return *staged;
+        }
+        let view = index.look(region, |group| Staged {
+            last_record: group.last_record,
+            truncated: group.truncated,
+            last_index: group.last_index(),
+            suspect: group.suspect,
+        });
+        view.unwrap_or_default()
     }
 
     /// The finished frame's bytes.
