@@ -1,0 +1,195 @@
+//! The command line: what each subcommand takes. What it does lies elsewhere.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
+
+/// Thousands of Raft groups on a few stores.
+#[derive(Debug, Parser)]
+#[command(name = "multiraft", version, about, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one store; with --resp it answers redis-cli and every other Redis client
+    Serve(Box<ServeArgs>),
+    /// Make an authority and a certificate for each store
+    Certs(CertsArgs),
+    /// Start a cluster on this machine, load data into it, kill stores, and check that nothing is lost
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertsArgs {
+    /// Directory to write to; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Number of stores, which are then called 1 to N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) stores: u64,
+}
+
+/// What a store is told on the command line; every flag may stand in the file of --config instead.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ServeArgs {
+    /// TOML file with any of these settings, named as the flags are; flags go before it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// The settings of a store, each of which may be missing in one place and given in another.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Settings {
+    /// This store's number
+    #[arg(long, value_name = "N")]
+    pub(crate) store: Option<u64>,
+    /// Data directory; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Address that the other stores reach this one at (UDP)
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Another store and its address, once for each
+    #[arg(long = "peer", value_name = "N=ADDR")]
+    #[serde(default, rename = "peer")]
+    pub(crate) peers: Vec<String>,
+    /// Certificate of the cluster's authority (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// This store's certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+    /// This store's key (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Address to speak the Redis protocol at (TCP)
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) resp: Option<SocketAddr>,
+    /// Address of the admin endpoint (HTTP); loopback only
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Address of the Prometheus endpoint (HTTP); loopback only
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Let --admin and --metrics listen beyond loopback; they ask nobody who they are
+    #[arg(long)]
+    #[serde(default)]
+    pub(crate) expose: bool,
+    /// Where the pairs are kept: on disk, or in memory beside the durable log
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) state: Option<StateChoice>,
+    /// A new cluster: cut the key space into N regions, the same on every store
+    #[arg(long, value_name = "N")]
+    pub(crate) bootstrap_regions: Option<usize>,
+    /// File whose keys' quantiles become the regions' boundaries; a tab ends a key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bootstrap_keys: Option<PathBuf>,
+    /// How long a command may take before it is answered with an error
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(default, deserialize_with = "duration_from_text")]
+    pub(crate) request_timeout: Option<Duration>,
+    /// Cluster id, 32 hexadecimal digits; by default it follows from the authority's certificate
+    #[arg(long, value_name = "ID")]
+    pub(crate) cluster: Option<String>,
+    /// Most Redis connections at once
+    #[arg(long, value_name = "N")]
+    pub(crate) max_connections: Option<usize>,
+    /// Most bytes of one command
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_command_bytes: Option<usize>,
+    /// Worker threads; by default as many as there are cores
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+}
+
+/// Which state store holds the pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StateChoice {
+    /// sled, on disk
+    Sled,
+    /// Memory; filled again from log and peers after a restart
+    Mem,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Number of stores
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
+    pub(crate) stores: u64,
+    /// Number of regions
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) regions: usize,
+    /// How long to write, at least; the whole data set is written in any case
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    pub(crate) seconds: u64,
+    /// Directory to work in, empty or not there; by default a temporary one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Leave the directory as it is at the end
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// File to load instead of the bundled data set: a key, a tab and a value a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) load: Option<PathBuf>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where the stores keep the pairs
+    #[arg(long, value_enum, value_name = "KIND", default_value = "sled")]
+    pub(crate) state: StateChoice,
+}
+
+/// A number and a unit: `500ms`, `5s`, `2m`; without a unit, seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit {
+        "ms" => 0.001,
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        _ => return Err("write it as 500ms, 5s or 2m".to_owned()),
+    };
+    let seconds = number.parse::<f64>().map_err(|_| "write it as 500ms, 5s or 2m".to_owned())? * scale;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if duration >= Duration::from_millis(1) => Ok(duration),
+        _ => Err("it must be at least 1ms".to_owned()),
+    }
+}
+
+fn duration_from_text<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(input)?;
+    parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("3"), Ok(Duration::from_secs(3)));
+        for text in ["", "s", "5h", "0s", "-1s", "x", "1e99m"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}

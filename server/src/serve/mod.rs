@@ -1,0 +1,4 @@
+//! `multiraft serve`: one store, until it is told to stop.
+
+mod boundaries;
+mod config;
