@@ -124,7 +124,7 @@ pub(crate) enum StateChoice {
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Number of stores
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=9))]
     pub(crate) stores: u64,
     /// Number of regions
     #[arg(long, value_name = "N", default_value_t = 1000)]

@@ -4,9 +4,44 @@
 
 mod certs;
 mod cli;
+mod demo;
 mod error;
+mod hex;
+mod http;
 mod machine;
 mod resp;
 mod serve;
 
-fn main() {}
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{CertsArgs, Cli, Command};
+use error::Failure;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::Certs(args) => make_certs(&args).map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(args),
+    };
+    outcome.unwrap_or_else(|failure| {
+        // Nothing is left to do if stderr is closed.
+        let _ = writeln!(io::stderr(), "multiraft: {failure}");
+        ExitCode::FAILURE
+    })
+}
+
+fn make_certs(args: &CertsArgs) -> Result<(), Failure> {
+    let files = certs::CertFiles::new(&args.out);
+    files.create(args.stores)?;
+    let said = writeln!(
+        io::stdout(),
+        "{}: an authority and certificates for {} stores; keep {} to yourself",
+        args.out.display(),
+        args.stores,
+        files.ca_key().display()
+    );
+    said.map_err(|error| Failure::during("stdout cannot be written to", error))
+}

@@ -5,7 +5,7 @@
 //! answer  = code u8 | fields by code
 //! ```
 //!
-//! There may be fewer answers than operations: the rest was *not* carried out (see [`super::machine::REPLY_BUDGET_BYTES`])
+//! There may be fewer answers than operations: the rest was *not* carried out (see [`super::carry_out::REPLY_BUDGET_BYTES`])
 //! and can be sent again.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -52,7 +52,9 @@ impl Answer {
     pub(crate) fn encoded_len(&self) -> usize {
         match self {
             Self::Value(Some(value)) => value.len() + 12,
-            Self::Values(values) => values.iter().map(|value| value.as_ref().map_or(0, Bytes::len) + 12).sum::<usize>() + 12,
+            Self::Values(values) => {
+                values.iter().map(|value| value.as_ref().map_or(0, Bytes::len) + 12).sum::<usize>() + 12
+            }
             _ => 12,
         }
     }

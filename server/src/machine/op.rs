@@ -69,7 +69,9 @@ impl Op {
     /// Whether it can change anything.
     pub(crate) fn is_write(&self) -> bool {
         match self {
-            Self::Set { .. } | Self::Delete { .. } | Self::Add { .. } | Self::Append { .. } | Self::SetMany { .. } => true,
+            Self::Set { .. } | Self::Delete { .. } | Self::Add { .. } | Self::Append { .. } | Self::SetMany { .. } => {
+                true
+            }
             Self::Get { .. }
             | Self::Exists { .. }
             | Self::Length { .. }

@@ -112,7 +112,9 @@ fn parse_set(arguments: Vec<Bytes>) -> Result<Op, Reply> {
             b"IFEQ" => Condition::Equals(words.next().ok_or_else(syntax_error)?),
             b"EX" | b"PX" | b"EXAT" | b"PXAT" | b"KEEPTTL" => {
                 let option = option.escape_ascii();
-                return Err(Reply::error(format!("ERR SET option '{option}' is not supported: keys do not expire here")));
+                return Err(Reply::error(format!(
+                    "ERR SET option '{option}' is not supported: keys do not expire here"
+                )));
             }
             _ => return Err(syntax_error()),
         };
@@ -137,7 +139,8 @@ fn parse_mset(arguments: Vec<Bytes>) -> Result<Op, Reply> {
 
 fn parse_scan(arguments: &[Bytes]) -> Result<ScanStep, Reply> {
     let cursor = arguments.first().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
-    let mut step = ScanStep { cursor: cursor.ok_or_else(|| Reply::error("ERR invalid cursor"))?, pattern: None, count: 10 };
+    let mut step =
+        ScanStep { cursor: cursor.ok_or_else(|| Reply::error("ERR invalid cursor"))?, pattern: None, count: 10 };
     for option in arguments[1..].chunks(2) {
         let [name, value] = option else { return Err(syntax_error()) };
         match name.to_ascii_uppercase().as_slice() {
@@ -147,7 +150,9 @@ fn parse_scan(arguments: &[Bytes]) -> Result<ScanStep, Reply> {
                 step.count = count.ok_or_else(syntax_error)?.min(MAX_SCAN_COUNT);
             }
             b"TYPE" if value.eq_ignore_ascii_case(b"string") => {}
-            b"TYPE" => return Err(Reply::error("ERR SCAN option 'TYPE' knows only 'string': all values are strings here")),
+            b"TYPE" => {
+                return Err(Reply::error("ERR SCAN option 'TYPE' knows only 'string': all values are strings here"));
+            }
             _ => return Err(syntax_error()),
         }
     }
@@ -177,9 +182,9 @@ pub(crate) fn reply_of(answer: Answer, shape: Shape) -> Reply {
 
 fn check_keys(op: &Op) -> Result<(), Reply> {
     match op.keys().into_iter().map(Bytes::len).max() {
-        Some(length) if length > MAX_KEY_BYTES => {
-            Err(Reply::error(format!("ERR the key has {length} bytes, the limit is {MAX_KEY_BYTES}: use a shorter key")))
-        }
+        Some(length) if length > MAX_KEY_BYTES => Err(Reply::error(format!(
+            "ERR the key has {length} bytes, the limit is {MAX_KEY_BYTES}: use a shorter key"
+        ))),
         _ => Ok(()),
     }
 }

@@ -69,9 +69,9 @@ impl Reply {
             Self::Text(text) => BytesFrame::BulkString(Bytes::from(text)),
             Self::Nil => BytesFrame::Null,
             Self::Array(items) => BytesFrame::Array(items.into_iter().map(Self::into_resp2).collect()),
-            Self::Map(pairs) => {
-                BytesFrame::Array(pairs.into_iter().flat_map(|(key, value)| [key, value]).map(Self::into_resp2).collect())
-            }
+            Self::Map(pairs) => BytesFrame::Array(
+                pairs.into_iter().flat_map(|(key, value)| [key, value]).map(Self::into_resp2).collect(),
+            ),
         }
     }
 

@@ -304,7 +304,8 @@ mod tests {
 
     #[test]
     fn pipelined_requests_come_out_in_order_however_they_are_cut() {
-        let input = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*0\r\n*-1\r\n\r\nPING\r\n*1\r\n$0\r\n\r\nSET k 'a b' \"\\x41\\n\"\r\n";
+        let input =
+            b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*0\r\n*-1\r\n\r\nPING\r\n*1\r\n$0\r\n\r\nSET k 'a b' \"\\x41\\n\"\r\n";
         let expected =
             vec![command(&["GET", "k"]), command(&["PING"]), command(&[""]), command(&["SET", "k", "a b", "A\n"])];
         for step in 1..=input.len() {

@@ -202,7 +202,9 @@ fn bootstrap_wish(regions: Option<usize>, keys: Option<PathBuf>) -> Result<Optio
 fn parse_cluster(text: &str) -> Result<u128, Failure> {
     match u128::from_str_radix(text, 16) {
         Ok(id) if id != 0 && text.len() == 32 => Ok(id),
-        _ => Err(Failure::new(format!("--cluster {text} is not understood: write 32 hexadecimal digits, not all zero"))),
+        _ => {
+            Err(Failure::new(format!("--cluster {text} is not understood: write 32 hexadecimal digits, not all zero")))
+        }
     }
 }
 

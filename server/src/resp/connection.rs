@@ -1,0 +1,216 @@
+//! One connection: takes what has come in, carries it out together, answers in order.
+//!
+//! A round is everything complete in the socket's buffer, within limits. Its data commands are sorted into lanes by region
+//! and carried out beside each other; the next round begins when all are answered. So commands of one connection on one
+//! region take effect in order, a read sees the writes before it, and a pipeline costs one proposal a region a round. While a
+//! round runs nothing more is read: a client that sends faster than it is served is held back by the transport.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use multiraft::RegionId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::command::{Command, parse};
+use super::front::{Admission, Front};
+use super::lanes::{Item, region_of, run_lane};
+use super::local::Client;
+use super::reply::{Protocol, Reply};
+use super::request::{ProtocolError, Request, Requests};
+use super::walk;
+
+/// The most commands of a round.
+const MAX_ROUND_COMMANDS: usize = 1024;
+/// A round takes no more commands once it holds this many bytes.
+const MAX_ROUND_BYTES: usize = 4 << 20;
+/// What is read at once.
+const READ_BYTES: usize = 64 << 10;
+/// A buffer beyond this counts as memory that all connections share.
+const FREE_BYTES: usize = 64 << 10;
+/// How long a client may leave its replies unread.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much of what a refused client still sends is read, so that it sees the reply before the connection is reset.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves a connection until its client leaves, the server stops, or nonsense comes in.
+pub(crate) async fn serve(
+    front: Arc<Front>,
+    admission: Admission,
+    socket: TcpStream,
+    stopping: watch::Receiver<bool>,
+) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let address = socket.peer_addr()?.to_string();
+    let client = Client::new(front.next_client(), address);
+    let requests = Requests::new(front.limits.max_command_bytes);
+    Connection { front, admission, socket, stopping, client, requests, input: BytesMut::new() }.run().await
+}
+
+struct Connection {
+    front: Arc<Front>,
+    admission: Admission,
+    socket: TcpStream,
+    stopping: watch::Receiver<bool>,
+    client: Client,
+    requests: Requests,
+    input: BytesMut,
+}
+
+/// The commands of one round and what is said to them.
+#[derive(Default)]
+struct Round {
+    /// Each reply, with the protocol version that it goes out in.
+    replies: Vec<(Protocol, Option<Reply>)>,
+    lanes: HashMap<RegionId, VecDeque<Item>>,
+}
+
+impl Connection {
+    async fn run(mut self) -> io::Result<()> {
+        loop {
+            let (requests, nonsense) = self.take_requests();
+            if requests.is_empty() && nonsense.is_none() {
+                if !self.read_more().await? {
+                    return Ok(());
+                }
+                continue;
+            }
+            self.front.count_commands(requests.len());
+            let replies = self.run_round(requests).await;
+            let closes = self.client.quits || nonsense.is_some() || *self.stopping.borrow();
+            self.write(replies, nonsense).await?;
+            if closes {
+                return self.close().await;
+            }
+        }
+    }
+
+    /// Reads what has come in; `false` if nothing more will be served.
+    async fn read_more(&mut self) -> io::Result<bool> {
+        let unfinished = self.input.len();
+        if !self.admission.charge(if unfinished > FREE_BYTES { unfinished } else { 0 }) {
+            let reply = Reply::error("BUSY the server holds too many unfinished requests: try again later");
+            self.write(vec![(self.client.protocol, reply)], None).await?;
+            self.close().await?;
+            return Ok(false);
+        }
+        if unfinished == 0 && self.input.capacity() > 4 * FREE_BYTES {
+            self.input = BytesMut::new();
+        }
+        self.input.reserve(READ_BYTES);
+        tokio::select! {
+            biased;
+            _ = self.stopping.wait_for(|stops| *stops) => Ok(false),
+            read = self.socket.read_buf(&mut self.input) => Ok(read? > 0),
+        }
+    }
+
+    /// The requests of the next round, and whether what follows them is none.
+    fn take_requests(&mut self) -> (Vec<Request>, Option<ProtocolError>) {
+        let mut requests = Vec::new();
+        let before = self.input.len();
+        while requests.len() < MAX_ROUND_COMMANDS && before - self.input.len() < MAX_ROUND_BYTES {
+            match self.requests.poll(&mut self.input) {
+                Ok(Some(request)) => requests.push(request),
+                Ok(None) => break,
+                Err(nonsense) => return (requests, Some(nonsense)),
+            }
+        }
+        (requests, None)
+    }
+
+    async fn run_round(&mut self, requests: Vec<Request>) -> Vec<(Protocol, Reply)> {
+        let deadline = Instant::now() + self.front.limits.request_timeout;
+        let mut round = Round::default();
+        for request in requests {
+            if self.client.quits {
+                break;
+            }
+            self.sort_in(&mut round, request, deadline).await;
+        }
+        self.run_lanes(&mut round, deadline).await;
+        let lost = || Reply::error("ERR the command was lost inside the server: report this");
+        round.replies.into_iter().map(|(protocol, reply)| (protocol, reply.unwrap_or_else(lost))).collect()
+    }
+
+    /// Puts a command into its lane, or answers it.
+    async fn sort_in(&mut self, round: &mut Round, request: Request, deadline: Instant) {
+        let slot = round.replies.len();
+        let command = match request {
+            Request::Command(words) => parse(words),
+            Request::TooLarge(size) => Err(too_large(size, self.front.limits.max_command_bytes)),
+        };
+        let reply = match command {
+            Err(reply) => Some(reply),
+            Ok(Command::Local(name, arguments)) => Some(self.client.answer(&self.front, name, &arguments)),
+            Ok(Command::Data(op, shape)) => match region_of(&self.front.engine, &op) {
+                Err(reply) => Some(reply),
+                Ok(region) => {
+                    round.lanes.entry(region.id).or_default().push_back(Item { slot, op, shape });
+                    None
+                }
+            },
+            // What goes over all regions comes after all that was sent before it.
+            Ok(Command::Scan(step)) => {
+                self.run_lanes(round, deadline).await;
+                Some(walk::scan(&self.front, step, deadline).await)
+            }
+            Ok(Command::DbSize) => {
+                self.run_lanes(round, deadline).await;
+                Some(walk::db_size(&self.front, deadline).await)
+            }
+        };
+        round.replies.push((self.client.protocol, reply));
+    }
+
+    /// Carries all lanes out, beside each other.
+    async fn run_lanes(&self, round: &mut Round, deadline: Instant) {
+        let mut lanes = std::mem::take(&mut round.lanes).into_values();
+        let Some(first) = lanes.next() else { return };
+        let mut others = JoinSet::new();
+        for lane in lanes {
+            others.spawn(run_lane(self.front.engine.clone(), lane, deadline));
+        }
+        let mut replies = run_lane(self.front.engine.clone(), first, deadline).await;
+        while let Some(finished) = others.join_next().await {
+            replies.extend(finished.expect("invariant: a lane does not panic and is not aborted"));
+        }
+        for (slot, reply) in replies {
+            round.replies[slot].1 = Some(reply);
+        }
+    }
+
+    async fn write(&mut self, replies: Vec<(Protocol, Reply)>, nonsense: Option<ProtocolError>) -> io::Result<()> {
+        let mut output = BytesMut::new();
+        for (protocol, reply) in replies {
+            reply.encode(protocol, &mut output);
+        }
+        if let Some(nonsense) = nonsense {
+            Reply::error(format!("ERR {nonsense}")).encode(self.client.protocol, &mut output);
+        }
+        timeout(WRITE_TIMEOUT, self.socket.write_all(&output)).await?
+    }
+
+    /// Ends the connection so that the client reads the last reply: what it still sends is read and dropped for a moment.
+    async fn close(&mut self) -> io::Result<()> {
+        let socket = &mut self.socket;
+        socket.shutdown().await?;
+        let mut dropped = vec![0; READ_BYTES];
+        let drain = async { while matches!(socket.read(&mut dropped).await, Ok(read) if read > 0) {} };
+        let _ = timeout(LINGER, drain).await;
+        Ok(())
+    }
+}
+
+fn too_large(size: usize, limit: usize) -> Reply {
+    Reply::error(format!(
+        "ERR the command has {size} bytes, the limit is {limit}: send less at once, or raise --max-command-bytes on every \
+         store"
+    ))
+}

@@ -1,0 +1,109 @@
+//! The admin endpoint: how a store stands, what it holds by itself, and the two things one may ask of it.
+//!
+//! ```text
+//! GET  /status                     the store, its replicas, its links, its counters
+//! POST /local                      {"keys": ["6b"]} -> {"values": ["76"]}: what THIS replica has applied; may be old
+//! POST /transfer?region=7&store=2  hand the leadership of a region over
+//! POST /stop                       hand over all leaderships and exit, as on SIGTERM
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use multiraft::{Consistency, Engine, ReadOptions, RegionDescriptor, RegionId, StoreId};
+use tokio::sync::Notify;
+
+use super::report::{LocalAnswer, LocalQuery, StatusReport};
+use crate::hex;
+use crate::http::{Request, Response};
+use crate::machine::{Answer, Op, decode_answers, encode_batch};
+
+/// How long a local read may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most keys asked for in one read of a region.
+const MAX_READ_KEYS: usize = 512;
+
+/// What the endpoint needs.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    pub(crate) engine: Engine,
+    /// Told when somebody asks the store to stop.
+    pub(crate) stop: Arc<Notify>,
+}
+
+impl Admin {
+    /// Answers one request.
+    pub(crate) async fn handle(self, request: Request) -> Response {
+        match (request.method.as_str(), request.path()) {
+            ("GET", "/status") => Response::json(200, &StatusReport::from(self.engine.status())),
+            ("POST", "/local") => match serde_json::from_slice(&request.body) {
+                Ok(query) => self.local(query).await,
+                Err(error) => Response::text(400, format!("the body is not understood: {error}\n")),
+            },
+            ("POST", "/transfer") => self.transfer(&request).await,
+            ("POST", "/stop") => {
+                self.stop.notify_one();
+                Response::text(200, "stopping\n")
+            }
+            _ => Response::text(404, "there are GET /status, POST /local, POST /transfer and POST /stop\n"),
+        }
+    }
+
+    async fn transfer(&self, request: &Request) -> Response {
+        let number = |name| request.parameter(name).and_then(|text| text.parse().ok());
+        let (Some(region), Some(store)) = (number("region"), number("store")) else {
+            return Response::text(400, "write it as /transfer?region=7&store=2\n");
+        };
+        match self.engine.transfer_leader(RegionId(region), StoreId(store)).await {
+            Ok(()) => Response::text(200, "done\n"),
+            Err(error) => Response::text(503, format!("{error}\n")),
+        }
+    }
+
+    async fn local(&self, query: LocalQuery) -> Response {
+        let Some(keys) = query.keys.iter().map(|key| hex::decode(key)).collect::<Option<VecDeque<_>>>() else {
+            return Response::text(400, "keys are written in hexadecimal digits\n");
+        };
+        match read_local(&self.engine, keys).await {
+            Ok(values) => {
+                let values = values.into_iter().map(|value| value.map(|value| hex::encode(&value))).collect();
+                Response::json(200, &LocalAnswer { values })
+            }
+            Err(text) => Response::text(503, format!("{text}\n")),
+        }
+    }
+}
+
+/// The values of keys on this store, in order; neighbours of one region are read together.
+async fn read_local(engine: &Engine, mut keys: VecDeque<Bytes>) -> Result<Vec<Option<Bytes>>, String> {
+    let mut values = Vec::with_capacity(keys.len());
+    while let Some(first) = keys.front() {
+        let region = engine.region_for(first).ok_or("this store knows no region for a key yet")?;
+        let count = keys.iter().take(MAX_READ_KEYS).take_while(|key| region.owns(key)).count();
+        let ops: Vec<Op> = keys.iter().take(count).map(|key| Op::Get { key: key.clone() }).collect();
+        let found = read_region(engine, &region, &ops).await?;
+        keys.drain(..found.len());
+        values.extend(found);
+    }
+    Ok(values)
+}
+
+/// The answers to the first of `ops`, at least one.
+async fn read_region(engine: &Engine, region: &RegionDescriptor, ops: &[Op]) -> Result<Vec<Option<Bytes>>, String> {
+    let (id, epoch) = (region.id, region.epoch);
+    let options = ReadOptions { region: id, epoch, timeout: READ_TIMEOUT, consistency: Consistency::Local };
+    let reply = engine.read_with(options, encode_batch(ops.iter())).await.map_err(|error| error.to_string())?;
+    let answers = decode_answers(&reply).map_err(|error| error.to_string())?;
+    let values: Option<Vec<_>> = answers
+        .into_iter()
+        .map(|answer| match answer {
+            Answer::Value(value) => Some(value),
+            _ => None,
+        })
+        .collect();
+    values
+        .filter(|values| !values.is_empty() && values.len() <= ops.len())
+        .ok_or_else(|| "an answer makes no sense".to_owned())
+}

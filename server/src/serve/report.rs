@@ -1,0 +1,137 @@
+//! What the admin endpoint tells of a store, as JSON; the demo reads the same.
+
+use multiraft::{RegionStatus, StoreStatus};
+use serde::{Deserialize, Serialize};
+
+/// A store, its replicas and its links.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StatusReport {
+    pub(crate) store: u64,
+    /// How often it has started.
+    pub(crate) incarnation: u64,
+    pub(crate) regions: Vec<RegionReport>,
+    /// Regions that are out of service here, because their records are damaged.
+    pub(crate) damaged: Vec<DamageReport>,
+    pub(crate) peers: Vec<PeerReport>,
+    pub(crate) counters: CounterReport,
+}
+
+/// One replica.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RegionReport {
+    pub(crate) id: u64,
+    /// The first key, in hexadecimal.
+    pub(crate) start: String,
+    /// The first key behind it, in hexadecimal; empty: to the end.
+    pub(crate) end: String,
+    pub(crate) leader: Option<u64>,
+    pub(crate) is_leader: bool,
+    pub(crate) term: u64,
+    pub(crate) commit: u64,
+    pub(crate) applied: u64,
+    pub(crate) last_index: u64,
+}
+
+/// A damaged region, and why.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DamageReport {
+    pub(crate) region: u64,
+    pub(crate) reason: String,
+}
+
+/// The link to another store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PeerReport {
+    pub(crate) store: u64,
+    pub(crate) connected: bool,
+    pub(crate) connections: u64,
+    pub(crate) frames_sent: u64,
+    pub(crate) messages_sent: u64,
+    pub(crate) bytes_sent: u64,
+}
+
+/// What was counted since the store started.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct CounterReport {
+    pub(crate) log_syncs: u64,
+    pub(crate) log_entries: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) frames_sent: u64,
+    pub(crate) messages_sent: u64,
+    pub(crate) beats_sent: u64,
+    pub(crate) beat_messages_sent: u64,
+    pub(crate) elections_won: u64,
+    pub(crate) proposed: u64,
+    pub(crate) forwarded: u64,
+    pub(crate) applied: u64,
+    pub(crate) reads: u64,
+    pub(crate) busy: u64,
+    pub(crate) snapshots_installed: u64,
+}
+
+impl From<StoreStatus> for StatusReport {
+    fn from(status: StoreStatus) -> Self {
+        let damage = |(region, reason): (multiraft::RegionId, String)| DamageReport { region: region.get(), reason };
+        let peer = |peer: multiraft::PeerStatus| PeerReport {
+            store: peer.store.get(),
+            connected: peer.connected,
+            connections: peer.connections,
+            frames_sent: peer.frames_sent,
+            messages_sent: peer.messages_sent,
+            bytes_sent: peer.bytes_sent,
+        };
+        let counters = status.counters;
+        Self {
+            store: status.store.get(),
+            incarnation: status.incarnation.get(),
+            regions: status.regions.iter().map(RegionReport::from).collect(),
+            damaged: status.damaged.into_iter().map(damage).collect(),
+            peers: status.peers.into_iter().map(peer).collect(),
+            counters: CounterReport {
+                log_syncs: counters.log_syncs,
+                log_entries: counters.log_entries,
+                log_bytes: counters.log_bytes,
+                frames_sent: counters.frames_sent,
+                messages_sent: counters.messages_sent,
+                beats_sent: counters.beats_sent,
+                beat_messages_sent: counters.beat_messages_sent,
+                elections_won: counters.elections_won,
+                proposed: counters.proposed,
+                forwarded: counters.forwarded,
+                applied: counters.applied,
+                reads: counters.reads,
+                busy: counters.busy,
+                snapshots_installed: counters.snapshots_installed,
+            },
+        }
+    }
+}
+
+impl From<&RegionStatus> for RegionReport {
+    fn from(status: &RegionStatus) -> Self {
+        let range = &status.descriptor.range;
+        Self {
+            id: status.descriptor.id.get(),
+            start: crate::hex::encode(&range.start),
+            end: crate::hex::encode(&range.end),
+            leader: status.leader.map(multiraft::StoreId::get),
+            is_leader: status.is_leader,
+            term: status.term.get(),
+            commit: status.commit.get(),
+            applied: status.applied.get(),
+            last_index: status.last_index.get(),
+        }
+    }
+}
+
+/// Keys to read from this store alone, in hexadecimal.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LocalQuery {
+    pub(crate) keys: Vec<String>,
+}
+
+/// What this store holds under them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LocalAnswer {
+    pub(crate) values: Vec<Option<String>>,
+}
