@@ -148,7 +148,7 @@ impl Connection {
         };
         let reply = match command {
             Err(reply) => Some(reply),
-            Ok(Command::Local(name, arguments)) => Some(self.client.answer(&self.front, name, &arguments)),
+            Ok(Command::Local(name, arguments)) => Some(self.client.answer(&self.front, name, &arguments).await),
             Ok(Command::Data(op, shape)) => match region_of(&self.front.engine, &op) {
                 Err(reply) => Some(reply),
                 Ok(region) => {

@@ -144,11 +144,11 @@ pub(crate) async fn attempt(
     let silent =
         || if write { Trouble::Uncertain } else { Trouble::Failed(Reply::error("TRYAGAIN no answer in time")) };
     let answer = if write {
-        let options = ProposeOptions { region, epoch, timeout };
+        let options = ProposeOptions::new(region).epoch(epoch).timeout(timeout);
         let proposed = timeout_at(deadline, engine.propose_with(options, batch)).await;
         proposed.map_err(|_| silent())?.map_err(of_propose_error)?
     } else {
-        let options = ReadOptions { region, epoch, timeout, consistency: Consistency::Linearizable };
+        let options = ReadOptions::new(region, Consistency::Linearizable).epoch(epoch).timeout(timeout);
         let read = timeout_at(deadline, engine.read_with(options, batch)).await;
         read.map_err(|_| silent())?.map_err(of_read_error)?
     };

@@ -35,7 +35,7 @@ impl Client {
     }
 
     /// Answers one of them.
-    pub(crate) fn answer(&mut self, front: &Front, name: &str, arguments: &[Bytes]) -> Reply {
+    pub(crate) async fn answer(&mut self, front: &Front, name: &str, arguments: &[Bytes]) -> Reply {
         match (name, arguments) {
             ("ping", []) => Reply::Simple("PONG"),
             ("ping" | "echo", [text]) => Reply::Bulk(text.clone()),
@@ -48,7 +48,7 @@ impl Client {
             ("client", [what, rest @ ..]) => self.client(what, rest),
             ("config", [what, patterns @ ..]) => config(front, what, patterns),
             ("command", _) => command(arguments),
-            ("info", sections) => info(front, sections),
+            ("info", sections) => info(front, sections).await,
             (name, _) => wrong_arity(name),
         }
     }
@@ -206,7 +206,7 @@ fn command(arguments: &[Bytes]) -> Reply {
 }
 
 /// What a store says of itself, in the form that Redis tools read.
-fn info(front: &Front, sections: &[Bytes]) -> Reply {
+async fn info(front: &Front, sections: &[Bytes]) -> Reply {
     let all = ["default", "all", "everything"];
     let wanted = |name: &str| {
         sections.is_empty()
@@ -245,7 +245,7 @@ fn info(front: &Front, sections: &[Bytes]) -> Reply {
         ],
     );
     section("stats", "Stats", &[("total_commands_processed", front.commands().to_string())]);
-    let status = front.engine.status();
+    let status = front.engine.status().await;
     let led = status.regions.iter().filter(|region| region.is_leader).count();
     section(
         "multiraft",

@@ -37,7 +37,7 @@ impl Admin {
     /// Answers one request.
     pub(crate) async fn handle(self, request: Request) -> Response {
         match (request.method.as_str(), request.path()) {
-            ("GET", "/status") => Response::json(200, &StatusReport::from(self.engine.status())),
+            ("GET", "/status") => Response::json(200, &StatusReport::from(self.engine.status().await)),
             ("POST", "/local") => match serde_json::from_slice(&request.body) {
                 Ok(query) => self.local(query).await,
                 Err(error) => Response::text(400, format!("the body is not understood: {error}\n")),
@@ -92,8 +92,7 @@ async fn read_local(engine: &Engine, mut keys: VecDeque<Bytes>) -> Result<Vec<Op
 
 /// The answers to the first of `ops`, at least one.
 async fn read_region(engine: &Engine, region: &RegionDescriptor, ops: &[Op]) -> Result<Vec<Option<Bytes>>, String> {
-    let (id, epoch) = (region.id, region.epoch);
-    let options = ReadOptions { region: id, epoch, timeout: READ_TIMEOUT, consistency: Consistency::Local };
+    let options = ReadOptions::new(region.id, Consistency::Local).epoch(region.epoch).timeout(READ_TIMEOUT);
     let reply = engine.read_with(options, encode_batch(ops.iter())).await.map_err(|error| error.to_string())?;
     let answers = decode_answers(&reply).map_err(|error| error.to_string())?;
     let values: Option<Vec<_>> = answers

@@ -34,6 +34,10 @@ use config::ServeConfig;
 
 /// How long connections may take to finish what they were asked when the store stops, beyond the request time-out.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
+/// How long handing leaderships over may take.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked whether the store can still serve.
+const FAULT_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the metrics recorder tidies its histograms up.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -95,9 +99,17 @@ async fn serve(config: ServeConfig) -> Result<(), Failure> {
     tokio::select! {
         () = stop_signal => {}
         () = asked_to_stop.notified() => {}
+        reason = fault(&engine) => {
+            return Err(Failure::new(format!(
+                "the store has stopped serving: {reason}: heal the cause, then start it again"
+            )));
+        }
     }
     tracing::info!("stopping: handing all leaderships over");
-    engine.handover().await;
+    let led = engine.handover(HANDOVER_TIMEOUT).await;
+    if led > 0 {
+        tracing::warn!(led, "some regions found no other leader in time: they elect one once this store is gone");
+    }
     stopping.send_replace(true);
     let drained = async { while clients.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(config.request_timeout + DRAIN_MARGIN, drained).await;
@@ -178,6 +190,17 @@ fn record_metrics() -> Result<PrometheusHandle, Failure> {
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| Failure::during("metrics could not be recorded", error))?;
     Ok(handle)
+}
+
+/// Becomes ready when the store can no longer serve, with the reason.
+async fn fault(engine: &Engine) -> String {
+    let mut looks = tokio::time::interval(FAULT_INTERVAL);
+    loop {
+        looks.tick().await;
+        if let Some(reason) = engine.fault() {
+            return reason;
+        }
+    }
 }
 
 async fn upkeep(handle: PrometheusHandle) {
