@@ -1,0 +1,127 @@
+//! What the program does with what makes no sense: a clear error, no panic, and it goes on where it can.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+
+use harness::{Cluster, failure, run};
+
+fn serve(cluster: &Cluster, at: usize, change: &[(&str, &str)]) -> String {
+    let mut arguments = cluster.arguments(at);
+    for (name, value) in change {
+        match arguments.iter().position(|argument| argument == name) {
+            Some(found) => (*value).clone_into(&mut arguments[found + 1]),
+            None => arguments.extend([(*name).to_owned(), (*value).to_owned()]),
+        }
+    }
+    failure(&run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()))
+}
+
+#[test]
+fn unknown_words_on_the_command_line() {
+    for arguments in [vec!["sevre"], vec!["serve", "--stroe", "1"], vec!["demo", "--regions", "x"], vec![]] {
+        let text = failure(&run(&arguments));
+        assert!(text.contains("Usage:") || text.contains("--help"), "{text}");
+    }
+    assert!(failure(&run(&["serve", "--store", "1"])).contains("--ca is missing"));
+}
+
+#[test]
+fn certificates_that_are_missing_foreign_or_none() {
+    let cluster = Cluster::prepare(&["--bootstrap-regions", "1"]);
+    let text = serve(&cluster, 0, &[("--cert", "/nowhere/store-1.pem")]);
+    assert!(text.contains("/nowhere/store-1.pem") && text.contains("multiraft certs"), "{text}");
+    let not_pem = cluster.path().join("not.pem");
+    fs::write(&not_pem, "hello").unwrap();
+    assert!(serve(&cluster, 0, &[("--ca", not_pem.to_str().unwrap())]).contains("not a PEM file"));
+    let text = serve(&cluster, 0, &[("--cert", &cluster.cert("store-2.pem")), ("--key", &cluster.cert("store-2-key.pem"))]);
+    assert!(text.contains('1') && text.contains('2'), "{text}");
+    let text = serve(&cluster, 0, &[("--key", &cluster.cert("store-2-key.pem"))]);
+    assert!(text.to_lowercase().contains("key"), "{text}");
+}
+
+#[test]
+fn ports_in_use_are_named() {
+    let cluster = Cluster::prepare(&["--bootstrap-regions", "1"]);
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = tcp.local_addr().unwrap().to_string();
+    for flag in ["--resp", "--admin", "--metrics"] {
+        let text = serve(&cluster, 0, &[(flag, &taken)]);
+        assert!(text.contains(flag) && text.contains(&taken), "{text}");
+    }
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let taken = udp.local_addr().unwrap().to_string();
+    let text = serve(&cluster, 0, &[("--listen", &taken)]);
+    assert!(text.contains(&taken), "{text}");
+}
+
+#[test]
+fn a_directory_of_another_store_or_of_a_newer_format() {
+    let mut cluster = Cluster::prepare(&["--bootstrap-regions", "1"]);
+    cluster.spawn(0);
+    cluster.wait_ready(0);
+    cluster.signal(0, "-TERM");
+    assert_eq!(cluster.wait_end(0), Some(0));
+    let of_first = cluster.data_dir(0);
+    let text = serve(&cluster, 1, &[("--dir", of_first.to_str().unwrap())]);
+    assert!(text.contains("belongs to store 1"), "{text}");
+    let file = of_first.join("STORE");
+    let newer = fs::read_to_string(&file).unwrap().replace("format = 1", "format = 999");
+    fs::write(&file, newer).unwrap();
+    let text = serve(&cluster, 0, &[]);
+    assert!(text.contains("999") && text.contains("newer"), "{text}");
+}
+
+#[test]
+fn nonsense_on_a_connection_ends_it_and_no_other() {
+    let mut cluster = Cluster::prepare(&["--bootstrap-regions", "1", "--max-connections", "4"]);
+    cluster.spawn(0);
+    cluster.wait_ready(0);
+    let mut witness = cluster.client(0);
+    for (bytes, told) in [
+        (&b"*1\r\n:5\r\n"[..], "-ERR Protocol error: expected '$', got ':'|"),
+        (b"*x\r\n", "-ERR Protocol error: invalid multibulk length|"),
+        (b"*1\r\n$-5\r\n", "-ERR Protocol error: invalid bulk length|"),
+        (b"PING 'x\r\n", "-ERR Protocol error: unbalanced quotes in request|"),
+        (&[b'*', b'1', b'\r', b'\n'].repeat(100_000), "-ERR Protocol error: expected '$', got '*'|"),
+        (&[b'a'; 100_000], "-ERR Protocol error: too big inline request|"),
+    ] {
+        let mut client = cluster.client(0);
+        client.send(b"PING\r\n");
+        client.send(bytes);
+        assert_eq!(client.reply(), "+PONG|", "what came before is answered");
+        assert_eq!(client.reply(), told);
+        assert!(client.is_closed());
+        assert_eq!(witness.ask("PING"), "+PONG|");
+    }
+}
+
+#[test]
+fn connections_beyond_the_limit_are_told() {
+    let mut cluster = Cluster::prepare(&["--bootstrap-regions", "1", "--max-connections", "2"]);
+    cluster.spawn(0);
+    cluster.wait_ready(0);
+    let mut held: Vec<_> = (0..2).map(|_| cluster.client(0)).collect();
+    for client in &mut held {
+        assert_eq!(client.ask("PING"), "+PONG|");
+    }
+    let mut refused = cluster.client(0);
+    assert_eq!(refused.reply(), "-ERR max number of clients reached: raise --max-connections|");
+    assert!(refused.is_closed());
+    assert_eq!(held[0].ask("PING"), "+PONG|");
+}
+
+#[test]
+fn without_a_quorum_commands_end_in_time_with_an_error_that_had_no_effect() {
+    let mut cluster = Cluster::prepare(&["--bootstrap-regions", "1", "--request-timeout", "500ms"]);
+    cluster.spawn(0);
+    cluster.wait_ready(0);
+    let mut client = cluster.client(0);
+    for command in ["SET k v", "GET k", "DBSIZE", "SCAN 0"] {
+        let told = client.ask(command);
+        assert!(told.starts_with("-CLUSTERDOWN") || told.starts_with("-TRYAGAIN"), "{command}: {told}");
+    }
+}

@@ -1,0 +1,257 @@
+//! A real cluster for tests: the program itself, three processes, certificates, sockets, disks.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// Longer than any reply takes; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub fn multiraft() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_multiraft"));
+    command.env("RUST_LOG", "warn").stdin(Stdio::null());
+    command
+}
+
+/// Runs the program to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    multiraft().args(arguments).output().unwrap()
+}
+
+/// What it said on stderr when it failed; it must fail, and in order.
+pub fn failure(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{:?}: {text}", output.status);
+    assert!(!text.contains("panicked") && !text.contains("stack backtrace"), "{text}");
+    text
+}
+
+/// A store's place, and its process while it runs.
+pub struct Store {
+    pub id: u64,
+    pub listen: SocketAddr,
+    pub resp: SocketAddr,
+    pub admin: SocketAddr,
+    pub metrics: SocketAddr,
+    child: Option<Child>,
+}
+
+/// Three stores in a directory of their own. What still runs is killed when the cluster is dropped.
+pub struct Cluster {
+    dir: TempDir,
+    pub stores: Vec<Store>,
+    extra: Vec<String>,
+}
+
+impl Cluster {
+    /// Three running stores; `extra` flags go to each.
+    pub fn start(extra: &[&str]) -> Self {
+        let mut cluster = Self::prepare(extra);
+        for at in 0..3 {
+            cluster.spawn(at);
+        }
+        for at in 0..3 {
+            cluster.wait_ready(at);
+        }
+        cluster
+    }
+
+    /// Certificates and places for three stores, none of which runs.
+    pub fn prepare(extra: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = dir.path().join("certs");
+        let made = run(&["certs", "--out", certs.to_str().unwrap(), "--stores", "3"]);
+        assert!(made.status.success(), "{made:?}");
+        let mut held = Vec::new();
+        let stores = (1..=3).map(|id| place(id, &mut held)).collect();
+        Self { dir, stores, extra: extra.iter().map(|text| (*text).to_owned()).collect() }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn data_dir(&self, at: usize) -> PathBuf {
+        self.path().join(format!("store-{}", self.stores[at].id))
+    }
+
+    pub fn cert(&self, name: &str) -> String {
+        self.path().join("certs").join(name).to_str().unwrap().to_owned()
+    }
+
+    /// The command line of a store.
+    pub fn arguments(&self, at: usize) -> Vec<String> {
+        let store = &self.stores[at];
+        let mut arguments = vec!["serve".to_owned()];
+        let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        flag("--store", store.id.to_string());
+        flag("--dir", self.data_dir(at).to_str().unwrap().to_owned());
+        flag("--listen", store.listen.to_string());
+        for peer in self.stores.iter().filter(|peer| peer.id != store.id) {
+            flag("--peer", format!("{}={}", peer.id, peer.listen));
+        }
+        flag("--ca", self.cert("ca.pem"));
+        flag("--cert", self.cert(&format!("store-{}.pem", store.id)));
+        flag("--key", self.cert(&format!("store-{}-key.pem", store.id)));
+        flag("--resp", store.resp.to_string());
+        flag("--admin", store.admin.to_string());
+        flag("--metrics", store.metrics.to_string());
+        arguments.extend(self.extra.iter().cloned());
+        arguments
+    }
+
+    pub fn spawn(&mut self, at: usize) {
+        let arguments = self.arguments(at);
+        self.spawn_with(at, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    pub fn spawn_with(&mut self, at: usize, arguments: &[&str]) {
+        let child = multiraft().args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        self.stores[at].child = Some(child);
+    }
+
+    pub fn wait_ready(&mut self, at: usize) {
+        let store = &mut self.stores[at];
+        let stdout = store.child.as_mut().unwrap().stdout.take().unwrap();
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        assert_eq!(line, format!("ready store={}\n", store.id));
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, at: usize) {
+        let mut child = self.stores[at].child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, at: usize, name: &str) {
+        let pid = self.stores[at].child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end of a store that was told to stop; its exit code.
+    pub fn wait_end(&mut self, at: usize) -> Option<i32> {
+        self.stores[at].child.take().unwrap().wait().unwrap().code()
+    }
+
+    pub fn client(&self, at: usize) -> Client {
+        Client::connect(self.stores[at].resp)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.stores.iter_mut().filter_map(|store| store.child.as_mut()) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn place(id: u64, held: &mut Vec<(UdpSocket, Vec<TcpListener>)>) -> Store {
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let tcp: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let at = |number: usize| tcp[number].local_addr().unwrap();
+    let store = Store {
+        id,
+        listen: udp.local_addr().unwrap(),
+        resp: at(0),
+        admin: at(1),
+        metrics: at(2),
+        child: None,
+    };
+    held.push((udp, tcp));
+    store
+}
+
+/// A connection that speaks the Redis protocol as bytes.
+pub struct Client {
+    socket: TcpStream,
+    input: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let input = BufReader::new(socket.try_clone().unwrap());
+        Self { socket, input }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).unwrap();
+    }
+
+    /// Sends a command whose words are parted by blanks.
+    pub fn ask(&mut self, line: &str) -> String {
+        self.send(&request(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>()));
+        self.reply()
+    }
+
+    pub fn ask_bytes(&mut self, words: &[&[u8]]) -> String {
+        self.send(&request(words));
+        self.reply()
+    }
+
+    /// One whole reply as it came, line ends shown as `|`.
+    pub fn reply(&mut self) -> String {
+        let line = self.line();
+        let count = || line[1..].parse::<i64>().unwrap();
+        let mut text = format!("{line}|");
+        match line.as_bytes()[0] {
+            b'$' | b'=' if count() >= 0 => {
+                let mut bytes = vec![0; usize::try_from(count()).unwrap() + 2];
+                self.input.read_exact(&mut bytes).unwrap();
+                text.push_str(&String::from_utf8_lossy(&bytes[..bytes.len() - 2]));
+                text.push('|');
+            }
+            b'*' => (0..count()).for_each(|_| text.push_str(&self.reply())),
+            b'%' => (0..count() * 2).for_each(|_| text.push_str(&self.reply())),
+            _ => {}
+        }
+        text
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        self.input.read_until(b'\n', &mut line).unwrap();
+        assert!(line.ends_with(b"\r\n"), "the connection was closed within a reply: {}", line.escape_ascii());
+        String::from_utf8(line[..line.len() - 2].to_vec()).unwrap()
+    }
+
+    /// Whether the server has closed the connection.
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.input.read(&mut [0]), Ok(0))
+    }
+}
+
+/// A request as clients send it.
+pub fn request(words: &[&[u8]]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        out.extend(format!("${}\r\n", word.len()).bytes());
+        out.extend(*word);
+        out.extend(b"\r\n");
+    }
+    out
+}
+
+/// Asks an HTTP endpoint; status line and body.
+pub fn http(address: SocketAddr, request_line: &str, body: &str) -> (String, String) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(socket, "{request_line} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
