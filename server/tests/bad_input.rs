@@ -37,7 +37,8 @@ fn certificates_that_are_missing_foreign_or_none() {
     let not_pem = cluster.path().join("not.pem");
     fs::write(&not_pem, "hello").unwrap();
     assert!(serve(&cluster, 0, &[("--ca", not_pem.to_str().unwrap())]).contains("not a PEM file"));
-    let text = serve(&cluster, 0, &[("--cert", &cluster.cert("store-2.pem")), ("--key", &cluster.cert("store-2-key.pem"))]);
+    let text =
+        serve(&cluster, 0, &[("--cert", &cluster.cert("store-2.pem")), ("--key", &cluster.cert("store-2-key.pem"))]);
     assert!(text.contains('1') && text.contains('2'), "{text}");
     let text = serve(&cluster, 0, &[("--key", &cluster.cert("store-2-key.pem"))]);
     assert!(text.to_lowercase().contains("key"), "{text}");

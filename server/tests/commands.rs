@@ -159,7 +159,10 @@ fn a_scan_walks_all_regions_in_key_order() {
         ("", keys.clone()),
         (" COUNT 7", keys.clone()),
         (" COUNT 1000", keys.clone()),
-        (" MATCH *00000?99* COUNT 3", keys.iter().filter(|key| &key[9..10] == "0" && &key[11..13] == "99").cloned().collect()),
+        (
+            " MATCH *00000?99* COUNT 3",
+            keys.iter().filter(|key| &key[9..10] == "0" && &key[11..13] == "99").cloned().collect(),
+        ),
     ] {
         let mut found = Vec::new();
         let mut cursor = "0".to_owned();

@@ -100,7 +100,10 @@ fn the_metrics_endpoint_speaks_prometheus() {
     }
     let (status, page) = http(cluster.stores[0].metrics, "GET /metrics", "");
     assert_eq!(status, "HTTP/1.1 200 OK");
-    assert!(page.contains("# TYPE multiraft_resp_commands_total counter\nmultiraft_resp_commands_total 10\n"), "{page}");
+    assert!(
+        page.contains("# TYPE multiraft_resp_commands_total counter\nmultiraft_resp_commands_total 10\n"),
+        "{page}"
+    );
 }
 
 #[test]

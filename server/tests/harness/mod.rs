@@ -14,19 +14,19 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test.
-pub fn multiraft() -> Command {
+pub(crate) fn multiraft() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_multiraft"));
     command.env("RUST_LOG", "warn").stdin(Stdio::null());
     command
 }
 
 /// Runs the program to its end.
-pub fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run(arguments: &[&str]) -> Output {
     multiraft().args(arguments).output().unwrap()
 }
 
 /// What it said on stderr when it failed; it must fail, and in order.
-pub fn failure(output: &Output) -> String {
+pub(crate) fn failure(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(matches!(output.status.code(), Some(1 | 2)), "{:?}: {text}", output.status);
     assert!(!text.contains("panicked") && !text.contains("stack backtrace"), "{text}");
@@ -34,25 +34,25 @@ pub fn failure(output: &Output) -> String {
 }
 
 /// A store's place, and its process while it runs.
-pub struct Store {
-    pub id: u64,
-    pub listen: SocketAddr,
-    pub resp: SocketAddr,
-    pub admin: SocketAddr,
-    pub metrics: SocketAddr,
+pub(crate) struct Store {
+    pub(crate) id: u64,
+    pub(crate) listen: SocketAddr,
+    pub(crate) resp: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) metrics: SocketAddr,
     child: Option<Child>,
 }
 
 /// Three stores in a directory of their own. What still runs is killed when the cluster is dropped.
-pub struct Cluster {
+pub(crate) struct Cluster {
     dir: TempDir,
-    pub stores: Vec<Store>,
+    pub(crate) stores: Vec<Store>,
     extra: Vec<String>,
 }
 
 impl Cluster {
     /// Three running stores; `extra` flags go to each.
-    pub fn start(extra: &[&str]) -> Self {
+    pub(crate) fn start(extra: &[&str]) -> Self {
         let mut cluster = Self::prepare(extra);
         for at in 0..3 {
             cluster.spawn(at);
@@ -64,7 +64,7 @@ impl Cluster {
     }
 
     /// Certificates and places for three stores, none of which runs.
-    pub fn prepare(extra: &[&str]) -> Self {
+    pub(crate) fn prepare(extra: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let certs = dir.path().join("certs");
         let made = run(&["certs", "--out", certs.to_str().unwrap(), "--stores", "3"]);
@@ -74,20 +74,20 @@ impl Cluster {
         Self { dir, stores, extra: extra.iter().map(|text| (*text).to_owned()).collect() }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn data_dir(&self, at: usize) -> PathBuf {
+    pub(crate) fn data_dir(&self, at: usize) -> PathBuf {
         self.path().join(format!("store-{}", self.stores[at].id))
     }
 
-    pub fn cert(&self, name: &str) -> String {
+    pub(crate) fn cert(&self, name: &str) -> String {
         self.path().join("certs").join(name).to_str().unwrap().to_owned()
     }
 
     /// The command line of a store.
-    pub fn arguments(&self, at: usize) -> Vec<String> {
+    pub(crate) fn arguments(&self, at: usize) -> Vec<String> {
         let store = &self.stores[at];
         let mut arguments = vec!["serve".to_owned()];
         let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
@@ -107,17 +107,17 @@ impl Cluster {
         arguments
     }
 
-    pub fn spawn(&mut self, at: usize) {
+    pub(crate) fn spawn(&mut self, at: usize) {
         let arguments = self.arguments(at);
         self.spawn_with(at, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
-    pub fn spawn_with(&mut self, at: usize, arguments: &[&str]) {
+    pub(crate) fn spawn_with(&mut self, at: usize, arguments: &[&str]) {
         let child = multiraft().args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         self.stores[at].child = Some(child);
     }
 
-    pub fn wait_ready(&mut self, at: usize) {
+    pub(crate) fn wait_ready(&mut self, at: usize) {
         let store = &mut self.stores[at];
         let stdout = store.child.as_mut().unwrap().stdout.take().unwrap();
         let mut line = String::new();
@@ -126,24 +126,24 @@ impl Cluster {
     }
 
     /// SIGKILL.
-    pub fn kill(&mut self, at: usize) {
+    pub(crate) fn kill(&mut self, at: usize) {
         let mut child = self.stores[at].child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
     /// Sends a signal by name.
-    pub fn signal(&self, at: usize, name: &str) {
+    pub(crate) fn signal(&self, at: usize, name: &str) {
         let pid = self.stores[at].child.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
     /// Waits for the end of a store that was told to stop; its exit code.
-    pub fn wait_end(&mut self, at: usize) -> Option<i32> {
+    pub(crate) fn wait_end(&mut self, at: usize) -> Option<i32> {
         self.stores[at].child.take().unwrap().wait().unwrap().code()
     }
 
-    pub fn client(&self, at: usize) -> Client {
+    pub(crate) fn client(&self, at: usize) -> Client {
         Client::connect(self.stores[at].resp)
     }
 }
@@ -161,49 +161,42 @@ fn place(id: u64, held: &mut Vec<(UdpSocket, Vec<TcpListener>)>) -> Store {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let tcp: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let at = |number: usize| tcp[number].local_addr().unwrap();
-    let store = Store {
-        id,
-        listen: udp.local_addr().unwrap(),
-        resp: at(0),
-        admin: at(1),
-        metrics: at(2),
-        child: None,
-    };
+    let store = Store { id, listen: udp.local_addr().unwrap(), resp: at(0), admin: at(1), metrics: at(2), child: None };
     held.push((udp, tcp));
     store
 }
 
 /// A connection that speaks the Redis protocol as bytes.
-pub struct Client {
+pub(crate) struct Client {
     socket: TcpStream,
     input: BufReader<TcpStream>,
 }
 
 impl Client {
-    pub fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let input = BufReader::new(socket.try_clone().unwrap());
         Self { socket, input }
     }
 
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).unwrap();
     }
 
     /// Sends a command whose words are parted by blanks.
-    pub fn ask(&mut self, line: &str) -> String {
+    pub(crate) fn ask(&mut self, line: &str) -> String {
         self.send(&request(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>()));
         self.reply()
     }
 
-    pub fn ask_bytes(&mut self, words: &[&[u8]]) -> String {
+    pub(crate) fn ask_bytes(&mut self, words: &[&[u8]]) -> String {
         self.send(&request(words));
         self.reply()
     }
 
     /// One whole reply as it came, line ends shown as `|`.
-    pub fn reply(&mut self) -> String {
+    pub(crate) fn reply(&mut self) -> String {
         let line = self.line();
         let count = || line[1..].parse::<i64>().unwrap();
         let mut text = format!("{line}|");
@@ -229,13 +222,13 @@ impl Client {
     }
 
     /// Whether the server has closed the connection.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         matches!(self.input.read(&mut [0]), Ok(0))
     }
 }
 
 /// A request as clients send it.
-pub fn request(words: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn request(words: &[&[u8]]) -> Vec<u8> {
     let mut out = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
         out.extend(format!("${}\r\n", word.len()).bytes());
@@ -246,7 +239,7 @@ pub fn request(words: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Asks an HTTP endpoint; status line and body.
-pub fn http(address: SocketAddr, request_line: &str, body: &str) -> (String, String) {
+pub(crate) fn http(address: SocketAddr, request_line: &str, body: &str) -> (String, String) {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(socket, "{request_line} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
