@@ -31,7 +31,7 @@ const STRINGS: &[(&str, &str)] = &[
     ("SET c 4 NX GET", "$1|3|"),
     ("SET a 4 IFEQ 3", "+OK|"),
     ("SET a 5 IFEQ 3", "$-1|"),
-    ("SET nowhere 5 IFEQ 3", "$-1|"),
+    ("SET absent 5 IFEQ 3", "$-1|"),
     ("SET a 6 IFEQ 4 GET", "$1|4|"),
     ("SET a 6 IFEQ 6 NX", "-ERR syntax error|"),
     ("SET a 6 XX IFEQ 6", "-ERR syntax error|"),
@@ -44,9 +44,9 @@ const STRINGS: &[(&str, &str)] = &[
     ("APPEND a xyz", ":4|"),
     ("GET a", "$4|7xyz|"),
     ("STRLEN a", ":4|"),
-    ("STRLEN nowhere", ":0|"),
-    ("EXISTS a a nowhere d", ":3|"),
-    ("DEL a d nowhere", ":2|"),
+    ("STRLEN absent", ":0|"),
+    ("EXISTS a a absent d", ":3|"),
+    ("DEL a d absent", ":2|"),
     ("EXISTS a d", ":0|"),
 ];
 
@@ -121,11 +121,11 @@ fn the_newer_protocol_says_maps_and_nulls() {
     let hello = client.ask("HELLO 3 SETNAME me");
     assert!(hello.starts_with("%8|") && hello.contains("$6|server|$9|multiraft|"), "{hello}");
     assert_eq!(client.ask("CLIENT GETNAME"), "$2|me|");
-    assert_eq!(client.ask("GET nowhere"), "_|");
+    assert_eq!(client.ask("GET absent"), "_|");
     assert!(client.ask("CONFIG GET max*").starts_with("%3|"));
     assert!(client.ask("INFO server").starts_with('='));
     assert!(client.ask("HELLO 2").starts_with("*16|"));
-    assert_eq!(client.ask("GET nowhere"), "$-1|");
+    assert_eq!(client.ask("GET absent"), "$-1|");
 }
 
 #[test]

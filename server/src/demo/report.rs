@@ -144,7 +144,7 @@ impl Findings {
         let verified: Vec<_> = self.verdicts.iter().map(|verdict| format!("{} pairs", verdict.pairs)).collect();
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "  {name:<22}{value}");
+            let _ = writeln!(text, "  {name:<24}{value}");
         };
         line(
             "regions",
