@@ -1,31 +1,5 @@
-//! One Raft group, as its driver sees it.
-//!
-//! # The contract
-//!
-//! A [`Group`] does nothing by itself. Its driver calls, in any order and as often as it likes within a turn:
-//!
-//! - `handle_*` with what came from outside: messages, and the passing of its [`next_deadline`](Group::next_deadline);
-//! - `propose*`, `read_index`, `transfer_leader`, `campaign` with what its users want;
-//! - `on_*` with what became of earlier outputs: flushed, applied, fetched, snapshot sent.
-//!
-//! These change state and queue effects. At the end of the turn the driver calls [`poll_output`](Group::poll_output) once,
-//! for every group that it has touched, and carries the [`Output`] out:
-//!
-//! 1. `log`, then `hard_state`, go to the shared log under the turn's ticket, as one atomic record. Also when there is
-//!    nothing else in the turn: what follows may wait for it.
-//! 2. `messages` leave at once; `gated` ones when a proof covers their ticket.
-//! 3. `committed` entries are applied in order; then [`on_applied`](Group::on_applied). A membership entry is first reported
-//!    by [`on_membership_applied`](Group::on_membership_applied), or by
-//!    [`on_membership_noop`](Group::on_membership_noop) if it had no effect.
-//! 4. When a flush of the group's lane completes: [`on_flushed`](Group::on_flushed), and another turn for the group.
-//!
-//! Time is a reading of one monotonic clock per turn and never runs backwards. What a completion refers to (group, slot,
-//! generation) is the driver's to check; what it says about terms and indexes is checked here.
-//!
-//! # Safety and what it rests on
-//!
-//! Plain Raft: terms, votes and entries are durable before anything that asserts them leaves. Clocks influence only when
-//! elections happen. See `docs/raft-rules.md` for each rule and the test that holds it.
+//! One Raft group, as its driver sees it: the public face of the core, and the contract with whoever drives it. It decides
+//! nothing itself; each operation lives in a file of its own beside this one.
 
 mod apply;
 mod core;
@@ -59,7 +33,36 @@ use crate::{
     ReplicaId, Restored, Term, Time,
 };
 
-/// The consensus state of one group at one replica. See the [module](self) for how to drive it.
+/// The consensus state of one group at one replica.
+///
+/// # The contract
+///
+/// A group does nothing by itself. Its driver calls, in any order and as often as it likes within a turn:
+///
+/// - `handle_*` with what came from outside: messages, and the passing of its [`next_deadline`](Group::next_deadline);
+/// - `propose*`, `read_index`, `transfer_leader`, `campaign` with what its users want;
+/// - `on_*` with what became of earlier outputs: flushed, applied, fetched, snapshot sent.
+///
+/// These change state and queue effects. At the end of the turn the driver calls [`poll_output`](Group::poll_output) once,
+/// for every group that it has touched, and carries the [`Output`] out:
+///
+/// 1. `log`, then `hard_state`, go to the shared log under the turn's ticket, as one atomic record. Also when there is
+///    nothing else in the turn: what follows may wait for it.
+/// 2. `messages` leave at once; `gated` ones when a proof covers their ticket.
+/// 3. `committed` entries are applied in order; then [`on_applied`](Group::on_applied). A membership entry is first reported
+///    by [`on_membership_applied`](Group::on_membership_applied), or by
+///    [`on_membership_noop`](Group::on_membership_noop) if it had no effect.
+/// 4. When a flush of the group's lane completes: [`on_flushed`](Group::on_flushed), and another turn for the group.
+///
+/// Time is a reading of one monotonic clock per turn and never runs backwards. Messages that wait come before
+/// `handle_deadline`, so that a pause of the process is not taken for the silence of others. A group's tickets come from one
+/// lane at a time; a group that changes its lane does so while nothing of it is on its way to the disk. What a completion refers to (group, slot,
+/// generation) is the driver's to check; what it says about terms and indexes is checked here.
+///
+/// # Safety and what it rests on
+///
+/// Plain Raft: terms, votes and entries are durable before anything that asserts them leaves. Clocks influence only when
+/// elections happen. See `docs/raft-rules.md` for each rule and the test that holds it.
 pub struct Group<P> {
     core: Core,
     proof: PhantomData<fn(&P)>,
