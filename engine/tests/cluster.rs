@@ -188,3 +188,16 @@ async fn misuse_gets_an_error_that_says_what_to_do() {
     let stopped = engine.propose(region.id, put("key", "x")).await.unwrap_err();
     assert!(matches!(stopped, ProposeError::Stopped { .. }), "{stopped:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_root_region_owns_no_keys() {
+    let cluster = Cluster::new(1, 1);
+    let engine = cluster.start(1).await;
+    let region = engine.region_for(b"key").unwrap().id;
+    engine.propose(region, put("key", "x")).await.unwrap();
+    let outside = engine.propose(RegionId(1), put("key", "y")).await.unwrap();
+    assert!(String::from_utf8_lossy(&outside).contains("outside the region"), "{outside:?}");
+    assert_eq!(engine.read(RegionId(1), "key", Consistency::Linearizable).await.unwrap(), "");
+    assert_eq!(engine.read(region, "key", Consistency::Linearizable).await.unwrap(), "x");
+    engine.shutdown().await;
+}

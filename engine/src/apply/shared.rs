@@ -365,7 +365,7 @@ impl RegionState for SharedState<'_> {
     }
 
     fn run(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Result<Bytes, StateError> {
-        let mut txn = StateTxn::new(self.view, self.overlay, &context.region.range);
+        let mut txn = StateTxn::new(self.view, self.overlay, context.region);
         self.machine.apply(context, command, &mut txn)
     }
 }

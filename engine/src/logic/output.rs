@@ -133,6 +133,13 @@ pub enum SnapshotTask {
         /// The first chunk wanted.
         first_chunk: u64,
     },
+    /// A snapshot that was received is of no use any more: remove it.
+    Discard {
+        /// Who sent it.
+        from: StoreId,
+        /// What it is.
+        header: SnapshotHeader,
+    },
     /// A peer may send this transfer; anything else that it sends is unasked for.
     Expect {
         /// The peer.

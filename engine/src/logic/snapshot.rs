@@ -212,6 +212,7 @@ impl<R> Worker<R> {
     /// A whole snapshot is here: it is installed if it still helps.
     pub(super) fn on_snapshot_received(&mut self, from: StoreId, header: SnapshotHeader) {
         let Some(incoming) = self.transfers.incoming.get_mut(&(from, header.transfer)) else {
+            self.transfers.tasks.push(SnapshotTask::Discard { from, header });
             return;
         };
         let key = incoming.key;
@@ -221,6 +222,7 @@ impl<R> Worker<R> {
         });
         if !useful {
             self.transfers.incoming.remove(&(from, header.transfer));
+            self.transfers.tasks.push(SnapshotTask::Discard { from, header });
             return;
         }
         let handle = self.region(key).handle();

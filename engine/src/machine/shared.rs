@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{KeyRange, RegionDescriptor};
+use multiraft_raft::{RegionDescriptor, RegionId};
 use multiraft_storage::{StateBatch, StateError, StateView};
 
 use crate::machine::ApplyContext;
@@ -27,12 +27,12 @@ pub trait StateMachine: Send + Sync + 'static {
 
 /// A write to a key that the region does not own.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("key {key:?} lies outside the region's range {range:?}: route the command by key")]
+#[error("key {key:?} lies outside the region {region}: route the command by key")]
 pub struct KeyOutsideRegion {
     /// The key.
     pub key: Bytes,
-    /// The region's range.
-    pub range: KeyRange,
+    /// The region.
+    pub region: RegionId,
 }
 
 /// The state as one apply batch sees it: what is stored, with the batch's own writes on top.
@@ -42,29 +42,32 @@ pub struct StateTxn<'a> {
     view: &'a dyn StateView,
     /// Writes of this apply batch that the view does not show yet, by stored key; `None` is a deletion.
     overlay: &'a mut BTreeMap<Bytes, Option<Bytes>>,
-    range: &'a KeyRange,
+    region: &'a RegionDescriptor,
 }
 
 impl<'a> StateTxn<'a> {
     pub(crate) fn new(
         view: &'a dyn StateView,
         overlay: &'a mut BTreeMap<Bytes, Option<Bytes>>,
-        range: &'a KeyRange,
+        region: &'a RegionDescriptor,
     ) -> Self {
-        Self { view, overlay, range }
+        Self { view, overlay, region }
     }
 
-    /// The keys that the region owns; only these may be touched.
+    /// The region; only keys that it owns may be touched. The root region owns none.
     #[must_use]
-    pub fn range(&self) -> &KeyRange {
-        self.range
+    pub fn region(&self) -> &RegionDescriptor {
+        self.region
     }
 
-    /// The value of a key.
+    /// The value of a key; `None` also for a key that the region does not own.
     ///
     /// # Errors
     /// [`StateError`] if the state store failed; pass it on.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        if !self.region.owns(key) {
+            return Ok(None);
+        }
         let stored = keys::data(key);
         match self.overlay.get(&stored) {
             Some(value) => Ok(value.clone()),
@@ -97,15 +100,17 @@ impl<'a> StateTxn<'a> {
     /// # Errors
     /// [`StateError`] if the state store failed; pass it on.
     pub fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StateError> {
-        let (from, to) = keys::clamp(self.range, start, end);
+        let Some((from, to)) = keys::clamp(self.region, start, end) else {
+            return Ok(Vec::new());
+        };
         merge_scan(self.view, self.overlay, from, &to, limit)
     }
 
     fn check(&self, key: &[u8]) -> Result<(), KeyOutsideRegion> {
-        if self.range.contains(key) {
+        if self.region.owns(key) {
             return Ok(());
         }
-        Err(KeyOutsideRegion { key: Bytes::copy_from_slice(key), range: self.range.clone() })
+        Err(KeyOutsideRegion { key: Bytes::copy_from_slice(key), region: self.region.id })
     }
 }
 
@@ -194,10 +199,9 @@ impl<'a> RegionView<'a> {
     /// # Errors
     /// [`StateError`] if the state store failed; pass it on.
     pub fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StateError> {
-        let (from, to) = keys::clamp(&self.region.range, start, end);
-        if !to.is_empty() && from >= to {
+        let Some((from, to)) = keys::clamp(self.region, start, end) else {
             return Ok(Vec::new());
-        }
+        };
         let pairs = self.view.scan(&from, &to, limit)?;
         Ok(pairs.into_iter().map(|(key, value)| (keys::user(&key), value)).collect())
     }

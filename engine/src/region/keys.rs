@@ -8,7 +8,7 @@
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{KeyRange, RegionId};
+use multiraft_raft::{KeyRange, RegionDescriptor, RegionId};
 
 use multiraft_transport::SessionId;
 
@@ -72,10 +72,13 @@ pub(crate) fn data_range(range: &KeyRange) -> (Bytes, Bytes) {
     (data(&range.start), end)
 }
 
-/// The stored bounds of the part of `range` that lies between `start` and `end` (empty: no bound).
-pub(crate) fn clamp(range: &KeyRange, start: &[u8], end: &[u8]) -> (Bytes, Bytes) {
-    let (low, high) = data_range(range);
+/// The stored bounds of what a region owns between `start` and `end` (empty: no bound); `None` if that is nothing.
+pub(crate) fn clamp(region: &RegionDescriptor, start: &[u8], end: &[u8]) -> Option<(Bytes, Bytes)> {
+    if region.id == RegionId::ROOT {
+        return None;
+    }
+    let (low, high) = data_range(&region.range);
     let from = data(start).max(low);
     let to = if end.is_empty() { high } else { data(end).min(high) };
-    (from, to)
+    (from < to).then_some((from, to))
 }

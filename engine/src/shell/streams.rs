@@ -7,7 +7,7 @@ use multiraft_raft::StoreId;
 use multiraft_router::Mailbox;
 use multiraft_transport::{SnapshotChunk, SnapshotHeader, Transport};
 
-use crate::apply::SnapshotSource;
+use crate::apply::{ReceivedSnapshots, SnapshotSource};
 use crate::logic::{Input, SnapshotTask};
 use crate::shell::apply::ApplyWork;
 use crate::shell::receive::Receiving;
@@ -29,6 +29,7 @@ impl Streams {
         receiving: &Receiving,
     ) {
         match task {
+            SnapshotTask::Discard { from, header } => receiving.discard(from, &header),
             SnapshotTask::Expect { from, transfer, region } => receiving.expect(from, transfer, region),
             SnapshotTask::Send { handle, transfer, to, replica, first_chunk } => {
                 let (sender, captured) = bounded(1);
