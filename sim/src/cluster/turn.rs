@@ -1,5 +1,6 @@
 //! A worker's turn: its outputs are carried out one after the other, and the store may die between any two of them.
 
+use multiraft::apply::ReceivedSnapshots;
 use multiraft::logic::{ApplyTask, Input, LaneKind, SnapshotTask, TurnOutput};
 use multiraft_storage::LogBatch;
 
@@ -86,6 +87,11 @@ impl Cluster {
             match task {
                 SnapshotTask::Send { handle, transfer, to, replica, first_chunk } => {
                     self.send_snapshot(store, worker, handle, transfer, to, replica, first_chunk);
+                }
+                SnapshotTask::Discard { from, header } => {
+                    if let Some(process) = &self.nodes[store].process {
+                        process.received.discard(from, &header);
+                    }
                 }
                 SnapshotTask::Expect { from, transfer, region } => self.expect_snapshot(store, from, transfer, region),
             }
