@@ -56,8 +56,8 @@ use crate::{
 ///
 /// Time is a reading of one monotonic clock per turn and never runs backwards. Messages that wait come before
 /// `handle_deadline`, so that a pause of the process is not taken for the silence of others. A group's tickets come from one
-/// lane at a time; a group that changes its lane does so while nothing of it is on its way to the disk. What a completion refers to (group, slot,
-/// generation) is the driver's to check; what it says about terms and indexes is checked here.
+/// lane at a time; a group that changes its lane does so while nothing of it is on its way to the disk. What a completion
+/// refers to (group, slot, generation) is the driver's to check; what it says about terms and indexes is checked here.
 ///
 /// # Safety and what it rests on
 ///

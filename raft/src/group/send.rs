@@ -50,11 +50,13 @@ impl Core {
         let Some((followers, mut sender)) = self.sender(now) else { return };
         let Some(progress) = followers.iter_mut().find(|progress| progress.id == to) else { return };
         progress.fetching = Fetching::Nothing;
-        let fits = entries.first().is_some_and(|first| first.index == progress.next)
-            && sender.log.holds(&entries)
-            && progress.flow == Flow::Replicate
-            && !progress.paused;
-        if !fits {
+        let is_wanted = progress.flow == Flow::Replicate && !progress.paused;
+        if !is_wanted || entries.first().is_some_and(|first| first.index != progress.next) {
+            return;
+        }
+        if entries.is_empty() || !sender.log.holds(&entries) {
+            // Not what the log holds: to be read again, and not at once.
+            progress.fetching = Fetching::Failed;
             return;
         }
         let mut rest = entries;

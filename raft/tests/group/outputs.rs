@@ -390,3 +390,48 @@ fn output_is_reused_without_new_memory() {
     out.clear();
     assert!(out.is_empty() && out.messages.capacity() == capacity);
 }
+
+#[test]
+fn entries_that_left_memory_are_fetched_to_be_sent() {
+    let options = Options { max_cached_bytes: 0, ..Options::default() };
+    let mut hand = Hand::leader(options.clone(), 3);
+    hand.group.pause_peer(id(3));
+    hand.propose(&["a", "b"]);
+    hand.turn();
+    hand.flush();
+    hand.accepted(2, 8);
+    hand.turn();
+    hand.group.resume_peer(id(3));
+    let fetch = Fetch { from: x(7), to: x(8), max_bytes: options.max_append_bytes, purpose: FetchPurpose::Send(id(3)) };
+    assert_eq!(hand.turn(), Output { fetches: vec![fetch], ..Output::new() });
+    hand.group.fetch_failed(NOW, fetch);
+    assert_eq!(hand.turn(), Output::new());
+    hand.now = hand.group.next_deadline();
+    hand.group.handle_deadline(hand.now);
+    assert_eq!(hand.turn().fetches, [fetch], "again at the next heartbeat");
+    hand.group.on_fetched(hand.now, fetch, vec![command(7, 1, "not this one")]);
+    assert_eq!(hand.turn(), Output::new(), "an entry of another term is not the one");
+    hand.now = hand.group.next_deadline();
+    hand.group.handle_deadline(hand.now);
+    assert_eq!(hand.turn().fetches, [fetch]);
+    let entries = vec![command(7, 2, "a"), command(8, 2, "b")];
+    hand.group.on_fetched(hand.now, fetch, entries.clone());
+    assert_eq!(hand.turn().messages, [from_me(3, 2, append((6, 2), 8, entries))]);
+}
+
+#[test]
+fn woken_group_waits_anew() {
+    let mut follower = Hand::follower(Options::default(), 3);
+    follower.hear(2, 2, Body::Heartbeat { commit: x(5), round: 0 });
+    follower.turn();
+    let later = NOW.plus(Duration::from_secs(3600));
+    follower.group.wake(later);
+    assert!(follower.group.next_deadline() >= later.plus(Options::default().election_timeout_min));
+
+    let mut leader = Hand::leader(Options::default(), 3);
+    leader.group.wake(later);
+    leader.now = leader.group.next_deadline();
+    assert_eq!(leader.now, later.next_multiple(Options::default().heartbeat_interval));
+    leader.group.handle_deadline(leader.now);
+    assert!(leader.group.is_leader(), "its followers were not asked for an hour, so their silence means nothing");
+}
