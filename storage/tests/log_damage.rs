@@ -197,6 +197,35 @@ fn a_missing_segment_is_noticed_wherever_it_was() {
     }
 }
 
+/// Damage that is dealt with goes in the end: the damaged segment is emptied like any other.
+#[test]
+fn after_damage_is_settled_the_log_goes_on_until_nothing_is_left_of_it() {
+    for seed in 30..36 {
+        let (disk, model) = long_run(seed);
+        let names = segments(&disk);
+        let sealed = &names[seed as usize % (names.len() - 1)];
+        let all = frames(&disk, sealed);
+        // Every other time in the directory, which costs the frame; else in a record.
+        let at = if seed % 2 == 0 { all[all.len() / 2] + 4 } else { all[all.len() / 2] + 60 };
+        assert!(disk.corrupt(sealed, at, 0x20));
+        let (mut log, reader, recovered) = open(&disk);
+        assert!(!recovered.damage.is_empty());
+        check_sound_groups(&model, &recovered, &reader, "after damage");
+        let mut run = Run::resume(seed, disk, model);
+        for region in &recovered.suspects {
+            run.model.groups.remove(region);
+        }
+        let gone = recovered.suspects.iter().map(|region| record(region.0, LogChange::Remove)).collect();
+        log.commit(vec![batch(7, 1, gone)]).unwrap();
+        log.settle_damage().unwrap();
+        run.log = Some((log, reader));
+        for _ in 0..300 {
+            run.step();
+        }
+        run.reopen_and_check();
+    }
+}
+
 /// Any single fault in a closed log, of one bit or a stretch: never a panic; each group is whole, or suspect, or lacks no
 /// more than the last write (which no log can tell from a torn one).
 #[test]

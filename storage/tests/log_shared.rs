@@ -183,3 +183,30 @@ fn without_space_entries_wait_in_order_hard_states_go_and_all_goes_when_space_re
     assert!(recovered.damage.is_empty());
     assert_eq!(reader.summary(RegionId(1)).unwrap().last_index, LogIndex(seq * 10));
 }
+
+#[test]
+fn a_truncation_behind_entries_that_wait_frees_the_space_they_wait_for() {
+    let disk = SimDisk::new(1);
+    let (log, reader, heard) = start(&disk, 10_000);
+    log.submit(batch(9, 1, vec![append(9, 1, 1, 1)])).unwrap();
+    wait_for(&heard, &BTreeMap::from([(9, 1)]));
+    disk.set_capacity(Some(disk.used() + (256 << 10)));
+    let mut seq = 0;
+    loop {
+        seq += 1;
+        let entries = (0..10).map(|n| sized_entry(1, (seq - 1) * 10 + n + 1, 1000)).collect();
+        log.submit(batch(0, seq, vec![record(1, LogChange::Append(entries))])).unwrap();
+        match heard.recv_timeout(PATIENCE).unwrap() {
+            Heard::Flushed(_) => {}
+            Heard::Failed(LogFailure::NoSpace { .. }) => break,
+            Heard::Failed(other) => panic!("{other:?}"),
+        }
+    }
+    // It names entries that are durable and lie before those that wait.
+    let truncate = LogChange::Truncate { index: LogIndex((seq - 1) * 10 - 5), term: Term(1) };
+    log.submit(batch(0, seq + 1, vec![record(1, truncate)])).unwrap();
+    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), Heard::Flushed(vec![LogTicket { lane: 0, seq: seq + 1 }]));
+    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), Heard::Failed(LogFailure::SpaceReturned));
+    let summary = reader.summary(RegionId(1)).unwrap();
+    assert_eq!((summary.truncated_index, summary.last_index), (LogIndex((seq - 1) * 10 - 5), LogIndex(seq * 10)));
+}

@@ -9,9 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use multiraft_raft::RegionId;
+use multiraft_raft::{LogIndex, RegionId};
 
-use super::batch::{FlushToken, LogBatch};
+use super::batch::{FlushToken, GroupRecord, LogBatch, LogChange};
 use super::error::CommitError;
 use super::segment::{Spare, SpareJob};
 use super::staging::{BATCH_BYTES_MAX, batch_bound, is_light};
@@ -43,7 +43,7 @@ pub enum LogFailure {
         cause: Arc<str>,
     },
     /// Batches with entries wait until there is space; told once. Batches without entries still go, except behind one of
-    /// their lane that waits. Move leaders away, truncate, free space.
+    /// their lane that waits; truncations take effect even there. Move leaders away, truncate, free space.
     NoSpace {
         /// The lanes that wait.
         lanes: Vec<u32>,
@@ -286,6 +286,7 @@ impl Service {
         }
         if self.told_no_space {
             // What can be gained from within comes first.
+            self.truncate_early()?;
             while self.writer.maintain()? {}
         }
         let all = std::mem::take(&mut self.waiting);
@@ -317,6 +318,35 @@ impl Service {
             self.listener.on_failed(LogFailure::NoSpace { lanes });
         }
         outcome
+    }
+
+    /// Carries out truncations that wait behind entries of their own lane: else a log whose lanes all wait could never free
+    /// space itself. An early truncation is harmless: what it drops is not needed, whatever comes before it, as long as it
+    /// lies within what is durable and nothing that waits before it touches the same entries. In its place it is found done.
+    fn truncate_early(&mut self) -> Result<(), CommitError> {
+        let mut touched_from: BTreeMap<RegionId, LogIndex> = BTreeMap::new();
+        let mut early = Vec::new();
+        for record in self.waiting.iter().flat_map(|(batch, _)| &batch.records) {
+            let region = record.region;
+            let untouched = touched_from.get(&region).copied().unwrap_or(LogIndex(u64::MAX));
+            match &record.log {
+                LogChange::None => {}
+                LogChange::Append(entries) => {
+                    let first = entries.first().map_or(untouched, |first| first.index);
+                    touched_from.insert(region, untouched.min(first));
+                }
+                LogChange::Reset { .. } | LogChange::Remove => {
+                    touched_from.insert(region, LogIndex(0));
+                }
+                LogChange::Truncate { index, term } => {
+                    if *index < untouched && self.writer.truncates_something(region, *index) {
+                        let log = LogChange::Truncate { index: *index, term: *term };
+                        early.push(GroupRecord { region, log, hard_state: None });
+                    }
+                }
+            }
+        }
+        if early.is_empty() { Ok(()) } else { self.writer.commit_unticketed(early) }
     }
 
     /// Commits batches and tells who is durable; what found no space is put in front of what waits.

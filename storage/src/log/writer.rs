@@ -9,10 +9,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use multiraft_raft::LogTicket;
+use multiraft_raft::{LogIndex, LogTicket, RegionId};
 use rustc_hash::FxHashMap;
 
-use super::batch::{FlushToken, LogBatch};
+use super::batch::{FlushToken, GroupRecord, LogBatch};
 use super::error::{CommitError, LogError, StepError};
 use super::format::{Footer, Loc, SegmentHeader};
 use super::index::{Index, Ledger};
@@ -24,6 +24,9 @@ use super::staging::{BATCH_BYTES_MAX, Staging, batch_bound, is_light};
 use super::stats::{Counters, LogStats};
 use super::sweep::Sweep;
 use crate::disk::Disk;
+
+/// The lane of records that nobody waits for; callers' lanes are lower.
+const OWN_LANE: u32 = u32::MAX;
 
 /// The writing end of a log; there is one.
 #[derive(Debug)]
@@ -81,6 +84,19 @@ impl LogWriter {
             }
         }
         Ok(tokens)
+    }
+
+    /// Makes records durable that no lane waits for.
+    pub(super) fn commit_unticketed(&mut self, records: Vec<GroupRecord>) -> Result<(), CommitError> {
+        let seq = self.lanes.get(&OWN_LANE).copied().unwrap_or(0) + 1;
+        self.commit(vec![LogBatch { ticket: LogTicket { lane: OWN_LANE, seq }, records }]).map(drop)
+    }
+
+    /// Whether the log holds durable entries of the group up to that index.
+    pub(super) fn truncates_something(&self, region: RegionId, upto: LogIndex) -> bool {
+        let holds =
+            self.index.look(region, |group| !group.suspect && group.truncated < upto.0 && upto.0 <= group.last_index());
+        holds.unwrap_or(false)
     }
 
     /// Does a bounded piece of the log's own work when there is nothing to commit: writes living records of the oldest

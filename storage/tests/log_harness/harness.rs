@@ -200,6 +200,11 @@ impl Run {
         Self { disk, model: Model::default(), maker: Maker::new(seed), log: Some((log, reader)) }
     }
 
+    /// Goes on with a log that is there; the caller opens it.
+    pub fn resume(seed: u64, disk: SimDisk, model: Model) -> Self {
+        Self { disk, model, maker: Maker::new(seed), log: None }
+    }
+
     /// Commits some batches; all must become durable.
     pub fn step(&mut self) {
         let batches = self.maker.batches(&self.model);
