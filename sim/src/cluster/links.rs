@@ -181,6 +181,7 @@ impl Cluster {
         let lane = &mut state.directions[side].lanes[number];
         if kind == LaneKind::Append && (lane.bytes >= self.plan.lane_bytes || !lane.waiting.is_empty()) {
             lane.waiting.push_back(messages);
+            lane.told_full = true;
             self.counters.lanes_full += 1;
             return self.input(from, worker, Input::LaneFull { peer: id_of(to) });
         }
@@ -228,7 +229,7 @@ impl Cluster {
             return lane.held.push_back(packet);
         }
         lane.bytes = lane.bytes.saturating_sub(packet.body.len());
-        let is_ready = !lane.waiting.is_empty() && lane.bytes <= self.plan.lane_bytes / 2;
+        let is_ready = lane.told_full && lane.bytes <= self.plan.lane_bytes / 2;
         if is_ready {
             let (life, worker) = (self.nodes[from].life, number.saturating_sub(APPEND_FIRST));
             let event = Event::LaneReady { store: from, life, peer: id_of(to), worker };
@@ -275,10 +276,12 @@ impl Cluster {
             if lane.bytes >= self.plan.lane_bytes {
                 return;
             }
-            let Some(messages) = lane.waiting.pop_front() else { break };
+            let Some(messages) = lane.waiting.pop_front() else {
+                lane.told_full = false;
+                return self.input(store, worker, Input::LaneReady { peer });
+            };
             self.dispatch(store, to, session, number, messages);
         }
-        self.input(store, worker, Input::LaneReady { peer });
     }
 
     /// The moment after which a frame sent now would arrive, at the latest, when nothing is wrong.

@@ -35,6 +35,8 @@ pub(super) struct Lane {
     pub(super) bytes: usize,
     /// What waits because no packet gets through.
     pub(super) held: VecDeque<Packet>,
+    /// The sender was told that it is full, and not yet that it has room again.
+    pub(super) told_full: bool,
     /// What waits because the lane is full.
     pub(super) waiting: VecDeque<Vec<PeerMessage>>,
 }
