@@ -246,6 +246,9 @@ impl Cluster {
             Ok(messages) => messages,
             Err(error) => return self.fail("what was encoded can be decoded", error.to_string()),
         };
+        for message in messages.iter().filter(|message| !is_beat(message)) {
+            self.say(|| format!("{} -> {}: {message:?}", id_of(from), id_of(to)));
+        }
         let from = id_of(from);
         let (sender, messages) = self.plant_on_receipt(from, to, messages);
         let Some(process) = &mut self.nodes[to].process else { return };
@@ -288,4 +291,9 @@ impl Cluster {
     pub(super) fn usual_arrival(&mut self) -> Moment {
         self.schedule.now().plus(self.random.around(self.plan.latencies.network))
     }
+}
+
+/// Heartbeats and their answers: too many to be told one by one.
+fn is_beat(message: &PeerMessage) -> bool {
+    matches!(message, PeerMessage::Beats(_) | PeerMessage::BeatReplies(_))
 }

@@ -62,6 +62,7 @@ enum Event {
     LinkIdle { link: usize, session: u64 },
     Dial { link: usize },
     LaneReady { store: usize, life: u64, peer: StoreId, worker: usize },
+    SendSnapshot { store: usize, life: u64, task: multiraft::logic::SnapshotTask },
     Chunk(streams::Chunk),
     StreamLost { store: usize, life: u64, from: StoreId, transfer: u64 },
     StreamSent { store: usize, life: u64, transfer: u64, sent: bool },
@@ -186,6 +187,7 @@ impl Cluster {
             Event::LinkIdle { link, session } => self.on_link_idle(link, session),
             Event::Dial { link } => self.on_dial(link),
             Event::LaneReady { store, life, peer, worker } => self.on_lane_ready(store, life, peer, worker),
+            Event::SendSnapshot { store, life, task } => self.send_snapshot(store, life, task),
             Event::Chunk(chunk) => self.on_chunk(chunk),
             Event::StreamLost { store, life, from, transfer } => self.on_stream_lost(store, life, from, transfer),
             Event::StreamSent { store, life, transfer, sent } => self.on_stream_sent(store, life, transfer, sent),
@@ -212,6 +214,7 @@ impl Cluster {
             | Event::Stop { store, .. }
             | Event::Lookup { store, .. }
             | Event::LaneReady { store, .. }
+            | Event::SendSnapshot { store, .. }
             | Event::StreamLost { store, .. }
             | Event::StreamSent { store, .. } => *store,
             Event::Packet(packet) => packet.to,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use multiraft::logic::{Input, RegionHandle};
-use multiraft_raft::{RegionId, ReplicaId, StoreId};
+use multiraft::logic::{Input, SnapshotTask};
+use multiraft_raft::{RegionId, StoreId};
 use multiraft_storage::SnapshotWriter;
 use multiraft_transport::{
     Limits, SnapshotChunk, SnapshotHeader, decode_snapshot_chunk, decode_snapshot_header, encode_snapshot_chunk,
@@ -49,24 +49,21 @@ impl Cluster {
     }
 
     /// Captures a region's state and puts it on its way to a peer.
-    #[allow(clippy::too_many_arguments, reason = "the fields of the one task that it carries out")]
-    pub(super) fn send_snapshot(
-        &mut self,
-        store: usize,
-        worker: usize,
-        handle: RegionHandle,
-        transfer: u64,
-        to: StoreId,
-        replica: ReplicaId,
-        first_chunk: u64,
-    ) {
+    pub(super) fn send_snapshot(&mut self, store: usize, life: u64, task: SnapshotTask) {
+        let SnapshotTask::Send { handle, transfer, to, replica, first_chunk } = task else { return };
+        if !self.nodes[store].lives(life) {
+            return;
+        }
         let to = place_of(to);
-        let life = self.nodes[store].life;
         let session = self.network.session(store, to);
+        let worker = self.worker_for(store, handle.region);
         let Some(process) = &self.nodes[store].process else { return };
         let host = &process.workers[worker];
-        // What waits for room is not in the state store: a snapshot of now would say more than it holds.
-        let captured = if host.stalled.is_some() { None } else { host.applier.capture(handle.region).ok().flatten() };
+        if host.stalled.is_some() {
+            // What waits for room is not in the state store: a snapshot of now would say more than it holds.
+            return self.schedule.plan_in(50 * MILLI, Event::SendSnapshot { store, life, task });
+        }
+        let captured = host.applier.capture(handle.region).ok().flatten();
         let (Some(source), Some(session)) = (captured, session) else {
             let event = Event::StreamSent { store, life, transfer, sent: false };
             return self.schedule.plan_in(MILLI, event);

@@ -85,15 +85,13 @@ impl Cluster {
         }
         for task in out.snapshots.drain(..) {
             match task {
-                SnapshotTask::Send { handle, transfer, to, replica, first_chunk } => {
-                    self.send_snapshot(store, worker, handle, transfer, to, replica, first_chunk);
-                }
+                SnapshotTask::Expect { from, transfer, region } => self.expect_snapshot(store, from, transfer, region),
                 SnapshotTask::Discard { from, header } => {
                     if let Some(process) = &self.nodes[store].process {
                         process.received.discard(from, &header);
                     }
                 }
-                SnapshotTask::Expect { from, transfer, region } => self.expect_snapshot(store, from, transfer, region),
+                task @ SnapshotTask::Send { .. } => self.send_snapshot(store, life, task),
             }
         }
         out.notices.clear();
