@@ -21,7 +21,9 @@ use cli::{CertsArgs, Cli, Command};
 use error::Failure;
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    start_logging(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
+    let outcome = match command {
         Command::Serve(args) => serve::run(*args).map(|()| ExitCode::SUCCESS),
         Command::Certs(args) => make_certs(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(args),
@@ -31,6 +33,13 @@ fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "multiraft: {failure}");
         ExitCode::FAILURE
     })
+}
+
+/// Logs go to stderr; `RUST_LOG` says how much.
+fn start_logging(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
+    // Fails only if somebody was first, who then logs.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
 }
 
 fn make_certs(args: &CertsArgs) -> Result<(), Failure> {

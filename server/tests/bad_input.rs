@@ -6,8 +6,9 @@ mod harness;
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
+use std::time::{Duration, Instant};
 
-use harness::{Cluster, failure, run};
+use harness::{Cluster, failure, http, run};
 
 fn serve(cluster: &Cluster, at: usize, change: &[(&str, &str)]) -> String {
     let mut arguments = cluster.arguments(at);
@@ -125,4 +126,69 @@ fn without_a_quorum_commands_end_in_time_with_an_error_that_had_no_effect() {
         let told = client.ask(command);
         assert!(told.starts_with("-CLUSTERDOWN") || told.starts_with("-TRYAGAIN"), "{command}: {told}");
     }
+}
+
+#[test]
+fn a_store_with_a_certificate_of_another_authority_is_kept_out() {
+    let mut cluster = Cluster::prepare(&["--bootstrap-regions", "1", "--request-timeout", "2s"]);
+    let stranger = Cluster::prepare(&[]);
+    let mut arguments = cluster.arguments(2);
+    for name in ["--ca", "--cert", "--key"] {
+        let at = arguments.iter().position(|argument| argument == name).unwrap() + 1;
+        let file = std::path::Path::new(&arguments[at]).file_name().unwrap().to_str().unwrap().to_owned();
+        arguments[at] = stranger.cert(&file);
+    }
+    cluster.spawn(0);
+    cluster.spawn(1);
+    cluster.spawn_with(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    for at in 0..3 {
+        cluster.wait_ready(at);
+    }
+    let mut inside = cluster.client(0);
+    while inside.ask("SET k v") != "+OK|" {}
+    let mut outside = cluster.client(2);
+    let told = outside.ask("GET k");
+    assert!(told.starts_with("-CLUSTERDOWN") || told.starts_with("-TRYAGAIN"), "{told}");
+    assert_eq!(inside.ask("GET k"), "$1|v|");
+}
+
+#[test]
+fn a_command_that_a_quorum_may_yet_take_is_told_as_uncertain_in_time() {
+    let mut cluster = Cluster::prepare(&["--bootstrap-regions", "1", "--request-timeout", "400ms", "--state", "mem"]);
+    for at in 0..3 {
+        cluster.spawn(at);
+    }
+    for at in 0..3 {
+        cluster.wait_ready(at);
+    }
+    let mut client = cluster.client(0);
+    while client.ask("SET k before") != "+OK|" {}
+    let region = region_of_keys(&cluster);
+    while http(cluster.stores[0].admin, &format!("POST /transfer?region={region}&store=1"), "").0 != "HTTP/1.1 200 OK" {
+    }
+    while client.ask("SET k before") != "+OK|" {}
+    cluster.signal(1, "-STOP");
+    cluster.signal(2, "-STOP");
+    let asked = Instant::now();
+    let told = client.ask("SET k after");
+    let waited = asked.elapsed();
+    cluster.signal(1, "-CONT");
+    cluster.signal(2, "-CONT");
+    assert!(told.starts_with("-UNCERTAIN "), "{told}");
+    assert!(waited < Duration::from_secs(2), "{waited:?}");
+    let found = loop {
+        let found = client.ask("GET k");
+        if found.starts_with('$') {
+            break found;
+        }
+    };
+    assert!(found == "$6|before|" || found == "$5|after|", "{found}");
+}
+
+/// The region that holds the keys.
+fn region_of_keys(cluster: &Cluster) -> u64 {
+    let (_, body) = http(cluster.stores[0].admin, "GET /status", "");
+    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let ids = status["regions"].as_array().unwrap().iter().map(|region| region["id"].as_u64().unwrap());
+    ids.max().unwrap()
 }

@@ -29,11 +29,16 @@ const MAX_BATCH_OPS: usize = 512;
 const MAX_BATCH_BYTES: usize = 1 << 20;
 /// How long to wait before what had no effect is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
-/// The engine is asked to answer this much before the deadline, so that its own answer, which says more, comes first.
+/// The engine is asked to answer this much before the deadline, so that its own answer, which says more, comes first; a
+/// tenth of the time if that is less.
 const MARGIN: Duration = Duration::from_millis(20);
+/// With less time than this left, nothing is tried again: what was told last says more than that the time is up.
+pub(crate) const LAST_TRY: Duration = Duration::from_millis(30);
 
 pub(crate) const UNCERTAIN: &str =
     "UNCERTAIN the outcome is unknown: the command may have taken effect; read before you write again";
+pub(crate) const NO_REGION: &str = "CLUSTERDOWN this store knows no region for the key: try again, or, if the cluster is new, \
+    start every store with --bootstrap-regions N";
 pub(crate) const CROSS_REGION: &str =
     "CROSSSLOT the keys of this command lie in more than one region: send a command for each of them";
 
@@ -61,7 +66,7 @@ pub(crate) fn region_of(engine: &Engine, op: &Op) -> Result<Arc<RegionDescriptor
     let keys = op.keys();
     let Some((first, rest)) = keys.split_first() else { return Err(Reply::error(CROSS_REGION)) };
     let Some(region) = engine.region_for(first) else {
-        return Err(Reply::error("CLUSTERDOWN this store knows no region for the key yet: try again"));
+        return Err(Reply::error(NO_REGION));
     };
     if rest.iter().all(|key| region.owns(key)) { Ok(region) } else { Err(Reply::error(CROSS_REGION)) }
 }
@@ -85,8 +90,7 @@ pub(crate) async fn run_lane(engine: Engine, mut lane: VecDeque<Item>, deadline:
         match attempt(&engine, target, batch, write, deadline).await {
             Ok(answers) => settle(&mut lane, count, answers, &mut replies),
             Err(Trouble::Again(pause, last)) => {
-                let now = Instant::now();
-                if now + pause >= deadline {
+                if Instant::now() + pause + LAST_TRY >= deadline {
                     replies.extend(lane.drain(..).map(|item| (item.slot, last.clone())));
                 } else {
                     sleep(pause).await;
@@ -135,7 +139,8 @@ pub(crate) async fn attempt(
     write: bool,
     deadline: Instant,
 ) -> Result<Vec<Answer>, Trouble> {
-    let timeout = deadline.saturating_duration_since(Instant::now()).saturating_sub(MARGIN);
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = left - MARGIN.min(left / 10);
     if timeout.is_zero() {
         return Err(Trouble::Failed(Reply::error(
             "TRYAGAIN the time was up before the command's turn came; no effect",

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::command::ScanStep;
 use super::front::Front;
 use super::glob;
-use super::lanes::{Trouble, attempt};
+use super::lanes::{LAST_TRY, NO_REGION, Trouble, attempt};
 use super::reply::Reply;
 use crate::machine::{Answer, Op, encode_batch, successor};
 
@@ -118,14 +118,14 @@ async fn ask(
     let query = encode_batch(std::iter::once(&op));
     loop {
         let Some(region) = region() else {
-            return Err(Reply::error("CLUSTERDOWN this store knows no region for the key yet: try again"));
+            return Err(Reply::error(NO_REGION));
         };
         match attempt(engine, (region.id, region.epoch), query.clone(), false, deadline).await {
             Ok(answers) => {
                 let answer = answers.into_iter().next().ok_or_else(not_understood)?;
                 return Ok((region, answer));
             }
-            Err(Trouble::Again(pause, _)) if Instant::now() + pause < deadline => sleep(pause).await,
+            Err(Trouble::Again(pause, _)) if Instant::now() + pause + LAST_TRY < deadline => sleep(pause).await,
             Err(Trouble::Again(_, reply) | Trouble::Failed(reply)) => return Err(reply),
             Err(Trouble::Uncertain) => return Err(not_understood()),
         }

@@ -43,17 +43,9 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs a store; returns when it has stopped in order.
 pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
-    start_logging();
     let config = ServeConfig::from_args(args)?;
     let runtime = Runtime::new().map_err(|error| Failure::during("the runtime could not be started", error))?;
     runtime.block_on(serve(config))
-}
-
-/// Logs go to stderr; `RUST_LOG` says how much.
-fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    // Fails only if somebody was first, who then logs.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
 }
 
 /// The endpoints of a store, open but not served yet.
@@ -73,6 +65,11 @@ async fn serve(config: ServeConfig) -> Result<(), Failure> {
     };
     let metrics = if doors.metrics.is_some() { Some(record_metrics()?) } else { None };
     let engine = start_engine(&config).await?;
+    if engine.regions().is_empty() {
+        tracing::warn!(
+            "this store holds no regions: if the cluster is new, start every store with --bootstrap-regions N"
+        );
+    }
     let (stopping, stops) = watch::channel(false);
     let asked_to_stop = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
@@ -106,7 +103,8 @@ async fn serve(config: ServeConfig) -> Result<(), Failure> {
         }
     }
     tracing::info!("stopping: handing all leaderships over");
-    let led = engine.handover(HANDOVER_TIMEOUT).await;
+    let alone = !engine.status().await.peers.iter().any(|peer| peer.connected);
+    let led = if alone { 0 } else { engine.handover(HANDOVER_TIMEOUT).await };
     if led > 0 {
         tracing::warn!(led, "some regions found no other leader in time: they elect one once this store is gone");
     }
