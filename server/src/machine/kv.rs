@@ -35,7 +35,7 @@ impl Pairs for Written<'_, '_> {
     type Error = StateError;
 
     fn owns(&self, key: &[u8]) -> bool {
-        self.0.range().contains(key)
+        self.0.region().owns(key)
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
