@@ -3,6 +3,7 @@
 //! Shared by the shell and the simulator. A region whose records do not fit together is kept out of service: a replica that
 //! lost something it once promised must not vote or acknowledge as if it had never had it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,7 +29,12 @@ pub struct Assembled {
 #[must_use]
 pub fn assemble(regions: Vec<AppliedRegion>, recovered: &Recovered) -> Assembled {
     let mut assembled = Assembled::default();
-    for (descriptor, applied, applied_term) in regions {
+    let known: BTreeSet<RegionId> = regions.iter().map(|region| region.descriptor.id).collect();
+    for region in recovered.groups.keys().filter(|region| !known.contains(region)) {
+        // Its records stay in the log.
+        assembled.damaged.push((*region, "the log knows this region and the state does not".to_owned()));
+    }
+    for AppliedRegion { descriptor, index: applied, term: applied_term, installed } in regions {
         let id = descriptor.id;
         if recovered.is_suspect(id) {
             let reason = "the log may have lost records of this region: replace this replica";
@@ -36,7 +42,8 @@ pub fn assemble(regions: Vec<AppliedRegion>, recovered: &Recovered) -> Assembled
             continue;
         }
         let group = recovered.groups.get(&id).cloned().unwrap_or_default();
-        let start = RegionStart { descriptor, hard_state: group.hard_state, log: group.log, applied, applied_term };
+        let (hard_state, log) = (group.hard_state, group.log);
+        let start = RegionStart { descriptor, hard_state, log, applied, applied_term, installed };
         match check(&start) {
             Ok(()) => assembled.starts.push(start),
             Err(reason) => assembled.damaged.push((id, reason)),
@@ -48,11 +55,17 @@ pub fn assemble(regions: Vec<AppliedRegion>, recovered: &Recovered) -> Assembled
 
 /// Whether state and log of a region fit together.
 fn check(start: &RegionStart) -> Result<(), String> {
-    // The state may be ahead of the log: a snapshot was installed, and the crash came before the log's reset. The log then
-    // begins anew after the state.
-    let follows = start.log.term(start.applied) == Some(start.applied_term);
-    if !follows && start.applied >= start.log.truncated_index && start.applied > LogIndex::ZERO {
-        return Ok(());
+    // A state may be ahead of its log only if it is a snapshot that was installed, and the crash came before the log's reset:
+    // the log then begins anew after it. Entries are applied only once they are durable in the log, so any other state that
+    // is ahead means that the log has lost some.
+    if start.log.term(start.applied) != Some(start.applied_term) {
+        if start.installed && start.applied >= start.log.truncated_index {
+            return Ok(());
+        }
+        let (applied, last) = (start.applied, start.log.last_index);
+        return Err(format!(
+            "the state has entries up to {applied} applied, which the log (last entry {last}) contradicts"
+        ));
     }
     let restored = Restored {
         hard_state: start.hard_state,
@@ -95,5 +108,6 @@ pub fn empty_start(descriptor: Arc<RegionDescriptor>) -> RegionStart {
         log: LogSummary::default(),
         applied: LogIndex::ZERO,
         applied_term: Term::ZERO,
+        installed: false,
     }
 }

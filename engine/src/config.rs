@@ -96,6 +96,9 @@ impl Config {
         if self.snapshots_at_once == 0 {
             return refuse("snapshots_at_once must be at least 1");
         }
+        if self.raft.max_append_bytes > Self::MAX_COMMAND_BYTES {
+            return refuse("raft.max_append_bytes must not exceed 8388608 (8 MiB), so that appends fit into a frame");
+        }
         self.raft.validate().map_err(|error| StartError::Config(error.to_string()))
     }
 }

@@ -21,6 +21,8 @@ use crate::status::{PeerStatus, StoreCounters, StoreStatus};
 /// The first pause before a request without effect is tried again; doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How long a worker may take to tell how many regions it leads.
+const LED_TIMEOUT: Duration = Duration::from_millis(500);
 /// When to try again after a full mailbox.
 const BUSY_RETRY: Duration = Duration::from_millis(10);
 
@@ -332,7 +334,7 @@ impl Engine {
         let mut counters = StoreCounters::default();
         for mailbox in &running.mailboxes {
             let (sender, receiver) = oneshot::channel();
-            if mailbox.send_reserved(Work::Status(sender)).is_err() {
+            if mailbox.try_send(Work::Status(sender), 0).is_err() {
                 continue;
             }
             let Ok(worker) = receiver.await else { continue };
@@ -389,10 +391,9 @@ impl Engine {
         let mut led = 0;
         for mailbox in &self.running.mailboxes {
             let (sender, receiver) = oneshot::channel();
-            if mailbox.send_reserved(Work::Status(sender)).is_ok()
-                && let Ok(status) = receiver.await
-            {
-                led += status.led;
+            // A worker that stands still keeps what it leads; it is not waited for.
+            if mailbox.try_send(Work::Led(sender), 0).is_ok() {
+                led += within(LED_TIMEOUT, receiver).await.and_then(Result::ok).unwrap_or(1);
             }
         }
         led
@@ -418,10 +419,6 @@ impl Engine {
 
     pub(crate) fn now(&self) -> Time {
         self.running.clock.now()
-    }
-
-    pub(crate) fn incarnation(&self) -> multiraft_raft::Incarnation {
-        self.running.incarnation
     }
 
     fn check_running(&self) -> Result<(), String> {

@@ -1,8 +1,9 @@
 //! Commands that take effect exactly once (Ongaro's dissertation, section 6.3).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,10 @@ use multiraft_transport::{SessionId, SessionSeq};
 
 use crate::engine::Engine;
 use crate::error::ProposeError;
+
+/// Tells this process's sessions from all others, of other stores and of other lives of this one: a counter on disk would
+/// begin again in a new data directory.
+static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
 
 /// Numbers the sessions that this process has opened.
 static OPENED: AtomicU64 = AtomicU64::new(0);
@@ -40,9 +45,7 @@ struct State {
 impl Session {
     pub(crate) fn new(engine: Engine) -> Self {
         let counter = OPENED.fetch_add(1, Ordering::Relaxed);
-        let id = (u128::from(engine.store().get()) << 96)
-            | (u128::from(engine.incarnation().get() & 0xffff_ffff) << 64)
-            | u128::from(counter);
+        let id = (u128::from(*PROCESS) << 64) | u128::from(counter);
         Self { engine, id: SessionId(id), state: Mutex::default() }
     }
 

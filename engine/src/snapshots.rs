@@ -2,13 +2,13 @@
 //!
 //! Over the storage crate's [`SnapshotStore`]; shared by the shell and the simulator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use multiraft_raft::{RegionId, StoreId};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, StoreId, Term};
 use multiraft_storage::snapshot::{
     SnapshotError, SnapshotId, SnapshotItem, SnapshotReader, SnapshotStore, SnapshotWriter,
 };
@@ -23,10 +23,33 @@ const SHARED_FILE_BYTES: usize = 4 << 20;
 /// How much one round of tidying up rewrites.
 const COMPACT_BYTES: u64 = 64 << 20;
 
+/// Where a snapshot file comes from: the first byte of its header, before the descriptor.
+const CHECKPOINT: u8 = 0;
+const RECEIVED: u8 = 1;
+
+fn file_header(origin: u8, descriptor: &RegionDescriptor) -> Bytes {
+    let stored = stored_descriptor(descriptor);
+    let mut header = Vec::with_capacity(stored.len() + 1);
+    header.push(origin);
+    header.extend_from_slice(&stored);
+    header.into()
+}
+
+/// What was found at the start of a store whose state is not durable by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoredRegions {
+    /// The regions that are back, in order of id.
+    pub regions: Vec<AppliedRegion>,
+    /// The regions that are not, with the reason.
+    pub damaged: Vec<(RegionId, String)>,
+}
+
 /// A store's snapshot files.
 #[derive(Clone, Debug)]
 pub struct SnapshotFiles {
     store: SnapshotStore,
+    /// Regions that had something in a damaged file.
+    damaged: Vec<(RegionId, String)>,
 }
 
 impl SnapshotFiles {
@@ -46,10 +69,15 @@ impl SnapshotFiles {
     /// The disk cannot be read.
     pub fn open_on(disk: Arc<dyn Disk>) -> io::Result<Self> {
         let (store, damaged) = SnapshotStore::open(disk).map_err(to_io)?;
+        let mut regions = Vec::new();
         for file in damaged {
             tracing::error!(file = %file.file, offset = file.offset, reason = %file.reason, "a snapshot file is damaged");
+            let reason =
+                format!("the snapshot file {} is damaged at offset {}: {}", file.file, file.offset, file.reason);
+            let lost = file.regions.iter().filter(|region| store.latest(**region).is_none());
+            regions.extend(lost.map(|region| (*region, reason.clone())));
         }
-        Ok(Self { store })
+        Ok(Self { store, damaged: regions })
     }
 
     /// Saves snapshots of regions; all are durable when this returns. A region that has a later one keeps that.
@@ -70,7 +98,7 @@ impl SnapshotFiles {
     /// Saves a snapshot in a file of its own, unless it turns out to be small: then it is returned.
     fn save_large(&self, source: SnapshotSource) -> io::Result<Option<SnapshotItem>> {
         let id = SnapshotId { region: source.descriptor.id, index: source.index, term: source.term };
-        let header = stored_descriptor(&source.descriptor);
+        let header = file_header(CHECKPOINT, &source.descriptor);
         let mut chunks: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
         let mut writer: Option<SnapshotWriter> = None;
@@ -93,22 +121,34 @@ impl SnapshotFiles {
         }
     }
 
-    /// Puts all regions back to their snapshots, at the start of a store whose state is not durable by itself.
-    ///
-    /// # Errors
-    /// A file cannot be read, or a machine does not take it.
-    pub fn restore_all(&self, backend: &Backend) -> io::Result<Vec<AppliedRegion>> {
-        let mut regions = Vec::new();
+    /// Puts all regions back to their snapshots, at the start of a store whose state is not durable by itself. A region whose
+    /// file cannot be read, or whose machine does not take it, is named and left out.
+    #[must_use]
+    pub fn restore_all(&self, backend: &Backend) -> RestoredRegions {
+        let mut restored = RestoredRegions { regions: Vec::new(), damaged: self.damaged.clone() };
         for saved in self.store.list() {
-            let Some(reader) = self.store.read(saved.id.region).map_err(to_io)? else { continue };
-            let descriptor = decode_descriptor(reader.header())
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-            let descriptor = Arc::new(descriptor);
-            let SnapshotId { index, term, .. } = reader.id();
-            backend.restore(&descriptor, index, term, chunks_of(reader))?;
-            regions.push((descriptor, index, term));
+            let region = saved.id.region;
+            match self.restore(backend, region) {
+                Ok(applied) => restored.regions.extend(applied),
+                Err(error) => restored.damaged.push((region, error.to_string())),
+            }
         }
-        Ok(regions)
+        restored
+    }
+
+    fn restore(&self, backend: &Backend, region: RegionId) -> io::Result<Option<AppliedRegion>> {
+        let Some(reader) = self.store.read(region).map_err(to_io)? else {
+            return Ok(None);
+        };
+        let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
+        let header = reader.header();
+        let origin = *header.first().ok_or_else(|| invalid("it has no header".to_owned()))?;
+        let descriptor = decode_descriptor(&header.slice(1..)).map_err(|error| invalid(error.to_string()))?;
+        let SnapshotId { index, term, .. } = reader.id();
+        let installed = origin == RECEIVED;
+        let applied = AppliedRegion { descriptor: Arc::new(descriptor), index, term, installed };
+        backend.restore(&applied, chunks_of(reader))?;
+        Ok(Some(applied))
     }
 
     /// Rewrites files that are mostly superseded, some at a time. To be called now and then.
@@ -127,7 +167,46 @@ pub struct Received {
     /// What is received becomes the region's durable base; else it is removed once it is installed.
     keep: bool,
     /// Whole, waiting to be installed.
-    whole: Mutex<BTreeMap<(StoreId, u64), SnapshotWriter>>,
+    whole: Mutex<BTreeMap<(StoreId, u64), Reception>>,
+    /// Being written: no two writers may share a file.
+    writing: Arc<Mutex<BTreeSet<WriteKey>>>,
+}
+
+/// What a file that is being received is named by.
+type WriteKey = (RegionId, LogIndex, Term);
+
+/// A snapshot that is being received.
+#[derive(Debug)]
+pub struct Reception {
+    writer: Option<SnapshotWriter>,
+    key: WriteKey,
+    writing: Arc<Mutex<BTreeSet<WriteKey>>>,
+}
+
+impl Reception {
+    /// How many chunks are there.
+    #[must_use]
+    pub fn chunks(&self) -> u64 {
+        self.writer.as_ref().map_or(0, SnapshotWriter::chunks)
+    }
+
+    /// Adds the next chunk.
+    ///
+    /// # Errors
+    /// The disk is full or failed; the snapshot is then lost.
+    pub fn append(&mut self, chunk: &[u8]) -> io::Result<()> {
+        let writer = self.writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        writer.append(chunk).map_err(to_io)
+    }
+}
+
+impl Drop for Reception {
+    fn drop(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.abort();
+        }
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
 }
 
 impl Received {
@@ -143,30 +222,38 @@ impl Received {
             let leftovers: Vec<RegionId> = store.list().iter().map(|saved| saved.id.region).collect();
             store.remove_many(&leftovers).map_err(to_io)?;
         }
-        Ok(Self { store, keep, whole: Mutex::default() })
+        Ok(Self { store, keep, whole: Mutex::default(), writing: Arc::default() })
     }
 
     /// Begins to receive.
     ///
     /// # Errors
-    /// The disk is full or failed.
-    pub fn begin(&self, header: &SnapshotHeader) -> io::Result<SnapshotWriter> {
+    /// The same snapshot is being received already, or the disk is full or failed.
+    pub fn begin(&self, header: &SnapshotHeader) -> io::Result<Reception> {
+        let key = (header.region, header.index, header.index_term);
+        if !self.writing.lock().unwrap_or_else(PoisonError::into_inner).insert(key) {
+            let kind = io::ErrorKind::ResourceBusy;
+            return Err(io::Error::new(kind, "an earlier transfer of the same snapshot has not ended yet"));
+        }
+        let mut reception = Reception { writer: None, key, writing: Arc::clone(&self.writing) };
         let id = SnapshotId { region: header.region, index: header.index, term: header.index_term };
-        let mut writer = self.store.receive(id, &stored_descriptor(&header.descriptor)).map_err(to_io)?;
+        let file_header = file_header(RECEIVED, &header.descriptor);
+        let mut writer = self.store.receive(id, &file_header).map_err(to_io)?;
         if writer.chunks() > 0 {
             // Left by an attempt that broke off; this one starts over.
             writer.abort();
-            writer = self.store.receive(id, &stored_descriptor(&header.descriptor)).map_err(to_io)?;
+            writer = self.store.receive(id, &file_header).map_err(to_io)?;
         }
-        Ok(writer)
+        reception.writer = Some(writer);
+        Ok(reception)
     }
 
     /// All chunks are there.
-    pub fn on_whole(&self, from: StoreId, header: &SnapshotHeader, writer: SnapshotWriter) {
-        self.lock().insert((from, header.transfer), writer);
+    pub fn on_whole(&self, from: StoreId, header: &SnapshotHeader, reception: Reception) {
+        self.lock().insert((from, header.transfer), reception);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(StoreId, u64), SnapshotWriter>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(StoreId, u64), Reception>> {
         self.whole.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -174,16 +261,15 @@ impl Received {
 impl ReceivedSnapshots for Received {
     fn open(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<Chunks<'_>> {
         let gone = || io::Error::new(io::ErrorKind::NotFound, "the received snapshot is not there any more");
-        let writer = self.lock().remove(&(from, header.transfer)).ok_or_else(gone)?;
+        let mut reception = self.lock().remove(&(from, header.transfer)).ok_or_else(gone)?;
+        let writer = reception.writer.take().ok_or_else(gone)?;
         writer.finish().map_err(to_io)?;
         let reader = self.store.read(header.region).map_err(to_io)?.ok_or_else(gone)?;
         Ok(chunks_of(reader))
     }
 
     fn discard(&self, from: StoreId, header: &SnapshotHeader) {
-        if let Some(writer) = self.lock().remove(&(from, header.transfer)) {
-            writer.abort();
-        }
+        drop(self.lock().remove(&(from, header.transfer)));
         if !self.keep
             && let Err(error) = self.store.remove(header.region)
         {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft::assembly::{bootstrap_regions, empty_start};
-use multiraft::logic::{Applied, ApplyTask, Input, LaneKind, Outcome, ReplyTo, TurnOutput, Worker, WorkerConfig};
+use multiraft::logic::{
+    Applied, ApplyTask, DiskUse, Input, LaneKind, Outcome, ReplyTo, TurnOutput, Worker, WorkerConfig,
+};
 use multiraft::{Incarnation, LogIndex, RaftOptions, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{Body, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
@@ -24,13 +26,17 @@ struct Store {
 
 impl Store {
     fn new(stores: u64) -> Self {
+        Self::restarted(stores, Incarnation(1))
+    }
+
+    fn restarted(stores: u64, incarnation: Incarnation) -> Self {
         let (log, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
         let stores: Vec<StoreId> = (1..=stores).map(StoreId).collect();
         let regions = bootstrap_regions(&[], &stores);
         let starts: Vec<_> = regions[1..].iter().cloned().map(empty_start).collect();
         let config = WorkerConfig {
             store: StoreId(1),
-            incarnation: Incarnation(1),
+            incarnation,
             worker: 0,
             peers: stores[1..].to_vec(),
             raft: Arc::new(RaftOptions::default()),
@@ -84,6 +90,17 @@ impl Store {
         let deadline = self.now.plus(Duration::from_secs(5));
         let command = Bytes::from_static(command);
         Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply }
+    }
+
+    /// Learns that store 2 leads.
+    fn follow(&mut self) {
+        let up = |peer| Input::Link { peer: StoreId(peer), up: Some(Incarnation(1)) };
+        let body =
+            Body::Append { prev_index: LogIndex(0), prev_term: Term(0), commit: LogIndex(0), entries: Vec::new() };
+        let message = Message { from: ReplicaId(2), to: ReplicaId(1), term: Term(1), body };
+        let append = PeerMessage::Raft(RaftMessage { region: REGION, message, descriptor: None });
+        let out = self.turn(vec![up(2), up(3), Input::Messages { from: StoreId(2), messages: vec![append] }]);
+        self.settle(out);
     }
 
     /// The one region becomes a leader without anybody else to ask.
@@ -158,16 +175,7 @@ fn a_read_is_served_once_its_index_is_applied() {
 /// Store 1 of three follows store 2.
 fn follower() -> Store {
     let mut store = Store::new(3);
-    let up = |peer| Input::Link { peer: StoreId(peer), up: Some(Incarnation(1)) };
-    let append = Message {
-        from: ReplicaId(2),
-        to: ReplicaId(1),
-        term: Term(1),
-        body: Body::Append { prev_index: LogIndex(0), prev_term: Term(0), commit: LogIndex(0), entries: Vec::new() },
-    };
-    let append = PeerMessage::Raft(RaftMessage { region: REGION, message: append, descriptor: None });
-    let out = store.turn(vec![up(2), up(3), Input::Messages { from: StoreId(2), messages: vec![append] }]);
-    store.settle(out);
+    store.follow();
     store
 }
 
@@ -239,8 +247,33 @@ fn a_damaged_region_answers_those_who_wait_and_takes_no_part_any_more() {
 #[test]
 fn a_full_disk_refuses_commands_and_says_which_store() {
     let mut store = Store::lead_alone();
-    let out = store.turn(vec![Input::DiskFull { full: true }, store.propose(b"a", 1)]);
+    let out = store.turn(vec![Input::DiskFull { disk: DiskUse::Log, full: true }, store.propose(b"a", 1)]);
     assert_eq!(out.replies, [(1, Outcome::NoSpace { store: StoreId(1) })]);
-    let out = store.turn(vec![Input::DiskFull { full: false }, store.propose(b"a", 2)]);
+    let out = store.turn(vec![Input::DiskFull { disk: DiskUse::Log, full: false }, store.propose(b"a", 2)]);
     assert_eq!(out.log.len(), 1);
+}
+
+#[test]
+fn an_answer_to_an_earlier_life_of_the_store_settles_nothing() {
+    let mut old = follower();
+    let out = old.turn(vec![old.propose(b"before the restart", 1)]);
+    let (id, _) = sent_forward(&out);
+    let mut store = Store::restarted(3, Incarnation(2));
+    store.follow();
+    store.turn(vec![store.propose(b"after it", 2)]);
+    let outcome = ForwardOutcome::Applied { reply: Bytes::from_static(b"done"), index: LogIndex(9) };
+    let reply = PeerMessage::ForwardReply(ForwardReply { id, outcome });
+    let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![reply] }]);
+    assert_eq!(out.replies, []);
+}
+
+#[test]
+fn a_new_link_has_room_again() {
+    let mut store = follower();
+    store.turn(vec![Input::LaneFull { peer: StoreId(2) }]);
+    let link = |up| Input::Link { peer: StoreId(2), up };
+    let out = store.turn(vec![link(None), Input::LaneFull { peer: StoreId(2) }, link(Some(Incarnation(2)))]);
+    assert_eq!(out.replies, []);
+    let out = store.turn(vec![store.propose(b"a", 1)]);
+    assert!(matches!(sent_forward(&out).1, ForwardRequest::Propose { .. }));
 }

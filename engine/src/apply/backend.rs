@@ -8,14 +8,25 @@ use multiraft_raft::{LogIndex, RegionDescriptor, RegionEpoch, RegionId, Term};
 use multiraft_storage::{StateBatch, StateError, StateStore};
 
 use crate::apply::own::OwnRegions;
+use crate::apply::record::AppliedRecord;
 use crate::apply::shared::{SharedBackend, lookup, put_region};
 use crate::apply::source::{Content, SnapshotSource};
 use crate::apply::{Applier, Chunks};
 use crate::error::ReadError;
 use crate::machine::{OwnStateFactory, StateMachine};
 
-/// A region as the state knows it: its descriptor, the last index applied, and the term there.
-pub type AppliedRegion = (Arc<RegionDescriptor>, LogIndex, Term);
+/// A region as the state knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedRegion {
+    /// The region, as of `index`.
+    pub descriptor: Arc<RegionDescriptor>,
+    /// The last index applied.
+    pub index: LogIndex,
+    /// The term there.
+    pub term: Term,
+    /// The state was replaced by a received snapshot, and nothing was applied since.
+    pub installed: bool,
+}
 
 /// The state of a store, in one of the two forms.
 #[derive(Clone)]
@@ -75,7 +86,7 @@ impl Backend {
         };
         let mut batch = StateBatch::new();
         for descriptor in regions {
-            put_region(&mut batch, descriptor, LogIndex::ZERO, Term::ZERO);
+            put_region(&mut batch, descriptor, AppliedRecord::default());
         }
         shared.store.write(batch)?;
         shared.store.flush()
@@ -99,16 +110,14 @@ impl Backend {
     ///
     /// # Errors
     /// The file or the state cannot be read or written.
-    pub fn restore(
-        &self,
-        descriptor: &Arc<RegionDescriptor>,
-        index: LogIndex,
-        term: Term,
-        chunks: Chunks<'_>,
-    ) -> io::Result<()> {
+    pub fn restore(&self, region: &AppliedRegion, chunks: Chunks<'_>) -> io::Result<()> {
+        let AppliedRegion { descriptor, index, term, installed } = region;
         match &self.form {
-            Form::Shared(shared) => shared.restore(descriptor, index, term, chunks),
-            Form::Own(own) => own.restore(descriptor, index, term, chunks),
+            Form::Shared(shared) => {
+                let record = AppliedRecord { index: *index, term: *term, installed: *installed };
+                shared.restore(descriptor, record, chunks)
+            }
+            Form::Own(own) => own.restore(descriptor, *index, *term, chunks),
         }
     }
 

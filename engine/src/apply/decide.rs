@@ -1,6 +1,7 @@
 //! What one entry means for a region: the same decisions for both forms of state machine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_raft::{Entry, EntryKind, LogIndex, MembershipChange, RegionDescriptor, RegionEpoch, apply_to_replicas};
@@ -12,6 +13,9 @@ use crate::logic::Outcome;
 use crate::machine::ApplyContext;
 use crate::region::command::{Command, EpochRule, decode_epoch};
 use crate::region::sessions::{Admission, SessionRecord};
+
+/// When a session with too many answers that are not acknowledged may try again.
+const FULL_WINDOW_RETRY: Duration = Duration::from_millis(20);
 
 /// A region's state, as the decisions need it.
 pub(super) trait RegionState {
@@ -47,6 +51,7 @@ pub(super) fn apply_command(
     match record.admit(seq) {
         Admission::Repeat(index, reply) => Ok(Outcome::Applied { reply, index }),
         Admission::Expired => Ok(Outcome::SessionExpired),
+        Admission::Full => Ok(Outcome::Busy { retry_after: FULL_WINDOW_RETRY }),
         // The epoch is looked at after the session: a command that took effect before the region changed is a repetition.
         Admission::Apply if !EpochRule::COMMAND.admits(command.epoch, region.epoch) => {
             Ok(Outcome::EpochMismatch { current: Arc::clone(region) })

@@ -136,7 +136,9 @@ impl Applier {
     fn new(backend: Backend, regions: impl IntoIterator<Item = AppliedRegion>) -> Self {
         let regions = regions
             .into_iter()
-            .map(|(descriptor, applied, term)| (descriptor.id, Progress { descriptor, applied, term }))
+            .map(|AppliedRegion { descriptor, index, term, .. }| {
+                (descriptor.id, Progress { descriptor, applied: index, term })
+            })
             .collect();
         Self { form: backend.form, regions, dirty: BTreeMap::new(), stalled: None }
     }

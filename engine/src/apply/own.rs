@@ -175,6 +175,9 @@ pub(super) fn apply<R>(
 fn apply_entry(held: &mut Held, entry: &Entry, done: &mut Applied) -> Result<Outcome, ApplyError> {
     if entry.index <= held.applied {
         // A snapshot that was installed meanwhile includes it; whether with its answer cannot be told.
+        if entry.kind == EntryKind::Membership {
+            done.memberships.push((entry.index, Some(Arc::clone(&held.descriptor))));
+        }
         return Ok(Outcome::Uncertain);
     }
     assert_eq!(entry.index, held.applied.next(), "entries are applied without a gap");

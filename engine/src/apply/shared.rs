@@ -9,6 +9,7 @@ use multiraft_raft::{Entry, EntryKind, LogIndex, RegionDescriptor, RegionEpoch, 
 use multiraft_storage::{StateBatch, StateError, StateStore, StateView};
 use multiraft_transport::{SessionSeq, SnapshotHeader, decode_descriptor, encode_descriptor};
 
+use crate::apply::backend::AppliedRegion;
 use crate::apply::decide::{RegionState, apply_command, apply_membership};
 use crate::apply::record::AppliedRecord;
 use crate::apply::source::{Content, SnapshotSource};
@@ -60,12 +61,17 @@ impl SharedBackend {
             drain_overlay(&mut overlay, &mut batch);
             match self.write_or_stall(batch, stalled) {
                 Ok(()) => {}
-                Err(StateError::NoSpace { .. }) => return ApplyEnd::Stalled { rest: tasks.into() },
+                Err(StateError::NoSpace { .. }) if stalled.is_some() => {
+                    return ApplyEnd::Stalled { rest: tasks.into() };
+                }
                 Err(error) => return ApplyEnd::Failed(error.into()),
             }
             // A write of its own, after what came before it.
             if let Some(ApplyTask::Install { handle, from, header }) = tasks.pop_front() {
-                let installed = self.install(regions, received, from, &header);
+                let installed = match self.install(regions, received, from, &header) {
+                    Ok(installed) => installed,
+                    Err(error) => return ApplyEnd::Failed(error.into()),
+                };
                 received.discard(from, &header);
                 out.installed.push(SnapshotInstalled { handle, from, header, installed });
             }
@@ -85,29 +91,37 @@ impl SharedBackend {
     }
 
     /// Replaces a region's state, durably, in one atomic write; returns whether it did.
+    ///
+    /// # Errors
+    /// The state store failed, and what it holds now is not certain.
     fn install(
         &self,
         regions: &mut BTreeMap<RegionId, Progress>,
         received: &dyn ReceivedSnapshots,
         from: StoreId,
         header: &SnapshotHeader,
-    ) -> bool {
-        let Some(progress) = regions.get_mut(&header.region) else {
-            return false;
+    ) -> Result<bool, StateError> {
+        let Some(progress) = regions.get_mut(&header.region).filter(|progress| progress.applied < header.index) else {
+            return Ok(false);
         };
-        if header.index <= progress.applied {
-            return false;
-        }
-        let result = self
-            .replacement(&progress.descriptor, received, from, header)
-            .and_then(|batch| self.store.write(batch).and_then(|()| self.store.flush()).map_err(io::Error::other));
-        if let Err(error) = result {
-            tracing::error!(region = %header.region, %error, "a received snapshot could not be installed");
-            return false;
+        let batch = match self.replacement(&progress.descriptor, received, from, header) {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::error!(region = %header.region, %error, "a received snapshot could not be read");
+                return Ok(false);
+            }
+        };
+        match self.store.write(batch).and_then(|()| self.store.flush()) {
+            Ok(()) => {}
+            Err(StateError::NoSpace { path }) => {
+                tracing::error!(region = %header.region, path, "no space to install a received snapshot");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
         }
         *progress =
             Progress { descriptor: Arc::clone(&header.descriptor), applied: header.index, term: header.index_term };
-        true
+        Ok(true)
     }
 
     fn replacement(
@@ -127,7 +141,8 @@ impl SharedBackend {
         let (start, end) = keys::sessions(header.region);
         batch.delete_range(start, end);
         put_stream(&mut batch, received.open(from, header)?)?;
-        put_region(&mut batch, &header.descriptor, header.index, header.index_term);
+        let applied = AppliedRecord { index: header.index, term: header.index_term, installed: true };
+        put_region(&mut batch, &header.descriptor, applied);
         Ok(batch)
     }
 
@@ -150,18 +165,17 @@ impl SharedBackend {
     pub(crate) fn restore(
         &self,
         descriptor: &RegionDescriptor,
-        index: LogIndex,
-        term: Term,
+        applied: AppliedRecord,
         chunks: body::Chunks<'_>,
     ) -> io::Result<()> {
         let mut batch = StateBatch::new();
         put_stream(&mut batch, chunks)?;
-        put_region(&mut batch, descriptor, index, term);
+        put_region(&mut batch, descriptor, applied);
         self.store.write(batch).map_err(io::Error::other)
     }
 
     /// All regions that the store knows, in order of id, with what they have applied.
-    pub(crate) fn regions(&self) -> Result<Vec<(Arc<RegionDescriptor>, LogIndex, Term)>, StateError> {
+    pub(crate) fn regions(&self) -> Result<Vec<AppliedRegion>, StateError> {
         let view = self.store.view();
         let (mut start, end) = keys::all_descriptors();
         let mut regions = Vec::new();
@@ -179,7 +193,8 @@ impl SharedBackend {
                 };
                 let applied = view.get(&keys::applied(descriptor.id))?;
                 let applied = applied.and_then(|stored| AppliedRecord::decode(&stored)).unwrap_or_default();
-                regions.push((descriptor, applied.index, applied.term));
+                let AppliedRecord { index, term, installed } = applied;
+                regions.push(AppliedRegion { descriptor, index, term, installed });
             }
             start = next.into();
         }
@@ -197,9 +212,9 @@ fn put_stream(batch: &mut StateBatch, chunks: body::Chunks<'_>) -> io::Result<()
 }
 
 /// Adds a region's own records to a batch.
-pub(crate) fn put_region(batch: &mut StateBatch, descriptor: &RegionDescriptor, index: LogIndex, term: Term) {
+pub(crate) fn put_region(batch: &mut StateBatch, descriptor: &RegionDescriptor, applied: AppliedRecord) {
     batch.put(keys::descriptor(descriptor.id), stored_descriptor(descriptor));
-    batch.put(keys::applied(descriptor.id), AppliedRecord { index, term }.encode());
+    batch.put(keys::applied(descriptor.id), applied.encode());
 }
 
 /// The stored form of a descriptor.
@@ -262,7 +277,7 @@ impl Run<'_> {
                     out.answer(reply, outcome);
                 }
             }
-            let record = AppliedRecord { index: progress.applied, term: progress.term };
+            let record = AppliedRecord { index: progress.applied, term: progress.term, installed: false };
             self.overlay.insert(keys::applied(handle.region), Some(record.encode()));
             let region = dirty.entry(handle.region).or_default();
             region.applied = progress.applied;
@@ -284,6 +299,9 @@ impl Run<'_> {
     ) -> Result<Outcome, ApplyError> {
         if entry.index <= progress.applied {
             // A snapshot that was installed meanwhile includes it; whether with its answer cannot be told.
+            if entry.kind == EntryKind::Membership {
+                done.memberships.push((entry.index, Some(Arc::clone(&progress.descriptor))));
+            }
             return Ok(Outcome::Uncertain);
         }
         assert_eq!(entry.index, progress.applied.next(), "entries are applied without a gap");

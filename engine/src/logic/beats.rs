@@ -155,6 +155,12 @@ fn split_replies(mut all: BeatReplies, split: &mut [Vec<PeerMessage>]) {
     }
 }
 
+/// Where an incarnation's requests begin: an answer to a request of an earlier life of this store, which the other end may
+/// send long after the restart, never meets one of this life.
+pub(super) fn first_sequence(incarnation: Incarnation) -> u64 {
+    ((incarnation.get() & 0xffff) << 40) | 1
+}
+
 /// Names a forwarded request or a snapshot transfer so that its answer finds the worker that asked.
 pub(super) fn request_id(sequence: u64, worker: usize) -> u64 {
     (sequence << 8) | worker as u64

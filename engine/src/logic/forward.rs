@@ -87,7 +87,9 @@ impl<R> Worker<R> {
         }
         match forward.request {
             ForwardRequest::Propose { session, command } => {
-                self.propose_here(slot, Some(forward.epoch), session, command, to);
+                // Zero: whatever the region is.
+                let epoch = Some(forward.epoch).filter(|epoch| *epoch != RegionEpoch::default());
+                self.propose_here(slot, epoch, session, command, to);
             }
             ForwardRequest::ReadIndex => self.read_here(slot, to),
             ForwardRequest::Transfer { to: target } => self.transfer_here(now, slot, target, to),

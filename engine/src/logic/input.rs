@@ -92,6 +92,13 @@ pub enum Input<R> {
     },
     /// What these regions had applied up to these indexes is durable: their logs may be cut.
     Checkpointed(Vec<(RegionId, LogIndex)>),
+    /// Chunks of a snapshot are still moving.
+    SnapshotMoving {
+        /// Who sends it; `None`: this store does.
+        from: Option<StoreId>,
+        /// The transfer.
+        transfer: u64,
+    },
     /// A snapshot that this worker asked to be sent has left, or failed to.
     SnapshotSent {
         /// The transfer.
@@ -120,13 +127,24 @@ pub enum Input<R> {
         /// The region.
         region: RegionId,
     },
-    /// The log's disk has no space, or has some again: leaders are given away, and commands refused, meanwhile.
+    /// A disk has no space, or has some again: leaders are given away, and commands refused, meanwhile.
     DiskFull {
+        /// What has no space.
+        disk: DiskUse,
         /// Whether it is full.
         full: bool,
     },
     /// Hand every led region over (before a shutdown).
     Handover,
+}
+
+/// What a store keeps on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskUse {
+    /// The shared log.
+    Log,
+    /// Applied state.
+    State,
 }
 
 /// Names one life of one region on one worker. A completion whose handle does not match any more is dropped.
@@ -179,4 +197,6 @@ pub struct RegionStart {
     pub applied: LogIndex,
     /// Its term.
     pub applied_term: Term,
+    /// The state was replaced by a snapshot and nothing was applied since: it may be ahead of the log.
+    pub installed: bool,
 }

@@ -30,7 +30,7 @@ mod worker;
 
 pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of};
 pub use forward::wire_outcome;
-pub use input::{Applied, Input, RegionHandle, RegionStart, SnapshotInstalled};
+pub use input::{Applied, DiskUse, Input, RegionHandle, RegionStart, SnapshotInstalled};
 pub use output::{
     ApplyTask, Counters, FetchTask, LaneKind, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask, TurnOutput,
 };

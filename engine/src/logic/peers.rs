@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use multiraft_raft::{Incarnation, StoreId, Time};
 use multiraft_transport::{Beat, BeatReplies, BeatReply, Beats, PeerMessage};
 
+use crate::logic::beats::first_sequence;
 use crate::logic::forward::PendingForward;
 use crate::logic::{LaneKind, Outgoing};
 
@@ -15,6 +16,8 @@ pub(super) struct Peers<R> {
     generation: u64,
     /// Whether any append lane is full.
     full: bool,
+    /// The first request's number.
+    first_request: u64,
 }
 
 /// One other store.
@@ -38,8 +41,9 @@ pub(super) struct Peer<R> {
 }
 
 impl<R> Peers<R> {
-    pub(super) fn new(stores: impl IntoIterator<Item = StoreId>) -> Self {
-        let mut peers = Self { peers: Vec::new(), generation: 0, full: false };
+    pub(super) fn new(stores: impl IntoIterator<Item = StoreId>, incarnation: Incarnation) -> Self {
+        let first_request = first_sequence(incarnation);
+        let mut peers = Self { peers: Vec::new(), generation: 0, full: false, first_request };
         for store in stores {
             peers.entry(store);
         }
@@ -51,7 +55,7 @@ impl<R> Peers<R> {
         let at = match self.peers.binary_search_by_key(&store, |peer| peer.store) {
             Ok(at) => at,
             Err(at) => {
-                self.peers.insert(at, Peer::new(store));
+                self.peers.insert(at, Peer::new(store, self.first_request));
                 at
             }
         };
@@ -103,8 +107,8 @@ impl<R> Peers<R> {
         // A link that comes up without having gone down first replaces another: what was on that one is lost as well.
         if up.is_none() || peer.up.is_some() {
             peer.lost_at = generation;
-            peer.lane_full = false;
         }
+        peer.lane_full = false;
         let orphans = if peer.lost_at == generation { peer.forwards.take_all() } else { Vec::new() };
         peer.up = up;
         self.count_full();
@@ -120,13 +124,13 @@ impl<R> Peers<R> {
 }
 
 impl<R> Peer<R> {
-    fn new(store: StoreId) -> Self {
+    fn new(store: StoreId, first_request: u64) -> Self {
         Self {
             store,
             up: None,
             lane_full: false,
             lost_at: 0,
-            forwards: Forwards::new(),
+            forwards: Forwards::new(first_request),
             control: Vec::new(),
             append: Vec::new(),
             beats: Vec::new(),
@@ -142,8 +146,9 @@ impl<R> Peer<R> {
         }
     }
 
-    pub(super) fn push_beat(&mut self, beat: Beat) {
-        if beat.round == 0 { self.beats.push(beat) } else { self.round_beats.push(beat) }
+    /// Puts a heartbeat with the others of the interval, or sends it with this turn if it opens a read round.
+    pub(super) fn push_beat(&mut self, beat: Beat, at_once: bool) {
+        if at_once { self.round_beats.push(beat) } else { self.beats.push(beat) }
     }
 
     pub(super) fn push_beat_reply(&mut self, reply: BeatReply) {
@@ -158,7 +163,8 @@ impl<R> Peer<R> {
         }
         if !self.replies.is_empty() {
             let replies = std::mem::take(&mut self.replies);
-            self.control.push(PeerMessage::BeatReplies(BeatReplies { incarnation, replies, ..BeatReplies::default() }));
+            let replies = PeerMessage::BeatReplies(BeatReplies { incarnation, replies, ..BeatReplies::default() });
+            sends.push(Outgoing { to: self.store, lane: LaneKind::Liveness, messages: vec![replies] });
         }
         for (lane, queue) in [(LaneKind::Control, &mut self.control), (LaneKind::Append, &mut self.append)] {
             if !queue.is_empty() {
@@ -173,29 +179,33 @@ pub(super) struct Forwards<R> {
     /// The sequence of the first slot.
     first: u64,
     slots: VecDeque<Option<PendingForward<R>>>,
+    /// How many slots are taken.
+    pending: usize,
 }
 
 impl<R> Forwards<R> {
-    fn new() -> Self {
-        Self { first: 1, slots: VecDeque::new() }
+    fn new(first: u64) -> Self {
+        Self { first, slots: VecDeque::new(), pending: 0 }
     }
 
     /// Notes a request; returns its sequence.
     pub(super) fn add(&mut self, pending: PendingForward<R>) -> u64 {
         self.slots.push_back(Some(pending));
+        self.pending += 1;
         self.first + self.slots.len() as u64 - 1
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.pending
     }
 
     /// Takes an answered request out; `None` if it is not there any more.
     pub(super) fn take(&mut self, sequence: u64) -> Option<PendingForward<R>> {
         let at = usize::try_from(sequence.checked_sub(self.first)?).ok()?;
-        let pending = self.slots.get_mut(at)?.take();
+        let pending = self.slots.get_mut(at)?.take()?;
+        self.pending -= 1;
         self.trim();
-        pending
+        Some(pending)
     }
 
     /// Takes the requests out that have waited too long.
@@ -208,11 +218,13 @@ impl<R> Forwards<R> {
             self.first += 1;
             expired.extend(self.slots.pop_front().flatten());
         }
+        self.pending -= expired.len();
         expired
     }
 
     fn take_all(&mut self) -> Vec<PendingForward<R>> {
         self.first += self.slots.len() as u64;
+        self.pending = 0;
         self.slots.drain(..).flatten().collect()
     }
 

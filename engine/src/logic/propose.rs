@@ -31,11 +31,14 @@ impl<R> Worker<R> {
             return self.propose_here(slot, epoch, session, command, ReplyTo::Caller(reply));
         }
         let current = here.descriptor();
-        if epoch.is_some_and(|epoch| !EpochRule::COMMAND.admits(epoch, current.epoch)) {
+        // Only if the caller is behind: one that knows more than this lagging replica is sent on.
+        let is_behind =
+            |epoch: RegionEpoch| epoch.is_behind(current.epoch) && !EpochRule::COMMAND.admits(epoch, current.epoch);
+        if epoch.is_some_and(is_behind) {
             let current = current.clone();
             return self.reply(reply, Outcome::EpochMismatch { current });
         }
-        let (leader, name) = (here.leader_store(), (region, current.epoch));
+        let (leader, name) = (here.leader_store(), (region, epoch.unwrap_or_default()));
         let request = ForwardRequest::Propose { session, command };
         self.forward(now, leader, name, request, ForwardKind::Propose(reply));
     }
@@ -99,7 +102,8 @@ impl<R> Worker<R> {
 
     fn refusal(&mut self, error: &ProposeError, hint: Option<StoreId>) -> Outcome {
         match error {
-            ProposeError::NotLeader { .. } => Outcome::NotLeader { hint },
+            // Somebody else leads, or soon will: to be tried again.
+            ProposeError::NotLeader { .. } | ProposeError::TransferInProgress { .. } => Outcome::NotLeader { hint },
             _ => {
                 self.counters.busy += 1;
                 Outcome::Busy { retry_after: RETRY }

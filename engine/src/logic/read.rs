@@ -140,8 +140,24 @@ impl<R> Worker<R> {
         }
     }
 
-    /// Gives up confirmed reads whose callers have stopped waiting: this replica lags too far behind.
-    pub(super) fn expire_confirmed(&mut self, now: Time, slot: SlotKey) {
+    fn expire_proposed(&mut self, now: Time, slot: SlotKey) {
+        let timeout = self.config.request_timeout;
+        let region = self.region_mut(slot);
+        let is_leader = region.group.is_leader();
+        let Some(waiting) = region.busy.as_mut().filter(|_| !is_leader) else {
+            return;
+        };
+        let late = waiting.proposed.iter().take_while(|proposed| proposed.at.plus(timeout) <= now).count();
+        let late: Vec<_> = waiting.proposed.drain(..late).collect();
+        for proposed in late {
+            self.answer(proposed.reply, Outcome::Uncertain);
+        }
+    }
+
+    /// Gives up those whose callers have stopped waiting: confirmed reads of a replica that lags too far behind, and commands
+    /// of a lost leadership of which nothing was heard again.
+    pub(super) fn expire_waiting(&mut self, now: Time, slot: SlotKey) {
+        self.expire_proposed(now, slot);
         let region = self.region_mut(slot);
         let hint = region.leader_store();
         let Some(waiting) = region.busy.as_mut().filter(|waiting| !waiting.confirmed.is_empty()) else {

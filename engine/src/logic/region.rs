@@ -26,6 +26,14 @@ pub(super) struct Region<R> {
     pub(super) link_mark: u64,
     /// Everything up to here is durably in the state: the log may be cut.
     pub(super) durable: LogIndex,
+    /// The leader is not moved for balance before this: it was moved just now, or could not be.
+    pub(super) settled: Time,
+    /// Listed among those whose committed entries wait.
+    pub(super) held: bool,
+    /// The newest read round that followers were told of at once; later heartbeats that name it are ordinary ones.
+    pub(super) round_told: u64,
+    /// The newest read round in a heartbeat of this turn.
+    pub(super) round_seen: u64,
     /// Some follower's lane was full when this leading group was last polled.
     pub(super) paused: bool,
     /// Listed among those that wait for a lane.
@@ -116,6 +124,10 @@ impl<R> Region<R> {
             touched: false,
             link_mark: 0,
             durable: start.applied,
+            settled: Time::ZERO,
+            held: false,
+            round_told: 0,
+            round_seen: 0,
             paused: false,
             listed_paused: false,
             busy: None,

@@ -14,11 +14,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use multiraft_raft::{Membership, ReplicaId, SnapshotOutcome, StoreId, Term, Time};
+use multiraft_raft::{Incarnation, Membership, ReplicaId, SnapshotOutcome, StoreId, Term, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::{PeerMessage, SnapshotHeader, SnapshotMessage, SnapshotStep};
 
-use crate::logic::beats::{request_id, worker_of_request};
+use crate::logic::beats::{first_sequence, request_id, worker_of_request};
 use crate::logic::worker::Worker;
 use crate::logic::{ApplyTask, LaneKind, Notice, Outcome, RegionHandle, SnapshotInstalled, SnapshotTask, TurnOutput};
 
@@ -28,7 +28,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY_AFTER_MS: u32 = 200;
 
 /// Snapshots on their way out of and into one worker's regions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Transfers {
     next: u64,
     outgoing: BTreeMap<u64, Outgoing>,
@@ -37,6 +37,19 @@ pub(super) struct Transfers {
     queue: VecDeque<(Time, SlotKey, ReplicaId)>,
     tasks: Vec<SnapshotTask>,
     installs: Vec<(RegionHandle, StoreId, SnapshotHeader)>,
+}
+
+impl Transfers {
+    pub(super) fn new(incarnation: Incarnation) -> Self {
+        Self {
+            next: first_sequence(incarnation),
+            outgoing: BTreeMap::new(),
+            incoming: BTreeMap::new(),
+            queue: VecDeque::new(),
+            tasks: Vec::new(),
+            installs: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -167,12 +180,31 @@ impl<R> Worker<R> {
 
     fn on_refused(&mut self, now: Time, from: StoreId, transfer: u64, retry_after_ms: u32) {
         if retry_after_ms == 0 {
-            // The follower needs none: probing finds out where it stands.
-            return self.finish_outgoing(now, from, transfer, SnapshotOutcome::Failed);
+            // The follower has as much already, and only its word for it was lost: appends go on after the snapshot, and its
+            // answer to the first one tells where it stands.
+            return self.finish_outgoing(now, from, transfer, SnapshotOutcome::Installed);
         }
         let Some(outgoing) = self.take_outgoing(from, transfer) else { return };
         let again = now.plus(Duration::from_millis(u64::from(retry_after_ms)));
         self.transfers.queue.push_back((again, outgoing.key, outgoing.replica));
+    }
+
+    /// Chunks are still moving.
+    pub(super) fn on_snapshot_moving(&mut self, now: Time, from: Option<StoreId>, transfer: u64) {
+        let deadline = now.plus(STEP_TIMEOUT);
+        match from {
+            None => {
+                if let Some(outgoing) = self.transfers.outgoing.get_mut(&transfer) {
+                    outgoing.deadline = deadline;
+                }
+            }
+            Some(from) => {
+                let incoming = self.transfers.incoming.get_mut(&(from, transfer));
+                if let Some(incoming) = incoming.filter(|incoming| incoming.deadline.is_some()) {
+                    incoming.deadline = Some(deadline);
+                }
+            }
+        }
     }
 
     /// All chunks have left, or will not.
@@ -217,8 +249,16 @@ impl<R> Worker<R> {
         };
         let key = incoming.key;
         incoming.deadline = None;
+        let own = self.config.store;
         let useful = self.regions.get(key).is_some_and(|region| {
-            region.id() == header.region && region.group.would_install(header.index, header.index_term)
+            let descriptor = &header.descriptor;
+            // What a peer says is checked: it must be this replica's region, with this replica in it.
+            region.id() == header.region
+                && descriptor.id == header.region
+                && header.to == region.group.id()
+                && descriptor.replica_on(own).is_some_and(|replica| replica.id == header.to)
+                && !descriptor.epoch.is_behind(region.descriptor().epoch)
+                && region.group.would_install(header.index, header.index_term)
         });
         if !useful {
             self.transfers.incoming.remove(&(from, header.transfer));

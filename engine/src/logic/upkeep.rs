@@ -6,8 +6,8 @@ use std::time::Duration;
 use multiraft_raft::{LogIndex, RegionId, Term, Time};
 use multiraft_router::SlotKey;
 
-use crate::logic::TurnOutput;
 use crate::logic::worker::Worker;
+use crate::logic::{DiskUse, TurnOutput};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -16,18 +16,24 @@ const SLOTS_PER_ROUND: u32 = 1024;
 /// How many leaders one round hands over.
 const TRANSFERS_PER_ROUND: usize = 64;
 
+/// How long a new leader stays before it hands over for balance.
+pub(super) const SETTLE: Duration = Duration::from_secs(10);
+/// How long a leader stays whose hand-over came to nothing.
+pub(super) const SETTLE_AFTER_ABORT: Duration = Duration::from_secs(60);
+
 /// Where the next round goes on.
 #[derive(Debug)]
 pub(super) struct Upkeep {
     next: Time,
     cursor: u32,
     handover: bool,
-    disk_full: bool,
+    /// What has no space: the log, the state.
+    disk_full: [bool; 2],
 }
 
 impl Upkeep {
     pub(super) fn new(now: Time) -> Self {
-        Self { next: now.next_multiple(INTERVAL), cursor: 0, handover: false, disk_full: false }
+        Self { next: now.next_multiple(INTERVAL), cursor: 0, handover: false, disk_full: [false; 2] }
     }
 
     /// When the next round is due.
@@ -35,19 +41,20 @@ impl Upkeep {
         self.next
     }
 
-    /// Leadership is given away while the log's disk is full, and may come back afterwards.
-    pub(super) fn set_disk_full(&mut self, full: bool) {
-        self.disk_full = full;
+    /// Leadership is given away while a disk is full, and may come back afterwards.
+    pub(super) fn set_disk_full(&mut self, disk: DiskUse, full: bool) {
+        self.disk_full[usize::from(disk == DiskUse::State)] = full;
         self.next = Time::ZERO;
     }
 
     /// Whether this store can take no commands because its disk is full.
     pub(super) fn is_disk_full(&self) -> bool {
-        self.disk_full
+        self.disk_full.contains(&true)
     }
 
-    fn gives_away(&self) -> bool {
-        self.handover || self.disk_full
+    /// Whether this store hands its leaders over.
+    pub(super) fn gives_away(&self) -> bool {
+        self.handover || self.is_disk_full()
     }
 
     /// From now on, leadership is given away and not taken back.
@@ -79,7 +86,7 @@ impl<R> Worker<R> {
             }
             self.upkeep.cursor = if self.upkeep.cursor + 1 >= slots { 0 } else { self.upkeep.cursor + 1 };
             let Some((key, _)) = self.regions.occupant(self.upkeep.cursor) else { continue };
-            self.expire_confirmed(now, key);
+            self.expire_waiting(now, key);
             moved += usize::from(self.place_leader(now, key));
         }
     }
@@ -126,7 +133,7 @@ impl<R> Worker<R> {
                 .filter(|replica| self.peers.is_up(replica.store))
                 .max_by_key(|replica| caught_up(replica.id))
                 .copied()
-        } else if self.config.balance_leaders {
+        } else if self.config.balance_leaders && now >= region.settled {
             region
                 .preferred()
                 .filter(|replica| replica.store != own && self.peers.is_up(replica.store))

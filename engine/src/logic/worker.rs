@@ -4,6 +4,7 @@
 //! the shared log, one batch per peer, one batch to apply. Nothing leaves before the append except what asserts no
 //! durability; the rest waits for the log's token in `flush`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ use crate::logic::{
 
 /// How many due groups one turn takes: a bound on a turn's length, also when ten thousand groups are due at once.
 const DUE_PER_TURN: usize = 1024;
+
+/// How many groups that were held back go on in one turn.
+const HELD_PER_TURN: usize = 64;
 
 /// What a worker is told when it is made.
 #[derive(Clone, Debug)]
@@ -80,6 +84,8 @@ pub struct Worker<R> {
     /// Records that do not come out of a group's poll (a log that must be reset at the start).
     pub(super) early_records: Vec<GroupRecord>,
     due: Vec<SlotKey>,
+    /// Groups whose committed entries wait until the applier has caught up.
+    held: VecDeque<SlotKey>,
     /// Leading groups that wait for a lane.
     pub(super) paused: Vec<SlotKey>,
     scratch: Output<FlushToken>,
@@ -101,9 +107,9 @@ impl<R> Worker<R> {
             regions: Slab::new(),
             slots: FxHashMap::default(),
             deadlines: Deadlines::new(),
-            peers: Peers::new(config.peers.iter().copied()),
+            peers: Peers::new(config.peers.iter().copied(), config.incarnation),
             flush: FlushQueue::new(durable),
-            transfers: Transfers::default(),
+            transfers: Transfers::new(config.incarnation),
             upkeep: Upkeep::new(now),
             counters: Counters::default(),
             apply_backlog: 0,
@@ -113,6 +119,7 @@ impl<R> Worker<R> {
             touched: Vec::new(),
             early_records: Vec::new(),
             due: Vec::new(),
+            held: VecDeque::new(),
             paused: Vec::new(),
             scratch: Output::new(),
             now,
@@ -241,12 +248,13 @@ impl<R> Worker<R> {
                 self.touch(key);
             }
             Input::Checkpointed(regions) => self.on_checkpointed(&regions),
+            Input::SnapshotMoving { from, transfer } => self.on_snapshot_moving(now, from, transfer),
             Input::SnapshotSent { transfer, sent } => self.on_snapshot_streamed(now, transfer, sent),
             Input::SnapshotReceived { from, header } => self.on_snapshot_received(from, header),
             Input::SnapshotLost { from, transfer } => self.on_snapshot_lost(from, transfer),
             Input::SnapshotInstalled(done) => self.on_snapshot_installed(now, done),
             Input::Damaged { region } => self.remove_region(region),
-            Input::DiskFull { full } => self.upkeep.set_disk_full(full),
+            Input::DiskFull { disk, full } => self.upkeep.set_disk_full(disk, full),
             Input::Handover => self.upkeep.start_handover(),
         }
     }
@@ -274,6 +282,22 @@ impl<R> Worker<R> {
             region.group.on_applied(now, done.index);
             self.release_confirmed(key);
             self.touch(key);
+        }
+        self.resume_held();
+    }
+
+    /// Lets some of the groups go on whose entries were held back, once there is room again.
+    fn resume_held(&mut self) {
+        if self.apply_backlog > self.config.apply_queue_bytes / 2 {
+            return;
+        }
+        let count = self.held.len().min(HELD_PER_TURN);
+        let resumed: Vec<SlotKey> = self.held.drain(..count).collect();
+        for key in resumed {
+            if let Some(region) = self.regions.get_mut(key) {
+                region.held = false;
+                self.touch(key);
+            }
         }
     }
 
@@ -311,7 +335,13 @@ impl<R> Worker<R> {
                 self.propose_incoming(now, key);
                 self.read_incoming(now, key);
                 self.pause_full_lanes(key);
+                let hold = self.apply_backlog > self.config.apply_queue_bytes;
                 let Some(region) = self.regions.get_mut(key) else { continue };
+                region.group.hold_delivery(hold);
+                if hold && !region.held && region.group.has_undelivered() {
+                    region.held = true;
+                    self.held.push_back(key);
+                }
                 region.group.poll_output(now, ticket, &mut scratch);
                 let logged = self.sort_output(key, &mut scratch, out);
                 if logged && written.last() != Some(&key) {
@@ -347,6 +377,8 @@ impl<R> Worker<R> {
         for message in output.messages.drain(..) {
             self.send_raft(key, message);
         }
+        let region = self.region_mut(key);
+        region.round_told = region.round_told.max(region.round_seen);
         for gated in output.gated.drain(..) {
             self.flush.gate(key, gated);
         }
@@ -373,7 +405,9 @@ impl<R> Worker<R> {
 
     /// Hands this worker's heartbeats in, once an interval, when all groups that were due have had their turn.
     fn hand_in_beats(&mut self, now: Time, out: &mut TurnOutput<R>) {
-        if now < self.next_beat || self.deadlines.next() <= now {
+        // What is due has its turn first, but no longer than one more interval: under overload beats leave all the same.
+        let overdue = now >= self.next_beat.plus(self.config.raft.heartbeat_interval);
+        if now < self.next_beat || (self.deadlines.next() <= now && !overdue) {
             return;
         }
         let tick = self.next_beat;

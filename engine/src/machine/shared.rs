@@ -18,7 +18,10 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Only what `state` returned: the state store failed. The store then stops serving; nothing of the batch is kept.
     fn apply(&self, context: ApplyContext<'_>, command: &[u8], state: &mut StateTxn<'_>) -> Result<Bytes, StateError>;
 
-    /// Answers a query from one instant's view of the region. Runs beside applies, on the caller's thread.
+    /// Answers a query from one instant's view of the region, on the caller's thread.
+    ///
+    /// Keep it short: on a state store without versions (sled) nothing is written while a view is open, in any region. Bound
+    /// scans, and never ask the engine from inside.
     ///
     /// # Errors
     /// Only what `view` returned.

@@ -44,6 +44,9 @@ pub(crate) struct SessionRecord {
     applied: BTreeMap<u64, (LogIndex, Bytes)>,
 }
 
+/// The most bytes of answers kept of one session.
+pub(crate) const WINDOW_BYTES: usize = 1 << 20;
+
 /// What to do with a command of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
@@ -51,8 +54,10 @@ pub(crate) enum Admission {
     Apply,
     /// It was applied before, at this index, with this answer.
     Repeat(LogIndex, Bytes),
-    /// Its answer was acknowledged long ago, or the window is full: nothing can be said any more.
+    /// Its answer was acknowledged long ago, or the session is not the one that the region knows: nothing can be said.
     Expired,
+    /// Too many answers are not acknowledged yet: try again when some are.
+    Full,
 }
 
 impl SessionRecord {
@@ -77,8 +82,9 @@ impl SessionRecord {
         if seq.sequence <= self.floor || seq.sequence == 0 {
             return Admission::Expired;
         }
-        let kept = self.applied.range(seq.acknowledged.saturating_add(1)..).count();
-        if kept >= WINDOW { Admission::Expired } else { Admission::Apply }
+        let kept = self.applied.range(seq.acknowledged.saturating_add(1)..);
+        let (count, bytes) = kept.fold((0, 0), |(count, bytes), (_, (_, reply))| (count + 1, bytes + reply.len()));
+        if count >= WINDOW || bytes >= WINDOW_BYTES { Admission::Full } else { Admission::Apply }
     }
 
     /// Remembers that a command was applied, and forgets what the caller has acknowledged.
@@ -183,7 +189,7 @@ mod tests {
             record.record(seq(n, 0), LogIndex(n), Bytes::new());
         }
         let next = WINDOW as u64 + 1;
-        assert_eq!(record.admit(seq(next, 0)), Admission::Expired);
+        assert_eq!(record.admit(seq(next, 0)), Admission::Full);
         assert_eq!(record.admit(seq(next, 1)), Admission::Apply);
     }
 

@@ -6,15 +6,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use multiraft_raft::RegionId;
+use multiraft_raft::{RegionId, StoreId};
 use multiraft_router::Mailbox;
 use multiraft_storage::StateError;
-use multiraft_transport::{Lane, PeerMessage, Transport};
+use multiraft_transport::{ForwardOutcome, ForwardReply, Lane, PeerMessage, SnapshotHeader, Transport};
 
-use crate::apply::{AppliedBatch, Applier, ApplyEnd, Dirty, SnapshotSource};
-use crate::logic::{ApplyTask, Input};
+use crate::apply::{AppliedBatch, Applier, ApplyEnd, Dirty, ReceivedSnapshots, SnapshotSource};
+use crate::logic::{ApplyTask, DiskUse, Input};
 use crate::shell::Completion;
-use crate::shell::fault::Fault;
+use crate::shell::fault::{Fault, PanicGuard};
 use crate::shell::receive::Receiving;
 use crate::shell::worker::Work;
 
@@ -23,12 +23,19 @@ const TASKS_PER_WRITE: usize = 512;
 /// How long to wait for space.
 const NO_SPACE_RETRY: Duration = Duration::from_millis(100);
 
+/// The largest answer that is sent to another store.
+const REPLY_BYTES_MAX: usize = 8 << 20;
+/// How many bytes of answers are handed to a lane at a time.
+const REPLIES_AT_ONCE_BYTES: usize = 1 << 20;
+
 /// What an apply thread is asked to do, in order.
 pub(super) enum ApplyWork {
     /// Carry these out.
     Tasks(Vec<ApplyTask<Completion>>),
     /// Which regions have applied since the last checkpoint?
     Dirty(Sender<BTreeMap<RegionId, Dirty>>),
+    /// Remove a received snapshot that is of no use.
+    Discard(StoreId, SnapshotHeader),
     /// The state of these regions, as of now.
     Capture(Vec<RegionId>, Sender<Vec<SnapshotSource>>),
 }
@@ -42,6 +49,8 @@ pub(super) struct ApplyThread {
     pub(super) receiving: Arc<Receiving>,
     pub(super) fault: Fault,
     pub(super) index: usize,
+    /// The store is being stopped with a batch that found no space: nothing may be applied after it.
+    pub(super) is_stalled: bool,
 }
 
 impl ApplyThread {
@@ -51,6 +60,7 @@ impl ApplyThread {
     }
 
     fn run(mut self) {
+        let _guard = PanicGuard { fault: self.fault.clone(), thread: "apply" };
         let mut next = None;
         loop {
             let Some(work) = next.take().or_else(|| self.work.recv().ok()) else {
@@ -75,19 +85,21 @@ impl ApplyThread {
                     let _ = reply.send(self.applier.take_dirty());
                 }
                 ApplyWork::Capture(regions, reply) => self.capture(&regions, &reply),
+                ApplyWork::Discard(from, header) => self.receiving.discard(from, &header),
             }
         }
     }
 
     fn apply(&mut self, mut tasks: Vec<ApplyTask<Completion>>) {
-        while !tasks.is_empty() && !self.fault.is_set() {
+        while !tasks.is_empty() && !self.fault.is_set() && !self.is_stalled {
             let started = Instant::now();
             let count = tasks.len();
             let (batch, end) = self.applier.apply(std::mem::take(&mut tasks), &*self.receiving);
             match end {
                 ApplyEnd::Done => self.deliver(batch),
                 ApplyEnd::Stalled { rest } => {
-                    if self.wait_for_space() {
+                    self.is_stalled = !self.wait_for_space();
+                    if !self.is_stalled {
                         self.deliver(batch);
                     }
                     tasks = rest;
@@ -102,19 +114,28 @@ impl ApplyThread {
     /// Waits until the state store takes what it had no space for; false if the store has stopped meanwhile.
     fn wait_for_space(&mut self) -> bool {
         tracing::error!("the state store's disk is full: applying waits for space");
+        self.tell_full(true);
         loop {
             // The only thing to wait for is somebody else freeing space.
             #[allow(clippy::disallowed_methods, reason = "nothing signals free disk space")]
             std::thread::sleep(NO_SPACE_RETRY);
             match self.applier.retry() {
-                Ok(()) => return true,
-                Err(StateError::NoSpace { .. }) if !self.fault.is_set() => {}
+                Ok(()) => {
+                    self.tell_full(false);
+                    return true;
+                }
+                Err(StateError::NoSpace { .. }) if !self.fault.ends_waiting() => {}
+                Err(StateError::NoSpace { .. }) => return false,
                 Err(error) => {
                     self.fault.set(format!("committed entries could not be applied: {error}"));
                     return false;
                 }
             }
         }
+    }
+
+    fn tell_full(&self, full: bool) {
+        let _ = self.worker.send_reserved(Work::Input(Input::DiskFull { disk: DiskUse::State, full }));
     }
 
     fn deliver(&self, batch: AppliedBatch<Completion>) {
@@ -130,16 +151,43 @@ impl ApplyThread {
         }
     }
 
-    fn send_replies(&self, replies: Vec<(multiraft_raft::StoreId, multiraft_transport::ForwardReply)>) {
-        let mut by_store: BTreeMap<_, Vec<PeerMessage>> = BTreeMap::new();
-        for (store, reply) in replies {
-            by_store.entry(store).or_default().push(PeerMessage::ForwardReply(reply));
-        }
-        for (store, messages) in by_store {
-            // An answer that cannot be sent is an unknown outcome at the other end.
-            if let Err(error) = self.transport.send(store, Lane::Control, &messages) {
-                tracing::debug!(peer = %store, %error, "answers could not be sent");
+    fn send_replies(&self, replies: Vec<(StoreId, ForwardReply)>) {
+        let mut by_store: BTreeMap<StoreId, (usize, Vec<PeerMessage>)> = BTreeMap::new();
+        for (store, mut reply) in replies {
+            let mut bytes = 64;
+            if let ForwardOutcome::Applied { reply: answer, .. } = &reply.outcome {
+                bytes += answer.len();
             }
+            if bytes > REPLY_BYTES_MAX {
+                tracing::error!(
+                    bytes,
+                    limit = REPLY_BYTES_MAX,
+                    "an answer is too large to be sent on: keep answers small"
+                );
+                reply.outcome = ForwardOutcome::Uncertain;
+                bytes = 64;
+            }
+            let (size, messages) = by_store.entry(store).or_default();
+            *size += bytes;
+            messages.push(PeerMessage::ForwardReply(reply));
+            if *size > REPLIES_AT_ONCE_BYTES {
+                let messages = std::mem::take(messages);
+                *size = 0;
+                self.send(store, &messages);
+            }
+        }
+        for (store, (_, messages)) in by_store {
+            self.send(store, &messages);
+        }
+    }
+
+    fn send(&self, store: StoreId, messages: &[PeerMessage]) {
+        if messages.is_empty() {
+            return;
+        }
+        // An answer that cannot be sent is an unknown outcome at the other end.
+        if let Err(error) = self.transport.send(store, Lane::Control, messages) {
+            tracing::debug!(peer = %store, %error, "answers could not be sent");
         }
     }
 

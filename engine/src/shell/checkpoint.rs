@@ -15,7 +15,7 @@ use multiraft_router::Mailbox;
 use crate::apply::{Backend, Dirty};
 use crate::logic::{Input, worker_of};
 use crate::shell::apply::ApplyWork;
-use crate::shell::fault::Fault;
+use crate::shell::fault::{Fault, PanicGuard};
 use crate::shell::worker::Work;
 use crate::snapshots::SnapshotFiles;
 
@@ -43,6 +43,7 @@ pub(super) struct Checkpoints {
 impl Checkpoints {
     pub(super) fn start(mut self) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("multiraft-checkpoint".to_owned()).spawn(move || {
+            let _guard = PanicGuard { fault: self.fault.clone(), thread: "checkpoint" };
             while let Err(RecvTimeoutError::Timeout) = self.stop.recv_timeout(self.interval) {
                 if self.fault.is_set() {
                     return;

@@ -26,15 +26,17 @@ impl Handler for LinkHandler {
         if lane == Lane::Liveness {
             self.note_heard(from, &messages);
         }
-        let permit = Arc::new(permit);
         let parts = split_by_worker(messages, self.mailboxes.len());
+        let busy = parts.iter().filter(|part| !part.is_empty()).count();
+        let bytes = permit.bytes().checked_div(busy).unwrap_or(0) as u64;
+        let permit = Arc::new(permit);
         for (mailbox, messages) in self.mailboxes.iter().zip(parts) {
             if messages.is_empty() {
                 continue;
             }
             let work = Work::Frame { from, messages, permit: Arc::clone(&permit) };
             // The permits bound what a peer may have waiting here; a refusal means that the store is stopping.
-            let _ = mailbox.try_send_from_peer(work, 0);
+            let _ = mailbox.try_send_from_peer(work, bytes);
         }
     }
 

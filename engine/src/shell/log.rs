@@ -8,8 +8,8 @@ use multiraft_raft::RegionId;
 use multiraft_router::Mailbox;
 use multiraft_storage::{FlushListener, FlushToken, LogFailure, LogReader};
 
-use crate::logic::{FetchTask, Input, worker_of};
-use crate::shell::fault::Fault;
+use crate::logic::{DiskUse, FetchTask, Input, worker_of};
+use crate::shell::fault::{Fault, PanicGuard};
 use crate::shell::worker::Work;
 
 /// Tells workers what the log's writer has flushed.
@@ -49,7 +49,7 @@ impl FlushListener for Flushes {
             other => return self.fault.set(format!("the log has failed: {other:?}")),
         };
         for mailbox in &self.mailboxes {
-            let _ = mailbox.send_reserved(Work::Input(Input::DiskFull { full }));
+            let _ = mailbox.send_reserved(Work::Input(Input::DiskFull { disk: DiskUse::Log, full }));
         }
     }
 
@@ -77,11 +77,13 @@ pub(super) struct FetchWork {
 pub(super) fn start_reader(
     reader: LogReader,
     mailboxes: Vec<Mailbox<Work>>,
+    fault: Fault,
 ) -> std::io::Result<(Sender<FetchWork>, JoinHandle<()>)> {
     let (sender, receiver) = bounded(FETCHES_MAX);
-    let thread = std::thread::Builder::new()
-        .name("multiraft-fetch".to_owned())
-        .spawn(move || read_all(&reader, &mailboxes, &receiver))?;
+    let thread = std::thread::Builder::new().name("multiraft-fetch".to_owned()).spawn(move || {
+        let _guard = PanicGuard { fault, thread: "fetch" };
+        read_all(&reader, &mailboxes, &receiver);
+    })?;
     Ok((sender, thread))
 }
 

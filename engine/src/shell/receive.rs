@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use multiraft_raft::{RegionId, StoreId};
 use multiraft_router::Mailbox;
@@ -10,6 +11,7 @@ use multiraft_transport::{SnapshotHeader, SnapshotReceiver};
 
 use crate::apply::{Chunks, ReceivedSnapshots};
 use crate::logic::{Input, worker_of};
+use crate::shell::streams::MOVING_INTERVAL;
 use crate::shell::worker::Work;
 use crate::snapshots::Received;
 
@@ -56,7 +58,10 @@ impl Receiving {
         let transfer = header.transfer;
         let lost = mailbox.clone();
         let receive = move || {
-            let input = match receiving.receive(from, &header, stream) {
+            let moving = || {
+                let _ = mailbox.send_reserved(Work::Input(Input::SnapshotMoving { from: Some(from), transfer }));
+            };
+            let input = match receiving.receive(from, &header, stream, &moving) {
                 Ok(()) => Input::SnapshotReceived { from, header },
                 Err(error) => {
                     tracing::warn!(peer = %from, region = %header.region, %error, "a snapshot did not arrive whole");
@@ -72,15 +77,26 @@ impl Receiving {
         }
     }
 
-    fn receive(&self, from: StoreId, header: &SnapshotHeader, mut stream: SnapshotReceiver) -> io::Result<()> {
+    fn receive(
+        &self,
+        from: StoreId,
+        header: &SnapshotHeader,
+        mut stream: SnapshotReceiver,
+        moving: &dyn Fn(),
+    ) -> io::Result<()> {
         let mut writer = self.received.begin(header)?;
+        let mut told = Instant::now();
         loop {
             let chunk = stream.next_blocking().map_err(io::Error::other)?;
             let chunk = chunk.ok_or(io::ErrorKind::UnexpectedEof)?;
             if chunk.number != writer.chunks() || crc32c::crc32c(&chunk.data) != chunk.crc {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk is out of order or damaged"));
             }
-            writer.append(&chunk.data).map_err(io::Error::other)?;
+            writer.append(&chunk.data)?;
+            if told.elapsed() > MOVING_INTERVAL {
+                told = Instant::now();
+                moving();
+            }
             if chunk.last {
                 self.received.on_whole(from, header, writer);
                 return Ok(());

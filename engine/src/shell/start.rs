@@ -12,7 +12,8 @@ use multiraft_router::{Clock, Limit, Mailbox, Pool, PoolConfig, Prepared};
 use multiraft_storage::{LogOptions, LogReader, LogWriter, RealDisk, Recovered, SharedLog};
 use multiraft_transport::{PeerAddress, Tls, Transport, TransportConfig};
 
-use crate::apply::{AppliedRegion, Backend};
+use crate::apply::AppliedRegion;
+use crate::apply::Backend;
 use crate::assembly::{Assembled, assemble, bootstrap_regions};
 use crate::config::Config;
 use crate::directory::Directory;
@@ -28,7 +29,7 @@ use crate::shell::receive::Receiving;
 use crate::shell::streams::Streams;
 use crate::shell::worker::{Meters, Work, WorkerShell};
 use crate::shell::{Fault, StoreFile};
-use crate::snapshots::{Received, SnapshotFiles};
+use crate::snapshots::{Received, RestoredRegions, SnapshotFiles};
 
 /// How many append lanes a link has at most.
 const APPEND_LANES_MAX: usize = 4;
@@ -90,6 +91,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     let dir = plan.data_dir.clone();
     let io = |what: String| move |source| StartError::Io { what, source };
     std::fs::create_dir_all(&dir).map_err(io(format!("creating {}", dir.display())))?;
+    check_log_is_there(&dir)?;
     let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
     let mut file = StoreFile::claim(&dir, plan.cluster, plan.store)?;
     let files = SnapshotFiles::open(&dir.join("snapshots"))?;
@@ -98,7 +100,10 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     for damage in &recovered.damage {
         tracing::error!(?damage, "the log is damaged");
     }
-    let assembled = assemble(found, &recovered);
+    let mut assembled = assemble(found.regions, &recovered);
+    assembled.damaged.extend(found.damaged);
+    assembled.damaged.sort();
+    assembled.damaged.dedup_by_key(|(region, _)| *region);
     for (region, reason) in &assembled.damaged {
         tracing::error!(%region, reason, "this replica is kept out of service");
     }
@@ -113,6 +118,21 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
         assembled,
     };
     parts.run(writer, &recovered, plan.listen, plan.peers, plan.tls)
+}
+
+/// A store that has run before must not start on an empty log: it would vote as if it had promised nothing.
+fn check_log_is_there(dir: &Path) -> Result<(), StartError> {
+    let log = dir.join("log");
+    let is_empty = std::fs::read_dir(&log)
+        .map_or(true, |mut files| files.all(|file| file.is_ok_and(|file| file.file_name() == "LOCK")));
+    if StoreFile::exists(dir) && is_empty {
+        return Err(StartError::DataDir(format!(
+            "{} is gone, and with it what this store has promised: put it back, or set {} aside and let the store rejoin under a new store id",
+            log.display(),
+            dir.display()
+        )));
+    }
+    Ok(())
 }
 
 fn open_log(dir: &Path, config: &Config) -> Result<(LogWriter, LogReader, Recovered), StartError> {
@@ -131,7 +151,7 @@ fn load(
     file: &mut StoreFile,
     dir: &Path,
     bootstrap: Option<&(Vec<Bytes>, Vec<StoreId>)>,
-) -> Result<Vec<AppliedRegion>, StartError> {
+) -> Result<RestoredRegions, StartError> {
     if let Some((boundaries, stores)) = bootstrap.filter(|_| !file.bootstrapped) {
         let regions = bootstrap_regions(boundaries, stores);
         if backend.is_durable() {
@@ -146,9 +166,9 @@ fn load(
         file.write(dir)?;
     }
     if backend.is_durable() {
-        return Ok(backend.regions()?);
+        return Ok(RestoredRegions { regions: backend.regions()?, damaged: Vec::new() });
     }
-    files.restore_all(backend).map_err(|source| StartError::Io { what: "reading snapshot files".to_owned(), source })
+    Ok(files.restore_all(backend))
 }
 
 /// The apply threads, and the way to them.
@@ -204,8 +224,8 @@ impl Parts {
         let flushes = Flushes { mailboxes: mailboxes.clone(), fault: fault.clone(), damaged: Arc::clone(&damaged) };
         let log = SharedLog::start(writer, Box::new(flushes)).map_err(io("starting the log's writer"))?;
         let log = Arc::new(log);
-        let (fetch, fetch_thread) =
-            start_reader(self.reader.clone(), mailboxes.clone()).map_err(io("starting the log's reader"))?;
+        let (fetch, fetch_thread) = start_reader(self.reader.clone(), mailboxes.clone(), fault.clone())
+            .map_err(io("starting the log's reader"))?;
         let streams = Arc::new(Streams { transport: Arc::clone(&transport), mailboxes: mailboxes.clone() });
         let (appliers, apply_threads) = self.start_appliers(&mailboxes, &transport, &receiving, &fault)?;
         let (stop_checkpoints, checkpoints) = self.start_checkpoints(&appliers, &mailboxes, &fault)?;
@@ -309,7 +329,7 @@ impl Parts {
             apply_queue_bytes: self.config.apply_queue_bytes,
             compact_entries: self.config.compact_entries,
             compact_keep_entries: self.config.compact_keep_entries,
-            snapshots_at_once: self.config.snapshots_at_once,
+            snapshots_at_once: self.config.snapshots_at_once.div_ceil(workers),
             balance_leaders: self.config.balance_leaders,
             seed: (self.store.get() << 40) ^ (self.incarnation.get() << 8) ^ index as u64,
         };
@@ -332,7 +352,12 @@ impl Parts {
                 .starts
                 .iter()
                 .filter(|start| worker_of(start.descriptor.id, mailboxes.len()) == index)
-                .map(|start| (Arc::clone(&start.descriptor), start.applied, start.applied_term));
+                .map(|start| AppliedRegion {
+                    descriptor: Arc::clone(&start.descriptor),
+                    index: start.applied,
+                    term: start.applied_term,
+                    installed: start.installed,
+                });
             let applier = self.backend.applier(regions);
             let (sender, work): (Sender<ApplyWork>, Receiver<ApplyWork>) = bounded(APPLY_BATCHES_MAX);
             let thread = ApplyThread {
@@ -343,6 +368,7 @@ impl Parts {
                 receiving: Arc::clone(receiving),
                 fault: fault.clone(),
                 index,
+                is_stalled: false,
             };
             let started = thread.start();
             threads.push(started.map_err(|source| StartError::Io { what: "starting an apply thread".into(), source })?);
@@ -390,6 +416,7 @@ impl Running {
             return;
         };
         threads.pool.close_outside();
+        self.fault.stop();
         self.transport.shutdown();
         drop(threads.stop_checkpoints);
         let _ = threads.checkpoints.join();

@@ -58,6 +58,11 @@ impl StoreFile {
         Ok(file)
     }
 
+    /// Whether a store has run in this directory before.
+    pub(crate) fn exists(dir: &Path) -> bool {
+        dir.join(NAME).exists()
+    }
+
     /// Reads the file; `None` if there is none yet.
     fn read(dir: &Path) -> Result<Option<Self>, StartError> {
         let path = dir.join(NAME);
@@ -70,8 +75,9 @@ impl StoreFile {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let damaged =
-            || "the file is damaged: restore it from a backup, or set this store's data aside and rejoin".to_owned();
+        let damaged = || {
+            "the file is damaged: put it back as it was, or set this store's data aside and let it rejoin under a new store id".to_owned()
+        };
         let mut lines = text.lines();
         if lines.next() != Some("multiraft store") {
             return Err(damaged());

@@ -1,17 +1,21 @@
 //! Snapshots on their way out: one thread each, as many at once as the workers' logic allows.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 use multiraft_raft::StoreId;
 use multiraft_router::Mailbox;
 use multiraft_transport::{SnapshotChunk, SnapshotHeader, Transport};
 
-use crate::apply::{ReceivedSnapshots, SnapshotSource};
+use crate::apply::SnapshotSource;
 use crate::logic::{Input, SnapshotTask};
 use crate::shell::apply::ApplyWork;
 use crate::shell::receive::Receiving;
 use crate::shell::worker::Work;
+
+/// How often a worker hears that chunks are still moving.
+pub(super) const MOVING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Starts the threads that send.
 pub(super) struct Streams {
@@ -29,7 +33,10 @@ impl Streams {
         receiving: &Receiving,
     ) {
         match task {
-            SnapshotTask::Discard { from, header } => receiving.discard(from, &header),
+            SnapshotTask::Discard { from, header } => {
+                // No room: the next start removes it.
+                let _ = apply.try_send(ApplyWork::Discard(from, header));
+            }
             SnapshotTask::Expect { from, transfer, region } => receiving.expect(from, transfer, region),
             SnapshotTask::Send { handle, transfer, to, replica, first_chunk } => {
                 let (sender, captured) = bounded(1);
@@ -48,7 +55,7 @@ impl Streams {
                             descriptor: Arc::clone(&source.descriptor),
                             first_chunk,
                         };
-                        streams.stream(to, header, source)
+                        streams.stream(worker, to, header, source)
                     });
                     let done = Input::SnapshotSent { transfer, sent };
                     let _ = streams.mailboxes[worker].send_reserved(Work::Input(done));
@@ -63,8 +70,9 @@ impl Streams {
         }
     }
 
-    fn stream(&self, to: StoreId, header: SnapshotHeader, source: SnapshotSource) -> bool {
-        let region = header.region;
+    fn stream(&self, worker: usize, to: StoreId, header: SnapshotHeader, source: SnapshotSource) -> bool {
+        let (region, transfer) = (header.region, header.transfer);
+        let mut told = Instant::now();
         let attempt = || -> std::io::Result<()> {
             let mut sender = self.transport.open_snapshot(to, header).map_err(std::io::Error::other)?;
             // One chunk is held back, so that the last one can be marked.
@@ -73,6 +81,11 @@ impl Streams {
             source.stream(&mut |data| {
                 let chunk = SnapshotChunk { number, last: false, crc: crc32c::crc32c(&data), data };
                 number += 1;
+                if told.elapsed() > MOVING_INTERVAL {
+                    told = Instant::now();
+                    let moving = Input::SnapshotMoving { from: None, transfer };
+                    let _ = self.mailboxes[worker].send_reserved(Work::Input(moving));
+                }
                 match held.replace(chunk) {
                     Some(before) => sender.send_blocking(before).map_err(std::io::Error::other),
                     None => Ok(()),

@@ -33,13 +33,14 @@ pub(crate) enum Work {
     Frame { from: StoreId, messages: Vec<PeerMessage>, permit: Arc<Permit> },
     /// How do the regions stand?
     Status(oneshot::Sender<WorkerStatus>),
+    /// How many regions does this worker lead?
+    Led(oneshot::Sender<usize>),
 }
 
 /// What a worker tells of itself.
 pub(crate) struct WorkerStatus {
     pub(crate) regions: Vec<RegionStatus>,
     pub(crate) counters: Counters,
-    pub(crate) led: usize,
 }
 
 /// The driver of one worker's logic.
@@ -115,15 +116,19 @@ impl Driver<Work> for WorkerShell {
             return Time::NEVER;
         }
         if !self.submit_again() || !self.apply_again() {
-            // The log or the applier is behind by all that it may hold: this worker stands still until it has caught up.
-            return now.plus(RETRY);
+            // The log or the applier is behind by all that it may hold: this worker stands still until it has caught up. Its
+            // inputs stay where they are, so there is nothing to wait on but time.
+            if self.fault.ends_waiting() {
+                work.clear();
+                return Time::NEVER;
+            }
+            #[allow(clippy::disallowed_methods, reason = "a full queue downstream signals nothing")]
+            std::thread::sleep(RETRY);
+            return now;
         }
         let mut statuses = Vec::new();
         for work in work.drain(..) {
             self.take(work, &mut statuses);
-        }
-        for peer in self.full.drain(..) {
-            self.inputs.push(Input::LaneFull { peer });
         }
         let before = self.worker.counters();
         let mut next = self.worker.turn(now, &mut self.inputs, &mut self.out);
@@ -162,15 +167,14 @@ impl WorkerShell {
                 self.inputs.push(Input::Messages { from, messages });
             }
             Work::Status(sender) => statuses.push(sender),
+            Work::Led(sender) => {
+                let _ = sender.send(self.worker.led());
+            }
         }
     }
 
     fn status(&self) -> WorkerStatus {
-        WorkerStatus {
-            regions: self.worker.statuses().collect(),
-            counters: self.worker.counters(),
-            led: self.worker.led(),
-        }
+        WorkerStatus { regions: self.worker.statuses().collect(), counters: self.worker.counters() }
     }
 
     /// Carries a turn's output out: the append first, then what may leave beside it.
@@ -182,7 +186,13 @@ impl WorkerShell {
         if self.outbox.is_blocked() {
             self.outbox.retry();
         }
+        // A snapshot is expected before the peer is told that it may send it.
+        for task in std::mem::take(&mut self.out.snapshots) {
+            self.streams.on_task(self.index, task, &self.apply, &self.receiving);
+        }
         self.outbox.send(&mut self.out.sends, &mut self.full);
+        // Before anything that the next turn brings: the lane may be ready again by then, and that must come later.
+        self.inputs.extend(self.full.drain(..).map(|peer| Input::LaneFull { peer }));
         self.send_beats();
         if !self.out.apply.is_empty() {
             let tasks = std::mem::take(&mut self.out.apply);
@@ -193,9 +203,6 @@ impl WorkerShell {
                 let FetchTask { handle, fetch } = refused.into_inner().task;
                 self.inputs.push(Input::Fetched { handle, fetch, entries: None });
             }
-        }
-        for task in self.out.snapshots.drain(..) {
-            self.streams.on_task(self.index, task, &self.apply, &self.receiving);
         }
         for (reply, outcome) in self.out.replies.drain(..) {
             reply.complete(outcome);

@@ -22,6 +22,8 @@ pub(crate) struct Applying {
     fetching: bool,
     /// When to ask again for a fetch that failed.
     retry_at: Time,
+    /// The caller takes nothing at the moment.
+    held: bool,
 }
 
 impl Applying {
@@ -34,6 +36,7 @@ impl Applying {
             fetched: Vec::new(),
             fetching: false,
             retry_at: Time::NEVER,
+            held: false,
         }
     }
 
@@ -54,8 +57,21 @@ impl Applying {
 }
 
 impl Core {
+    /// Stops or resumes handing out.
+    pub(crate) fn hold_delivery(&mut self, hold: bool) {
+        self.applying.held = hold;
+    }
+
+    /// Whether entries could be handed out.
+    pub(crate) fn has_undelivered(&self) -> bool {
+        self.applying.delivered < self.hard.commit.min(self.log.stable())
+    }
+
     /// Hands out the next entries to apply; says whether there are more than one turn's worth.
     pub(crate) fn deliver(&mut self, committed: &mut Vec<Entry>) -> bool {
+        if self.applying.held {
+            return false;
+        }
         let upto = self.hard.commit.min(self.log.stable());
         let start = committed.len();
         let mut budget = self.options.max_committed_bytes;

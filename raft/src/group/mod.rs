@@ -237,6 +237,18 @@ impl<P: FlushProof> Group<P> {
         self.core.on_peer_unreachable(now, peer);
     }
 
+    /// Hands out no committed entries until it is called again with `false`: for a caller whose queue is full. Entries that
+    /// are held back leave memory as the cache fills, and are fetched from the log later.
+    pub fn hold_delivery(&mut self, hold: bool) {
+        self.core.hold_delivery(hold);
+    }
+
+    /// Whether committed entries are ready that have not been handed out.
+    #[must_use]
+    pub fn has_undelivered(&self) -> bool {
+        self.core.has_undelivered()
+    }
+
     /// Starts to wait for deadlines anew, as if the leader had just been heard. For a group whose deadlines were not
     /// served for a while on purpose.
     pub fn wake(&mut self, now: Time) {

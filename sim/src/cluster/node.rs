@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use multiraft::apply::{AppliedBatch, Applier, Backend};
+use multiraft::apply::{AppliedBatch, AppliedRegion, Applier, Backend};
 use multiraft::assembly::{assemble, bootstrap_regions};
 use multiraft::logic::{ApplyTask, BeatMerger, Input, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
 use multiraft::snapshots::{Received, SnapshotFiles};
-use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId, Term};
+use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId};
 use multiraft_storage::disk::CrashStyle;
 use multiraft_storage::log::LogError;
 use multiraft_storage::state::{MemStore, SimStore};
@@ -113,7 +113,7 @@ impl Node {
     }
 
     /// The regions that the state holds after a start, made first if the store is new.
-    fn open_state(&mut self, plan: &Plan, files: &SnapshotFiles) -> Result<(Backend, Vec<Applied>), String> {
+    fn open_state(&mut self, plan: &Plan, files: &SnapshotFiles) -> Result<(Backend, Vec<AppliedRegion>), String> {
         let backend = self.backend(plan.form);
         let regions = first_regions(plan);
         if !self.bootstrapped {
@@ -128,13 +128,15 @@ impl Node {
         let applied = if backend.is_durable() {
             backend.regions().map_err(|error| error.to_string())?
         } else {
-            files.restore_all(&backend).map_err(|error| error.to_string())?
+            let restored = files.restore_all(&backend);
+            if let Some((region, reason)) = restored.damaged.first() {
+                return Err(format!("region {region} cannot be restored: {reason}"));
+            }
+            restored.regions
         };
         Ok((backend, applied))
     }
 }
-
-type Applied = (Arc<RegionDescriptor>, LogIndex, Term);
 
 /// The regions that every store begins with.
 fn first_regions(plan: &Plan) -> Vec<Arc<RegionDescriptor>> {
@@ -187,8 +189,8 @@ impl Cluster {
             Err(_) if !node.bootstrapped => return Err(None),
             Err(error) => return Err(broken("state", error)),
         };
-        for (descriptor, index, _) in &applied {
-            self.consensus.on_state_found(id, descriptor.id, *index).map_err(Some)?;
+        for region in &applied {
+            self.consensus.on_state_found(id, region.descriptor.id, region.index).map_err(Some)?;
         }
         let assembled = assemble(applied, &recovered);
         if let Some((region, reason)) = assembled.damaged.first() {
@@ -232,7 +234,12 @@ impl Cluster {
                 self.consensus.on_start(id_of(store), start.descriptor.id, start.applied);
             }
             let config = self.worker_config(store, worker);
-            let applied = own.iter().map(|start| (start.descriptor.clone(), start.applied, start.applied_term));
+            let applied = own.iter().map(|start| AppliedRegion {
+                descriptor: Arc::clone(&start.descriptor),
+                index: start.applied,
+                term: start.applied_term,
+                installed: start.installed,
+            });
             hosts.push(WorkerHost {
                 worker: Worker::new(config, recovered.token(worker as u32), &own, now),
                 inputs: Vec::new(),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use multiraft::logic::{Input, SnapshotTask};
+use multiraft::snapshots::Reception;
 use multiraft_raft::{RegionId, StoreId};
-use multiraft_storage::SnapshotWriter;
 use multiraft_transport::{
     Limits, SnapshotChunk, SnapshotHeader, decode_snapshot_chunk, decode_snapshot_header, encode_snapshot_chunk,
     encode_snapshot_header,
@@ -27,7 +27,7 @@ pub(super) struct Streams {
 struct Incoming {
     region: RegionId,
     header: Option<SnapshotHeader>,
-    writer: Option<SnapshotWriter>,
+    writer: Option<Reception>,
 }
 
 /// A piece of a snapshot on its way: the header first, then the chunks.
