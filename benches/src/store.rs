@@ -3,7 +3,7 @@
 //! ```text
 //!   parent                          store
 //!                                   {"at":"ready"}              it listens
-//!                                   {"at":"led", ...}           every region has a leader, or the time was up
+//!                                   {"at":"led", ...}           leaders are known and steady, or the time was up
 //!   load MILLISECONDS         -->   {"at":"loaded"}             its clients have run that long
 //!   measure MILLISECONDS      -->   {"at":"measured", ...}      the window of that length is over
 //!   (end of input)            -->   it stops the engine and exits
@@ -13,7 +13,7 @@ use std::io::{BufRead, stdin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use multiraft::{Bootstrap, Config, Engine, StateKind, StoreCounters, StoreId, Tls};
+use multiraft::{Bootstrap, Config, Engine, StateKind, StoreCounters, StoreId, Term, Tls};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,6 +25,8 @@ use crate::usage;
 
 /// How often a store looks whether all its regions have a leader.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long leaders have to stay who they are: after a start, leadership spreads evenly over the stores first.
+const STEADY: Duration = Duration::from_secs(2);
 
 /// Runs until the input ends.
 pub(crate) fn run(options: Store) -> Result<(), Problem> {
@@ -127,12 +129,20 @@ async fn follow(options: &Store, engine: &Engine, mut commands: mpsc::Receiver<S
     Ok(())
 }
 
-/// Waits until this store knows a leader of each of its regions; says of how many it knows none when the time is up.
+/// Waits until this store knows a leader of each of its regions and these do not change any more; says of how many regions
+/// it knows none when that is so or the time is up.
 async fn wait_for_leaders(engine: &Engine, within: Duration) -> usize {
     let begin = Instant::now();
+    let mut last = Vec::new();
+    let mut since = begin;
     loop {
-        let leaderless = engine.status().await.regions.iter().filter(|region| region.leader.is_none()).count();
-        if leaderless == 0 || begin.elapsed() >= within {
+        let regions = engine.status().await.regions;
+        let leaders: Vec<(Option<StoreId>, Term)> = regions.iter().map(|region| (region.leader, region.term)).collect();
+        let leaderless = leaders.iter().filter(|(leader, _)| leader.is_none()).count();
+        if leaders != last {
+            (last, since) = (leaders, Instant::now());
+        }
+        if (leaderless == 0 && since.elapsed() >= STEADY) || begin.elapsed() >= within {
             return leaderless;
         }
         tokio::time::sleep(LOOK).await;

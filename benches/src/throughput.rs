@@ -8,20 +8,24 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::args::{Cluster, State, Throughput};
-use crate::cluster::{Plan, Problem, Stores};
+use crate::cluster::{Plan, Problem, Stores, number};
 use crate::report::{Measured, answered, print_table, ratio, rounded};
 
 /// Runs the benchmark and prints what came out.
 pub(crate) fn run(options: &Throughput) -> Result<(), Problem> {
     let size = Size::of(options);
     let mut rows = Vec::new();
+    let mut shares = Vec::new();
     let mut lines = Vec::new();
     for state in options.state.runs() {
         let result = Figures::measure(&size, &options.cluster, *state)?;
         rows.push(result.row());
+        shares.push(result.per_write.clone());
         lines.push(result.json());
     }
     print_table(&HEAD, &rows);
+    println!("\nof all stores, for each write:");
+    print_table(&SHARES, &shares);
     if options.cluster.json {
         for line in lines {
             println!("{line}");
@@ -67,6 +71,9 @@ const HEAD: [&str; 12] = [
     "errors",
 ];
 
+const SHARES: [&str; 8] =
+    ["state", "turns", "log entries", "log bytes", "messages", "frames", "bytes sent", "forwarded"];
+
 /// What came out of one run.
 struct Figures {
     groups: u64,
@@ -82,6 +89,8 @@ struct Figures {
     fsyncs_per_s: f64,
     /// Proposals that were refused or whose outcome is unknown.
     errors: u64,
+    /// What the stores did, divided by the writes; in the order of [`SHARES`].
+    per_write: Vec<String>,
     /// Regions that had no leader when the load began.
     leaderless: u64,
 }
@@ -102,7 +111,12 @@ impl Figures {
         if let Some(error) = measured.first_error() {
             eprintln!("warning: {errors} proposals failed, the first one: {error}");
         }
+        let share = |name: &str| format!("{:.2}", ratio(measured.counted(name) as f64, latencies.len() as f64));
+        let mut per_write = vec![state.name().to_owned()];
+        let counters = ["turns", "log_entries", "log_bytes", "messages_sent", "frames_sent", "bytes_sent", "forwarded"];
+        per_write.extend(counters.map(share));
         Ok(Self {
+            per_write,
             groups: size.groups,
             clients: size.clients,
             payload: size.payload,
@@ -113,7 +127,7 @@ impl Figures {
             cpu_us_per_write: ratio(measured.sum("cpu_us") as f64, latencies.len() as f64),
             entries_per_fsync: ratio(measured.counted("log_entries") as f64, measured.counted("log_syncs") as f64),
             messages_per_frame: ratio(measured.counted("messages_sent") as f64, measured.counted("frames_sent") as f64),
-            fsyncs_per_s: measured.per_second(|store| crate::cluster::number(&store["counters"], "log_syncs")),
+            fsyncs_per_s: measured.per_second(|store| number(&store["counters"], "log_syncs")),
             errors,
             leaderless,
         })
