@@ -6,6 +6,7 @@ mod certs;
 mod cli;
 mod demo;
 mod error;
+mod files;
 mod hex;
 mod http;
 mod machine;
@@ -23,6 +24,7 @@ use error::Failure;
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     start_logging(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
+    files::raise_limit();
     let outcome = match command {
         Command::Serve(args) => serve::run(*args).map(|()| ExitCode::SUCCESS),
         Command::Certs(args) => make_certs(&args).map(|()| ExitCode::SUCCESS),

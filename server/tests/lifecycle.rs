@@ -49,6 +49,58 @@ fn acknowledged_writes_survive_the_death_of_any_store_and_of_all() {
 }
 
 #[test]
+fn damage_in_the_log_is_named_and_nothing_acknowledged_is_lost_or_miscounted() {
+    let mut cluster = Cluster::start(&["--bootstrap-regions", "4", "--request-timeout", "2s"]);
+    let mut client = cluster.client(0);
+    let keys: Vec<String> = (0..100).map(|number| format!("key:000000{:06}", number * 9_999)).collect();
+    for key in &keys {
+        assert_eq!(client.ask(&format!("SET {key} v")), "+OK|");
+    }
+    for at in 0..3 {
+        cluster.kill(at);
+    }
+    damage_an_entry(&cluster.data_dir(0).join("log"));
+    for at in 0..3 {
+        cluster.spawn(at);
+    }
+    for at in 0..3 {
+        cluster.wait_ready(at);
+    }
+    let (_, body) = http(cluster.stores[0].admin, "GET /status", "");
+    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert!(!status["damaged"].as_array().unwrap().is_empty(), "{body}");
+    for at in 1..3 {
+        let mut client = cluster.client(at);
+        for key in &keys {
+            let told = ask_until_led(&mut client, &format!("GET {key}"));
+            assert_eq!(told, "$1|v|", "{key}");
+        }
+        assert_eq!(client.ask("DBSIZE"), ":100|");
+    }
+    // The damaged store does not make a region's keys disappear without a word.
+    let told = ask_until_led(&mut cluster.client(0), "DBSIZE");
+    assert!(told == ":100|" || told.starts_with("-CLUSTERDOWN "), "{told}");
+}
+
+/// Asks until a leader is there, a few seconds at most.
+fn ask_until_led(client: &mut harness::Client, line: &str) -> String {
+    (0..5).map(|_| client.ask(line)).find(|told| !told.starts_with('-')).unwrap_or_else(|| client.ask(line))
+}
+
+/// Alters a byte in the middle of what the first segment holds.
+fn damage_an_entry(log: &std::path::Path) {
+    let segments = std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
+    let segment =
+        segments.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("seg-")).min().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    // Not a zero, which might be padding between records.
+    let at = (end / 2..end).find(|at| bytes[*at] != 0).unwrap();
+    bytes[at] ^= 0xff;
+    std::fs::write(&segment, bytes).unwrap();
+}
+
+#[test]
 fn a_store_that_is_asked_to_stop_hands_over_and_ends_in_order() {
     let mut cluster = Cluster::start(&["--bootstrap-regions", "8", "--state", "mem"]);
     let mut client = cluster.client(1);

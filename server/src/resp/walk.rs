@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use multiraft::{Engine, RegionDescriptor};
+use multiraft::{Engine, KeyRange, RegionDescriptor};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -80,9 +80,14 @@ async fn scan_region(
     Ok((keys, next))
 }
 
-/// Counts the keys of all regions.
+/// Counts the keys of all regions; refused if this store does not know a region for every key, as when a replica of its own
+/// is damaged, since a sum that leaves keys out is worse than none.
 pub(crate) async fn db_size(front: &Front, deadline: Instant) -> Reply {
-    let mut waiting = front.engine.regions().into_iter();
+    let regions = front.engine.regions();
+    if !cover_all_keys(regions.iter().map(|region| &region.range)) {
+        return Reply::error(NO_REGION);
+    }
+    let mut waiting = regions.into_iter();
     let mut counts = JoinSet::new();
     let mut total = 0i64;
     loop {
@@ -98,6 +103,19 @@ pub(crate) async fn db_size(front: &Front, deadline: Instant) -> Reply {
             Some(Err(error)) => return Reply::error(format!("ERR a count was given up: {error}")),
         }
     }
+}
+
+/// Whether ranges, in key order, leave no key out.
+fn cover_all_keys<'a>(ranges: impl Iterator<Item = &'a KeyRange>) -> bool {
+    // Where the next range must start; none any more behind one that runs to the end.
+    let mut next = Some(Bytes::new());
+    for range in ranges {
+        if next.as_ref() != Some(&range.start) {
+            return false;
+        }
+        next = (!range.end.is_empty()).then(|| range.end.clone());
+    }
+    next.is_none()
 }
 
 /// Counts the keys of a region as it was when the count began. One that has changed since is refused, not counted twice.
@@ -134,4 +152,23 @@ async fn ask(
 
 fn not_understood() -> Reply {
     Reply::error("ERR the stores of this cluster run versions that do not understand each other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_anywhere_is_noticed() {
+        let covers = |ranges: &[(&str, &str)]| {
+            let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+            let ranges: Vec<_> = ranges.iter().map(|(a, b)| KeyRange { start: bytes(a), end: bytes(b) }).collect();
+            cover_all_keys(ranges.iter())
+        };
+        assert!(covers(&[("", "")]));
+        assert!(covers(&[("", "m"), ("m", "t"), ("t", "")]));
+        for gaps in [&[][..], &[("a", "")], &[("", "m")], &[("", "m"), ("n", "")], &[("", ""), ("m", "")]] {
+            assert!(!covers(gaps), "{gaps:?}");
+        }
+    }
 }
