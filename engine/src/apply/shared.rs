@@ -52,7 +52,8 @@ impl SharedBackend {
             let view = self.store.view();
             while let Some(task) = tasks.pop_front_if(|task| matches!(task, ApplyTask::Entries { .. })) {
                 let ApplyTask::Entries { handle, entries, replies } = task else { break };
-                let mut run = Run { machine: &*self.machine, view: &*view, overlay: &mut overlay };
+                let is_durable = self.store.is_durable();
+                let mut run = Run { machine: &*self.machine, view: &*view, overlay: &mut overlay, is_durable };
                 if let Err(error) = run.entries(regions, dirty, &mut batch, handle, &entries, replies, out) {
                     return ApplyEnd::Failed(error);
                 }
@@ -249,6 +250,7 @@ struct Run<'a> {
     machine: &'a dyn StateMachine,
     view: &'a dyn StateView,
     overlay: &'a mut Overlay,
+    is_durable: bool,
 }
 
 impl Run<'_> {
@@ -277,8 +279,11 @@ impl Run<'_> {
                     out.answer(reply, outcome);
                 }
             }
-            let record = AppliedRecord { index: progress.applied, term: progress.term, installed: false };
-            self.overlay.insert(keys::applied(handle.region), Some(record.encode()));
+            // A volatile store starts from snapshot files, which carry the index themselves.
+            if self.is_durable {
+                let record = AppliedRecord { index: progress.applied, term: progress.term, installed: false };
+                self.overlay.insert(keys::applied(handle.region), Some(record.encode()));
+            }
             let region = dirty.entry(handle.region).or_default();
             region.applied = progress.applied;
             region.bytes += cost;

@@ -135,7 +135,8 @@ fn split_beats(mut all: Beats, split: &mut [Vec<PeerMessage>]) {
         parts[worker_of(beat.region, workers)].push(beat);
     }
     for (part, beats) in split.iter_mut().zip(parts) {
-        if !beats.is_empty() {
+        // A store's own sign of life is for every worker.
+        if !beats.is_empty() || all.sequence > 0 {
             part.push(PeerMessage::Beats(Beats { beats, ..all.clone() }));
         }
     }

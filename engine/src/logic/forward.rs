@@ -47,7 +47,9 @@ impl<R> Worker<R> {
         request: ForwardRequest,
         kind: ForwardKind<R>,
     ) {
-        let Some(to) = to.filter(|store| self.peers.is_up(*store) && *store != self.config.store) else {
+        let silence = self.config.raft.election_timeout_min;
+        let heard = |store: &StoreId| self.peers.is_heard(*store, now, silence);
+        let Some(to) = to.filter(heard).filter(|store| *store != self.config.store) else {
             return self.refuse(kind, &Outcome::NotLeader { hint: to });
         };
         let peer = self.peers.entry(to);

@@ -11,6 +11,7 @@ use crate::logic::{LaneKind, Notice, Outcome};
 impl<R> Worker<R> {
     /// What a peer sent, in order.
     pub(super) fn handle_messages(&mut self, now: Time, from: StoreId, messages: Vec<PeerMessage>) {
+        self.peers.entry(from).heard = now;
         for message in messages {
             match message {
                 PeerMessage::Raft(raft) => self.handle_raft(now, from, raft.region, raft.message),

@@ -1,6 +1,7 @@
 //! What a worker knows of the other stores, and what it has gathered for them in this turn.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use multiraft_raft::{Incarnation, StoreId, Time};
 use multiraft_transport::{Beat, BeatReplies, BeatReply, Beats, PeerMessage};
@@ -25,6 +26,8 @@ pub(super) struct Peer<R> {
     pub(super) store: StoreId,
     /// The incarnation at the other end of the link, while there is one.
     pub(super) up: Option<Incarnation>,
+    /// When something was last heard from it.
+    pub(super) heard: Time,
     /// The append lane is full: nothing more for it until it is ready.
     pub(super) lane_full: bool,
     /// The generation at which the link was last lost.
@@ -73,6 +76,12 @@ impl<R> Peers<R> {
 
     pub(super) fn is_up(&self, store: StoreId) -> bool {
         self.get(store).is_some_and(|peer| peer.up.is_some())
+    }
+
+    /// Whether there is a link, and something came over it within `silence`: a link outlives the process at its other end for
+    /// a while.
+    pub(super) fn is_heard(&self, store: StoreId, now: Time, silence: Duration) -> bool {
+        self.get(store).is_some_and(|peer| peer.up.is_some() && now.since(peer.heard) < silence)
     }
 
     pub(super) fn is_lane_full(&self, store: StoreId) -> bool {
@@ -128,6 +137,7 @@ impl<R> Peer<R> {
         Self {
             store,
             up: None,
+            heard: Time::ZERO,
             lane_full: false,
             lost_at: 0,
             forwards: Forwards::new(first_request),
@@ -222,7 +232,7 @@ impl<R> Forwards<R> {
         expired
     }
 
-    fn take_all(&mut self) -> Vec<PendingForward<R>> {
+    pub(super) fn take_all(&mut self) -> Vec<PendingForward<R>> {
         self.first += self.slots.len() as u64;
         self.pending = 0;
         self.slots.drain(..).flatten().collect()

@@ -156,11 +156,15 @@ impl<R> Worker<R> {
         if !region.group.would_install(index, index_term) {
             return SnapshotStep::Refuse { retry_after_ms: 0 };
         }
+        let region = region.id();
+        // A new offer of the same leader tells that its earlier one came to nothing, unless that is being installed.
+        self.transfers
+            .incoming
+            .retain(|(store, _), incoming| *store != from || incoming.key != key || incoming.deadline.is_none());
         let busy = self.transfers.incoming.values().any(|incoming| incoming.key == key);
         if busy || self.transfers.incoming.len() >= self.config.snapshots_at_once {
             return SnapshotStep::Refuse { retry_after_ms: RETRY_AFTER_MS };
         }
-        let region = region.id();
         self.transfers.incoming.insert((from, transfer), Incoming { key, deadline: Some(now.plus(STEP_TIMEOUT)) });
         self.transfers.tasks.push(SnapshotTask::Expect { from, transfer, region });
         SnapshotStep::Accept { first_chunk: 0 }

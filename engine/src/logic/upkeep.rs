@@ -17,7 +17,7 @@ const SLOTS_PER_ROUND: u32 = 1024;
 const TRANSFERS_PER_ROUND: usize = 64;
 
 /// How long a new leader stays before it hands over for balance.
-pub(super) const SETTLE: Duration = Duration::from_secs(10);
+pub(super) const SETTLE: Duration = Duration::from_secs(3);
 /// How long a leader stays whose hand-over came to nothing.
 pub(super) const SETTLE_AFTER_ABORT: Duration = Duration::from_secs(60);
 
@@ -74,7 +74,17 @@ impl<R> Worker<R> {
         self.upkeep.next = now.next_multiple(INTERVAL);
         let expired: Vec<_> = self.peers.iter_mut().flat_map(|peer| peer.forwards.take_expired(now)).collect();
         self.abandon_forwards(expired);
+        self.abandon_silent(now);
         self.place_leaders(now);
+    }
+
+    /// Gives up requests to stores that have fallen silent: a heartbeat comes every interval, so such a store has died or is cut
+    /// off, and its regions are about to have other leaders.
+    fn abandon_silent(&mut self, now: Time) {
+        let silence = self.config.raft.election_timeout_min;
+        let silent = self.peers.iter_mut().filter(|peer| now.since(peer.heard) >= silence);
+        let orphans: Vec<_> = silent.flat_map(|peer| peer.forwards.take_all()).collect();
+        self.abandon_forwards(orphans);
     }
 
     fn place_leaders(&mut self, now: Time) {

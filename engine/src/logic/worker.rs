@@ -27,6 +27,9 @@ use crate::logic::{
 /// How many due groups one turn takes: a bound on a turn's length, also when ten thousand groups are due at once.
 const DUE_PER_TURN: usize = 1024;
 
+/// Groups' deadlines are served in steps of this; heartbeats fall on multiples of it anyway.
+const DEADLINE_GRID: Duration = Duration::from_millis(10);
+
 /// How many groups that were held back go on in one turn.
 const HELD_PER_TURN: usize = 64;
 
@@ -227,6 +230,7 @@ impl<R> Worker<R> {
             }
             Input::Messages { from, messages } => self.handle_messages(now, from, messages),
             Input::Link { peer, up } => {
+                self.peers.entry(peer).heard = now;
                 let orphans = self.peers.on_link(peer, up);
                 self.abandon_forwards(orphans);
                 self.on_link_transfers(now, peer);
@@ -351,7 +355,8 @@ impl<R> Worker<R> {
                 scratch.clear();
                 let region = self.region_mut(key);
                 region.trim();
-                let deadline = if more { now } else { region.group.next_deadline() };
+                // On a grid, so that thousands of groups with random timeouts wake the worker some hundred times a second at most.
+                let deadline = if more { now } else { region.group.next_deadline().next_multiple(DEADLINE_GRID) };
                 self.deadlines.arm(key, deadline);
             }
             if self.touched.is_empty() {
