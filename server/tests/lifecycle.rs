@@ -4,7 +4,10 @@
 
 mod harness;
 
-use harness::{Cluster, http, multiraft, request};
+use std::net::SocketAddr;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use harness::{Client, Cluster, http, multiraft, request};
 
 #[test]
 fn acknowledged_writes_survive_the_death_of_any_store_and_of_all() {
@@ -48,6 +51,96 @@ fn acknowledged_writes_survive_the_death_of_any_store_and_of_all() {
     }
 }
 
+/// What became of a numbered append.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Acknowledged,
+    Refused,
+    InDoubt,
+}
+
+/// Appends the numbers from 0 to its key, pipelined, moving on to the next store when a connection breaks; tells each
+/// acknowledgement. For each number, the connection that it was sent over and what became of it.
+fn append_numbers(stores: &[SocketAddr], key: &str, first: usize, acknowledged: &SyncSender<()>) -> Vec<(usize, Fate)> {
+    const NUMBERS: usize = 400;
+    const PIPELINED: usize = 8;
+    let mut fates = Vec::new();
+    for at in first.. {
+        let Some(mut client) = Client::try_connect(stores[at % stores.len()]) else { continue };
+        while fates.len() < NUMBERS {
+            let numbers = fates.len()..fates.len() + PIPELINED;
+            let append = |number: usize| request(&[b"APPEND", key.as_bytes(), format!("{number},").as_bytes()]);
+            let replies = client.lines(&numbers.flat_map(append).collect::<Vec<_>>(), PIPELINED);
+            let of_reply = |reply: &String| match reply.as_bytes()[0] {
+                b':' => Fate::Acknowledged,
+                _ if reply.starts_with("-UNCERTAIN") => Fate::InDoubt,
+                _ => Fate::Refused,
+            };
+            let broken = replies.len() < PIPELINED;
+            for fate in replies.iter().map(of_reply).chain(std::iter::repeat(Fate::InDoubt)).take(PIPELINED) {
+                fates.push((at, fate));
+                if fate == Fate::Acknowledged {
+                    acknowledged.send(()).unwrap();
+                }
+            }
+            if broken {
+                break;
+            }
+        }
+        if fates.len() >= NUMBERS {
+            break;
+        }
+    }
+    fates
+}
+
+#[test]
+fn appends_of_a_connection_stay_in_order_and_single_while_stores_die() {
+    const CLIENTS: usize = 6;
+    let mut cluster = Cluster::start(&["--bootstrap-regions", "4", "--request-timeout", "2s"]);
+    let stores: Vec<SocketAddr> = cluster.stores.iter().map(|store| store.resp).collect();
+    let (sender, acknowledged) = sync_channel(1 << 16);
+    let keys: Vec<String> = (0..CLIENTS).map(|number| format!("key:000000{:06}", number * 150_000)).collect();
+    let clients = keys.iter().cloned().enumerate().map(|(number, key)| {
+        let (stores, sender) = (stores.clone(), sender.clone());
+        std::thread::spawn(move || append_numbers(&stores, &key, number, &sender))
+    });
+    let clients: Vec<_> = clients.collect();
+    drop(sender);
+    for victim in 0..3 {
+        // Each store dies after some hundred acknowledgements, if so many still come, and returns after some more.
+        acknowledged.iter().take(200).for_each(drop);
+        cluster.kill(victim);
+        acknowledged.iter().take(20).for_each(drop);
+        cluster.spawn(victim);
+        cluster.wait_ready(victim);
+    }
+    acknowledged.iter().for_each(drop);
+    let fates: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    for at in 0..3 {
+        let mut client = cluster.client(at);
+        for (key, fates) in keys.iter().zip(&fates) {
+            let value = ask_until_led(&mut client, &format!("GET {key}"));
+            let found: Vec<usize> =
+                value.split('|').nth(1).unwrap().split_terminator(',').map(|n| n.parse().unwrap()).collect();
+            let once: std::collections::BTreeSet<_> = found.iter().collect();
+            assert_eq!(once.len(), found.len(), "{key}: a number came twice: {found:?}");
+            // What was in doubt when a connection broke may overtake what was sent over the next one.
+            for connection in fates.iter().map(|(connection, _)| connection) {
+                let of_it = found.iter().filter(|number| fates[**number].0 == *connection);
+                assert!(of_it.is_sorted(), "{key} through store {}: {found:?}", at + 1);
+            }
+            for (number, (_, fate)) in fates.iter().enumerate() {
+                match fate {
+                    Fate::Acknowledged => assert!(found.contains(&number), "{key}: {number} is lost"),
+                    Fate::Refused => assert!(!found.contains(&number), "{key}: {number} was refused, and is there"),
+                    Fate::InDoubt => {}
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn damage_in_the_log_is_named_and_nothing_acknowledged_is_lost_or_miscounted() {
     let mut cluster = Cluster::start(&["--bootstrap-regions", "4", "--request-timeout", "2s"]);
@@ -83,7 +176,7 @@ fn damage_in_the_log_is_named_and_nothing_acknowledged_is_lost_or_miscounted() {
 }
 
 /// Asks until a leader is there, a few seconds at most.
-fn ask_until_led(client: &mut harness::Client, line: &str) -> String {
+fn ask_until_led(client: &mut Client, line: &str) -> String {
     (0..5).map(|_| client.ask(line)).find(|told| !told.starts_with('-')).unwrap_or_else(|| client.ask(line))
 }
 

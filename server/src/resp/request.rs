@@ -282,6 +282,8 @@ fn hex_byte(digits: &[u8]) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn command(words: &[&str]) -> Request {
@@ -345,5 +347,35 @@ mod tests {
     fn nested_arrays_are_refused_before_they_are_decoded() {
         let nested = b"*1\r\n".repeat(1 << 16);
         assert_eq!(all(&nested, 4096, 1 << 20), Err(ProtocolError("expected '$', got '*'".to_owned())));
+    }
+
+    /// Pieces of requests, so that random inputs get past the first byte.
+    fn pieces() -> impl Strategy<Value = Vec<u8>> {
+        const KNOWN: [&[u8]; 12] = [
+            b"*2\r\n",
+            b"*1\r\n",
+            b"*0\r\n",
+            b"*-1\r\n",
+            b"$3\r\nGET\r\n",
+            b"$0\r\n\r\n",
+            b"$1\r\nk\r\n",
+            b"$70\r\n",
+            b"$-1\r\n",
+            b"PING\r\n",
+            b"\"a\\x4",
+            b"\n",
+        ];
+        let piece = prop_oneof![
+            4 => proptest::sample::select(&KNOWN[..]).prop_map(<[u8]>::to_vec),
+            1 => proptest::collection::vec(any::<u8>(), 0..80),
+        ];
+        proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_mean_the_same_however_they_are_cut(input in pieces(), step in 1_usize..40) {
+            prop_assert_eq!(all(&input, step, 64), all(&input, input.len().max(1), 64));
+        }
     }
 }

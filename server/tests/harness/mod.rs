@@ -174,7 +174,15 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect(address).unwrap();
+        Self::over(TcpStream::connect(address).unwrap())
+    }
+
+    /// `None` if nobody listens there.
+    pub(crate) fn try_connect(address: SocketAddr) -> Option<Self> {
+        TcpStream::connect(address).ok().map(Self::over)
+    }
+
+    fn over(socket: TcpStream) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let input = BufReader::new(socket.try_clone().unwrap());
         Self { socket, input }
@@ -219,6 +227,15 @@ impl Client {
         self.input.read_until(b'\n', &mut line).unwrap();
         assert!(line.ends_with(b"\r\n"), "the connection was closed within a reply: {}", line.escape_ascii());
         String::from_utf8(line[..line.len() - 2].to_vec()).unwrap()
+    }
+
+    /// As many one-line replies as come before the connection breaks, at most `count`.
+    pub(crate) fn lines(&mut self, bytes: &[u8], count: usize) -> Vec<String> {
+        if self.socket.write_all(bytes).is_err() {
+            return Vec::new();
+        }
+        let whole = |line: std::io::Result<String>| line.ok();
+        (&mut self.input).lines().take(count).map_while(whole).collect()
     }
 
     /// Whether the server has closed the connection.
