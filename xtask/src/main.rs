@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use args::{Request, Selection};
 use process::Stopped;
-use steps::{STEPS, State, Step};
+use steps::{STEPS, Step};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -43,9 +43,6 @@ fn finish(passed: bool) -> ExitCode {
 fn list() {
     for step in STEPS {
         println!("{:<9} {:>4} s  {}", step.name, step.limit.as_secs(), step.what);
-        if let State::Pending(why) = step.state {
-            println!("{:17}  not run yet: {why}", "");
-        }
     }
 }
 
@@ -54,10 +51,6 @@ fn check(root: &Path, selection: &Selection) -> bool {
     let mut lines = Vec::new();
     let mut passed = true;
     for step in STEPS.iter().filter(|step| selection.takes(step.name)) {
-        if let State::Pending(why) = step.state {
-            lines.push(format!("pending        -  {}: {why}", step.name));
-            continue;
-        }
         let started = Instant::now();
         println!("\n=== {}: {}", step.name, step.what);
         let outcome = run_step(root, step);

@@ -1,7 +1,7 @@
 //! The list of checks: what CI runs, in order, each with a name and a time limit.
 //!
 //! The limits hold for two cores and a cold build; together with what a bare machine has to install they stay below half
-//! an hour. A step that waits for something which is not there yet is `Pending` with the reason, and shows as such.
+//! an hour.
 
 use std::time::Duration;
 
@@ -12,16 +12,8 @@ pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
     pub(crate) limit: Duration,
-    pub(crate) state: State,
     /// Run one after the other; none means the checks of [`crate::style`].
     pub(crate) commands: &'static [Invocation],
-}
-
-/// Whether a step runs.
-#[allow(dead_code, reason = "no step is pending once everything is in place")]
-pub(crate) enum State {
-    Active,
-    Pending(&'static str),
 }
 
 const fn plain(words: &'static [&'static str]) -> Invocation {
@@ -41,35 +33,25 @@ pub(crate) const STEPS: &[Step] = &[
         name: "fmt",
         what: "the code is formatted",
         limit: seconds(60),
-        state: State::Active,
         commands: &[plain(&["cargo", "fmt", "--all", "--check"])],
     },
-    Step {
-        name: "style",
-        what: "file sizes, layering, dependencies, words",
-        limit: seconds(60),
-        state: State::Active,
-        commands: &[],
-    },
+    Step { name: "style", what: "file sizes, layering, dependencies, words", limit: seconds(60), commands: &[] },
     Step {
         name: "deny",
         what: "licences, bans and sources of all dependencies",
         limit: seconds(60),
-        state: State::Active,
         commands: &[plain(&["cargo", "deny", "--offline", "check", "bans", "licenses", "sources"])],
     },
     Step {
         name: "clippy",
         what: "lints are errors",
         limit: seconds(480),
-        state: State::Active,
         commands: &[plain(&["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])],
     },
     Step {
         name: "docs",
         what: "the documentation builds without a warning",
         limit: seconds(300),
-        state: State::Active,
         commands: &[Invocation {
             environment: &[("RUSTDOCFLAGS", "-D warnings")],
             words: &["cargo", "doc", "--workspace", "--no-deps", "--locked"],
@@ -79,14 +61,12 @@ pub(crate) const STEPS: &[Step] = &[
         name: "tests",
         what: "all tests of all crates",
         limit: seconds(780),
-        state: State::Active,
         commands: &[plain(&["cargo", "test", "--workspace", "--locked"])],
     },
     Step {
         name: "loom",
         what: "every interleaving of the mailbox's admission",
         limit: seconds(240),
-        state: State::Active,
         commands: &[Invocation {
             // A folder of its own: other flags would rebuild everything, to and fro.
             environment: &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")],
@@ -97,7 +77,6 @@ pub(crate) const STEPS: &[Step] = &[
         name: "fuzz",
         what: "decoders on mutated and random bytes",
         limit: seconds(240),
-        state: State::Active,
         commands: &[Invocation {
             environment: &[("FUZZ_ITERATIONS", "20000000")],
             words: &["cargo", "test", "--release", "--locked", "-p", "xtask", "--test", "fuzz_decoders"],
@@ -107,7 +86,6 @@ pub(crate) const STEPS: &[Step] = &[
         name: "release",
         what: "the programs build, optimised",
         limit: seconds(480),
-        state: State::Pending("the programs are being written"),
         commands: &[plain(&[
             "cargo",
             "build",
@@ -123,7 +101,6 @@ pub(crate) const STEPS: &[Step] = &[
         name: "sim",
         what: "simulated clusters under faults, from fixed seeds",
         limit: seconds(240),
-        state: State::Pending("the simulator is being written"),
         commands: &[plain(&[
             "cargo",
             "run",
@@ -134,14 +111,13 @@ pub(crate) const STEPS: &[Step] = &[
             "--",
             "run",
             "--seeds",
-            "0..100",
+            "0..1000",
         ])],
     },
     Step {
         name: "demo",
         what: "a real cluster in one command",
         limit: seconds(120),
-        state: State::Pending("the demo is being written"),
         commands: &[plain(&["cargo", "run", "--release", "--locked", "--", "demo", "--regions", "50", "--json"])],
     },
 ];
@@ -155,9 +131,6 @@ mod tests {
         for (place, step) in STEPS.iter().enumerate() {
             assert!(STEPS[..place].iter().all(|other| other.name != step.name), "{} twice", step.name);
             assert!(!step.limit.is_zero() && step.limit <= seconds(900), "{}", step.name);
-            if let State::Pending(why) = step.state {
-                assert!(!why.is_empty(), "{} says what it waits for", step.name);
-            }
         }
     }
 }
