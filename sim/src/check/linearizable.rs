@@ -55,7 +55,7 @@ pub fn check_key(key: Key, operations: &[&Operation]) -> Result<(), Refused> {
     let relevant = without_unseen(operations);
     match Search::new(&relevant).run() {
         Some(true) => Ok(()),
-        Some(false) => Err(Refused::NotLinearizable { key, operations: describe(operations) }),
+        Some(false) => Err(Refused::NotLinearizable { key, operations: describe(&shortest_refused(operations)) }),
         None => Err(Refused::Undecided { key }),
     }
 }
@@ -292,15 +292,43 @@ impl Search {
     }
 }
 
-fn describe(operations: &[&Operation]) -> String {
-    let mut sorted: Vec<_> = operations.to_vec();
-    sorted.sort_by_key(|operation| operation.invoked);
-    let line = |operation: &&Operation| {
+/// How many operations before the first one that makes no sense are shown.
+const SHOWN: usize = 25;
+
+/// The end of the shortest beginning of a refused history that is refused, too: the last operation that has an answer in it
+/// is the first one that cannot be explained.
+fn shortest_refused(operations: &[&Operation]) -> Vec<Operation> {
+    let mut ends: Vec<Moment> = operations.iter().filter_map(|one| one.returned.as_ref().map(|(at, _)| *at)).collect();
+    ends.sort_unstable();
+    let is_refused = |end: Moment| {
+        let begun = beginning(operations, end);
+        Search::new(&without_unseen(&begun.iter().collect::<Vec<_>>())).run() == Some(false)
+    };
+    // What is refused stays refused however it goes on.
+    let first = ends.partition_point(|end| !is_refused(*end));
+    let end = ends.get(first).copied().unwrap_or(Moment::NEVER);
+    let mut begun = beginning(operations, end);
+    begun.sort_by_key(|operation| operation.invoked);
+    begun.split_off(begun.len().saturating_sub(SHOWN))
+}
+
+/// The history as it was known at `end`.
+fn beginning(operations: &[&Operation], end: Moment) -> Vec<Operation> {
+    let is_begun = |operation: &&&Operation| operation.invoked <= end;
+    let as_known = |operation: &&Operation| {
+        let returned = operation.returned.clone().filter(|(at, _)| *at <= end);
+        Operation { returned, ..(*operation).clone() }
+    };
+    operations.iter().filter(is_begun).map(as_known).collect()
+}
+
+fn describe(operations: &[Operation]) -> String {
+    let line = |operation: &Operation| {
         let Operation { client, action, invoked, returned, .. } = operation;
         match returned {
             Some((at, answer)) => format!("  {invoked:?} .. {at:?}  client {client}: {action:?} -> {answer:?}\n"),
             None => format!("  {invoked:?} .. ?  client {client}: {action:?} -> unknown\n"),
         }
     };
-    sorted.iter().map(line).collect()
+    operations.iter().map(line).collect()
 }
