@@ -4,7 +4,7 @@
 //!
 //! An operation of unknown outcome may take effect at any moment after it was asked, or never.
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::history::{Action, Answer, History, Key, Operation};
 use crate::random::fold;
@@ -118,14 +118,53 @@ enum Step {
     Append {
         value: u64,
         length: Option<u64>,
+        place: Place,
     },
     Read(State),
     /// An answer that does not fit the question.
     Impossible,
 }
 
+/// Where in its list an element can stand. The longest list that anybody read is a beginning of every longer one, so it
+/// fixes the places of its elements, and leaves the others only those behind it.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    At(u64),
+    NotBefore(u64),
+}
+
+/// The places of elements, by the longest list that was read.
+struct Places {
+    known: FxHashMap<u64, u64>,
+    longest: u64,
+}
+
+impl Places {
+    fn new(operations: &[&Operation]) -> Self {
+        let lists = operations.iter().filter_map(|operation| match &operation.returned {
+            Some((_, Answer::List(list))) => Some(list),
+            _ => None,
+        });
+        let longest = lists.max_by_key(|list| list.len()).map_or(&[][..], |list| list);
+        Self { known: longest.iter().copied().zip(0..).collect(), longest: longest.len() as u64 }
+    }
+
+    fn of(&self, element: u64) -> Place {
+        self.known.get(&element).map_or(Place::NotBefore(self.longest), |place| Place::At(*place))
+    }
+}
+
+impl Place {
+    fn allows(self, length: u64) -> bool {
+        match self {
+            Self::At(place) => length == place,
+            Self::NotBefore(place) => length >= place,
+        }
+    }
+}
+
 impl Step {
-    fn of(operation: &Operation) -> Self {
+    fn of(operation: &Operation, places: &Places) -> Self {
         let answer = operation.returned.as_ref().map(|(_, answer)| answer);
         match (operation.action, answer) {
             (Action::Put(value), None) => Self::Put { value, previous: None },
@@ -134,8 +173,10 @@ impl Step {
             (Action::Cas(expected, new), Some(Answer::Found(found))) => {
                 Self::Cas { expected, new, found: Some(*found) }
             }
-            (Action::Append(value), None) => Self::Append { value, length: None },
-            (Action::Append(value), Some(Answer::Length(length))) => Self::Append { value, length: Some(*length) },
+            (Action::Append(value), None) => Self::Append { value, length: None, place: places.of(value) },
+            (Action::Append(value), Some(Answer::Length(length))) => {
+                Self::Append { value, length: Some(*length), place: places.of(value) }
+            }
             (Action::Read, Some(Answer::Value(value))) => Self::Read(State(*value, 0)),
             (Action::Read, Some(Answer::List(list))) => Self::Read(State::list(list)),
             _ => Self::Impossible,
@@ -153,9 +194,10 @@ impl Step {
                 let after = if found == expected { State(new, 0) } else { state };
                 (found == state.0).then_some(after)
             }
-            Self::Append { value, length } => {
+            Self::Append { value, length, place } => {
                 let after = state.push(value);
-                length.is_none_or(|length| length == after.0).then_some(after)
+                let fits = place.allows(state.0) && length.is_none_or(|length| length == after.0);
+                fits.then_some(after)
             }
             Self::Read(seen) => (seen == state).then_some(state),
             Self::Impossible => None,
@@ -186,6 +228,7 @@ struct Search {
 
 impl Search {
     fn new(operations: &[&Operation]) -> Self {
+        let places = Places::new(operations);
         // Calls before returns of the same moment: such operations may have overlapped.
         let mut events: Vec<(Moment, bool, usize)> = Vec::new();
         for (number, operation) in operations.iter().enumerate() {
@@ -206,7 +249,7 @@ impl Search {
             }
         }
         Self {
-            steps: operations.iter().map(|operation| Step::of(operation)).collect(),
+            steps: operations.iter().map(|operation| Step::of(operation, &places)).collect(),
             nodes,
             unplaced: ends.iter().flatten().count(),
             ends,

@@ -1,0 +1,188 @@
+//! The judges of consensus, logs and states against wrong behaviour made by hand: each kind must be refused.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use multiraft_raft::{
+    Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, RegionId, ReplicaId, StoreId, Term, TermRun,
+};
+use multiraft_sim::check::consensus::Consensus;
+use multiraft_sim::check::shadow::Shadows;
+use multiraft_sim::check::state::{ReplicaState, check_equal, check_once};
+use multiraft_sim::check::{Verdict, Violation};
+use multiraft_storage::{GroupRecord, LogBatch, LogChange, RecoveredGroup};
+
+const REGION: RegionId = RegionId(2);
+const STORES: [StoreId; 3] = [StoreId(1), StoreId(2), StoreId(3)];
+
+fn entry(index: u64, term: u64, data: &'static str) -> Entry {
+    Entry {
+        term: Term(term),
+        index: LogIndex(index),
+        kind: EntryKind::Command,
+        data: Bytes::from_static(data.as_bytes()),
+    }
+}
+
+fn batch(seq: u64, entries: Vec<Entry>) -> LogBatch {
+    let term = entries.last().map_or(Term(1), |entry| entry.term);
+    let hard_state = Some(HardState { term, vote: ReplicaId(1), commit: LogIndex(0) });
+    let record = GroupRecord { region: REGION, log: LogChange::Append(entries), hard_state };
+    LogBatch { ticket: LogTicket { lane: 0, seq }, records: vec![record] }
+}
+
+fn rule(verdict: Verdict) -> &'static str {
+    verdict.map_or_else(|Violation { rule, .. }| rule, |()| "nothing")
+}
+
+/// A group that has logged and made durable the same entries on the first `count` stores.
+fn logged(count: usize, entries: &[Entry]) -> (Consensus, Shadows) {
+    let (mut consensus, mut logs) = (Consensus::default(), Shadows::default());
+    for store in &STORES[..count] {
+        let batch = batch(1, entries.to_vec());
+        consensus.on_submitted(*store, &batch, &logs).expect("the entries are in order");
+        logs.on_submitted(*store, &batch);
+        logs.on_durable(*store, batch.ticket);
+    }
+    (consensus, logs)
+}
+
+#[test]
+fn two_leaders_of_one_term_are_refused() {
+    let mut consensus = Consensus::default();
+    assert_eq!(consensus.on_leader(REGION, Term(1), StoreId(1)), Ok(()));
+    assert_eq!(consensus.on_leader(REGION, Term(1), StoreId(1)), Ok(()));
+    assert_eq!(consensus.on_leader(REGION, Term(2), StoreId(2)), Ok(()));
+    assert_eq!(rule(consensus.on_leader(REGION, Term(1), StoreId(3))), "election safety");
+}
+
+#[test]
+fn different_entries_at_one_place_of_one_term_are_refused() {
+    let (mut consensus, logs) = logged(1, &[entry(1, 1, "a")]);
+    let other = batch(1, vec![entry(1, 1, "b")]);
+    assert_eq!(rule(consensus.on_submitted(StoreId(2), &other, &logs)), "log matching");
+}
+
+#[test]
+fn an_entry_that_follows_different_ones_is_refused() {
+    let (mut consensus, mut logs) = logged(1, &[entry(1, 1, "a"), entry(2, 3, "b")]);
+    let other = batch(1, vec![entry(1, 2, "c")]);
+    consensus.on_submitted(StoreId(2), &other, &logs).expect("another term");
+    logs.on_submitted(StoreId(2), &other);
+    let next = batch(2, vec![entry(2, 3, "b")]);
+    assert_eq!(rule(consensus.on_submitted(StoreId(2), &next, &logs)), "log matching");
+}
+
+#[test]
+fn a_leader_without_a_committed_entry_is_refused() {
+    let (mut consensus, logs) = logged(2, &[entry(1, 1, "a"), entry(2, 1, "b")]);
+    consensus.on_handed_out(StoreId(1), REGION, Term(1), &[entry(1, 1, "a"), entry(2, 1, "b")]).expect("in order");
+    assert_eq!(consensus.on_elected(REGION, Term(2), StoreId(2), &logs), Ok(()));
+    assert_eq!(rule(consensus.on_elected(REGION, Term(2), StoreId(3), &logs)), "leader completeness");
+    assert_eq!(consensus.on_elected(REGION, Term(1), StoreId(3), &logs), Ok(()), "it was committed in its own term");
+}
+
+#[test]
+fn different_entries_applied_at_one_index_are_refused() {
+    let mut consensus = Consensus::default();
+    consensus.on_handed_out(StoreId(1), REGION, Term(1), &[entry(1, 1, "a")]).expect("the first");
+    assert_eq!(consensus.on_handed_out(StoreId(2), REGION, Term(1), &[entry(1, 1, "a")]), Ok(()));
+    let other = consensus.on_handed_out(StoreId(3), REGION, Term(1), &[entry(1, 1, "b")]);
+    assert_eq!(rule(other), "state machine safety");
+}
+
+#[test]
+fn a_gap_and_a_repetition_in_what_is_applied_are_refused() {
+    let hand_out = |indexes: &[u64]| {
+        let mut consensus = Consensus::default();
+        let entries: Vec<Entry> = indexes.iter().map(|index| entry(*index, 1, "a")).collect();
+        rule(consensus.on_handed_out(StoreId(1), REGION, Term(1), &entries))
+    };
+    assert_eq!(hand_out(&[1, 2, 3]), "nothing");
+    assert_eq!(hand_out(&[1, 3]), "entries are applied without a gap");
+    assert_eq!(hand_out(&[1, 1]), "entries are applied without a gap");
+}
+
+#[test]
+fn an_installed_snapshot_lets_the_next_entries_follow_it_or_what_was_before() {
+    for next in [2, 6] {
+        let mut consensus = Consensus::default();
+        let all: Vec<Entry> = (1..=6).map(|index| entry(index, 1, "a")).collect();
+        consensus.on_handed_out(StoreId(1), REGION, Term(1), &all).expect("in order");
+        consensus.on_handed_out(StoreId(2), REGION, Term(1), &all[..1]).expect("in order");
+        consensus.on_installed(StoreId(2), REGION, LogIndex(5));
+        let verdict = consensus.on_handed_out(StoreId(2), REGION, Term(1), &[entry(next, 1, "a")]);
+        assert_eq!(verdict, Ok(()), "{next}");
+    }
+}
+
+#[test]
+fn an_acknowledged_entry_that_no_quorum_holds_durably_is_refused() {
+    for (count, expected) in [(1, "what is acknowledged is durable on a quorum"), (2, "nothing"), (3, "nothing")] {
+        let (mut consensus, logs) = logged(count, &[entry(1, 1, "a")]);
+        consensus.on_handed_out(StoreId(1), REGION, Term(1), &[entry(1, 1, "a")]).expect("in order");
+        assert_eq!(rule(consensus.on_acknowledged(REGION, LogIndex(1), &STORES, &logs)), expected, "{count}");
+    }
+    let (consensus, logs) = logged(3, &[entry(1, 1, "a")]);
+    let verdict = consensus.on_acknowledged(REGION, LogIndex(1), &STORES, &logs);
+    assert_eq!(rule(verdict), "what is acknowledged is applied");
+}
+
+fn recovered(last: u64, term: u64, vote: u64) -> BTreeMap<RegionId, RecoveredGroup> {
+    let hard_state = HardState { term: Term(term), vote: ReplicaId(vote), commit: LogIndex(0) };
+    let runs = if last == 0 { vec![] } else { vec![TermRun { start: LogIndex(1), term: Term(1) }] };
+    let log = LogSummary { last_index: LogIndex(last), runs, ..LogSummary::default() };
+    BTreeMap::from([(REGION, RecoveredGroup { hard_state, log })])
+}
+
+#[test]
+fn a_log_that_lost_what_was_flushed_is_refused() {
+    let (_, logs) = logged(1, &[entry(1, 1, "a"), entry(2, 1, "b")]);
+    let come_back = |found: &BTreeMap<_, _>| rule(logs.clone().on_recovered(StoreId(1), found));
+    assert_eq!(come_back(&recovered(2, 1, 1)), "nothing");
+    for found in [recovered(1, 1, 1), recovered(2, 0, 1), recovered(2, 1, 0), recovered(3, 1, 1), BTreeMap::new()] {
+        assert_eq!(come_back(&found), "what was flushed survives", "{found:?}");
+    }
+}
+
+#[test]
+fn a_batch_that_was_under_way_may_be_there_as_a_whole_or_not_at_all() {
+    let (_, mut logs) = logged(1, &[entry(1, 1, "a")]);
+    logs.on_submitted(StoreId(1), &batch(2, vec![entry(2, 1, "b"), entry(3, 1, "c")]));
+    let come_back = |last| rule(logs.clone().on_recovered(StoreId(1), &recovered(last, 1, 1)));
+    assert_eq!(come_back(1), "nothing");
+    assert_eq!(come_back(2), "what was flushed survives");
+    assert_eq!(come_back(3), "nothing");
+}
+
+#[test]
+fn a_state_that_lost_what_was_flushed_is_refused() {
+    let mut consensus = Consensus::default();
+    consensus.on_state_durable(StoreId(1), REGION, LogIndex(5));
+    assert_eq!(consensus.on_state_found(StoreId(1), REGION, LogIndex(7)), Ok(()));
+    let lost = consensus.on_state_found(StoreId(1), REGION, LogIndex(4));
+    assert_eq!(rule(lost), "applied state that was flushed survives");
+}
+
+fn state(store: u64, applied: u64, key: &'static str, value: &[u64]) -> ReplicaState {
+    let value: Vec<u8> = value.iter().flat_map(|number| number.to_be_bytes()).collect();
+    let pairs = BTreeMap::from([(Bytes::from_static(key.as_bytes()), Bytes::from(value))]);
+    ReplicaState { store: StoreId(store), applied: LogIndex(applied), pairs }
+}
+
+#[test]
+fn replicas_that_differ_are_refused() {
+    let first = state(1, 9, "k/1", &[7]);
+    let compare = |other: ReplicaState| rule(check_equal(REGION, &[first.clone(), other]));
+    assert_eq!(compare(state(2, 9, "k/1", &[7])), "nothing");
+    assert_eq!(compare(state(2, 8, "k/1", &[7])), "replicas converge");
+    assert_eq!(compare(state(2, 9, "k/1", &[8])), "replicas are equal");
+    assert_eq!(compare(state(2, 9, "k/3", &[7])), "replicas are equal");
+}
+
+#[test]
+fn an_element_that_is_there_twice_is_refused() {
+    assert_eq!(check_once(REGION, &state(1, 9, "k/1", &[7, 8])), Ok(()));
+    assert_eq!(rule(check_once(REGION, &state(1, 9, "k/1", &[7, 8, 7]))), "a command takes effect at most once");
+    assert_eq!(check_once(REGION, &state(1, 9, "k/2", &[7, 7])), Ok(()), "a register is no list");
+}

@@ -1,0 +1,42 @@
+//! A handful of whole runs: every rule holds, a run repeats to the last event, and planted bugs are found.
+
+use multiraft_sim::plan::{CHAOS, RECOVERY};
+use multiraft_sim::plant::Plant;
+use multiraft_sim::run::{find, run_seed, run_seeds};
+
+#[test]
+fn every_rule_holds_in_a_handful_of_seeds() {
+    let summary = run_seeds(0..6, 2, None, &|_| {});
+    assert_eq!(summary.seeds, 6);
+    let failures: Vec<_> = summary.failed.iter().map(|report| (report.seed, report.violation.clone())).collect();
+    assert_eq!(failures, vec![]);
+    assert_eq!(summary.virtual_nanos, 6 * u128::from(CHAOS + RECOVERY));
+    assert!(summary.counters.writes_acknowledged > 1_000, "{:?}", summary.counters);
+}
+
+#[test]
+fn a_seed_repeats_its_run_and_other_seeds_do_not() {
+    let (first, second, other) = (run_seed(3, None, false), run_seed(3, None, false), run_seed(4, None, false));
+    assert_eq!(first.digest, second.digest);
+    assert_eq!(first.counters, second.counters);
+    assert_ne!(first.digest, other.digest);
+}
+
+#[test]
+fn a_run_does_not_depend_on_what_ran_before_or_beside_it() {
+    let alone = run_seed(5, None, false);
+    let beside = std::thread::scope(|scope| {
+        let other = scope.spawn(|| run_seed(2, None, false));
+        let beside = run_seed(5, None, false);
+        other.join().expect("a run does not panic");
+        beside
+    });
+    assert_eq!(alone.digest, beside.digest);
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    for plant in [Plant::LyingDisk, Plant::LostSession, Plant::LocalRead, Plant::EagerCompaction] {
+        assert!(find(plant, 0..20).is_some(), "{plant:?}");
+    }
+}
