@@ -87,7 +87,9 @@ impl SnapshotFiles {
     pub fn save(&self, sources: Vec<SnapshotSource>) -> io::Result<()> {
         let mut small = Vec::new();
         for source in sources {
-            if self.store.latest(source.descriptor.id).is_some_and(|saved| saved.id.index > source.index) {
+            // Of the same index is the same state; and one that was received carries the mark that allows it to be ahead of
+            // its log.
+            if self.store.latest(source.descriptor.id).is_some_and(|saved| saved.id.index >= source.index) {
                 continue;
             }
             small.extend(self.save_large(source)?);

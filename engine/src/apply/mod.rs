@@ -110,6 +110,8 @@ struct Progress {
     descriptor: Arc<RegionDescriptor>,
     applied: LogIndex,
     term: Term,
+    /// The state is a received snapshot, and nothing was applied since.
+    installed: bool,
 }
 
 /// Applies the entries of one worker's regions.
@@ -136,8 +138,8 @@ impl Applier {
     fn new(backend: Backend, regions: impl IntoIterator<Item = AppliedRegion>) -> Self {
         let regions = regions
             .into_iter()
-            .map(|AppliedRegion { descriptor, index, term, .. }| {
-                (descriptor.id, Progress { descriptor, applied: index, term })
+            .map(|AppliedRegion { descriptor, index, term, installed }| {
+                (descriptor.id, Progress { descriptor, applied: index, term, installed })
             })
             .collect();
         Self { form: backend.form, regions, dirty: BTreeMap::new(), stalled: None }

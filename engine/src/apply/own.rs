@@ -232,7 +232,9 @@ fn install(
 
 impl Held {
     fn progress(&self) -> Progress {
-        Progress { descriptor: Arc::clone(&self.descriptor), applied: self.applied, term: self.term }
+        // Snapshot files carry the mark for state of this form.
+        let descriptor = Arc::clone(&self.descriptor);
+        Progress { descriptor, applied: self.applied, term: self.term, installed: false }
     }
 }
 

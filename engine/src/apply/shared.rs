@@ -120,8 +120,12 @@ impl SharedBackend {
             }
             Err(error) => return Err(error),
         }
-        *progress =
-            Progress { descriptor: Arc::clone(&header.descriptor), applied: header.index, term: header.index_term };
+        *progress = Progress {
+            descriptor: Arc::clone(&header.descriptor),
+            applied: header.index,
+            term: header.index_term,
+            installed: true,
+        };
         Ok(true)
     }
 
@@ -281,7 +285,8 @@ impl Run<'_> {
             }
             // A volatile store starts from snapshot files, which carry the index themselves.
             if self.is_durable {
-                let record = AppliedRecord { index: progress.applied, term: progress.term, installed: false };
+                let Progress { applied: index, term, installed, .. } = *progress;
+                let record = AppliedRecord { index, term, installed };
                 self.overlay.insert(keys::applied(handle.region), Some(record.encode()));
             }
             let region = dirty.entry(handle.region).or_default();
@@ -332,7 +337,7 @@ impl Run<'_> {
                 Outcome::Done
             }
         };
-        (progress.applied, progress.term) = (entry.index, entry.term);
+        (progress.applied, progress.term, progress.installed) = (entry.index, entry.term, false);
         Ok(outcome)
     }
 }
