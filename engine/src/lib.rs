@@ -39,3 +39,8 @@ pub use multiraft_storage::{StateError, StateStore};
 pub use multiraft_transport::{PeerAddress, SessionId, Tls, TlsError};
 pub use session::Session;
 pub use status::{PeerStatus, RegionStatus, StoreCounters, StoreStatus};
+
+/// The README's example is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
