@@ -50,7 +50,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             workers: 0,
-            raft: multiraft_raft::Options::default(),
+            raft: multiraft_raft::Options { heartbeat_interval: Duration::from_millis(200), ..Default::default() },
             request_timeout: Duration::from_secs(5),
             max_command_bytes: 8 << 20,
             mailbox_bytes: 64 << 20,

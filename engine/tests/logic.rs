@@ -13,7 +13,7 @@ use multiraft::logic::{
 use multiraft::{Incarnation, LogIndex, RaftOptions, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{Body, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
-use multiraft_transport::{ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage};
+use multiraft_transport::{Beat, Beats, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage};
 
 const REGION: RegionId = RegionId(2);
 
@@ -276,4 +276,45 @@ fn a_new_link_has_room_again() {
     assert_eq!(out.replies, []);
     let out = store.turn(vec![store.propose(b"a", 1)]);
     assert!(matches!(sent_forward(&out).1, ForwardRequest::Propose { .. }));
+}
+
+fn beats(term: u64, from: u64) -> Input<u32> {
+    let (region, to, commit) = (REGION, ReplicaId(1), LogIndex(0));
+    let beat = Beat { region, from: ReplicaId(from), to, term: Term(term), commit, round: 5 };
+    let beats = Beats { incarnation: Incarnation(1), sequence: 1, beats: vec![beat], ..Beats::default() };
+    Input::Messages { from: StoreId(from), messages: vec![PeerMessage::Beats(beats)] }
+}
+
+fn beat_replies(out: &TurnOutput<u32>) -> Vec<(StoreId, u64, u64)> {
+    let of = |sent: &multiraft::logic::Outgoing| match &sent.messages[..] {
+        [PeerMessage::BeatReplies(replies)] => {
+            replies.replies.iter().map(|reply| (sent.to, reply.term.get(), reply.round)).collect()
+        }
+        _ => Vec::new(),
+    };
+    out.sends.iter().flat_map(of).collect()
+}
+
+#[test]
+fn a_quiet_heartbeat_is_answered_and_keeps_the_follower_from_campaigning() {
+    let mut store = follower();
+    for _ in 0..20 {
+        store.after(Duration::from_millis(400));
+        let out = store.turn(vec![beats(1, 2)]);
+        assert_eq!(beat_replies(&out), [(StoreId(2), 1, 5)]);
+        assert!(out.log.is_empty() && out.sends.len() == 1, "{out:?}");
+    }
+    store.after(Duration::from_secs(3));
+    let asks = |out: &TurnOutput<u32>| format!("{out:?}").contains("PreVote");
+    assert!(asks(&store.turn(Vec::new())), "without heartbeats it asks whether to campaign");
+}
+
+#[test]
+fn heartbeats_of_another_term_or_leader_are_no_quiet_ones() {
+    let mut store = follower();
+    let out = store.turn(vec![beats(3, 3)]);
+    assert_eq!(store.worker.status(REGION).unwrap().leader, Some(StoreId(3)));
+    assert_eq!(out.log.len(), 1, "the new term is made durable");
+    let out = store.turn(vec![beats(1, 2)]);
+    assert_eq!(beat_replies(&out), [(StoreId(2), 3, 0)], "the old leader is told of the new term");
 }

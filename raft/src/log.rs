@@ -248,6 +248,9 @@ impl GroupLog {
     /// Forgets the oldest durable entries: those that were handed out to be applied (up to `delivered`) while more than
     /// `keep_bytes` are in memory, the others while more than `keep_bytes_all` are.
     pub(crate) fn evict(&mut self, delivered: LogIndex, keep_bytes: usize, keep_bytes_all: usize) {
+        if self.cache_bytes <= keep_bytes {
+            return;
+        }
         while let Some(oldest) = self.cache.front() {
             let keep = if oldest.index <= delivered { keep_bytes } else { keep_bytes_all };
             if oldest.index > self.stable || self.cache_bytes <= keep {

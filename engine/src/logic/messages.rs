@@ -17,14 +17,12 @@ impl<R> Worker<R> {
                 PeerMessage::Raft(raft) => self.handle_raft(now, from, raft.region, raft.message),
                 PeerMessage::Beats(beats) => {
                     for beat in beats.beats {
-                        let body = Body::Heartbeat { commit: beat.commit, round: beat.round };
-                        self.handle_raft(now, from, beat.region, beat_message(beat.from, beat.to, beat.term, body));
+                        self.handle_beat(now, from, beat);
                     }
                 }
                 PeerMessage::BeatReplies(replies) => {
                     for reply in replies.replies {
-                        let body = Body::HeartbeatReply { round: reply.round };
-                        self.handle_raft(now, from, reply.region, beat_message(reply.from, reply.to, reply.term, body));
+                        self.handle_beat_reply(now, from, reply);
                     }
                 }
                 PeerMessage::Forward(forward) => self.handle_forward(now, from, forward),
@@ -32,6 +30,33 @@ impl<R> Worker<R> {
                 PeerMessage::Snapshot(snapshot) => self.handle_snapshot(now, from, snapshot),
             }
         }
+    }
+
+    /// A heartbeat. Most change nothing: they are answered here, without a step of the group.
+    fn handle_beat(&mut self, now: Time, from: StoreId, beat: Beat) {
+        let Some(region) = self.slot_of(beat.region).and_then(|key| self.regions.get_mut(key)) else {
+            return;
+        };
+        let is_own = beat.to == region.group.id() && region.store_of(beat.from) == Some(from) && !region.touched;
+        if is_own && region.group.absorb_heartbeat(now, beat.from, beat.term, beat.commit) {
+            let Beat { region, from: leader, to: own, term, round, .. } = beat;
+            return self.peers.entry(from).push_beat_reply(BeatReply { region, from: own, to: leader, term, round });
+        }
+        let body = Body::Heartbeat { commit: beat.commit, round: beat.round };
+        self.handle_raft(now, from, beat.region, beat_message(beat.from, beat.to, beat.term, body));
+    }
+
+    /// An answer to a heartbeat, likewise.
+    fn handle_beat_reply(&mut self, now: Time, from: StoreId, reply: BeatReply) {
+        let Some(region) = self.slot_of(reply.region).and_then(|key| self.regions.get_mut(key)) else {
+            return;
+        };
+        let is_own = reply.to == region.group.id() && region.store_of(reply.from) == Some(from) && !region.touched;
+        if is_own && region.group.absorb_heartbeat_reply(now, reply.from, reply.term, reply.round) {
+            return;
+        }
+        let body = Body::HeartbeatReply { round: reply.round };
+        self.handle_raft(now, from, reply.region, beat_message(reply.from, reply.to, reply.term, body));
     }
 
     /// A message for a group. Dropped unless it is for the replica that lives here and comes from the store that the

@@ -16,6 +16,9 @@ use crate::status::RegionStatus;
 
 /// A replica: its Raft group, and who waits for what.
 pub(super) struct Region<R> {
+    id: RegionId,
+    /// Where the first replicas live, beside the group: most messages need not look into the descriptor.
+    stores: [(ReplicaId, StoreId); INLINE_REPLICAS],
     descriptor: Arc<RegionDescriptor>,
     pub(super) group: Group<FlushToken>,
     /// Where it is in its worker.
@@ -40,6 +43,17 @@ pub(super) struct Region<R> {
     pub(super) listed_paused: bool,
     /// What only a busy region needs.
     pub(super) busy: Option<Box<Waiting<R>>>,
+}
+
+/// How many replicas are found without the descriptor.
+const INLINE_REPLICAS: usize = 3;
+
+fn first_stores(descriptor: &RegionDescriptor) -> [(ReplicaId, StoreId); INLINE_REPLICAS] {
+    let mut stores = [(ReplicaId::ZERO, StoreId::ZERO); INLINE_REPLICAS];
+    for (place, replica) in stores.iter_mut().zip(&descriptor.replicas) {
+        *place = (replica.id, replica.store);
+    }
+    stores
 }
 
 /// Who waits in a region.
@@ -118,6 +132,8 @@ impl<R> Region<R> {
             membership: Membership::from_replicas(&start.descriptor.replicas),
         };
         Self {
+            id: start.descriptor.id,
+            stores: first_stores(&start.descriptor),
             descriptor: Arc::clone(&start.descriptor),
             group: Group::new(options, own, restored, seed, now),
             key,
@@ -135,7 +151,7 @@ impl<R> Region<R> {
     }
 
     pub(super) fn id(&self) -> RegionId {
-        self.descriptor.id
+        self.id
     }
 
     pub(super) fn descriptor(&self) -> &Arc<RegionDescriptor> {
@@ -144,6 +160,7 @@ impl<R> Region<R> {
 
     pub(super) fn set_descriptor(&mut self, descriptor: Arc<RegionDescriptor>) {
         debug_assert_eq!(descriptor.id, self.descriptor.id);
+        self.stores = first_stores(&descriptor);
         self.descriptor = descriptor;
     }
 
@@ -153,7 +170,8 @@ impl<R> Region<R> {
 
     /// The store of a replica of this region.
     pub(super) fn store_of(&self, replica: ReplicaId) -> Option<StoreId> {
-        self.descriptor.replica(replica).map(|replica| replica.store)
+        let near = self.stores.iter().find(|(id, _)| *id == replica && *id != ReplicaId::ZERO).map(|(_, store)| *store);
+        near.or_else(|| self.descriptor.replica(replica).map(|replica| replica.store))
     }
 
     /// The store that leads, as far as is known here.

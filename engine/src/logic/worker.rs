@@ -356,7 +356,7 @@ impl<R> Worker<R> {
                 let region = self.region_mut(key);
                 region.trim();
                 // On a grid, so that thousands of groups with random timeouts wake the worker some hundred times a second at most.
-                let deadline = if more { now } else { region.group.next_deadline().next_multiple(DEADLINE_GRID) };
+                let deadline = if more { now } else { on_grid(region.group.next_deadline()) };
                 self.deadlines.arm(key, deadline);
             }
             if self.touched.is_empty() {
@@ -501,6 +501,11 @@ fn sort_records(id: RegionId, output: &mut Output<FlushToken>, log: &mut Vec<Gro
         log.last_mut().expect("invariant: a record was just pushed").hard_state = Some(hard_state);
     }
     log.len() > before
+}
+
+/// The first point of the grid that is not before `deadline`.
+fn on_grid(deadline: Time) -> Time {
+    if deadline == Time::NEVER { deadline } else { Time(deadline.0.saturating_sub(1)).next_multiple(DEADLINE_GRID) }
 }
 
 /// Mixes a region's id into a seed (the finaliser of splitmix64), so that no two groups draw the same timeouts.

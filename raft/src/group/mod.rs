@@ -10,6 +10,7 @@ mod leader;
 mod membership;
 mod poll;
 mod propose;
+mod quiet;
 mod read;
 mod send;
 mod snapshot;
@@ -82,6 +83,21 @@ impl<P: FlushProof> Group<P> {
     /// Takes a message from another replica of the group. What makes no sense is dropped.
     pub fn handle_message(&mut self, now: Time, message: Message) {
         self.core.handle_message(now, message);
+    }
+
+    /// Takes a heartbeat if it changes nothing but the time: of the known leader, of this term, without news of a commit.
+    /// Says whether it did: then the answer is a [`HeartbeatReply`](crate::Body::HeartbeatReply) of this term with the
+    /// heartbeat's round, it may leave at once, and there is nothing to poll. Else hand the message in the ordinary way.
+    #[must_use]
+    pub fn absorb_heartbeat(&mut self, now: Time, from: ReplicaId, term: Term, commit: LogIndex) -> bool {
+        self.core.absorb_heartbeat(now, from, term, commit)
+    }
+
+    /// Takes the answer to a heartbeat if it changes nothing but the time: of a follower that has everything and is owed
+    /// nothing. Says whether it did: then there is nothing to poll. Else hand the message in the ordinary way.
+    #[must_use]
+    pub fn absorb_heartbeat_reply(&mut self, now: Time, from: ReplicaId, term: Term, round: u64) -> bool {
+        self.core.absorb_heartbeat_reply(now, from, term, round)
     }
 
     /// Does what has become due. To be called when [`next_deadline`](Self::next_deadline) has passed; earlier calls do
