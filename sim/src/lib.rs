@@ -13,3 +13,4 @@ pub mod plant;
 pub mod random;
 pub mod run;
 pub mod schedule;
+pub mod trace;

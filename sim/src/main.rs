@@ -1,8 +1,9 @@
-//! The simulator's command line: run seeds, replay one, find planted bugs.
+//! The simulator's command line: run seeds, replay one, find planted bugs, trace a group.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks to its user")]
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use multiraft_sim::cluster::Report;
 use multiraft_sim::plan::Plan;
 use multiraft_sim::plant::Plant;
 use multiraft_sim::run::{Summary, find, run_seed, run_seeds};
+use multiraft_sim::trace::trace;
 
 /// Whole multiraft clusters in one thread on virtual time, with faults, from a seed.
 #[derive(Parser)]
@@ -42,6 +44,15 @@ enum Task {
         #[arg(long, value_parser = parse_plant)]
         plant: Option<Plant>,
     },
+    /// Write the trace of one group, for a TLA+ specification to judge.
+    Trace {
+        /// The seed.
+        #[arg(long)]
+        seed: u64,
+        /// Where to write it, one JSON object a line.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Plant bugs, and see that each is found.
     SelfTest {
         /// How many seeds may be needed to find one.
@@ -54,6 +65,7 @@ fn main() -> ExitCode {
     let is_well = match Arguments::parse().task {
         Task::Run { seeds, seconds_budget, threads } => run(seeds, seconds_budget, threads),
         Task::Replay { seed, plant } => replay(seed, plant),
+        Task::Trace { seed, out } => write_trace(seed, &out),
         Task::SelfTest { seeds } => self_test(seeds),
     };
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -125,6 +137,18 @@ fn self_test(seeds: u64) -> bool {
         }
     }
     is_well
+}
+
+fn write_trace(seed: u64, out: &Path) -> bool {
+    let mut text = trace(seed).join("\n");
+    text.push('\n');
+    match std::fs::write(out, text) {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("{}: {error}", out.display());
+            false
+        }
+    }
 }
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
