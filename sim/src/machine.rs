@@ -128,7 +128,7 @@ struct Effect {
 
 /// The rules, given the command and a look at the present value of its key.
 fn decide<E>(command: &[u8], get: impl FnOnce(&[u8]) -> Result<Option<Bytes>, E>) -> Result<Option<Effect>, E> {
-    let Some((tag, key, first, second, padding)) = parse(command) else {
+    let Some(Parsed { tag, key, first, second, padding }) = parse(command) else {
         return Ok(None);
     };
     let stored = get(key)?.unwrap_or_default();
@@ -156,13 +156,23 @@ fn register(value: u64, padding: &[u8]) -> Bytes {
     stored.freeze()
 }
 
-fn parse(command: &[u8]) -> Option<(u8, &[u8], u64, u64, &[u8])> {
+/// A command, taken apart.
+struct Parsed<'a> {
+    tag: u8,
+    key: &'a [u8],
+    first: u64,
+    second: u64,
+    padding: &'a [u8],
+}
+
+fn parse(command: &[u8]) -> Option<Parsed<'_>> {
     let (tag, length) = (*command.first()?, usize::from(*command.get(1)?));
     let key = command.get(2..2 + length)?;
     let rest = command.get(2 + length..)?;
     let (first, second) = (rest.get(..8)?, rest.get(8..16)?);
     let is_known = matches!(tag, PUT | APPEND | CAS);
-    is_known.then(|| (tag, key, first_number(first), first_number(second), &rest[16..]))
+    let (first, second) = (first_number(first), first_number(second));
+    is_known.then(|| Parsed { tag, key, first, second, padding: &rest[16..] })
 }
 
 /// The form on the shared state store.

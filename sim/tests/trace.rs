@@ -388,10 +388,8 @@ fn replay(seed: u64) -> BTreeMap<String, usize> {
                 machine.step(event, before.get(&id));
             }
         });
-        if let Err(panic) = std::panic::catch_unwind(step) {
-            println!("seed {seed}, line {}: {line}", at + 1);
-            std::panic::resume_unwind(panic);
-        }
+        let taken = std::panic::catch_unwind(step);
+        assert!(taken.is_ok(), "no step of the specification: seed {seed}, line {}: {line}", at + 1);
         let kind = event["msg"]["type"].as_str().map_or(name.clone(), |kind| format!("{name} {kind}"));
         *counts.entry(kind).or_default() += 1;
         before.insert(id, event.clone());

@@ -84,8 +84,8 @@ impl Node {
     pub(super) fn new(store: usize, plan: &Plan, random: &mut Random) -> Self {
         Self {
             clock: DriftingClock::new(random.below(1000 * SECOND), plan.drift_ppm[store]),
-            disk: SimDisk::new(random.next()),
-            files_disk: SimDisk::new(random.next()),
+            disk: SimDisk::new(random.number()),
+            files_disk: SimDisk::new(random.number()),
             state: SimStore::new(),
             incarnation: Incarnation::ZERO,
             bootstrapped: false,
@@ -267,7 +267,7 @@ impl Cluster {
             compact_keep_entries: self.plan.compact_keep_entries,
             snapshots_at_once: self.plan.snapshots_at_once,
             balance_leaders: self.plan.balance_leaders,
-            seed: self.random.next(),
+            seed: self.random.number(),
         }
     }
 
@@ -282,10 +282,10 @@ impl Cluster {
 
     /// The process is gone: nothing of it goes on. What its disk then holds depends on `style`.
     pub(super) fn kill(&mut self, store: usize, style: CrashStyle) {
-        let seed = self.random.next();
+        let seed = self.random.number();
         let torn = self.random.chance(600);
         let cut_after = self.random.below(8);
-        let lost_states = self.random.next();
+        let lost_states = self.random.number();
         let node = &mut self.nodes[store];
         let Some(mut process) = node.process.take() else { return };
         node.life += 1;

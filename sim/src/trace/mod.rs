@@ -74,7 +74,7 @@ impl Run {
         let mut replicas = BTreeMap::new();
         for id in ids {
             // One entry for each member, as etcd bootstraps a group.
-            let replica = Replica::new(id, Arc::clone(&options), count, membership.clone(), random.next());
+            let replica = Replica::new(id, Arc::clone(&options), count, membership.clone(), random.number());
             replica.introduce(&mut lines);
             replicas.insert(id, replica);
         }
@@ -193,7 +193,7 @@ impl Run {
         match op {
             ChangeOp::AddVoter { id, .. } if taken => {
                 self.next_id += 1;
-                let seed = self.random.next();
+                let seed = self.random.number();
                 let replica = Replica::new(id, Arc::clone(&self.options), 0, self.first_membership.clone(), seed);
                 replica.introduce(&mut self.lines);
                 self.replicas.insert(id, replica);
