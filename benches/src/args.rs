@@ -18,6 +18,8 @@ pub(crate) struct Args {
 pub(crate) enum Bench {
     /// Writes per second: clients inside the stores, each with one proposal under way, over all regions.
     Throughput(Throughput),
+    /// Throughput over sizes, each several times: the run with the median writes per second stands for its size.
+    Sweep(Sweep),
     /// What regions cost that nobody uses: memory per replica, processor time, messages.
     Idle(Idle),
     /// One of the stores; started by the others.
@@ -49,6 +51,36 @@ pub(crate) struct Throughput {
     /// A short run for CI: other defaults for groups (48), clients (32), seconds (2) and warm-up (1).
     #[arg(long)]
     pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// What `sweep` measures: every combination.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Sweep {
+    /// Numbers of regions.
+    #[arg(long, value_delimiter = ',', default_value = "1,48,1000,10000",
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) groups: Vec<u64>,
+    /// Numbers of clients.
+    #[arg(long, value_delimiter = ',', default_value = "256", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) clients: Vec<u64>,
+    /// Bytes of each value.
+    #[arg(long, value_delimiter = ',', default_value = "16,1024",
+        value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    pub(crate) payload: Vec<u64>,
+    /// Length of each measured window.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// Seconds of load before it.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub(crate) warmup: u64,
+    /// How often each size is measured; all sizes once, then all again, so that a disturbance does not hit one alone.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub(crate) rounds: u64,
+    /// Where the state lies.
+    #[arg(long, value_enum, default_value = "mem")]
+    pub(crate) state: States,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   throughput   writes per second under clients that run inside the stores
+//!   sweep        the same over numbers of regions, clients and sizes of values, with medians
 //!   idle         what regions cost that nobody uses: memory, processor time, messages
 //! ```
 //!
@@ -18,6 +19,7 @@ mod idle;
 mod keyspace;
 mod report;
 mod store;
+mod sweep;
 mod throughput;
 mod usage;
 
@@ -28,6 +30,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let outcome = match args::Args::parse().bench {
         args::Bench::Throughput(options) => throughput::run(&options),
+        args::Bench::Sweep(options) => sweep::run(&options),
         args::Bench::Idle(options) => idle::run(&options),
         args::Bench::Store(options) => store::run(options),
     };

@@ -35,12 +35,12 @@ pub(crate) fn run(options: &Throughput) -> Result<(), Problem> {
 }
 
 /// How large a run is.
-struct Size {
-    groups: u64,
-    clients: u64,
-    payload: u64,
-    warmup: Duration,
-    window: Duration,
+pub(crate) struct Size {
+    pub(crate) groups: u64,
+    pub(crate) clients: u64,
+    pub(crate) payload: u64,
+    pub(crate) warmup: Duration,
+    pub(crate) window: Duration,
 }
 
 impl Size {
@@ -56,7 +56,7 @@ impl Size {
     }
 }
 
-const HEAD: [&str; 12] = [
+pub(crate) const HEAD: [&str; 12] = [
     "state",
     "groups",
     "clients",
@@ -75,12 +75,12 @@ const SHARES: [&str; 8] =
     ["state", "turns", "log entries", "log bytes", "messages", "frames", "bytes sent", "forwarded"];
 
 /// What came out of one run.
-struct Figures {
+pub(crate) struct Figures {
     groups: u64,
     clients: u64,
     payload: u64,
     state: State,
-    writes_per_s: f64,
+    pub(crate) writes_per_s: f64,
     p50_us: u64,
     p99_us: u64,
     cpu_us_per_write: f64,
@@ -96,7 +96,7 @@ struct Figures {
 }
 
 impl Figures {
-    fn measure(size: &Size, cluster: &Cluster, state: State) -> Result<Self, Problem> {
+    pub(crate) fn measure(size: &Size, cluster: &Cluster, state: State) -> Result<Self, Problem> {
         let plan = Plan { cluster, groups: size.groups, clients: size.clients, payload: size.payload, state };
         let (mut stores, leaderless) = Stores::start(&plan)?;
         stores.load(size.warmup)?;
@@ -133,7 +133,7 @@ impl Figures {
         })
     }
 
-    fn row(&self) -> Vec<String> {
+    pub(crate) fn row(&self) -> Vec<String> {
         vec![
             self.state.name().to_owned(),
             self.groups.to_string(),
@@ -150,7 +150,7 @@ impl Figures {
         ]
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         json!({
             "bench": "throughput",
             "groups": self.groups,
