@@ -279,13 +279,20 @@ impl<R> Worker<R> {
         for done in applied {
             self.apply_backlog = self.apply_backlog.saturating_sub(done.cost);
             let Some(key) = self.live(done.handle) else { continue };
+            let changes_members = !done.memberships.is_empty();
             for (index, descriptor) in done.memberships {
                 self.on_membership(now, key, index, descriptor);
             }
-            let region = self.region_mut(key);
-            region.group.on_applied(now, done.index);
+            let group = &mut self.region_mut(key).group;
+            group.on_applied(now, done.index);
+            // Else there is nothing that the group would want done about it.
+            let matters = changes_members || group.has_undelivered() || group.membership().is_joint();
             self.release_confirmed(key);
-            self.touch(key);
+            if matters {
+                self.touch(key);
+            } else {
+                self.region_mut(key).trim();
+            }
         }
         self.resume_held();
     }
