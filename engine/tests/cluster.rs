@@ -107,9 +107,11 @@ async fn a_store_that_was_away_beyond_the_log_catches_up_by_snapshot() {
         let region = engines[0].region_for(b"key").unwrap().id;
         engines[0].propose(region, put("key000", "first")).await.unwrap();
         engines.remove(2).shutdown().await;
+        let session = engines[0].session();
         for n in 0..300 {
-            engines[0].session().propose(region, put(&format!("key{n:03}"), "later")).await.unwrap();
+            session.propose(region, put(&format!("key{n:03}"), "later")).await.unwrap();
         }
+        drop(session);
         let leader = &engines[0];
         eventually(LIMIT, "the log is cut", || async {
             leader.status().await.regions.iter().any(|status| status.first_index.get() > 100)

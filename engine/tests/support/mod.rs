@@ -73,6 +73,8 @@ impl Cluster {
         let sockets: Vec<UdpSocket> = (0..stores).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         let mut config = Config::default();
         config.workers = 2;
+        // For machines that are busy with something else.
+        config.request_timeout = Duration::from_secs(20);
         config.log_segment_bytes = 1 << 20;
         config.raft.heartbeat_interval = Duration::from_millis(50);
         config.raft.election_timeout_min = Duration::from_millis(500);
