@@ -1,6 +1,6 @@
 //! Three stores as child processes: started, spoken to, ended.
 //!
-//! Invariant: when a [`Stores`] is gone, so are its processes and its directory, whatever happened before.
+//! Invariant: when a [`Stores`] is dropped, its processes and its directory are gone, also after a failure.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, UdpSocket};

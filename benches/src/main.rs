@@ -7,8 +7,9 @@
 //!   idle         what regions cost that nobody uses: memory, processor time, messages
 //! ```
 //!
-//! The parent ([`cluster`]) starts this program three more times as [`store`] and talks to them in lines of text; it ends
-//! them by their process ids and removes their directories on every way out. A child whose parent is gone stops by itself.
+//! The parent ([`cluster`]) starts this program three more times as [`store`] and talks to them in lines of text; when it is
+//! done, or fails, it ends them by their process ids and removes their directories. If it is killed or interrupted, its stores
+//! stop by themselves and a directory `multiraft-bench-*` stays behind.
 //! Nothing here reaches behind the public API of `multiraft`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks to its terminal")]
 
