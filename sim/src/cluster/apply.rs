@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use multiraft::apply::{AppliedBatch, ApplyEnd, SnapshotSource};
-use multiraft::logic::{ApplyTask, Input, LaneKind};
+use multiraft::logic::{ApplyTask, DiskUse, Input, LaneKind};
 use multiraft_raft::{LogIndex, RegionId};
 use multiraft_transport::PeerMessage;
 
@@ -47,6 +47,7 @@ impl Cluster {
                 host.stalled = Some((batch, rest));
                 return self.schedule.plan_in(50 * MILLI, Event::ApplyDone { store, life, worker });
             }
+            self.input(store, worker, Input::DiskFull { disk: DiskUse::State, full: false });
             (batch, rest)
         } else {
             let tasks = host.applying.take().unwrap_or_default();
@@ -55,6 +56,7 @@ impl Cluster {
                 (batch, ApplyEnd::Stalled { rest }) => {
                     host.stalled = Some((batch, rest));
                     self.counters.state_no_space += 1;
+                    self.input(store, worker, Input::DiskFull { disk: DiskUse::State, full: true });
                     return self.schedule.plan_in(50 * MILLI, Event::ApplyDone { store, life, worker });
                 }
                 (_, ApplyEnd::Failed(error)) => {

@@ -70,7 +70,6 @@ pub(super) struct Faults {
     full: BTreeSet<usize>,
     /// Stores to which snapshots break off, and until when.
     broken_streams: Vec<(usize, Moment)>,
-    now: Moment,
 }
 
 impl Faults {
@@ -82,13 +81,11 @@ impl Faults {
             slow: BTreeSet::new(),
             full: BTreeSet::new(),
             broken_streams: Vec::new(),
-            now: Moment::START,
         }
     }
 
     /// Whether a snapshot that is sent to `store` now will break off.
-    pub(super) fn breaks_snapshots(&mut self, store: usize) -> bool {
-        let now = self.now;
+    pub(super) fn breaks_snapshots(&self, store: usize, now: Moment) -> bool {
         !self.over && self.broken_streams.iter().any(|(to, until)| *to == store && *until > now)
     }
 }
@@ -110,7 +107,6 @@ impl Cluster {
 
     pub(super) fn on_fault(&mut self, fault: Fault) {
         self.plan_fault(fault);
-        self.faults.now = self.schedule.now();
         let store = self.faults.random.below(self.nodes.len() as u64) as usize;
         let other = (store + 1 + self.faults.random.below(self.nodes.len() as u64 - 1) as usize) % self.nodes.len();
         let length = self.faults.random.around(2_000 * MILLI);

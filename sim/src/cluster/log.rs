@@ -1,6 +1,6 @@
 //! A store's log thread: gathers what workers hand in, flushes it as one, and spreads the tokens.
 
-use multiraft::logic::Input;
+use multiraft::logic::{DiskUse, Input};
 use multiraft_storage::log::CommitError;
 use multiraft_storage::{FlushToken, LogBatch};
 
@@ -51,12 +51,16 @@ impl Cluster {
         self.counters.log_segments_released += before.saturating_sub(process.writer.stats().segments);
         self.counters.log_flushes += 1;
         match result {
-            Ok(tokens) => self.on_flushed(store, &tokens),
+            Ok(tokens) => {
+                self.tell_log_space(store, false);
+                self.on_flushed(store, &tokens);
+            }
             Err(CommitError::NoSpace { durable, left }) => {
                 self.counters.log_no_space += 1;
                 if let Some(process) = &mut self.nodes[store].process {
                     process.flushing = Some(left);
                 }
+                self.tell_log_space(store, true);
                 self.schedule.plan_in(50 * MILLI, Event::LogDone { store, life });
                 self.on_flushed(store, &durable);
                 return;
@@ -64,6 +68,17 @@ impl Cluster {
             Err(error) => return self.fail("the log takes what it is given", format!("{}: {error}", id_of(store))),
         }
         self.start_flush(store);
+    }
+
+    /// Tells all workers when the log's disk becomes full, and when it has room again.
+    fn tell_log_space(&mut self, store: usize, full: bool) {
+        let Some(process) = &mut self.nodes[store].process else { return };
+        if std::mem::replace(&mut process.log_is_full, full) == full {
+            return;
+        }
+        for worker in 0..self.plan.workers[store] {
+            self.input(store, worker, Input::DiskFull { disk: DiskUse::Log, full });
+        }
     }
 
     fn on_flushed(&mut self, store: usize, tokens: &[FlushToken]) {

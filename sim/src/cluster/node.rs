@@ -63,6 +63,8 @@ pub(super) struct Process {
     pub(super) checkpoint: Option<super::apply::Checkpoint>,
     /// By worker: regions whose snapshot files found no room.
     pub(super) unsaved: Vec<Vec<(RegionId, LogIndex)>>,
+    /// The workers were told that the log's disk has no room.
+    pub(super) log_is_full: bool,
     pub(super) stopping: bool,
 }
 
@@ -213,6 +215,7 @@ impl Cluster {
             streams: Streams::default(),
             checkpoint: None,
             unsaved: Vec::new(),
+            log_is_full: false,
             stopping: false,
         })
     }

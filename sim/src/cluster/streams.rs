@@ -103,7 +103,8 @@ impl Cluster {
             encode_snapshot_chunk(&chunk, &mut piece);
             pieces.push((false, piece.into()));
         }
-        let is_broken = self.plan.interval(Fault::BreakSnapshots).is_some() && self.faults.breaks_snapshots(to);
+        let is_broken = self.plan.interval(Fault::BreakSnapshots).is_some()
+            && self.faults.breaks_snapshots(to, self.schedule.now());
         let mut at = self.usual_arrival();
         let arrives = if is_broken { self.random.below(pieces.len() as u64) as usize } else { pieces.len() };
         for (is_header, body) in pieces.into_iter().take(arrives) {
@@ -113,6 +114,9 @@ impl Cluster {
         let (sender, receiver) = (self.nodes[from].life, self.nodes[to].life);
         if is_broken {
             self.counters.snapshots_broken += 1;
+        }
+        // Nobody misses a stream that never began.
+        if is_broken && arrives > 0 {
             let lost = Event::StreamLost { store: to, life: receiver, from: id_of(from), transfer };
             self.schedule.plan(at.plus(MILLI), lost);
         }
@@ -167,6 +171,9 @@ impl Cluster {
             return Some(Input::SnapshotLost { from, transfer });
         }
         if !chunk.last {
+            let region = incoming.region;
+            let worker = self.worker_for(to, region);
+            self.input(to, worker, Input::SnapshotMoving { from: Some(from), transfer });
             return None;
         }
         let (header, writer) = (incoming.header.take()?, incoming.writer.take()?);
