@@ -44,7 +44,7 @@ counters! {
     /// Requests sent on from one store to another.
     forwarded 2_000,
     /// Requests refused because something was full.
-    busy 10,
+    busy 5,
     /// Commands of a session that were sent again.
     session_duplicates 300,
     /// Commands sent again that were answered from the session's record.

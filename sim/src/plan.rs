@@ -172,7 +172,7 @@ impl Plan {
             log: LogOptions { segment_bytes: random.pick(&[16 << 10, 32 << 10, 64 << 10]), ..LogOptions::small() },
             compact_entries,
             compact_keep_entries: random.pick(&[0, 2, compact_entries / 2]),
-            apply_queue_bytes: random.pick(&[4 << 10, 64 << 10, 1 << 20]),
+            apply_queue_bytes: random.pick(&[600, 4 << 10, 64 << 10, 1 << 20]),
             snapshots_at_once: random.between(1, 4) as usize,
             balance_leaders: random.chance(500),
             request_timeout: Duration::from_millis(random.between(500, 3000)),
