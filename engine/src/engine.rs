@@ -236,7 +236,9 @@ impl Engine {
             self.confirm_read(options.region, options.epoch, self.deadline(options.timeout)).await?;
         }
         self.check_running().map_err(|reason| ReadError::Stopped { reason })?;
-        self.running.backend.lookup(options.region, options.epoch, &query)
+        let open = self.running.open.read().unwrap_or_else(PoisonError::into_inner);
+        let stopped = || ReadError::Stopped { reason: "shut down".to_owned() };
+        open.as_ref().ok_or_else(stopped)?.backend.lookup(options.region, options.epoch, &query)
     }
 
     async fn confirm_read(
@@ -350,8 +352,10 @@ impl Engine {
             counters.snapshots_installed += counted.snapshots_installed;
         }
         regions.sort_by_key(|region| region.descriptor.id);
-        let log = running.reader.stats();
-        (counters.log_syncs, counters.log_entries, counters.log_bytes) = (log.syncs, log.entries, log.bytes);
+        if let Some(open) = &*running.open.read().unwrap_or_else(PoisonError::into_inner) {
+            let log = open.reader.stats();
+            (counters.log_syncs, counters.log_entries, counters.log_bytes) = (log.syncs, log.entries, log.bytes);
+        }
         let (beats, messages) = running.beats.lock().unwrap_or_else(PoisonError::into_inner).sent();
         (counters.beats_sent, counters.beat_messages_sent) = (beats, messages);
         let peers: Vec<PeerStatus> = running.transport.status().into_iter().map(peer_status).collect();

@@ -261,7 +261,7 @@ impl Received {
 }
 
 impl ReceivedSnapshots for Received {
-    fn open(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<Chunks<'_>> {
+    fn open(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<Chunks<'static>> {
         let gone = || io::Error::new(io::ErrorKind::NotFound, "the received snapshot is not there any more");
         let mut reception = self.lock().remove(&(from, header.transfer)).ok_or_else(gone)?;
         let writer = reception.writer.take().ok_or_else(gone)?;

@@ -203,3 +203,20 @@ async fn the_root_region_owns_no_keys() {
     assert_eq!(engine.read(region, "key", Consistency::Linearizable).await.unwrap(), "x");
     engine.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_starts_again_beside_a_handle_of_its_last_life() {
+    for kind in [StateKind::Memory, StateKind::Sled] {
+        let mut cluster = Cluster::new(1, 1);
+        cluster.kind = kind;
+        let old = cluster.start(1).await;
+        let region = old.region_for(b"key").unwrap().id;
+        old.propose(region, put("key", "kept")).await.unwrap();
+        old.shutdown().await;
+        let new = cluster.start(1).await;
+        assert_eq!(new.read(region, "key", Consistency::Linearizable).await.unwrap(), "kept");
+        let stopped = old.read(region, "key", Consistency::Local).await.unwrap_err();
+        assert!(matches!(stopped, multiraft::ReadError::Stopped { .. }), "{stopped:?}");
+        new.shutdown().await;
+    }
+}

@@ -98,7 +98,7 @@ pub trait ReceivedSnapshots {
     ///
     /// # Errors
     /// It is not there, cannot be read, or could not be made durable; then it must not be installed.
-    fn open(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<Chunks<'_>>;
+    fn open(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<Chunks<'static>>;
 
     /// It was installed or is not wanted any more.
     fn discard(&self, from: StoreId, header: &SnapshotHeader);

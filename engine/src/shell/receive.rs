@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use multiraft_raft::{RegionId, StoreId};
@@ -20,13 +20,24 @@ const EXPECTED_MAX: usize = 1024;
 
 /// Receives what is expected.
 pub(super) struct Receiving {
-    received: Received,
+    /// Gone once the store has stopped, whoever still holds the link's handler.
+    received: RwLock<Option<Received>>,
     expected: Mutex<BTreeMap<(StoreId, u64), RegionId>>,
 }
 
 impl Receiving {
     pub(super) fn new(received: Received) -> Self {
-        Self { received, expected: Mutex::default() }
+        Self { received: RwLock::new(Some(received)), expected: Mutex::default() }
+    }
+
+    /// Lets go of the files.
+    pub(super) fn close(&self) {
+        self.received.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&Received) -> io::Result<T>) -> io::Result<T> {
+        let received = self.received.read().unwrap_or_else(PoisonError::into_inner);
+        received.as_ref().map_or_else(|| Err(io::Error::other("the store has stopped")), act)
     }
 
     /// From now on, this transfer may come.
@@ -84,7 +95,7 @@ impl Receiving {
         mut stream: SnapshotReceiver,
         moving: &dyn Fn(),
     ) -> io::Result<()> {
-        let mut writer = self.received.begin(header)?;
+        let mut writer = self.with(|received| received.begin(header))?;
         let mut told = Instant::now();
         loop {
             let chunk = stream.next_blocking().map_err(io::Error::other)?;
@@ -98,19 +109,25 @@ impl Receiving {
                 moving();
             }
             if chunk.last {
-                self.received.on_whole(from, header, writer);
-                return Ok(());
+                return self.with(|received| {
+                    received.on_whole(from, header, writer);
+                    Ok(())
+                });
             }
         }
     }
 }
 
 impl ReceivedSnapshots for Receiving {
-    fn open(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<Chunks<'_>> {
-        self.received.open(from, header)
+    fn open(&self, from: StoreId, header: &SnapshotHeader) -> io::Result<Chunks<'static>> {
+        self.with(|received| received.open(from, header))
     }
 
     fn discard(&self, from: StoreId, header: &SnapshotHeader) {
-        self.received.discard(from, header);
+        // After a stop there is nothing to remove: the next start does.
+        let _ = self.with(|received| {
+            received.discard(from, header);
+            Ok(())
+        });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -60,17 +60,24 @@ pub(crate) struct Running {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) mailboxes: Vec<Mailbox<Work>>,
-    pub(crate) backend: Backend,
+    /// What holds files open; gone once the store has stopped, so that it can be started again in the same process.
+    pub(crate) open: RwLock<Option<Open>>,
+    receiving: Arc<Receiving>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) events: EventSender,
     pub(crate) fault: Fault,
     pub(crate) transport: Arc<Transport>,
-    pub(crate) reader: LogReader,
     pub(crate) beats: Arc<Mutex<BeatMerger>>,
     pub(crate) damaged: Arc<Mutex<Vec<(RegionId, String)>>>,
     /// From the call to the answer, of proposals that were carried out.
     pub(crate) propose_seconds: metrics::Histogram,
     threads: Mutex<Option<Threads>>,
+}
+
+/// The files of a running store.
+pub(crate) struct Open {
+    pub(crate) backend: Backend,
+    pub(crate) reader: LogReader,
 }
 
 /// What ends when the store does, in this order.
@@ -273,12 +280,12 @@ impl Parts {
             config: self.config,
             clock,
             mailboxes,
-            backend: self.backend,
+            receiving,
+            open: RwLock::new(Some(Open { backend: self.backend, reader: self.reader })),
             directory,
             events,
             fault,
             transport,
-            reader: self.reader,
             beats,
             damaged,
             propose_seconds: metrics::histogram!("propose_to_answer_seconds"),
@@ -429,8 +436,11 @@ impl Running {
         for thread in threads.others {
             let _ = thread.join();
         }
+        self.receiving.close();
+        // Waits for lookups that are under way.
+        let Some(open) = self.open.write().unwrap_or_else(PoisonError::into_inner).take() else { return };
         // What was applied and not yet made durable is in the log; this only makes the next start quicker.
-        if let Err(error) = self.backend.flush() {
+        if let Err(error) = open.backend.flush() {
             tracing::error!(%error, "the state store could not be flushed at the stop");
         }
     }
