@@ -266,6 +266,7 @@ impl<R> Worker<R> {
         });
         if !useful {
             self.transfers.incoming.remove(&(from, header.transfer));
+            self.tell_finished(key, from, header.transfer, false);
             self.transfers.tasks.push(SnapshotTask::Discard { from, header });
             return;
         }
@@ -275,7 +276,24 @@ impl<R> Worker<R> {
 
     /// A snapshot that was expected will not come.
     pub(super) fn on_snapshot_lost(&mut self, from: StoreId, transfer: u64) {
-        self.transfers.incoming.remove(&(from, transfer));
+        if let Some(incoming) = self.transfers.incoming.remove(&(from, transfer)) {
+            self.tell_finished(incoming.key, from, transfer, false);
+        }
+    }
+
+    /// Tells the sender how a transfer ended, so that it can use the place for another.
+    fn tell_finished(&mut self, key: SlotKey, from: StoreId, transfer: u64, installed: bool) {
+        let Some(region) = self.regions.get(key) else { return };
+        let Some(leader) = region.descriptor().replica_on(from).map(|replica| replica.id) else { return };
+        let message = SnapshotMessage {
+            transfer,
+            region: region.id(),
+            from: region.group.id(),
+            to: leader,
+            term: region.group.term(),
+            step: SnapshotStep::Finished { installed },
+        };
+        self.peers.entry(from).push(LaneKind::Control, PeerMessage::Snapshot(message));
     }
 
     /// The state was replaced, durably; now the group's log begins after it.
@@ -300,17 +318,7 @@ impl<R> Worker<R> {
             self.release_confirmed(key);
             self.touch(key);
         }
-        let region = self.region(key);
-        let Some(leader) = region.descriptor().replica_on(from).map(|replica| replica.id) else { return };
-        let message = SnapshotMessage {
-            transfer: header.transfer,
-            region: handle.region,
-            from: region.group.id(),
-            to: leader,
-            term: region.group.term(),
-            step: SnapshotStep::Finished { installed },
-        };
-        self.peers.entry(from).push(LaneKind::Control, PeerMessage::Snapshot(message));
+        self.tell_finished(key, from, header.transfer, installed);
     }
 
     /// Commands proposed here that a snapshot covers: whether they are in it cannot be told.
