@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -69,8 +70,7 @@ impl Cluster {
         let certs = dir.path().join("certs");
         let made = run(&["certs", "--out", certs.to_str().unwrap(), "--stores", "3"]);
         assert!(made.status.success(), "{made:?}");
-        let mut held = Vec::new();
-        let stores = (1..=3).map(|id| place(id, &mut held)).collect();
+        let stores = (1..=3).map(place).collect();
         Self { dir, stores, extra: extra.iter().map(|text| (*text).to_owned()).collect() }
     }
 
@@ -157,13 +157,22 @@ impl Drop for Cluster {
     }
 }
 
-fn place(id: u64, held: &mut Vec<(UdpSocket, Vec<TcpListener>)>) -> Store {
-    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let tcp: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let at = |number: usize| tcp[number].local_addr().unwrap();
-    let store = Store { id, listen: udp.local_addr().unwrap(), resp: at(0), admin: at(1), metrics: at(2), child: None };
-    held.push((udp, tcp));
-    store
+fn place(id: u64) -> Store {
+    Store { id, listen: address(), resp: address(), admin: address(), metrics: address(), child: None }
+}
+
+/// An address of this test's own. Below the ports that the system hands out by itself: one of those, found free and let go,
+/// may be some connection's before the store takes it.
+fn address() -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(131).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + u16::try_from(number % 20_000).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// A connection that speaks the Redis protocol as bytes.
