@@ -3,7 +3,7 @@
 //! Shared by the shell and the simulator. A region whose records do not fit together is kept out of service: a replica that
 //! lost something it once promised must not vote or acknowledge as if it had never had it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,8 +13,8 @@ use multiraft_raft::{
 };
 use multiraft_storage::Recovered;
 
-use crate::apply::AppliedRegion;
-use crate::logic::RegionStart;
+use crate::apply::{AppliedRegion, Tombstone};
+use crate::logic::{RegionStart, Residue};
 
 /// What a store starts with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,16 +23,31 @@ pub struct Assembled {
     pub starts: Vec<RegionStart>,
     /// The regions that must not, with the reason.
     pub damaged: Vec<(RegionId, String)>,
+    /// What there is of replicas without state.
+    pub residue: Residue,
 }
 
-/// Fits the state's regions to the log's groups.
+/// Fits the regions and tombstones that the state knows to the log's groups.
 #[must_use]
-pub fn assemble(regions: Vec<AppliedRegion>, recovered: &Recovered) -> Assembled {
+pub fn assemble(
+    regions: Vec<AppliedRegion>,
+    tombstones: BTreeMap<RegionId, Tombstone>,
+    recovered: &Recovered,
+) -> Assembled {
     let mut assembled = Assembled::default();
+    assembled.residue.tombstones = tombstones;
     let known: BTreeSet<RegionId> = regions.iter().map(|region| region.descriptor.id).collect();
-    for region in recovered.groups.keys().filter(|region| !known.contains(region)) {
-        // Its records stay in the log.
-        assembled.damaged.push((*region, "the log knows this region and the state does not".to_owned()));
+    for (&region, group) in recovered.groups.iter().filter(|(region, _)| !known.contains(region)) {
+        let residue = &mut assembled.residue;
+        if residue.tombstones.get(&region).is_some_and(|tombstone| !tombstone.cleaned) {
+            residue.leftovers.push(region);
+        } else if group.log.last_index == LogIndex::ZERO {
+            // A replica without state that has voted (C5).
+            residue.orphans.insert(region, group.hard_state);
+        } else {
+            // Its records stay in the log.
+            assembled.damaged.push((region, "the log has entries of this region and the state does not".to_owned()));
+        }
     }
     for AppliedRegion { descriptor, index: applied, term: applied_term, installed } in regions {
         let id = descriptor.id;

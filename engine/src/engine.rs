@@ -11,9 +11,10 @@ use multiraft_transport::SessionSeq;
 use tokio::sync::oneshot;
 
 use crate::builder::Builder;
-use crate::error::{ProposeError, ReadError, TransferError};
+use crate::error::{ProposeError, ReadError, RegionError, TransferError};
 use crate::events::Events;
-use crate::logic::{Input, Outcome, worker_of};
+use crate::logic::{AdminRequest, Input, Outcome, worker_of};
+use crate::regions::Ids;
 use crate::session::Session;
 use crate::shell::{Completion, Running, Work};
 use crate::status::{PeerStatus, StoreCounters, StoreStatus};
@@ -295,6 +296,51 @@ impl Engine {
             }
             if !self.pause(&mut pause, deadline).await {
                 return Err(TransferError::NotLeader { region });
+            }
+        }
+    }
+
+    pub(crate) fn ids(&self) -> &Ids {
+        &self.running.ids
+    }
+
+    /// Asks a region's leader for a change until there is an answer or the time is up. What had no effect is tried again.
+    pub(crate) async fn request_admin(
+        &self,
+        region: RegionId,
+        epoch: Option<RegionEpoch>,
+        request: AdminRequest,
+        deadline: Time,
+    ) -> Result<Outcome, RegionError> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            self.check_running().map_err(|reason| RegionError::Stopped { reason })?;
+            let (reply, answer) = Completion::new();
+            let until = deadline.min(self.deadline(None));
+            let input = Input::Admin { region, epoch, request: request.clone(), deadline: until, reply };
+            let outcome = match self.send(region, input, 64) {
+                Ok(()) => self.wait(answer, until).await.unwrap_or(Outcome::Uncertain),
+                Err(Refused::Busy) => Outcome::Busy { retry_after: BUSY_RETRY },
+                Err(Refused::Stopped) => {
+                    return Err(RegionError::Stopped { reason: "shutting down".to_owned() });
+                }
+            };
+            let refusal = match outcome {
+                Outcome::NotLeader { hint } => RegionError::NotLeader { region, hint },
+                Outcome::Busy { .. } => RegionError::Busy { region },
+                Outcome::NoSpace { store } => RegionError::NoSpace { store },
+                // A description has no effect, so it may be asked for again.
+                Outcome::Uncertain if request == AdminRequest::Describe => {
+                    RegionError::NotLeader { region, hint: None }
+                }
+                Outcome::UnknownRegion => return Err(RegionError::UnknownRegion { region }),
+                Outcome::EpochMismatch { current } => return Err(RegionError::EpochMismatch { current }),
+                Outcome::Refused { reason } => return Err(RegionError::Refused { reason }),
+                Outcome::Changed { .. } | Outcome::Applied { .. } => return Ok(outcome),
+                _ => return Err(RegionError::Uncertain),
+            };
+            if !self.pause(&mut pause, deadline).await {
+                return Err(refusal);
             }
         }
     }

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft_raft::{RegionDescriptor, RegionId, StoreId};
+use multiraft_raft::{ChangeError, RegionDescriptor, RegionId, StoreId};
+
+use crate::region::admin::SplitFault;
 
 /// Why a command was not, or may not have been, carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -148,6 +150,83 @@ pub enum TransferError {
     },
     /// The time ran out; leadership may still move.
     #[error("the transfer did not finish in time; leadership may still move")]
+    Uncertain,
+    /// This store is shutting down or its disk has failed.
+    #[error("this store has stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a region was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegionError {
+    /// The keys do not split the region. Nothing was proposed.
+    #[error("region {} cannot be split so: {fault}", .current.id)]
+    Split {
+        /// What is wrong.
+        fault: SplitFault,
+        /// The region.
+        current: Arc<RegionDescriptor>,
+    },
+    /// The change does not fit the region's replicas. Nothing was proposed.
+    #[error("the replicas of region {} cannot be changed so: {fault}", .current.id)]
+    Replicas {
+        /// What is wrong.
+        fault: ChangeError,
+        /// The region.
+        current: Arc<RegionDescriptor>,
+    },
+    /// The region has no replica on that store. Nothing was proposed.
+    #[error("region {} has no replica on store {store}", .current.id)]
+    NoReplica {
+        /// The store.
+        store: StoreId,
+        /// The region.
+        current: Arc<RegionDescriptor>,
+    },
+    /// The region has changed since the caller looked at it. No effect.
+    #[error("region {} is at epoch {} now: look at it again", .current.id, .current.epoch)]
+    EpochMismatch {
+        /// What the region is now.
+        current: Arc<RegionDescriptor>,
+    },
+    /// No leader was reached within the time-out. No effect.
+    #[error("no leader of region {region} was reached in time: try again")]
+    NotLeader {
+        /// The region.
+        region: RegionId,
+        /// Who may lead it.
+        hint: Option<StoreId>,
+    },
+    /// The region is not known. No effect.
+    #[error("region {region} is not known here: look the key up again with region_for")]
+    UnknownRegion {
+        /// The region.
+        region: RegionId,
+    },
+    /// Another change is under way, or a new replica did not catch up in time.
+    #[error("the region is busy with another change, or a new replica has not caught up: try again")]
+    Busy {
+        /// The region.
+        region: RegionId,
+    },
+    /// The leader's log has no space. No effect.
+    #[error("the disk of store {store} is full: free some space there, it goes on by itself")]
+    NoSpace {
+        /// The leader's store.
+        store: StoreId,
+    },
+    /// The leader refused it for good. No effect.
+    #[error("refused: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// The change may have taken effect, or may yet: look at the region.
+    #[error("the outcome is unknown: look at the region before trying again")]
     Uncertain,
     /// This store is shutting down or its disk has failed.
     #[error("this store has stopped: {reason}")]

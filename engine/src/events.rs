@@ -26,6 +26,16 @@ pub enum Event {
         /// What it is now.
         descriptor: Arc<RegionDescriptor>,
     },
+    /// A region was split.
+    RegionSplit {
+        /// The region as it is now, then its children, in key order.
+        parts: Vec<Arc<RegionDescriptor>>,
+    },
+    /// This store's replica of a region was removed.
+    ReplicaRemoved {
+        /// The region.
+        region: RegionId,
+    },
     /// This store's replica of a region caught up by a snapshot.
     SnapshotInstalled {
         /// The region.

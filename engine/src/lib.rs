@@ -18,6 +18,7 @@ mod events;
 pub mod logic;
 pub mod machine;
 mod region;
+mod regions;
 mod session;
 mod shell;
 pub mod snapshots;
@@ -26,17 +27,19 @@ mod status;
 pub use builder::{Bootstrap, Builder, StateKind};
 pub use config::Config;
 pub use engine::{Consistency, Engine, ProposeOptions, ReadOptions};
-pub use error::{ProposeError, ReadError, StartError, TransferError};
+pub use error::{ProposeError, ReadError, RegionError, StartError, TransferError};
 pub use events::{Event, Events};
+pub use logic::SplitFault;
 pub use machine::{
     ApplyContext, KeyOutsideRegion, OwnState, OwnStateFactory, RegionView, SnapshotWrite, StateMachine, StateTxn,
 };
 pub use multiraft_raft::{
-    ClusterId, Incarnation, KeyRange, LogIndex, Options as RaftOptions, RegionDescriptor, RegionEpoch, RegionId,
-    Replica, ReplicaId, Role, StoreId, Term,
+    ChangeError, ClusterId, Incarnation, KeyRange, LogIndex, Options as RaftOptions, RegionDescriptor, RegionEpoch,
+    RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
 pub use multiraft_storage::{StateError, StateStore};
 pub use multiraft_transport::{PeerAddress, SessionId, Tls, TlsError};
+pub use regions::Change;
 pub use session::Session;
 pub use status::{PeerStatus, RegionStatus, StoreCounters, StoreStatus};
 

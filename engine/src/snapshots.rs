@@ -15,7 +15,10 @@ use multiraft_storage::snapshot::{
 use multiraft_storage::{Disk, RealDisk};
 use multiraft_transport::{SnapshotHeader, decode_descriptor};
 
-use crate::apply::{AppliedRegion, Backend, Chunks, ReceivedSnapshots, SnapshotSource, stored_descriptor};
+use crate::apply::{
+    AppliedRegion, Backend, CHUNK_BYTES, Chunks, FIRST_INDEX, ReceivedSnapshots, SnapshotSource, Tombstone,
+    stored_descriptor,
+};
 use crate::error::StartError;
 
 /// Snapshots up to this size share a file with others.
@@ -43,6 +46,10 @@ pub struct RestoredRegions {
     /// The regions that are not, with the reason.
     pub damaged: Vec<(RegionId, String)>,
 }
+
+/// Under this name, which no region has, the tombstones are kept: all of them in one piece, which replaces the one before.
+const TOMBSTONES: RegionId = RegionId(0);
+const TOMBSTONES_HEADER: &[u8] = b"tombstones";
 
 /// A store's snapshot files.
 #[derive(Clone, Debug)]
@@ -100,7 +107,9 @@ impl SnapshotFiles {
     /// Saves a snapshot in a file of its own, unless it turns out to be small: then it is returned.
     fn save_large(&self, source: SnapshotSource) -> io::Result<Option<SnapshotItem>> {
         let id = SnapshotId { region: source.descriptor.id, index: source.index, term: source.term };
-        let header = file_header(CHECKPOINT, &source.descriptor);
+        // A region's first state is ahead of its log as a received one is.
+        let origin = if source.index == FIRST_INDEX { RECEIVED } else { CHECKPOINT };
+        let header = file_header(origin, &source.descriptor);
         let mut chunks: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
         let mut writer: Option<SnapshotWriter> = None;
@@ -128,7 +137,10 @@ impl SnapshotFiles {
     #[must_use]
     pub fn restore_all(&self, backend: &Backend) -> RestoredRegions {
         let mut restored = RestoredRegions { regions: Vec::new(), damaged: self.damaged.clone() };
-        for saved in self.store.list() {
+        if let Err(error) = self.remove_leftovers(backend.store()) {
+            restored.damaged.push((TOMBSTONES, error.to_string()));
+        }
+        for saved in self.store.list().into_iter().filter(|saved| saved.id.region != TOMBSTONES) {
             let region = saved.id.region;
             match self.restore(backend, region) {
                 Ok(applied) => restored.regions.extend(applied),
@@ -151,6 +163,82 @@ impl SnapshotFiles {
         let applied = AppliedRegion { descriptor: Arc::new(descriptor), index, term, installed };
         backend.restore(&applied, chunks_of(reader))?;
         Ok(Some(applied))
+    }
+
+    /// Writes the tombstones, durably; then what `region` has here goes.
+    pub(crate) fn bury(&self, tombstones: &BTreeMap<RegionId, Tombstone>, region: RegionId) -> io::Result<()> {
+        let index = self.store.latest(TOMBSTONES).map_or(LogIndex(1), |saved| saved.id.index.next());
+        let id = SnapshotId { region: TOMBSTONES, index, term: Term::ZERO };
+        let mut all = Vec::new();
+        for tombstone in tombstones.values() {
+            let stored = tombstone.encode();
+            let length = u32::try_from(stored.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+            all.extend_from_slice(&length.to_le_bytes());
+            all.extend_from_slice(&stored);
+        }
+        let chunks = all.chunks(CHUNK_BYTES).map(Bytes::copy_from_slice).collect();
+        let header = Bytes::from_static(TOMBSTONES_HEADER);
+        self.store.save_many(vec![SnapshotItem { id, header, chunks }]).map_err(to_io)?;
+        if self.store.latest(region).is_some() {
+            self.store.remove(region).map_err(to_io)?;
+        }
+        Ok(())
+    }
+
+    /// The tombstones.
+    pub(crate) fn tombstones(&self) -> io::Result<BTreeMap<RegionId, Tombstone>> {
+        let mut found = BTreeMap::new();
+        let Some(mut reader) = self.store.read(TOMBSTONES).map_err(to_io)? else {
+            return Ok(found);
+        };
+        let mut all = Vec::new();
+        while let Some(chunk) = reader.next_chunk().map_err(to_io)? {
+            all.extend_from_slice(&chunk);
+        }
+        let mut rest = Bytes::from(all);
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the tombstones cannot be read");
+        while !rest.is_empty() {
+            let length = rest.get(..4).and_then(|length| length.try_into().ok()).map(u32::from_le_bytes);
+            let end = length.map(|length| 4 + length as usize).filter(|end| *end <= rest.len()).ok_or_else(damaged)?;
+            let tombstone = Tombstone::decode(&rest.slice(4..end)).ok_or_else(damaged)?;
+            found.insert(tombstone.descriptor.id, tombstone);
+            rest = rest.slice(end..);
+        }
+        Ok(found)
+    }
+
+    /// Removes what a crash left of replicas that are gone, and of splits that are to be applied again: a child at its first
+    /// state beside a parent that has not split yet.
+    fn remove_leftovers(&self, store: StoreId) -> io::Result<()> {
+        let tombstones = self.tombstones()?;
+        let mut found = Vec::new();
+        for saved in self.store.list().into_iter().filter(|saved| saved.id.region != TOMBSTONES) {
+            // One that cannot be read is named when it is restored.
+            let Ok(Some(reader)) = self.store.read(saved.id.region) else { continue };
+            let header = reader.header();
+            if let Some(descriptor) = header.get(1..).and_then(|_| decode_descriptor(&header.slice(1..)).ok()) {
+                found.push((saved.id.index, descriptor));
+            }
+        }
+        let mut gone = Vec::new();
+        for (index, descriptor) in &found {
+            let is_buried = tombstones.get(&descriptor.id).is_some_and(|tombstone| {
+                descriptor.replica_on(store).is_none_or(|replica| tombstone.forbids(replica.id))
+            });
+            let overlaps = |other: &&(LogIndex, RegionDescriptor)| {
+                let other = &other.1;
+                other.id != descriptor.id
+                    && other.id != RegionId::ROOT
+                    && other.range.overlaps(&descriptor.range)
+                    && other.epoch.version < descriptor.epoch.version
+            };
+            let is_early =
+                *index == FIRST_INDEX && descriptor.id != RegionId::ROOT && found.iter().any(|other| overlaps(&other));
+            if is_buried || is_early {
+                gone.push(descriptor.id);
+            }
+        }
+        if gone.is_empty() { Ok(()) } else { self.store.remove_many(&gone).map_err(to_io) }
     }
 
     /// Rewrites files that are mostly superseded, some at a time. To be called now and then.

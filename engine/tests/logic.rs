@@ -116,13 +116,13 @@ impl Store {
 fn report(task: &ApplyTask<u32>) -> Applied {
     let ApplyTask::Entries { handle, entries, .. } = task else { panic!("no snapshot was sent") };
     let cost = entries.iter().map(multiraft_raft::Entry::cost).sum();
-    Applied { handle: *handle, index: entries.last().unwrap().index, cost, memberships: Vec::new() }
+    Applied { handle: *handle, index: entries.last().unwrap().index, cost, memberships: Vec::new(), split: None }
 }
 
 fn replies(tasks: &[ApplyTask<u32>]) -> Vec<(u64, ReplyTo<u32>)> {
     let of = |task: &ApplyTask<u32>| match task {
         ApplyTask::Entries { replies, .. } => replies.clone(),
-        ApplyTask::Install { .. } => Vec::new(),
+        _ => Vec::new(),
     };
     tasks.iter().flat_map(of).map(|(index, reply)| (index.get(), reply)).collect()
 }

@@ -109,3 +109,45 @@ async fn own_state_survives_restarts_and_catches_up_by_snapshot() {
         engine.shutdown().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_state_is_cut_by_a_split_and_survives_restarts() {
+    let cluster = Cluster::new(3, 1);
+    let mut engines = Vec::new();
+    for store in 1..=3 {
+        engines.push(start(&cluster, store).await);
+    }
+    let region = engines[0].region_for(b"key").unwrap().id;
+    for n in 0..40 {
+        engines[0].propose(region, format!("key{n:03}")).await.unwrap();
+    }
+    let parts = engines[0].split(region, ["key010", "key020"]).await.unwrap();
+    assert_eq!(parts.len(), 3);
+    eventually(Duration::from_secs(20), "the children are here", || async {
+        engines[0].status().await.regions.len() == 4
+    })
+    .await;
+    let count = async |engine: &Engine, n: usize| {
+        let key = format!("key{n:03}");
+        let region = engine.region_for(key.as_bytes()).unwrap().id;
+        engine.read(region, key, Consistency::Linearizable).await
+    };
+    for n in 0..40 {
+        let key = format!("key{n:03}");
+        let region = engines[0].region_for(key.as_bytes()).unwrap().id;
+        assert_eq!(engines[0].propose(region, key).await.unwrap(), "2");
+    }
+    for engine in &engines {
+        engine.shutdown().await;
+    }
+    let mut engines = Vec::new();
+    for store in 1..=3 {
+        engines.push(start(&cluster, store).await);
+    }
+    for n in 0..40 {
+        assert_eq!(count(&engines[n % 3], n).await.unwrap(), "2");
+    }
+    for engine in &engines {
+        engine.shutdown().await;
+    }
+}

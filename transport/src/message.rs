@@ -25,6 +25,8 @@ pub enum PeerMessage {
     ForwardReply(ForwardReply),
     /// The snapshot conversation, without the chunks (these have streams of their own).
     Snapshot(SnapshotMessage),
+    /// About a region as such, from store to store.
+    Region(RegionMessage),
 }
 
 /// A Raft message with its address.
@@ -151,6 +153,11 @@ pub enum ForwardRequest {
         /// The new leader's store.
         to: StoreId,
     },
+    /// Change the region itself: its replicas or its range. The engine's own encoding.
+    Admin {
+        /// What is wanted.
+        request: Bytes,
+    },
 }
 
 /// What became of a forwarded request.
@@ -204,6 +211,39 @@ pub enum ForwardOutcome {
     Refused {
         /// Why, for people.
         reason: String,
+    },
+    /// The region has been changed as was asked for.
+    Changed {
+        /// What has come of it, in key order.
+        regions: Vec<Arc<RegionDescriptor>>,
+    },
+}
+
+/// What stores tell each other about a region when replicas come and go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionMessage {
+    /// The region.
+    pub region: RegionId,
+    /// What is said.
+    pub step: RegionStep,
+}
+
+/// What is said about a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegionStep {
+    /// "My replica hears of no leader. What do you know of the region?"
+    Ask {
+        /// The replica of the store that asks.
+        replica: ReplicaId,
+        /// The epoch at which that replica is.
+        epoch: RegionEpoch,
+    },
+    /// "It has come this far": told to a store whose replica is behind or gone from it.
+    Tell {
+        /// The region as it is known at the sender.
+        descriptor: Arc<RegionDescriptor>,
+        /// It has been absorbed by a neighbour, and this is what it was last.
+        merged: bool,
     },
 }
 

@@ -10,7 +10,7 @@ use multiraft_raft::{
 };
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, FrameBuilder, Limits,
-    PeerMessage, RaftMessage, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage, SnapshotStep,
+    PeerMessage, RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage, SnapshotStep,
     WIRE_VERSION, decode_frame, encode_snapshot_chunk, encode_snapshot_header,
 };
 
@@ -237,6 +237,30 @@ fn the_snapshot_conversation() {
          14 09 00 00 02 00 [refuse] 02 00
          14 09 00 00 02 00 [finished] 03
          14 09 00 00 02 00 [failed] 04"
+    );
+    is_written_as(&messages, &hex);
+}
+
+#[test]
+fn changes_of_regions() {
+    let epoch = RegionEpoch { conf_version: 1, version: 2 };
+    let request = ForwardRequest::Admin { request: Bytes::from_static(b"xyz") };
+    let forward = Forward { id: 1, region: RegionId(7), epoch, timeout_ms: 1000, request };
+    let outcome = ForwardOutcome::Changed { regions: vec![descriptor(), descriptor()] };
+    let say = |step| PeerMessage::Region(RegionMessage { region: RegionId(7), step });
+    let messages = [
+        PeerMessage::Forward(forward),
+        PeerMessage::ForwardReply(ForwardReply { id: 1, outcome }),
+        say(RegionStep::Ask { replica: ReplicaId(21), epoch }),
+        say(RegionStep::Tell { descriptor: descriptor(), merged: false }),
+        say(RegionStep::Tell { descriptor: descriptor(), merged: true }),
+    ];
+    let hex = format!(
+        "12 02 0e 01 02 e8 07 [admin] 05 03 78 79 7a
+         13 00 [changed] 0b [two] 02 {DESCRIPTOR} {DESCRIPTOR}
+         15 00 [ask] 00 15 01 02
+         15 00 [tell] 01 {DESCRIPTOR}
+         15 00 [tell merged] 02 {DESCRIPTOR}"
     );
     is_written_as(&messages, &hex);
 }

@@ -13,7 +13,7 @@ use multiraft_raft::{
 };
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, FrameBuilder,
-    PeerMessage, RaftMessage, SnapshotHeader, SnapshotMessage, SnapshotStep, encode_descriptor, encode_snapshot_header,
+    PeerMessage, RaftMessage, RegionMessage, RegionStep, SnapshotHeader, SnapshotMessage, SnapshotStep, encode_descriptor, encode_snapshot_header,
     fuzz_decode,
 };
 
@@ -211,6 +211,12 @@ fn store_messages() -> Vec<PeerMessage> {
         reply(ForwardOutcome::EpochMismatch { current: Arc::new(descriptor()) }),
         reply(ForwardOutcome::NotLeader { hint: Some(StoreId(2)) }),
         reply(ForwardOutcome::Refused { reason: "no".to_owned() }),
+        reply(ForwardOutcome::Changed { regions: vec![Arc::new(descriptor()); 2] }),
+        PeerMessage::Forward(forward(ForwardRequest::Admin { request: Bytes::from_static(b"split") })),
+        PeerMessage::Region(RegionMessage {
+            region,
+            step: RegionStep::Tell { descriptor: Arc::new(descriptor()), merged: true },
+        }),
         snapshot(offer),
         snapshot(SnapshotStep::Accept { first_chunk: 2 }),
         snapshot(SnapshotStep::Finished { installed: true }),

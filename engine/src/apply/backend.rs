@@ -1,19 +1,24 @@
 //! Which state a store holds, and what can be done with it besides applying.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionEpoch, RegionId, Term};
+use multiraft_raft::{KeyRange, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term};
 use multiraft_storage::{StateBatch, StateError, StateStore};
 
+use crate::apply::catalogue::{Catalogue, Entries};
 use crate::apply::own::OwnRegions;
-use crate::apply::record::AppliedRecord;
+use crate::apply::record::{AppliedRecord, FIRST_INDEX, FIRST_TERM};
 use crate::apply::shared::{SharedBackend, lookup, put_region};
 use crate::apply::source::{Content, SnapshotSource};
-use crate::apply::{Applier, Chunks};
+use crate::apply::{Applier, Chunks, Tombstone, to_state_error};
 use crate::error::ReadError;
+use crate::logic::RegionStart;
 use crate::machine::{OwnStateFactory, StateMachine};
+use crate::region::keys;
+use crate::snapshots::SnapshotFiles;
 
 /// A region as the state knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +37,10 @@ pub struct AppliedRegion {
 #[derive(Clone)]
 pub struct Backend {
     pub(super) form: Form,
+    pub(super) catalogue: Arc<Catalogue>,
+    store: StoreId,
+    /// Where states are kept that are not durable by themselves.
+    pub(super) files: Option<SnapshotFiles>,
 }
 
 #[derive(Clone)]
@@ -42,17 +51,90 @@ pub(super) enum Form {
     Own(Arc<OwnRegions>),
 }
 
+impl Form {
+    /// Writes a tombstone, durably, and removes with it what the region had here, its keys only if they are named.
+    pub(super) fn bury(
+        &self,
+        files: Option<&SnapshotFiles>,
+        entries: &Entries,
+        region: RegionId,
+        range: Option<&KeyRange>,
+        tombstone: &Tombstone,
+    ) -> Result<(), StateError> {
+        if let Some(files) = files {
+            files.bury(entries.tombstones(), region).map_err(to_state_error)?;
+        }
+        match self {
+            Self::Shared(shared) => {
+                let mut batch = StateBatch::new();
+                if let Some(range) = range.filter(|_| region != RegionId::ROOT) {
+                    let (start, end) = keys::data_range(range);
+                    batch.delete_range(start, end);
+                }
+                for (start, end) in [keys::sessions(region), keys::records(region)] {
+                    batch.delete_range(start, end);
+                }
+                batch.delete(keys::applied(region));
+                batch.delete(keys::descriptor(region));
+                batch.put(keys::tombstone(region), tombstone.encode());
+                shared.store.write(batch)?;
+                if shared.store.is_durable() { shared.store.flush() } else { Ok(()) }
+            }
+            Self::Own(own) => {
+                own.remove(region);
+                Ok(())
+            }
+        }
+    }
+}
+
 impl Backend {
     /// A machine on a shared state store.
     #[must_use]
     pub fn shared(machine: Arc<dyn StateMachine>, store: Arc<dyn StateStore>) -> Self {
-        Self { form: Form::Shared(SharedBackend { machine, store }) }
+        Self::new(Form::Shared(SharedBackend { machine, store }))
     }
 
     /// A machine of its own for each region.
     #[must_use]
     pub fn own(factory: Arc<dyn OwnStateFactory>) -> Self {
-        Self { form: Form::Own(Arc::new(OwnRegions::new(factory))) }
+        Self::new(Form::Own(Arc::new(OwnRegions::new(factory))))
+    }
+
+    fn new(form: Form) -> Self {
+        Self { form, catalogue: Arc::default(), store: StoreId::ZERO, files: None }
+    }
+
+    /// The backend of this store; state that is not durable by itself is kept in these files.
+    #[must_use]
+    pub fn of_store(mut self, store: StoreId, files: &SnapshotFiles) -> Self {
+        self.files = (!self.is_durable()).then(|| files.clone());
+        self.store = store;
+        self
+    }
+
+    /// Which store's it is.
+    pub(crate) fn store(&self) -> StoreId {
+        self.store
+    }
+
+    /// Begins with what was found at the start of the store, before any applier works.
+    pub fn begin(&self, starts: &[RegionStart], tombstones: &BTreeMap<RegionId, Tombstone>) {
+        let regions = starts.iter().map(|start| Arc::clone(&start.descriptor));
+        let tombstones = tombstones.iter().map(|(region, tombstone)| (*region, tombstone.clone()));
+        self.catalogue.lock().begin(self.store, regions, tombstones);
+    }
+
+    /// The tombstones of replicas that are gone, by region.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn tombstones(&self) -> Result<BTreeMap<RegionId, Tombstone>, StateError> {
+        match (&self.form, &self.files) {
+            (_, Some(files)) => files.tombstones().map_err(to_state_error),
+            (Form::Shared(shared), None) => shared.tombstones(),
+            (Form::Own(_), None) => Ok(BTreeMap::new()),
+        }
     }
 
     /// Whether the state survives a restart by itself. If not, each region's durable base is a snapshot file, and
@@ -86,7 +168,7 @@ impl Backend {
         };
         let mut batch = StateBatch::new();
         for descriptor in regions {
-            put_region(&mut batch, descriptor, AppliedRecord::default());
+            put_region(&mut batch, descriptor, AppliedRecord::FIRST);
         }
         shared.store.write(batch)?;
         shared.store.flush()
@@ -98,8 +180,8 @@ impl Backend {
         match &self.form {
             Form::Shared(_) => SnapshotSource {
                 descriptor: Arc::clone(descriptor),
-                index: LogIndex::ZERO,
-                term: Term::ZERO,
+                index: FIRST_INDEX,
+                term: FIRST_TERM,
                 content: Content::Shared(Vec::new()),
             },
             Form::Own(own) => own.first(descriptor),

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! form 1 (1)   shared state:  ( key length varint | key | value length varint | value )*      to the end
-//!              stored keys: the region's session records, then its data
+//!              stored keys: the region's session records, its own records, then its data
 //! form 2 (1)   own state:     count varint | ( session u128 | length varint | record )*
+//!              count varint | ( length varint | name | length varint | record of the region itself )*
 //!              then what the machine wrote, to the end
 //! ```
 
@@ -28,6 +29,14 @@ const PIECE_BYTES_MAX: u64 = 1 << 32;
 /// The chunks of a snapshot, one after the other.
 pub type Chunks<'a> = Box<dyn Iterator<Item = io::Result<Bytes>> + Send + 'a>;
 
+/// What the engine keeps of a region beside a machine that holds its own state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OwnRecords {
+    pub(super) sessions: BTreeMap<SessionId, SessionRecord>,
+    /// Records of the region itself, by name.
+    pub(super) records: BTreeMap<Bytes, Bytes>,
+}
+
 /// Cuts a stream into chunks.
 pub(super) struct ChunkWriter<'a> {
     buffer: Vec<u8>,
@@ -41,15 +50,17 @@ impl<'a> ChunkWriter<'a> {
     }
 
     /// Begins a stream of own state.
-    pub(super) fn own(
-        sink: &'a mut dyn FnMut(Bytes) -> io::Result<()>,
-        sessions: &BTreeMap<SessionId, SessionRecord>,
-    ) -> io::Result<Self> {
+    pub(super) fn own(sink: &'a mut dyn FnMut(Bytes) -> io::Result<()>, own: &OwnRecords) -> io::Result<Self> {
         let mut writer = Self { buffer: vec![OWN], sink };
-        writer.number(sessions.len() as u64)?;
-        for (id, record) in sessions {
+        writer.number(own.sessions.len() as u64)?;
+        for (id, record) in &own.sessions {
             writer.write_all(&id.0.to_be_bytes())?;
             writer.piece(&record.encode())?;
+        }
+        writer.number(own.records.len() as u64)?;
+        for (name, record) in &own.records {
+            writer.piece(name)?;
+            writer.piece(record)?;
         }
         Ok(writer)
     }
@@ -120,19 +131,24 @@ impl<'a> ChunkReader<'a> {
         Self::open(chunks, SHARED)
     }
 
-    /// Opens a stream of own state: the sessions are read, the rest is the machine's.
-    pub(super) fn own(chunks: Chunks<'a>) -> io::Result<(BTreeMap<SessionId, SessionRecord>, Self)> {
+    /// Opens a stream of own state: the engine's records are read, the rest is the machine's.
+    pub(super) fn own(chunks: Chunks<'a>) -> io::Result<(OwnRecords, Self)> {
         let mut reader = Self::open(chunks, OWN)?;
         let count = reader.number()?.ok_or_else(|| damaged("it ends before its sessions"))?;
-        let mut sessions = BTreeMap::new();
+        let mut own = OwnRecords::default();
         for _ in 0..count {
             let mut id = [0; 16];
             reader.read_exact(&mut id)?;
             let record = reader.piece()?.ok_or_else(|| damaged("a session is cut off"))?;
             let record = SessionRecord::decode(&record).ok_or_else(|| damaged("a session record cannot be read"))?;
-            sessions.insert(SessionId(u128::from_be_bytes(id)), record);
+            own.sessions.insert(SessionId(u128::from_be_bytes(id)), record);
         }
-        Ok((sessions, reader))
+        let count = reader.number()?.ok_or_else(|| damaged("it ends before the region's records"))?;
+        for _ in 0..count {
+            let (name, record) = reader.pair()?.ok_or_else(|| damaged("a record is cut off"))?;
+            own.records.insert(name, record);
+        }
+        Ok((own, reader))
     }
 
     fn open(chunks: Chunks<'a>, form: u8) -> io::Result<Self> {
@@ -246,19 +262,22 @@ mod tests {
     }
 
     #[test]
-    fn a_machines_bytes_follow_its_sessions() {
-        let sessions = BTreeMap::from([(SessionId(5), SessionRecord::open(LogIndex(3)))]);
+    fn a_machines_bytes_follow_the_engines_records() {
+        let own = OwnRecords {
+            sessions: BTreeMap::from([(SessionId(5), SessionRecord::open(LogIndex(3)))]),
+            records: BTreeMap::from([(Bytes::from_static(b"name"), Bytes::from_static(b"record"))]),
+        };
         let mut all = Vec::new();
         let mut sink = |chunk| {
             all.push(chunk);
             Ok(())
         };
-        let mut writer = ChunkWriter::own(&mut sink, &sessions).unwrap();
+        let mut writer = ChunkWriter::own(&mut sink, &own).unwrap();
         writer.write_all(b"state").unwrap();
         writer.finish().unwrap();
         let (found, mut reader) = ChunkReader::own(chunks(&all)).unwrap();
         let mut rest = Vec::new();
         reader.read_to_end(&mut rest).unwrap();
-        assert_eq!((found, rest.as_slice()), (sessions, b"state".as_slice()));
+        assert_eq!((found, rest.as_slice()), (own, b"state".as_slice()));
     }
 }

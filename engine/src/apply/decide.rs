@@ -11,8 +11,12 @@ use multiraft_transport::SessionSeq;
 use crate::apply::ApplyError;
 use crate::logic::Outcome;
 use crate::machine::ApplyContext;
+use crate::region::admin::{AdminCommand, FIRST_ALLOCATED_ID, split_descriptor};
 use crate::region::command::{Command, EpochRule, decode_epoch};
 use crate::region::sessions::{Admission, SessionRecord};
+
+/// Where the root region notes which ids it has given away: below are those of the first regions.
+const NEXT_ID: &[u8] = b"next id";
 
 /// When a session with too many answers that are not acknowledged may try again.
 const FULL_WINDOW_RETRY: Duration = Duration::from_millis(20);
@@ -21,6 +25,9 @@ const FULL_WINDOW_RETRY: Duration = Duration::from_millis(20);
 pub(super) trait RegionState {
     fn session(&mut self, seq: SessionSeq) -> Result<Option<SessionRecord>, StateError>;
     fn put_session(&mut self, seq: SessionSeq, record: &SessionRecord) -> Result<(), StateError>;
+    /// A record of the region itself.
+    fn record(&mut self, name: &'static [u8]) -> Result<Option<Bytes>, StateError>;
+    fn put_record(&mut self, name: &'static [u8], record: Bytes);
     fn run(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Result<Bytes, StateError>;
 }
 
@@ -62,6 +69,62 @@ pub(super) fn apply_command(
             state.put_session(seq, &record)?;
             Ok(Outcome::Applied { reply, index: entry.index })
         }
+    }
+}
+
+/// What a command that changes the region itself comes to.
+pub(super) enum AdminDecision {
+    /// The region stays what it is; this is the answer.
+    Answer(Outcome),
+    /// The region becomes these: itself first, in key order.
+    Split(Vec<Arc<RegionDescriptor>>),
+}
+
+/// Decides what a command that changes the region itself comes to. Every replica decides the same.
+pub(super) fn decide_admin(
+    region: &Arc<RegionDescriptor>,
+    entry: &Entry,
+    state: &mut dyn RegionState,
+) -> Result<AdminDecision, ApplyError> {
+    let unreadable = || ApplyError::Unreadable { region: region.id, index: entry.index };
+    let command = Command::decode(&entry.data).filter(|command| command.admin).ok_or_else(unreadable)?;
+    match AdminCommand::decode(&command.data).ok_or_else(unreadable)? {
+        AdminCommand::Split { children } => {
+            if !EpochRule::SPLIT.admits(command.epoch, region.epoch) {
+                return Ok(AdminDecision::Answer(Outcome::EpochMismatch { current: Arc::clone(region) }));
+            }
+            Ok(match split_descriptor(region, &children) {
+                Ok(parts) => AdminDecision::Split(parts.into_iter().map(Arc::new).collect()),
+                Err(fault) => AdminDecision::Answer(Outcome::Refused { reason: fault.to_string() }),
+            })
+        }
+        AdminCommand::AllocateIds { count } => {
+            let first = allocate_ids(state, count)?;
+            let mut reply = BytesMut::with_capacity(8);
+            reply.put_u64(first);
+            Ok(AdminDecision::Answer(Outcome::Applied { reply: reply.freeze(), index: entry.index }))
+        }
+    }
+}
+
+/// Takes the next `count` ids out of those that the root region has not given away; the first of them.
+fn allocate_ids(state: &mut dyn RegionState, count: u64) -> Result<u64, StateError> {
+    let stored = state.record(NEXT_ID)?;
+    let next = stored.and_then(|stored| stored.as_ref().try_into().ok()).map_or(FIRST_ALLOCATED_ID, u64::from_be_bytes);
+    state.put_record(NEXT_ID, Bytes::copy_from_slice(&(next + count).to_be_bytes()));
+    Ok(next)
+}
+
+/// Whether an entry may change the region itself.
+pub(super) fn is_admin(entry: &Entry) -> bool {
+    entry.kind == EntryKind::Command && Command::is_admin(&entry.data)
+}
+
+/// The answer to who asked for a membership change.
+pub(super) fn membership_outcome(changed: Option<&Arc<RegionDescriptor>>, current: &Arc<RegionDescriptor>) -> Outcome {
+    match changed {
+        Some(changed) => Outcome::Changed { regions: vec![Arc::clone(changed)] },
+        None => Outcome::EpochMismatch { current: Arc::clone(current) },
     }
 }
 

@@ -6,25 +6,32 @@
 
 mod backend;
 mod body;
+mod catalogue;
 mod decide;
 mod own;
 mod record;
 mod shared;
 mod source;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, StoreId, Term};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
 use multiraft_storage::StateError;
 use multiraft_transport::{ForwardReply, SnapshotHeader};
 
 use crate::apply::backend::Form;
-use crate::logic::{Applied, ApplyTask, Outcome, ReplyTo, SnapshotInstalled, wire_outcome};
+use crate::apply::catalogue::{Catalogue, Clearance, Entries};
+use crate::apply::decide::is_admin;
+use crate::logic::{Applied, ApplyTask, Input, Outcome, ReplyTo, SnapshotInstalled, wire_outcome};
+use crate::snapshots::SnapshotFiles;
 
 pub use backend::{AppliedRegion, Backend};
+pub(crate) use body::CHUNK_BYTES;
 pub use body::Chunks;
+pub use catalogue::{Cause, Tombstone};
+pub(crate) use record::{FIRST_INDEX, FIRST_TERM};
 pub(crate) use shared::stored_descriptor;
 pub use source::SnapshotSource;
 
@@ -68,6 +75,10 @@ pub struct AppliedBatch<R> {
     pub applied: Vec<Applied>,
     /// For the worker.
     pub installed: Vec<SnapshotInstalled>,
+    /// For the worker: which replicas may come to be.
+    pub created: Vec<(RegionId, ReplicaId, bool)>,
+    /// For the worker: which are gone, and what they leave (`None`: there was no space to write it).
+    pub destroyed: Vec<(RegionId, Arc<RegionDescriptor>, Option<Tombstone>)>,
     /// For callers here.
     pub replies: Vec<(R, Outcome)>,
     /// For stores that sent a request on.
@@ -76,11 +87,32 @@ pub struct AppliedBatch<R> {
 
 impl<R> Default for AppliedBatch<R> {
     fn default() -> Self {
-        Self { applied: Vec::new(), installed: Vec::new(), replies: Vec::new(), peer_replies: Vec::new() }
+        Self {
+            applied: Vec::new(),
+            installed: Vec::new(),
+            created: Vec::new(),
+            destroyed: Vec::new(),
+            replies: Vec::new(),
+            peer_replies: Vec::new(),
+        }
     }
 }
 
 impl<R> AppliedBatch<R> {
+    /// All of it but the answers, as a worker takes it.
+    pub fn take_inputs(&mut self) -> Vec<Input<R>> {
+        let mut inputs = Vec::new();
+        if !self.applied.is_empty() {
+            inputs.push(Input::Applied(std::mem::take(&mut self.applied)));
+        }
+        inputs.extend(self.installed.drain(..).map(Input::SnapshotInstalled));
+        let created = self.created.drain(..);
+        inputs.extend(created.map(|(region, replica, allowed)| Input::Created { region, replica, allowed }));
+        let destroyed = self.destroyed.drain(..);
+        inputs.extend(destroyed.map(|(region, known, tombstone)| Input::Destroyed { region, known, tombstone }));
+        inputs
+    }
+
     fn answer(&mut self, to: ReplyTo<R>, outcome: Outcome) {
         match to {
             ReplyTo::Caller(reply) => self.replies.push((reply, outcome)),
@@ -123,6 +155,11 @@ pub struct Applier {
     dirty: BTreeMap<RegionId, Dirty>,
     /// A batch that the state store could not take yet.
     stalled: Option<multiraft_storage::StateBatch>,
+    /// Regions that a split has just changed or made, and whose states are not durable yet: the children, then the parent.
+    unsynced: Vec<Arc<RegionDescriptor>>,
+    catalogue: Arc<Catalogue>,
+    /// Where states are kept that are not durable by themselves.
+    files: Option<SnapshotFiles>,
 }
 
 /// What a region has applied since its last checkpoint.
@@ -142,7 +179,15 @@ impl Applier {
                 (descriptor.id, Progress { descriptor, applied: index, term, installed })
             })
             .collect();
-        Self { form: backend.form, regions, dirty: BTreeMap::new(), stalled: None }
+        Self {
+            form: backend.form,
+            regions,
+            dirty: BTreeMap::new(),
+            stalled: None,
+            unsynced: Vec::new(),
+            catalogue: backend.catalogue,
+            files: backend.files,
+        }
     }
 
     /// Carries tasks out, in order: entries as one atomic change of the state, the installation of a snapshot as one of its
@@ -152,15 +197,122 @@ impl Applier {
         tasks: Vec<ApplyTask<R>>,
         received: &dyn ReceivedSnapshots,
     ) -> (AppliedBatch<R>, ApplyEnd<R>) {
-        assert!(self.stalled.is_none(), "a stalled batch must be retried before anything is applied after it");
+        let is_stalled = self.stalled.is_some() || !self.unsynced.is_empty();
+        assert!(!is_stalled, "a stalled batch must be retried before anything is applied after it");
         let mut batch = AppliedBatch::default();
-        let outcome = match &mut self.form {
-            Form::Shared(shared) => {
-                shared.apply(&mut self.regions, &mut self.dirty, &mut self.stalled, tasks, received, &mut batch)
+        let mut tasks = cut_behind_admin(tasks);
+        while !tasks.is_empty() {
+            if let Err(error) = self.step(&mut tasks, received, &mut batch) {
+                let is_full = matches!(error, ApplyError::State(StateError::NoSpace { .. }));
+                let can_retry = self.stalled.is_some() || !self.unsynced.is_empty();
+                let end = if is_full && can_retry {
+                    ApplyEnd::Stalled { rest: tasks.into() }
+                } else {
+                    ApplyEnd::Failed(error)
+                };
+                return (batch, end);
             }
-            Form::Own(own) => own::apply(own, &mut self.regions, &mut self.dirty, tasks, received, &mut batch),
+        }
+        (batch, ApplyEnd::Done)
+    }
+
+    /// Carries out what stands first: entries up to the next change of a region, or one task of another kind.
+    fn step<R>(
+        &mut self,
+        tasks: &mut VecDeque<ApplyTask<R>>,
+        received: &dyn ReceivedSnapshots,
+        out: &mut AppliedBatch<R>,
+    ) -> Result<(), ApplyError> {
+        if matches!(tasks.front(), Some(ApplyTask::Entries { .. })) {
+            return self.apply_entries(tasks, out);
+        }
+        match tasks.pop_front() {
+            Some(ApplyTask::Install { handle, from, header }) => {
+                let installed = self.install(received, from, &header)?;
+                received.discard(from, &header);
+                out.installed.push(SnapshotInstalled { handle, from, header, installed });
+            }
+            Some(ApplyTask::Register { descriptor, index, term }) => {
+                let installed = index == FIRST_INDEX;
+                let progress = Progress { applied: index, term, installed, descriptor };
+                self.regions.insert(progress.descriptor.id, progress);
+            }
+            Some(ApplyTask::Create { region, replica }) => {
+                let allowed = self.create(region, replica)?;
+                out.created.push((region, replica, allowed));
+            }
+            Some(ApplyTask::Destroy { region, known, cause }) => {
+                let tombstone = self.destroy(region, &known, cause)?;
+                out.destroyed.push((region, known, tombstone));
+            }
+            Some(ApplyTask::Entries { .. }) | None => {}
+        }
+        Ok(())
+    }
+
+    fn apply_entries<R>(
+        &mut self,
+        tasks: &mut VecDeque<ApplyTask<R>>,
+        out: &mut AppliedBatch<R>,
+    ) -> Result<(), ApplyError> {
+        // One pass of entries; the lock is taken only if the pass ends with a change of a region.
+        let mut pass = Vec::new();
+        let mut changes = false;
+        while let Some(task) = tasks.pop_front_if(|task| !changes && matches!(task, ApplyTask::Entries { .. })) {
+            changes = ends_with_admin(&task);
+            pass.push(task);
+        }
+        let catalogue = Arc::clone(&self.catalogue);
+        let mut entries = changes.then(|| catalogue.lock());
+        let mut members = Vec::new();
+        let context = Pass {
+            regions: &mut self.regions,
+            dirty: &mut self.dirty,
+            catalogue: entries.as_deref_mut(),
+            members: &mut members,
+            unsynced: &mut self.unsynced,
         };
-        (batch, outcome)
+        let applied = match &mut self.form {
+            Form::Shared(shared) => shared.apply(context, &mut self.stalled, pass, out),
+            Form::Own(own) => own::apply(own, context, pass, out),
+        };
+        if !members.is_empty() {
+            let mut entries = entries.take().unwrap_or_else(|| catalogue.lock());
+            members.into_iter().for_each(|descriptor| entries.set_state(descriptor));
+        }
+        applied?;
+        let split: Vec<RegionId> = self.unsynced.iter().map(|descriptor| descriptor.id).collect();
+        self.sync_split()?;
+        if !split.is_empty() {
+            entries.unwrap_or_else(|| catalogue.lock()).settle(&split);
+        }
+        Ok(())
+    }
+
+    /// Makes durable what a split has changed, before anybody hears of it.
+    fn sync_split(&mut self) -> Result<(), StateError> {
+        if self.unsynced.is_empty() {
+            return Ok(());
+        }
+        match &self.files {
+            // The children first: one that is found beside a parent that has not split yet comes again with the split.
+            Some(files) => {
+                for descriptor in &self.unsynced {
+                    let source = match self.capture(descriptor.id)? {
+                        Some(source) => Some(source),
+                        None => self.capture_first(descriptor)?,
+                    };
+                    files.save(source.into_iter().collect()).map_err(to_state_error)?;
+                }
+            }
+            None => {
+                if let Form::Shared(shared) = &self.form {
+                    shared.store.flush()?;
+                }
+            }
+        }
+        self.unsynced.clear();
+        Ok(())
     }
 
     /// Tries again to write what the state store had no space for; nothing to do if nothing is stalled.
@@ -168,12 +320,90 @@ impl Applier {
     /// # Errors
     /// [`StateError`]; call again later after [`StateError::NoSpace`].
     pub fn retry(&mut self) -> Result<(), StateError> {
-        let (Form::Shared(shared), Some(batch)) = (&self.form, &self.stalled) else {
-            return Ok(());
-        };
-        shared.write(batch.clone())?;
-        self.stalled = None;
+        if let (Form::Shared(shared), Some(batch)) = (&self.form, &self.stalled) {
+            shared.write(batch.clone())?;
+            self.stalled = None;
+        }
+        let split: Vec<RegionId> = self.unsynced.iter().map(|descriptor| descriptor.id).collect();
+        self.sync_split()?;
+        if !split.is_empty() {
+            self.catalogue.lock().settle(&split);
+        }
         Ok(())
+    }
+
+    /// The first state of a region that a split has just made; its own applier does not know it yet.
+    fn capture_first(&self, child: &Arc<RegionDescriptor>) -> Result<Option<SnapshotSource>, StateError> {
+        match &self.form {
+            Form::Shared(shared) => shared.capture(child, FIRST_INDEX, FIRST_TERM).map(Some),
+            Form::Own(own) => Ok(own.capture(child.id)),
+        }
+    }
+
+    /// Whether a replica without state may come to be (C1).
+    fn create(&mut self, region: RegionId, replica: ReplicaId) -> Result<bool, ApplyError> {
+        let mut entries = self.catalogue.lock();
+        if !entries.create(region, replica) {
+            return Ok(false);
+        }
+        // Records that the log holds from now on are the new replica's.
+        if let Some(cleaned) = entries.clean(region)
+            && let Err(error) = self.form.bury(self.files.as_ref(), &entries, region, None, &cleaned)
+        {
+            entries.soil(region);
+            return match error {
+                StateError::NoSpace { .. } => Ok(false),
+                error => Err(error.into()),
+            };
+        }
+        Ok(true)
+    }
+
+    /// Removes a replica's state, durably, and leaves a tombstone; `None`: there is no space to do it.
+    fn destroy(
+        &mut self,
+        region: RegionId,
+        known: &Arc<RegionDescriptor>,
+        cause: Cause,
+    ) -> Result<Option<Tombstone>, ApplyError> {
+        let mut entries = self.catalogue.lock();
+        let tombstone = entries.tombstone_of(region, known, cause);
+        let state = self.regions.get(&region).filter(|progress| progress.applied > LogIndex::ZERO);
+        let range = state.map(|progress| progress.descriptor.range.clone());
+        entries.bury(region, tombstone.clone());
+        match self.form.bury(self.files.as_ref(), &entries, region, range.as_ref(), &tombstone) {
+            Ok(()) => {
+                self.regions.remove(&region);
+                self.dirty.remove(&region);
+                Ok(Some(tombstone))
+            }
+            Err(StateError::NoSpace { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn install(
+        &mut self,
+        received: &dyn ReceivedSnapshots,
+        from: StoreId,
+        header: &SnapshotHeader,
+    ) -> Result<bool, ApplyError> {
+        let mut entries = self.catalogue.lock();
+        match entries.clearance(&header.descriptor, &[]) {
+            Clearance::Clear(_) => {}
+            clearance => {
+                tracing::info!(region = %header.region, ?clearance, "a received snapshot is not installed");
+                return Ok(false);
+            }
+        }
+        let installed = match &mut self.form {
+            Form::Shared(shared) => shared.install(&mut self.regions, received, from, header)?,
+            Form::Own(own) => own::install(own, &mut self.regions, received, from, header),
+        };
+        if installed {
+            entries.set_state(Arc::clone(&header.descriptor));
+        }
+        Ok(installed)
     }
 
     /// The regions that have applied since this was last asked.
@@ -194,12 +424,55 @@ impl Applier {
     /// # Errors
     /// [`StateError`] if the state store failed.
     pub fn capture(&self, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
-        let Some(progress) = self.regions.get(&region) else {
+        let Some(progress) = self.regions.get(&region).filter(|progress| progress.applied > LogIndex::ZERO) else {
             return Ok(None);
         };
         match &self.form {
             Form::Shared(shared) => shared.capture(&progress.descriptor, progress.applied, progress.term).map(Some),
             Form::Own(own) => Ok(own.capture(region)),
         }
+    }
+}
+
+/// What one pass over entries reads and changes besides the state itself.
+struct Pass<'a> {
+    regions: &'a mut BTreeMap<RegionId, Progress>,
+    dirty: &'a mut BTreeMap<RegionId, Dirty>,
+    /// Locked, if the pass ends with a change of a region.
+    catalogue: Option<&'a mut Entries>,
+    /// Descriptors that membership changes led to.
+    members: &'a mut Vec<Arc<RegionDescriptor>>,
+    unsynced: &'a mut Vec<Arc<RegionDescriptor>>,
+}
+
+/// Cuts entries behind each one that may change its region: such a change ends its pass.
+fn cut_behind_admin<R>(tasks: Vec<ApplyTask<R>>) -> VecDeque<ApplyTask<R>> {
+    let mut cut = VecDeque::with_capacity(tasks.len());
+    for task in tasks {
+        let ApplyTask::Entries { handle, mut entries, mut replies } = task else {
+            cut.push_back(task);
+            continue;
+        };
+        while let Some(at) = entries.iter().position(is_admin).filter(|at| at + 1 < entries.len()) {
+            let rest = entries.split_off(at + 1);
+            let behind = replies.partition_point(|(index, _)| *index < rest[0].index);
+            let rest_replies = replies.split_off(behind);
+            cut.push_back(ApplyTask::Entries { handle, entries, replies });
+            (entries, replies) = (rest, rest_replies);
+        }
+        cut.push_back(ApplyTask::Entries { handle, entries, replies });
+    }
+    cut
+}
+
+fn ends_with_admin<R>(task: &ApplyTask<R>) -> bool {
+    matches!(task, ApplyTask::Entries { entries, .. } if entries.last().is_some_and(is_admin))
+}
+
+fn to_state_error(error: io::Error) -> StateError {
+    let path = "snapshot files".to_owned();
+    match error.kind() {
+        io::ErrorKind::StorageFull => StateError::NoSpace { path },
+        _ => StateError::Damaged { path, reason: error.to_string() },
     }
 }

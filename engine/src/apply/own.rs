@@ -9,14 +9,18 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use bytes::Bytes;
 use multiraft_raft::{Entry, EntryKind, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term};
 use multiraft_storage::StateError;
-use multiraft_transport::{SessionId, SessionSeq, SnapshotHeader};
+use multiraft_transport::{SessionSeq, SnapshotHeader};
 use rustc_hash::FxHashMap;
 
-use crate::apply::decide::{RegionState, apply_command, apply_membership};
+use crate::apply::body::OwnRecords;
+use crate::apply::decide::{
+    AdminDecision, RegionState, apply_command, apply_membership, decide_admin, is_admin, membership_outcome,
+};
+use crate::apply::record::{FIRST_INDEX, FIRST_TERM};
 use crate::apply::source::{Content, SnapshotSource};
-use crate::apply::{AppliedBatch, ApplyEnd, ApplyError, Dirty, Progress, ReceivedSnapshots, body};
+use crate::apply::{AppliedBatch, ApplyError, Pass, Progress, ReceivedSnapshots, body};
 use crate::error::ReadError;
-use crate::logic::{Applied, ApplyTask, Outcome, SnapshotInstalled};
+use crate::logic::{Applied, ApplyTask, Outcome, SplitDone};
 use crate::machine::{ApplyContext, OwnState, OwnStateFactory};
 use crate::region::command::EpochRule;
 use crate::region::sessions::{MAX_SESSIONS, SessionRecord};
@@ -38,7 +42,7 @@ struct Held {
     descriptor: Arc<RegionDescriptor>,
     applied: LogIndex,
     term: Term,
-    sessions: BTreeMap<SessionId, SessionRecord>,
+    records: OwnRecords,
 }
 
 impl OwnRegion {
@@ -68,10 +72,19 @@ impl OwnRegions {
         term: Term,
         chunks: body::Chunks<'_>,
     ) -> std::io::Result<()> {
-        let held = self.load(descriptor, index, term, chunks)?;
-        let region = Arc::new(OwnRegion { held: RwLock::new(held) });
-        self.regions.write().unwrap_or_else(PoisonError::into_inner).insert(descriptor.id, region);
+        self.insert(self.load(descriptor, index, term, chunks)?);
         Ok(())
+    }
+
+    fn insert(&self, held: Held) {
+        let region = held.descriptor.id;
+        let region_held = Arc::new(OwnRegion { held: RwLock::new(held) });
+        self.regions.write().unwrap_or_else(PoisonError::into_inner).insert(region, region_held);
+    }
+
+    /// The region is gone from here.
+    pub(super) fn remove(&self, region: RegionId) {
+        self.regions.write().unwrap_or_else(PoisonError::into_inner).remove(&region);
     }
 
     /// A new region's first snapshot: no sessions, and what an empty machine writes.
@@ -79,9 +92,9 @@ impl OwnRegions {
         let machine = self.factory.create(descriptor);
         SnapshotSource {
             descriptor: Arc::clone(descriptor),
-            index: LogIndex::ZERO,
-            term: Term::ZERO,
-            content: Content::Own(BTreeMap::new(), machine.snapshot()),
+            index: FIRST_INDEX,
+            term: FIRST_TERM,
+            content: Content::Own(OwnRecords::default(), machine.snapshot()),
         }
     }
 
@@ -92,10 +105,10 @@ impl OwnRegions {
         term: Term,
         chunks: body::Chunks<'_>,
     ) -> std::io::Result<Held> {
-        let (sessions, mut stream) = body::ChunkReader::own(chunks)?;
+        let (records, mut stream) = body::ChunkReader::own(chunks)?;
         let mut machine = self.factory.create(descriptor);
         machine.restore(&mut stream)?;
-        Ok(Held { machine, descriptor: Arc::clone(descriptor), applied: index, term, sessions })
+        Ok(Held { machine, descriptor: Arc::clone(descriptor), applied: index, term, records })
     }
 
     pub(super) fn capture(&self, region: RegionId) -> Option<SnapshotSource> {
@@ -105,7 +118,7 @@ impl OwnRegions {
             descriptor: Arc::clone(&held.descriptor),
             index: held.applied,
             term: held.term,
-            content: Content::Own(held.sessions.clone(), held.machine.snapshot()),
+            content: Content::Own(held.records.clone(), held.machine.snapshot()),
         })
     }
 
@@ -127,52 +140,45 @@ impl OwnRegions {
 
 pub(super) fn apply<R>(
     own: &OwnRegions,
-    regions: &mut BTreeMap<RegionId, Progress>,
-    dirty: &mut BTreeMap<RegionId, Dirty>,
+    mut pass: Pass<'_>,
     tasks: Vec<ApplyTask<R>>,
-    received: &dyn ReceivedSnapshots,
     out: &mut AppliedBatch<R>,
-) -> ApplyEnd<R> {
+) -> Result<(), ApplyError> {
     for task in tasks {
-        match task {
-            ApplyTask::Entries { handle, entries, replies } => {
-                let Some(last) = entries.last() else { continue };
-                let cost = entries.iter().map(Entry::cost).sum();
-                let mut done = Applied { handle, index: last.index, cost, memberships: Vec::new() };
-                let mut replies = replies.into_iter().peekable();
-                if let (Some(region), Some(progress)) = (own.get(handle.region), regions.get_mut(&handle.region)) {
-                    let mut held = region.write();
-                    for entry in &entries {
-                        let reply = replies.next_if(|(index, _)| *index == entry.index).map(|(_, reply)| reply);
-                        let outcome = match apply_entry(&mut held, entry, &mut done) {
-                            Ok(outcome) => outcome,
-                            Err(error) => return ApplyEnd::Failed(error),
-                        };
-                        if let Some(reply) = reply {
-                            out.answer(reply, outcome);
-                        }
-                    }
-                    progress.clone_from(&held.progress());
-                    let region = dirty.entry(handle.region).or_default();
-                    region.applied = held.applied;
-                    region.bytes += cost;
+        let ApplyTask::Entries { handle, entries, replies } = task else { continue };
+        let Some(last) = entries.last() else { continue };
+        let cost = entries.iter().map(Entry::cost).sum();
+        let mut done = Applied { handle, index: last.index, cost, memberships: Vec::new(), split: None };
+        let mut replies = replies.into_iter().peekable();
+        if let (Some(region), true) = (own.get(handle.region), pass.regions.contains_key(&handle.region)) {
+            let mut held = region.write();
+            for entry in &entries {
+                let reply = replies.next_if(|(index, _)| *index == entry.index).map(|(_, reply)| reply);
+                let outcome = apply_entry(own, &mut held, entry, &mut pass, &mut done)?;
+                if let Some(reply) = reply {
+                    out.answer(reply, outcome);
                 }
-                for (_, reply) in replies {
-                    out.answer(reply, Outcome::Uncertain);
-                }
-                out.applied.push(done);
             }
-            ApplyTask::Install { handle, from, header } => {
-                let installed = install(own, regions, received, from, &header);
-                received.discard(from, &header);
-                out.installed.push(SnapshotInstalled { handle, from, header, installed });
-            }
+            pass.regions.insert(handle.region, held.progress());
+            let region = pass.dirty.entry(handle.region).or_default();
+            region.applied = held.applied;
+            region.bytes += cost;
         }
+        for (_, reply) in replies {
+            out.answer(reply, Outcome::Uncertain);
+        }
+        out.applied.push(done);
     }
-    ApplyEnd::Done
+    Ok(())
 }
 
-fn apply_entry(held: &mut Held, entry: &Entry, done: &mut Applied) -> Result<Outcome, ApplyError> {
+fn apply_entry(
+    own: &OwnRegions,
+    held: &mut Held,
+    entry: &Entry,
+    pass: &mut Pass<'_>,
+    done: &mut Applied,
+) -> Result<Outcome, ApplyError> {
     if entry.index <= held.applied {
         // A snapshot that was installed meanwhile includes it; whether with its answer cannot be told.
         if entry.kind == EntryKind::Membership {
@@ -183,6 +189,13 @@ fn apply_entry(held: &mut Held, entry: &Entry, done: &mut Applied) -> Result<Out
     assert_eq!(entry.index, held.applied.next(), "entries are applied without a gap");
     let outcome = match entry.kind {
         EntryKind::Empty => Outcome::Done,
+        EntryKind::Command if is_admin(entry) => match decide_admin(&Arc::clone(&held.descriptor), entry, held)? {
+            AdminDecision::Answer(outcome) => outcome,
+            AdminDecision::Split(parts) => {
+                done.split = Some(split(own, held, &parts, pass));
+                Outcome::Changed { regions: parts }
+            }
+        },
         EntryKind::Command => {
             let descriptor = Arc::clone(&held.descriptor);
             apply_command(held, &descriptor, entry)?
@@ -191,23 +204,55 @@ fn apply_entry(held: &mut Held, entry: &Entry, done: &mut Applied) -> Result<Out
             let changed = apply_membership(&held.descriptor, entry)?;
             if let Some(descriptor) = &changed {
                 held.descriptor = Arc::clone(descriptor);
+                pass.members.push(Arc::clone(descriptor));
             }
+            let outcome = membership_outcome(changed.as_ref(), &held.descriptor);
             done.memberships.push((entry.index, changed));
-            Outcome::Done
+            outcome
         }
     };
     (held.applied, held.term) = (entry.index, entry.term);
     Ok(outcome)
 }
 
-fn install(
+/// Cuts a region's machine (C4); the last part is cut off first, so that each cut goes to the end of what is left.
+fn split(own: &OwnRegions, held: &mut Held, parts: &[Arc<RegionDescriptor>], pass: &mut Pass<'_>) -> SplitDone {
+    let Pass { catalogue: Some(catalogue), unsynced, .. } = pass else {
+        unreachable!("invariant: a pass that may split holds the catalogue's lock")
+    };
+    let parent = Arc::clone(&parts[0]);
+    let mut children = Vec::new();
+    for child in parts[1..].iter().rev() {
+        let machine = held.machine.split_off(&child.range.start);
+        let adopted = catalogue.adopts(child);
+        if adopted {
+            let (applied, term) = (FIRST_INDEX, FIRST_TERM);
+            // Sessions follow their keys; what the region notes of itself stays with it.
+            let records = OwnRecords { sessions: held.records.sessions.clone(), records: BTreeMap::new() };
+            let held = Held { machine, descriptor: Arc::clone(child), applied, term, records };
+            own.insert(held);
+            catalogue.set_state(Arc::clone(child));
+            catalogue.hold(child.id);
+            unsynced.push(Arc::clone(child));
+        }
+        children.push((Arc::clone(child), adopted));
+    }
+    children.reverse();
+    held.descriptor = Arc::clone(&parent);
+    catalogue.set_state(Arc::clone(&parent));
+    catalogue.hold(parent.id);
+    unsynced.push(Arc::clone(&parent));
+    SplitDone { parent, children }
+}
+
+pub(super) fn install(
     own: &OwnRegions,
     regions: &mut BTreeMap<RegionId, Progress>,
     received: &dyn ReceivedSnapshots,
     from: StoreId,
     header: &SnapshotHeader,
 ) -> bool {
-    let (Some(region), Some(progress)) = (own.get(header.region), regions.get_mut(&header.region)) else {
+    let Some(progress) = regions.get_mut(&header.region) else {
         return false;
     };
     if header.index <= progress.applied {
@@ -220,7 +265,10 @@ fn install(
     match loaded {
         Ok(held) => {
             *progress = held.progress();
-            *region.write() = held;
+            match own.get(header.region) {
+                Some(region) => *region.write() = held,
+                None => own.insert(held),
+            }
             true
         }
         Err(error) => {
@@ -240,17 +288,26 @@ impl Held {
 
 impl RegionState for Held {
     fn session(&mut self, seq: SessionSeq) -> Result<Option<SessionRecord>, StateError> {
-        Ok(self.sessions.get(&seq.session).cloned())
+        Ok(self.records.sessions.get(&seq.session).cloned())
     }
 
     fn put_session(&mut self, seq: SessionSeq, record: &SessionRecord) -> Result<(), StateError> {
-        self.sessions.insert(seq.session, record.clone());
-        while self.sessions.len() > MAX_SESSIONS {
-            let oldest = self.sessions.iter().min_by_key(|(id, record)| (record.last_used(), **id));
+        let sessions = &mut self.records.sessions;
+        sessions.insert(seq.session, record.clone());
+        while sessions.len() > MAX_SESSIONS {
+            let oldest = sessions.iter().min_by_key(|(id, record)| (record.last_used(), **id));
             let Some(oldest) = oldest.map(|(id, _)| *id) else { break };
-            self.sessions.remove(&oldest);
+            sessions.remove(&oldest);
         }
         Ok(())
+    }
+
+    fn record(&mut self, name: &'static [u8]) -> Result<Option<Bytes>, StateError> {
+        Ok(self.records.records.get(name).cloned())
+    }
+
+    fn put_record(&mut self, name: &'static [u8], record: Bytes) {
+        self.records.records.insert(Bytes::from_static(name), record);
     }
 
     fn run(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Result<Bytes, StateError> {

@@ -1,21 +1,23 @@
 //! Applying to the shared state store: one atomic write for a whole batch of regions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_raft::{Entry, EntryKind, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term};
-use multiraft_storage::{StateBatch, StateError, StateStore, StateView};
-use multiraft_transport::{SessionSeq, SnapshotHeader, decode_descriptor, encode_descriptor};
+use multiraft_storage::{StateBatch, StateError, StateOp, StateStore, StateView};
+use multiraft_transport::{SessionId, SessionSeq, SnapshotHeader, decode_descriptor, encode_descriptor};
 
 use crate::apply::backend::AppliedRegion;
-use crate::apply::decide::{RegionState, apply_command, apply_membership};
+use crate::apply::decide::{
+    AdminDecision, RegionState, apply_command, apply_membership, decide_admin, is_admin, membership_outcome,
+};
 use crate::apply::record::AppliedRecord;
 use crate::apply::source::{Content, SnapshotSource};
-use crate::apply::{AppliedBatch, ApplyEnd, ApplyError, Dirty, Progress, ReceivedSnapshots, body};
+use crate::apply::{AppliedBatch, ApplyError, Pass, Progress, ReceivedSnapshots, Tombstone, body};
 use crate::error::ReadError;
-use crate::logic::{Applied, ApplyTask, Outcome, RegionHandle, ReplyTo, SnapshotInstalled};
+use crate::logic::{Applied, ApplyTask, Outcome, RegionHandle, ReplyTo, SplitDone};
 use crate::machine::shared::drain_overlay;
 use crate::machine::{ApplyContext, RegionView, StateMachine, StateTxn};
 use crate::region::command::EpochRule;
@@ -38,46 +40,28 @@ impl SharedBackend {
 
     pub(super) fn apply<R>(
         &mut self,
-        regions: &mut BTreeMap<RegionId, Progress>,
-        dirty: &mut BTreeMap<RegionId, Dirty>,
+        mut pass: Pass<'_>,
         stalled: &mut Option<StateBatch>,
         tasks: Vec<ApplyTask<R>>,
-        received: &dyn ReceivedSnapshots,
         out: &mut AppliedBatch<R>,
-    ) -> ApplyEnd<R> {
-        let mut tasks: VecDeque<_> = tasks.into();
-        while !tasks.is_empty() {
-            let mut overlay = Overlay::new();
-            let mut batch = StateBatch::new();
-            let view = self.store.view();
-            while let Some(task) = tasks.pop_front_if(|task| matches!(task, ApplyTask::Entries { .. })) {
-                let ApplyTask::Entries { handle, entries, replies } = task else { break };
-                let is_durable = self.store.is_durable();
-                let mut run = Run { machine: &*self.machine, view: &*view, overlay: &mut overlay, is_durable };
-                if let Err(error) = run.entries(regions, dirty, &mut batch, handle, &entries, replies, out) {
-                    return ApplyEnd::Failed(error);
-                }
-            }
-            drop(view);
-            drain_overlay(&mut overlay, &mut batch);
-            match self.write_or_stall(batch, stalled) {
-                Ok(()) => {}
-                Err(StateError::NoSpace { .. }) if stalled.is_some() => {
-                    return ApplyEnd::Stalled { rest: tasks.into() };
-                }
-                Err(error) => return ApplyEnd::Failed(error.into()),
-            }
-            // A write of its own, after what came before it.
-            if let Some(ApplyTask::Install { handle, from, header }) = tasks.pop_front() {
-                let installed = match self.install(regions, received, from, &header) {
-                    Ok(installed) => installed,
-                    Err(error) => return ApplyEnd::Failed(error.into()),
-                };
-                received.discard(from, &header);
-                out.installed.push(SnapshotInstalled { handle, from, header, installed });
-            }
+    ) -> Result<(), ApplyError> {
+        let mut overlay = Overlay::new();
+        let mut batch = StateBatch::new();
+        let view = self.store.view();
+        let is_durable = self.store.is_durable();
+        let mut split = None;
+        for task in tasks {
+            let ApplyTask::Entries { handle, entries, replies } = task else { continue };
+            let mut run =
+                Run { machine: &*self.machine, view: &*view, overlay: &mut overlay, is_durable, split: &mut split };
+            run.entries(&mut pass, &mut batch, handle, &entries, replies, out)?;
         }
-        ApplyEnd::Done
+        drain_overlay(&mut overlay, &mut batch);
+        if let Some(split) = split {
+            put_split(&mut batch, &*view, &mut pass, split, out)?;
+        }
+        drop(view);
+        Ok(self.write_or_stall(batch, stalled)?)
     }
 
     fn write_or_stall(&self, batch: StateBatch, stalled: &mut Option<StateBatch>) -> Result<(), StateError> {
@@ -95,7 +79,7 @@ impl SharedBackend {
     ///
     /// # Errors
     /// The state store failed, and what it holds now is not certain.
-    fn install(
+    pub(super) fn install(
         &self,
         regions: &mut BTreeMap<RegionId, Progress>,
         received: &dyn ReceivedSnapshots,
@@ -105,7 +89,9 @@ impl SharedBackend {
         let Some(progress) = regions.get_mut(&header.region).filter(|progress| progress.applied < header.index) else {
             return Ok(false);
         };
-        let batch = match self.replacement(&progress.descriptor, received, from, header) {
+        // A replica without a state owns no keys: those of its descriptor may be another's.
+        let old = (progress.applied > LogIndex::ZERO).then(|| Arc::clone(&progress.descriptor));
+        let batch = match self.replacement(old.as_deref(), received, from, header) {
             Ok(batch) => batch,
             Err(error) => {
                 tracing::error!(region = %header.region, %error, "a received snapshot could not be read");
@@ -131,20 +117,21 @@ impl SharedBackend {
 
     fn replacement(
         &self,
-        old: &RegionDescriptor,
+        old: Option<&RegionDescriptor>,
         received: &dyn ReceivedSnapshots,
         from: StoreId,
         header: &SnapshotHeader,
     ) -> io::Result<StateBatch> {
         let mut batch = StateBatch::new();
-        for range in [&old.range, &header.descriptor.range] {
+        for range in old.map(|old| &old.range).into_iter().chain([&header.descriptor.range]) {
             if header.region != RegionId::ROOT {
                 let (start, end) = keys::data_range(range);
                 batch.delete_range(start, end);
             }
         }
-        let (start, end) = keys::sessions(header.region);
-        batch.delete_range(start, end);
+        for (start, end) in [keys::sessions(header.region), keys::records(header.region)] {
+            batch.delete_range(start, end);
+        }
         put_stream(&mut batch, received.open(from, header)?)?;
         let applied = AppliedRecord { index: header.index, term: header.index_term, installed: true };
         put_region(&mut batch, &header.descriptor, applied);
@@ -159,6 +146,8 @@ impl SharedBackend {
     ) -> Result<SnapshotSource, StateError> {
         let (start, end) = keys::sessions(descriptor.id);
         let mut parts = vec![self.store.snapshot(&start, &end)?];
+        let (start, end) = keys::records(descriptor.id);
+        parts.push(self.store.snapshot(&start, &end)?);
         if descriptor.id != RegionId::ROOT {
             let (start, end) = keys::data_range(&descriptor.range);
             parts.push(self.store.snapshot(&start, &end)?);
@@ -177,6 +166,21 @@ impl SharedBackend {
         put_stream(&mut batch, chunks)?;
         put_region(&mut batch, descriptor, applied);
         self.store.write(batch).map_err(io::Error::other)
+    }
+
+    /// All tombstones.
+    pub(super) fn tombstones(&self) -> Result<BTreeMap<RegionId, Tombstone>, StateError> {
+        let (start, end) = keys::all_tombstones();
+        let stored = self.store.view().scan(&start, &end, usize::MAX)?;
+        let damaged =
+            || StateError::Damaged { path: "state store".to_owned(), reason: "a tombstone cannot be read".to_owned() };
+        stored
+            .iter()
+            .map(|(_, stored)| {
+                let tombstone = Tombstone::decode(stored).ok_or_else(damaged)?;
+                Ok((tombstone.descriptor.id, tombstone))
+            })
+            .collect()
     }
 
     /// All regions that the store knows, in order of id, with what they have applied.
@@ -255,14 +259,21 @@ struct Run<'a> {
     view: &'a dyn StateView,
     overlay: &'a mut Overlay,
     is_durable: bool,
+    /// What the pass ends with, if its last entry splits the region.
+    split: &'a mut Option<Split>,
+}
+
+/// A split that the last entry of a pass has decided.
+struct Split {
+    /// The region itself first, in key order.
+    parts: Vec<Arc<RegionDescriptor>>,
 }
 
 impl Run<'_> {
     #[allow(clippy::too_many_arguments, reason = "one call site; the parts have different owners")]
     fn entries<R>(
         &mut self,
-        regions: &mut BTreeMap<RegionId, Progress>,
-        dirty: &mut BTreeMap<RegionId, Dirty>,
+        pass: &mut Pass<'_>,
         batch: &mut StateBatch,
         handle: RegionHandle,
         entries: &[Entry],
@@ -273,12 +284,12 @@ impl Run<'_> {
             return Ok(());
         };
         let cost = entries.iter().map(Entry::cost).sum();
-        let mut done = Applied { handle, index: last.index, cost, memberships: Vec::new() };
+        let mut done = Applied { handle, index: last.index, cost, memberships: Vec::new(), split: None };
         let mut replies = replies.into_iter().peekable();
-        if let Some(progress) = regions.get_mut(&handle.region) {
+        if let Some(progress) = pass.regions.get_mut(&handle.region) {
             for entry in entries {
                 let reply = replies.next_if(|(index, _)| *index == entry.index).map(|(_, reply)| reply);
-                let outcome = self.entry(progress, entry, batch, &mut done)?;
+                let outcome = self.entry(progress, entry, batch, pass.members, &mut done)?;
                 if let Some(reply) = reply {
                     out.answer(reply, outcome);
                 }
@@ -289,7 +300,7 @@ impl Run<'_> {
                 let record = AppliedRecord { index, term, installed };
                 self.overlay.insert(keys::applied(handle.region), Some(record.encode()));
             }
-            let region = dirty.entry(handle.region).or_default();
+            let region = pass.dirty.entry(handle.region).or_default();
             region.applied = progress.applied;
             region.bytes += cost;
         }
@@ -305,6 +316,7 @@ impl Run<'_> {
         progress: &mut Progress,
         entry: &Entry,
         batch: &mut StateBatch,
+        members: &mut Vec<Arc<RegionDescriptor>>,
         done: &mut Applied,
     ) -> Result<Outcome, ApplyError> {
         if entry.index <= progress.applied {
@@ -317,6 +329,23 @@ impl Run<'_> {
         assert_eq!(entry.index, progress.applied.next(), "entries are applied without a gap");
         let outcome = match entry.kind {
             EntryKind::Empty => Outcome::Done,
+            EntryKind::Command if is_admin(entry) => {
+                let descriptor = Arc::clone(&progress.descriptor);
+                let mut state = SharedState {
+                    machine: self.machine,
+                    view: self.view,
+                    overlay: self.overlay,
+                    region: descriptor.id,
+                };
+                match decide_admin(&descriptor, entry, &mut state)? {
+                    AdminDecision::Answer(outcome) => outcome,
+                    AdminDecision::Split(parts) => {
+                        progress.descriptor = Arc::clone(&parts[0]);
+                        *self.split = Some(Split { parts: parts.clone() });
+                        Outcome::Changed { regions: parts }
+                    }
+                }
+            }
             EntryKind::Command => {
                 let descriptor = Arc::clone(&progress.descriptor);
                 let mut state = SharedState {
@@ -332,14 +361,80 @@ impl Run<'_> {
                 if let Some(descriptor) = &changed {
                     batch.put(keys::descriptor(descriptor.id), stored_descriptor(descriptor));
                     progress.descriptor = Arc::clone(descriptor);
+                    members.push(Arc::clone(descriptor));
                 }
+                let outcome = membership_outcome(changed.as_ref(), &progress.descriptor);
                 done.memberships.push((entry.index, changed));
-                Outcome::Done
+                outcome
             }
         };
         (progress.applied, progress.term, progress.installed) = (entry.index, entry.term, false);
         Ok(outcome)
     }
+}
+
+/// Writes what a split makes of a region (C4), in the batch that its entries are applied with.
+fn put_split<R>(
+    batch: &mut StateBatch,
+    view: &dyn StateView,
+    pass: &mut Pass<'_>,
+    split: Split,
+    out: &mut AppliedBatch<R>,
+) -> Result<(), StateError> {
+    let Pass { catalogue: Some(catalogue), unsynced, .. } = pass else {
+        unreachable!("invariant: a pass that may split holds the catalogue's lock")
+    };
+    let mut parts = split.parts.into_iter();
+    let parent = parts.next().expect("invariant: a split begins with the region itself");
+    let sessions = sessions_after(batch, view, parent.id)?;
+    let mut children = Vec::new();
+    for child in parts {
+        let adopted = catalogue.adopts(&child);
+        if adopted {
+            for (id, record) in &sessions {
+                batch.put(keys::session(child.id, *id), record.clone());
+            }
+            put_region(batch, &child, AppliedRecord::FIRST);
+            catalogue.set_state(Arc::clone(&child));
+            catalogue.hold(child.id);
+            unsynced.push(Arc::clone(&child));
+        } else {
+            // Nobody here is to own these keys; left behind, they would come to light when a neighbour takes the range.
+            let (start, end) = keys::data_range(&child.range);
+            batch.delete_range(start, end);
+        }
+        children.push((child, adopted));
+    }
+    batch.put(keys::descriptor(parent.id), stored_descriptor(&parent));
+    catalogue.set_state(Arc::clone(&parent));
+    catalogue.hold(parent.id);
+    unsynced.push(Arc::clone(&parent));
+    if let Some(done) = out.applied.last_mut() {
+        done.split = Some(SplitDone { parent, children });
+    }
+    Ok(())
+}
+
+/// A region's session records as they are once the batch is written.
+fn sessions_after(
+    batch: &StateBatch,
+    view: &dyn StateView,
+    region: RegionId,
+) -> Result<Vec<(SessionId, Bytes)>, StateError> {
+    let (start, end) = keys::sessions(region);
+    let mut records: BTreeMap<Bytes, Bytes> = view.scan(&start, &end, usize::MAX)?.into_iter().collect();
+    for op in batch.ops() {
+        match op {
+            StateOp::Put { key, value } if (&start..&end).contains(&key) => {
+                records.insert(key.clone(), value.clone());
+            }
+            StateOp::Delete { key } => {
+                records.remove(key);
+            }
+            StateOp::Put { .. } | StateOp::DeleteRange { .. } => {}
+        }
+    }
+    Ok(records.into_iter().filter_map(|(key, record)| Some((keys::session_of(&key)?, record))).collect())
 }
 
 /// One region within the pass.
@@ -390,6 +485,14 @@ impl RegionState for SharedState<'_> {
         self.overlay.insert(keys::session(self.region, seq.session), Some(record.encode()));
         // Only the command that opens a session adds one.
         if seq.sequence == 0 { self.forget_oldest() } else { Ok(()) }
+    }
+
+    fn record(&mut self, name: &'static [u8]) -> Result<Option<Bytes>, StateError> {
+        self.stored(&keys::record(self.region, name))
+    }
+
+    fn put_record(&mut self, name: &'static [u8], record: Bytes) {
+        self.overlay.insert(keys::record(self.region, name), Some(record));
     }
 
     fn run(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Result<Bytes, StateError> {

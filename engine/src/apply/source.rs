@@ -1,17 +1,14 @@
 //! A region's state of one instant, on its way out: to a peer or to a file.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_raft::{LogIndex, RegionDescriptor, Term};
 use multiraft_storage::StateSnapshot;
-use multiraft_transport::SessionId;
 
-use crate::apply::body::{CHUNK_BYTES, ChunkWriter};
+use crate::apply::body::{CHUNK_BYTES, ChunkWriter, OwnRecords};
 use crate::machine::SnapshotWrite;
-use crate::region::sessions::SessionRecord;
 
 /// The state of a region at one index. Holding it costs memory for what is overwritten meanwhile: use it soon.
 pub struct SnapshotSource {
@@ -27,8 +24,8 @@ pub struct SnapshotSource {
 pub(super) enum Content {
     /// Parts of the shared state store.
     Shared(Vec<Box<dyn StateSnapshot>>),
-    /// Session records, then what the machine writes.
-    Own(BTreeMap<SessionId, SessionRecord>, SnapshotWrite),
+    /// The engine's records, then what the machine writes.
+    Own(OwnRecords, SnapshotWrite),
 }
 
 impl SnapshotSource {
@@ -51,8 +48,8 @@ impl SnapshotSource {
                 }
                 writer.finish()
             }
-            Content::Own(sessions, write) => {
-                let mut writer = ChunkWriter::own(sink, &sessions)?;
+            Content::Own(own, write) => {
+                let mut writer = ChunkWriter::own(sink, &own)?;
                 write(&mut writer)?;
                 writer.finish()
             }

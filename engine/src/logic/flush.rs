@@ -66,6 +66,7 @@ impl<R> Worker<R> {
             return;
         }
         self.flush.token = token;
+        self.on_removals_durable(token.upto().seq);
         while let Some((ticket, _)) = self.flush.appends.front() {
             if ticket.seq > token.upto().seq {
                 break;

@@ -8,7 +8,7 @@ use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest,
 use crate::logic::beats::{request_id, worker_of_request};
 use crate::logic::output::ReplyTo;
 use crate::logic::worker::Worker;
-use crate::logic::{LaneKind, Outcome};
+use crate::logic::{AdminRequest, LaneKind, Outcome};
 
 /// How many unanswered requests one worker may have at one peer; beyond, callers get `Busy`.
 const MAX_FORWARDS: usize = 1 << 16;
@@ -18,6 +18,9 @@ pub(super) const RETRY: Duration = Duration::from_millis(20);
 
 /// When a store may be asked again whose leader's disk is full, in milliseconds.
 const NO_SPACE_RETRY_MS: u32 = 200;
+
+/// What a leader of an older version answers.
+const UNKNOWN_REQUEST: &str = "the leader's store does not know this kind of change: run the same version everywhere";
 
 /// A request that another store has.
 pub(super) struct PendingForward<R> {
@@ -35,6 +38,8 @@ pub(super) enum ForwardKind<R> {
     Read(Vec<R>),
     /// A transfer.
     Transfer(R),
+    /// A change of the region: an unanswered one may have taken effect.
+    Admin(R),
 }
 
 impl<R> Worker<R> {
@@ -67,7 +72,9 @@ impl<R> Worker<R> {
 
     fn refuse(&mut self, kind: ForwardKind<R>, outcome: &Outcome) {
         match kind {
-            ForwardKind::Propose(reply) | ForwardKind::Transfer(reply) => self.reply(reply, outcome.clone()),
+            ForwardKind::Propose(reply) | ForwardKind::Transfer(reply) | ForwardKind::Admin(reply) => {
+                self.reply(reply, outcome.clone());
+            }
             ForwardKind::Read(replies) => {
                 for reply in replies {
                     self.reply(reply, outcome.clone());
@@ -95,6 +102,13 @@ impl<R> Worker<R> {
             }
             ForwardRequest::ReadIndex => self.read_here(slot, to),
             ForwardRequest::Transfer { to: target } => self.transfer_here(now, slot, target, to),
+            ForwardRequest::Admin { request } => {
+                let epoch = Some(forward.epoch).filter(|epoch| *epoch != RegionEpoch::default());
+                match AdminRequest::decode(&request) {
+                    Some(request) => self.admin_here(now, slot, epoch, &request, to),
+                    None => self.answer(to, Outcome::Refused { reason: UNKNOWN_REQUEST.to_owned() }),
+                }
+            }
         }
     }
 
@@ -122,7 +136,7 @@ impl<R> Worker<R> {
     pub(super) fn abandon_forwards(&mut self, orphans: Vec<PendingForward<R>>) {
         for orphan in orphans {
             let outcome = match orphan.kind {
-                ForwardKind::Propose(_) | ForwardKind::Transfer(_) => Outcome::Uncertain,
+                ForwardKind::Propose(_) | ForwardKind::Transfer(_) | ForwardKind::Admin(_) => Outcome::Uncertain,
                 ForwardKind::Read(_) => Outcome::NotLeader { hint: None },
             };
             self.refuse(orphan.kind, &outcome);
@@ -152,6 +166,7 @@ fn outcome_of(outcome: ForwardOutcome) -> Outcome {
         ForwardOutcome::Applied { reply, index } => Outcome::Applied { reply, index },
         ForwardOutcome::ReadAt { index } => Outcome::ReadAt { index },
         ForwardOutcome::Done => Outcome::Done,
+        ForwardOutcome::Changed { regions } => Outcome::Changed { regions },
         ForwardOutcome::NotLeader { hint } => Outcome::NotLeader { hint },
         ForwardOutcome::EpochMismatch { current } => Outcome::EpochMismatch { current },
         ForwardOutcome::UnknownRegion => Outcome::NotLeader { hint: None },
@@ -171,6 +186,7 @@ pub fn wire_outcome(outcome: Outcome) -> ForwardOutcome {
         Outcome::Applied { reply, index } => ForwardOutcome::Applied { reply, index },
         Outcome::ReadAt { index } => ForwardOutcome::ReadAt { index },
         Outcome::Done => ForwardOutcome::Done,
+        Outcome::Changed { regions } => ForwardOutcome::Changed { regions },
         Outcome::NotLeader { hint } => ForwardOutcome::NotLeader { hint },
         Outcome::EpochMismatch { current } => ForwardOutcome::EpochMismatch { current },
         Outcome::UnknownRegion => ForwardOutcome::UnknownRegion,

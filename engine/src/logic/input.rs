@@ -1,14 +1,18 @@
 //! What can happen to a worker.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    Entry, Fetch, HardState, Incarnation, LogIndex, LogSummary, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term,
-    Time,
+    Entry, Fetch, HardState, Incarnation, LogIndex, LogSummary, RegionDescriptor, RegionEpoch, RegionId, ReplicaId,
+    StoreId, Term, Time,
 };
 use multiraft_storage::FlushToken;
 use multiraft_transport::{PeerMessage, SessionSeq, SnapshotHeader};
+
+use crate::apply::Tombstone;
+use crate::region::admin::AdminRequest;
 
 /// One input of a worker's turn. `R` is the caller's handle for the answer; the worker only moves it.
 #[derive(Debug)]
@@ -49,6 +53,39 @@ pub enum Input<R> {
         deadline: Time,
         /// Who gets the answer.
         reply: R,
+    },
+    /// A caller wants a region changed.
+    Admin {
+        /// The region.
+        region: RegionId,
+        /// The epoch that the caller had in mind; `None`: whatever it is.
+        epoch: Option<RegionEpoch>,
+        /// What is wanted.
+        request: AdminRequest,
+        /// When the caller stops waiting.
+        deadline: Time,
+        /// Who gets the answer.
+        reply: R,
+    },
+    /// A region of this worker was made by a split; its first state is durable.
+    Adopt(Adopt),
+    /// Whether a replica without state may come to be.
+    Created {
+        /// The region.
+        region: RegionId,
+        /// The replica.
+        replica: ReplicaId,
+        /// Whether it may.
+        allowed: bool,
+    },
+    /// A replica's state is durably gone.
+    Destroyed {
+        /// The region.
+        region: RegionId,
+        /// The newest that was known of it.
+        known: Arc<RegionDescriptor>,
+        /// What it leaves; `None`: there was no space to write that, it is to be tried again.
+        tombstone: Option<Tombstone>,
     },
     /// Messages of a peer, for regions of this worker.
     Messages {
@@ -169,6 +206,51 @@ pub struct Applied {
     pub cost: usize,
     /// For every membership entry among them: its index, and the descriptor that it led to (`None`: it was refused).
     pub memberships: Vec<(LogIndex, Option<Arc<RegionDescriptor>>)>,
+    /// The last of them split the region.
+    pub split: Option<SplitDone>,
+}
+
+/// A split that was applied, durably.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitDone {
+    /// What the region is now.
+    pub parent: Arc<RegionDescriptor>,
+    /// Its children in key order, and whether the split gave this store's replica its state.
+    pub children: Vec<(Arc<RegionDescriptor>, bool)>,
+}
+
+/// A child of a split, on its way to the worker that drives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adopt {
+    /// The child.
+    pub descriptor: Arc<RegionDescriptor>,
+    /// Its replica here stands beside the parent's leader: it is to campaign at once.
+    pub campaign: bool,
+}
+
+/// What a start found of replicas that have no state here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Residue {
+    /// Hard states of replicas without state.
+    pub orphans: BTreeMap<RegionId, HardState>,
+    /// Replicas that are gone.
+    pub tombstones: BTreeMap<RegionId, Tombstone>,
+    /// Regions whose records in the log are left over from a replica that is gone.
+    pub leftovers: Vec<RegionId>,
+}
+
+impl Residue {
+    /// The part of it that concerns these regions.
+    #[must_use]
+    pub fn part(&self, is_in: impl Fn(RegionId) -> bool) -> Self {
+        let orphans = self.orphans.iter().filter(|(region, _)| is_in(**region));
+        let tombstones = self.tombstones.iter().filter(|(region, _)| is_in(**region));
+        Self {
+            orphans: orphans.map(|(region, hard_state)| (*region, *hard_state)).collect(),
+            tombstones: tombstones.map(|(region, tombstone)| (*region, tombstone.clone())).collect(),
+            leftovers: self.leftovers.iter().copied().filter(|region| is_in(*region)).collect(),
+        }
+    }
 }
 
 /// How the installation of a snapshot ended.

@@ -1,6 +1,8 @@
 //! Raft messages in and out: from region and replica to store and lane, and back.
 
-use multiraft_raft::{Body, Event, Message, RegionId, ReplicaId, StoreId, Term, Time};
+use std::sync::Arc;
+
+use multiraft_raft::{Body, Event, LogIndex, Message, RegionDescriptor, RegionId, ReplicaId, StoreId, Term, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::{Beat, BeatReply, PeerMessage, RaftMessage};
 
@@ -14,7 +16,7 @@ impl<R> Worker<R> {
         self.peers.entry(from).heard = now;
         for message in messages {
             match message {
-                PeerMessage::Raft(raft) => self.handle_raft(now, from, raft.region, raft.message),
+                PeerMessage::Raft(raft) => self.handle_raft(now, from, raft.region, raft.message, raft.descriptor),
                 PeerMessage::Beats(beats) => {
                     for beat in beats.beats {
                         self.handle_beat(now, from, beat);
@@ -28,13 +30,14 @@ impl<R> Worker<R> {
                 PeerMessage::Forward(forward) => self.handle_forward(now, from, forward),
                 PeerMessage::ForwardReply(reply) => self.handle_forward_reply(from, reply),
                 PeerMessage::Snapshot(snapshot) => self.handle_snapshot(now, from, snapshot),
+                PeerMessage::Region(about) => self.handle_region_message(from, about),
             }
         }
     }
 
     /// A heartbeat. Most change nothing: they are answered here, without a step of the group.
     fn handle_beat(&mut self, now: Time, from: StoreId, beat: Beat) {
-        let Some(region) = self.slot_of(beat.region).and_then(|key| self.regions.get_mut(key)) else {
+        let Some(region) = self.any_slot(beat.region).and_then(|key| self.regions.get_mut(key)) else {
             return;
         };
         let is_own = beat.to == region.group.id() && region.store_of(beat.from) == Some(from) && !region.touched;
@@ -43,12 +46,12 @@ impl<R> Worker<R> {
             return self.peers.entry(from).push_beat_reply(BeatReply { region, from: own, to: leader, term, round });
         }
         let body = Body::Heartbeat { commit: beat.commit, round: beat.round };
-        self.handle_raft(now, from, beat.region, beat_message(beat.from, beat.to, beat.term, body));
+        self.handle_raft(now, from, beat.region, beat_message(beat.from, beat.to, beat.term, body), None);
     }
 
     /// An answer to a heartbeat, likewise.
     fn handle_beat_reply(&mut self, now: Time, from: StoreId, reply: BeatReply) {
-        let Some(region) = self.slot_of(reply.region).and_then(|key| self.regions.get_mut(key)) else {
+        let Some(region) = self.any_slot(reply.region).and_then(|key| self.regions.get_mut(key)) else {
             return;
         };
         let is_own = reply.to == region.group.id() && region.store_of(reply.from) == Some(from) && !region.touched;
@@ -56,15 +59,28 @@ impl<R> Worker<R> {
             return;
         }
         let body = Body::HeartbeatReply { round: reply.round };
-        self.handle_raft(now, from, reply.region, beat_message(reply.from, reply.to, reply.term, body));
+        self.handle_raft(now, from, reply.region, beat_message(reply.from, reply.to, reply.term, body), None);
     }
 
     /// A message for a group. Dropped unless it is for the replica that lives here and comes from the store that the
     /// sending replica lives on: ids are never reused, so what fails this is late or lost its way.
-    fn handle_raft(&mut self, now: Time, from: StoreId, region: RegionId, message: Message) {
-        let Some(key) = self.slot_of(region) else {
-            return;
+    pub(super) fn handle_raft(
+        &mut self,
+        now: Time,
+        from: StoreId,
+        region: RegionId,
+        message: Message,
+        descriptor: Option<Arc<RegionDescriptor>>,
+    ) {
+        let Some(key) = self.any_slot(region) else {
+            return self.on_stranger(from, region, message, descriptor);
         };
+        if message.to > self.region(key).group.id() {
+            if self.region(key).initialised {
+                return self.on_successor(region, descriptor);
+            }
+            return self.on_stranger(from, region, message, descriptor);
+        }
         // What this store gives away it does not take back.
         let gives_away = self.upkeep.gives_away();
         let here = self.region_mut(key);
@@ -91,8 +107,12 @@ impl<R> Worker<R> {
             opens_round = round > region.round_told;
             region.round_seen = region.round_seen.max(round);
         }
+        // Who may not know the region is told what it is: a replica is created only on the strength of that (C1).
         let descriptor = match message.body {
-            Body::PreVote { .. } | Body::Vote { .. } if message.term <= Term(1) => Some(region.descriptor().clone()),
+            Body::PreVote { .. } | Body::Vote { .. } => Some(region.descriptor().clone()),
+            Body::Append { .. } if region.group.match_index(message.to) == Some(LogIndex::ZERO) => {
+                Some(region.descriptor().clone())
+            }
             _ => None,
         };
         let peer = self.peers.entry(to);
@@ -181,7 +201,10 @@ impl<R> Worker<R> {
             Event::RoleChanged { role: multiraft_raft::RoleKind::Leader, .. } => {
                 self.counters.elections_won += 1;
                 let settled = self.now.plus(SETTLE);
-                self.region_mut(key).settled = settled;
+                let region = self.region_mut(key);
+                region.settled = settled;
+                // Whatever it inherited may be a change of the region.
+                region.admin_barrier = region.group.last_index();
             }
             Event::LeaderChanged { leader, term } => {
                 let region = self.region(key);

@@ -14,10 +14,12 @@
 //! ordered map. The shell (`crate::shell`) drives it on threads, sockets and files; the simulator drives the very same code
 //! on virtual ones. The interface is public for such drivers and carries no promise of stability.
 
+mod admin;
 mod beats;
 mod flush;
 mod forward;
 mod input;
+mod lifecycle;
 mod messages;
 mod output;
 mod peers;
@@ -28,9 +30,10 @@ mod snapshot;
 mod upkeep;
 mod worker;
 
+pub use crate::region::admin::{AdminCommand, AdminRequest, Child, SplitFault};
 pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of};
 pub use forward::wire_outcome;
-pub use input::{Applied, DiskUse, Input, RegionHandle, RegionStart, SnapshotInstalled};
+pub use input::{Adopt, Applied, DiskUse, Input, RegionHandle, RegionStart, Residue, SnapshotInstalled, SplitDone};
 pub use output::{
     ApplyTask, Counters, FetchTask, LaneKind, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask, TurnOutput,
 };

@@ -8,7 +8,8 @@ use multiraft_raft::{Entry, Fetch, LogIndex, LogTicket, RegionDescriptor, Region
 use multiraft_storage::GroupRecord;
 use multiraft_transport::{PeerMessage, SnapshotHeader};
 
-use crate::logic::{BeatShare, RegionHandle};
+use crate::apply::Cause;
+use crate::logic::{Adopt, BeatShare, RegionHandle};
 
 /// Everything that one turn wants done. The driver carries it out and empties it.
 #[derive(Debug, PartialEq)]
@@ -29,6 +30,8 @@ pub struct TurnOutput<R> {
     pub fetches: Vec<FetchTask>,
     /// What to do about snapshots.
     pub snapshots: Vec<SnapshotTask>,
+    /// Children of splits, each for the worker that drives it.
+    pub adopts: Vec<Adopt>,
     /// What happened, for those who watch.
     pub notices: Vec<Notice>,
 }
@@ -44,6 +47,7 @@ impl<R> Default for TurnOutput<R> {
             replies: Vec::new(),
             fetches: Vec::new(),
             snapshots: Vec::new(),
+            adopts: Vec::new(),
             notices: Vec::new(),
         }
     }
@@ -91,6 +95,31 @@ pub enum ApplyTask<R> {
         from: StoreId,
         /// What it is.
         header: SnapshotHeader,
+    },
+    /// From now on entries of this region come; its state is already written, or there is none yet (index zero).
+    Register {
+        /// The region, as far as it is known.
+        descriptor: Arc<RegionDescriptor>,
+        /// The last index applied.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+    },
+    /// A message asks for a replica without state: may it come to be? Answered by `Input::Created`.
+    Create {
+        /// The region.
+        region: RegionId,
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// Remove a replica's state, durably, and leave a tombstone. Answered by `Input::Destroyed`.
+    Destroy {
+        /// The region.
+        region: RegionId,
+        /// The newest that is known of it.
+        known: Arc<RegionDescriptor>,
+        /// Why.
+        cause: Cause,
     },
 }
 
@@ -169,6 +198,11 @@ pub enum Outcome {
     },
     /// Done, with nothing to tell.
     Done,
+    /// The region was changed as asked for.
+    Changed {
+        /// What has come of it, in key order.
+        regions: Vec<Arc<RegionDescriptor>>,
+    },
     /// No leader was found. No effect.
     NotLeader {
         /// Who may lead.
@@ -224,6 +258,15 @@ pub enum Notice {
     },
     /// A region's descriptor has changed.
     Descriptor(Arc<RegionDescriptor>),
+    /// A region was split: what it is now, then its children, in key order.
+    Split(Vec<Arc<RegionDescriptor>>),
+    /// This store's replica of a region is gone; the region is known to have come this far.
+    Removed {
+        /// The region.
+        region: RegionId,
+        /// The newest that is known of it.
+        known: Arc<RegionDescriptor>,
+    },
 }
 
 /// What a worker has counted since it was made.
@@ -245,6 +288,12 @@ pub struct Counters {
     pub beats: u64,
     /// Requests refused with `Busy`.
     pub busy: u64,
+    /// Replicas made here because of a message.
+    pub replicas_created: u64,
+    /// Replicas of this store that were removed.
+    pub replicas_removed: u64,
+    /// Splits applied here.
+    pub splits: u64,
     /// Snapshots installed.
     pub snapshots_installed: u64,
     /// Snapshots asked to be sent.

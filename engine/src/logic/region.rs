@@ -23,6 +23,12 @@ pub(super) struct Region<R> {
     pub(super) group: Group<FlushToken>,
     /// Where it is in its worker.
     pub(super) key: SlotKey,
+    /// It has a state: by bootstrap, a snapshot or a split. Without one it only votes.
+    pub(super) initialised: bool,
+    /// No change of the region is proposed before this is applied: it may be one.
+    pub(super) admin_barrier: LogIndex,
+    /// When it last had a leader, or asked what had become of its region.
+    pub(super) lonely_since: Time,
     /// Listed for the end of this turn.
     pub(super) touched: bool,
     /// Links that changed after this have not been told to the group.
@@ -120,16 +126,19 @@ impl<R> Region<R> {
     pub(super) fn new(
         start: &RegionStart,
         own: ReplicaId,
+        initialised: bool,
         key: SlotKey,
         options: Arc<Options>,
         seed: u64,
         now: Time,
     ) -> Self {
+        // Who belongs to the group is part of its state: a replica without one votes when asked and never campaigns.
+        let replicas = if initialised { &start.descriptor.replicas[..] } else { &[] };
         let restored = Restored {
             hard_state: start.hard_state,
             log: start.log.clone(),
             applied: start.applied,
-            membership: Membership::from_replicas(&start.descriptor.replicas),
+            membership: Membership::from_replicas(replicas),
         };
         Self {
             id: start.descriptor.id,
@@ -137,6 +146,9 @@ impl<R> Region<R> {
             descriptor: Arc::clone(&start.descriptor),
             group: Group::new(options, own, restored, seed, now),
             key,
+            initialised,
+            admin_barrier: LogIndex::ZERO,
+            lonely_since: now,
             touched: false,
             link_mark: 0,
             durable: start.applied,

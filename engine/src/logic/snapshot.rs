@@ -114,7 +114,7 @@ impl<R> Worker<R> {
 
     /// A step of the conversation from the other side.
     pub(super) fn handle_snapshot(&mut self, now: Time, from: StoreId, message: SnapshotMessage) {
-        let Some(key) = self.slot_of(message.region) else {
+        let Some(key) = self.any_slot(message.region) else {
             return;
         };
         if self.region(key).group.id() != message.to {
@@ -307,6 +307,7 @@ impl<R> Worker<R> {
             // False: the log reached the index by itself meanwhile. The applier has skipped ahead, and that is all.
             let restored = region.group.restore(now, header.index, header.index_term, membership);
             if restored {
+                region.initialised = true;
                 region.set_descriptor(header.descriptor.clone());
                 self.notices.push(Notice::Descriptor(header.descriptor.clone()));
             }

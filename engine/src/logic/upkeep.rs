@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use multiraft_raft::{LogIndex, RegionId, Term, Time};
+use multiraft_raft::{LogIndex, RegionId, Time};
 use multiraft_router::SlotKey;
 
+use crate::apply::FIRST_INDEX;
 use crate::logic::worker::Worker;
 use crate::logic::{DiskUse, TurnOutput};
 
@@ -75,6 +76,7 @@ impl<R> Worker<R> {
         let expired: Vec<_> = self.peers.iter_mut().flat_map(|peer| peer.forwards.take_expired(now)).collect();
         self.abandon_forwards(expired);
         self.abandon_silent(now);
+        self.remove_doomed();
         self.place_leaders(now);
     }
 
@@ -97,6 +99,7 @@ impl<R> Worker<R> {
             self.upkeep.cursor = if self.upkeep.cursor + 1 >= slots { 0 } else { self.upkeep.cursor + 1 };
             let Some((key, _)) = self.regions.occupant(self.upkeep.cursor) else { continue };
             self.expire_waiting(now, key);
+            self.ask_if_lonely(now, key);
             moved += usize::from(self.place_leader(now, key));
         }
     }
@@ -104,11 +107,14 @@ impl<R> Worker<R> {
     /// Starts an election or a transfer, if that puts the leader where it belongs; returns whether it did.
     fn place_leader(&mut self, now: Time, key: SlotKey) -> bool {
         let region = self.region(key);
+        if !region.initialised {
+            return false;
+        }
         if region.group.is_leader() {
             return self.move_leader(now, key);
         }
         // A region that never had a leader need not wait for a random timeout to get its first one.
-        let first = region.group.term() == Term::ZERO
+        let first = region.group.last_index() <= FIRST_INDEX
             && region.group.leader().is_none()
             && region.preferred().is_some_and(|replica| replica.store == self.config.store);
         if !first || self.upkeep.gives_away() || !self.sees_quorum(key) {

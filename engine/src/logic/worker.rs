@@ -16,6 +16,7 @@ use multiraft_storage::{FlushToken, GroupRecord, LogChange};
 use rustc_hash::FxHashMap;
 
 use crate::logic::flush::FlushQueue;
+use crate::logic::lifecycle::Lifecycle;
 use crate::logic::peers::Peers;
 use crate::logic::region::Region;
 use crate::logic::snapshot::Transfers;
@@ -73,6 +74,7 @@ pub struct Worker<R> {
     pub(super) flush: FlushQueue,
     pub(super) transfers: Transfers,
     pub(super) upkeep: Upkeep,
+    pub(super) lives: Lifecycle<R>,
     pub(super) counters: Counters,
     /// What was handed out to be applied and not reported back, in bytes.
     pub(super) apply_backlog: usize,
@@ -114,6 +116,7 @@ impl<R> Worker<R> {
             flush: FlushQueue::new(durable),
             transfers: Transfers::new(config.incarnation),
             upkeep: Upkeep::new(now),
+            lives: Lifecycle::default(),
             counters: Counters::default(),
             apply_backlog: 0,
             next_read: 0,
@@ -135,7 +138,7 @@ impl<R> Worker<R> {
         worker
     }
 
-    fn add_region(&mut self, now: Time, start: &RegionStart) {
+    pub(super) fn add_region(&mut self, now: Time, start: &RegionStart) {
         let id = start.descriptor.id;
         let Some(own) = start.descriptor.replica_on(self.config.store).copied() else {
             return;
@@ -162,15 +165,20 @@ impl<R> Worker<R> {
                 hard_state: raised.then_some(start.hard_state),
             });
         }
-        let seed = mix(self.config.seed, id.get());
+        self.insert_region(now, &start, own.id, true);
+    }
+
+    /// A replica that has a state, or (not `initialised`) has none yet.
+    pub(super) fn insert_region(&mut self, now: Time, start: &RegionStart, own: ReplicaId, initialised: bool) {
+        let seed = mix(self.config.seed, start.descriptor.id.get());
         let options = Arc::clone(&self.config.raft);
-        let key = self.regions.insert_with(|key| Region::new(&start, own.id, key, options, seed, now));
-        self.slots.insert(id, key);
+        let key = self.regions.insert_with(|key| Region::new(start, own, initialised, key, options, seed, now));
+        self.slots.insert(start.descriptor.id, key);
         self.touch(key);
     }
 
     /// Takes a region out of service; who waits for it learns that the outcome is unknown.
-    fn remove_region(&mut self, region: RegionId) {
+    pub(super) fn remove_region(&mut self, region: RegionId) {
         let Some(key) = self.slots.remove(&region) else { return };
         self.deadlines.disarm(key);
         let Some(mut removed) = self.regions.remove(key) else { return };
@@ -228,6 +236,15 @@ impl<R> Worker<R> {
                 }
                 self.handle_transfer(now, region, to, reply);
             }
+            Input::Admin { region, epoch, request, deadline, reply } => {
+                if now >= deadline {
+                    return self.reply(reply, Outcome::NotLeader { hint: None });
+                }
+                self.handle_admin(now, region, epoch, &request, reply);
+            }
+            Input::Adopt(adopt) => self.on_adopt(now, adopt),
+            Input::Created { region, replica, allowed } => self.on_created(now, region, replica, allowed),
+            Input::Destroyed { region, known, tombstone } => self.on_destroyed(region, known, tombstone),
             Input::Messages { from, messages } => self.handle_messages(now, from, messages),
             Input::Link { peer, up } => {
                 self.peers.entry(peer).heard = now;
@@ -278,7 +295,13 @@ impl<R> Worker<R> {
     fn on_applied(&mut self, now: Time, applied: Vec<Applied>) {
         for done in applied {
             self.apply_backlog = self.apply_backlog.saturating_sub(done.cost);
-            let Some(key) = self.live(done.handle) else { continue };
+            let live = self.live(done.handle);
+            let splits = done.split.is_some();
+            if let Some(split) = done.split {
+                // Also if the parent is gone by now: its children are there.
+                self.on_split(live, split);
+            }
+            let Some(key) = live else { continue };
             let changes_members = !done.memberships.is_empty();
             for (index, descriptor) in done.memberships {
                 self.on_membership(now, key, index, descriptor);
@@ -286,7 +309,7 @@ impl<R> Worker<R> {
             let group = &mut self.region_mut(key).group;
             group.on_applied(now, done.index);
             // Else there is nothing that the group would want done about it.
-            let matters = changes_members || group.has_undelivered() || group.membership().is_joint();
+            let matters = changes_members || splits || group.has_undelivered() || group.membership().is_joint();
             self.release_confirmed(key);
             if matters {
                 self.touch(key);
@@ -324,8 +347,10 @@ impl<R> Worker<R> {
             return region.group.on_membership_noop(index);
         };
         let membership = Membership::from_replicas(&descriptor.replicas);
+        let before = Arc::clone(region.descriptor());
         region.set_descriptor(Arc::clone(&descriptor));
         region.group.on_membership_applied(now, index, membership);
+        self.on_members(key, &before, &descriptor);
         self.notices.push(Notice::Descriptor(descriptor));
     }
 
@@ -334,6 +359,7 @@ impl<R> Worker<R> {
         let ticket = self.flush.next_ticket();
         out.ticket = ticket;
         out.log.append(&mut self.early_records);
+        self.drain_lives(&mut out.apply, &mut out.adopts);
         let mut written = Vec::new();
         let mut scratch = std::mem::take(&mut self.scratch);
         // Answering may touch further regions; they are taken in the same turn.
@@ -449,7 +475,13 @@ impl<R> Worker<R> {
         }
     }
 
+    /// The replica of a region that can serve: one that has a state.
     pub(super) fn slot_of(&self, region: RegionId) -> Option<SlotKey> {
+        self.any_slot(region).filter(|key| self.region(*key).initialised)
+    }
+
+    /// The replica of a region, also one without a state.
+    pub(super) fn any_slot(&self, region: RegionId) -> Option<SlotKey> {
         self.slots.get(&region).copied()
     }
 
@@ -475,7 +507,7 @@ impl<R> Worker<R> {
 
     /// The regions of this worker, in slot order, as the driver may show them.
     pub fn statuses(&self) -> impl Iterator<Item = crate::status::RegionStatus> + '_ {
-        self.regions.iter().map(|(_, region)| region.status())
+        self.regions.iter().filter(|(_, region)| region.initialised).map(|(_, region)| region.status())
     }
 
     /// The state of one region.

@@ -1,10 +1,10 @@
 //! The envelope of a command in the log.
 //!
 //! ```text
-//! version (1) | flags (1): bit 0 session
+//! version (1) | flags (1): bit 0 session, bit 1 admin
 //! conf_version varint | version varint           the epoch that the command was proposed under
 //! [ session u128 | opened varint | sequence varint | acknowledged varint ]
-//! the embedder's command, to the end
+//! the embedder's command, or with bit 1 one of the engine's own, to the end
 //! ```
 //!
 //! Which kind of command checks and bumps which half of the epoch is a frozen table, see [`EpochRule`]: the replicas must
@@ -17,6 +17,7 @@ use multiraft_transport::{SessionId, SessionSeq};
 /// The format of the envelope.
 const VERSION: u8 = 1;
 const FLAG_SESSION: u8 = 1;
+const FLAG_ADMIN: u8 = 2;
 
 /// What a kind of command does with the region's epoch. The table is part of the replicated protocol: entries are never
 /// changed, only added, with a new format version.
@@ -40,6 +41,10 @@ impl EpochRule {
     pub(crate) const MEMBERSHIP: Self =
         Self { checks_version: true, checks_conf_version: true, bumps_version: false, bumps_conf_version: true };
 
+    /// A split.
+    pub(crate) const SPLIT: Self =
+        Self { checks_version: true, checks_conf_version: true, bumps_version: true, bumps_conf_version: false };
+
     /// Whether a command proposed under `proposed` may take effect in a region that is at `current`.
     pub(crate) fn admits(self, proposed: RegionEpoch, current: RegionEpoch) -> bool {
         (!self.checks_version || proposed.version == current.version)
@@ -54,6 +59,8 @@ pub(crate) struct Command {
     pub(crate) epoch: RegionEpoch,
     /// The session it belongs to.
     pub(crate) session: Option<SessionSeq>,
+    /// It changes the region itself: `data` is the engine's.
+    pub(crate) admin: bool,
     /// What the state machine gets.
     pub(crate) data: Bytes,
 }
@@ -76,11 +83,27 @@ impl Command {
         out.freeze()
     }
 
+    /// The log form of a command that changes the region itself.
+    pub(crate) fn encode_admin(epoch: RegionEpoch, data: &[u8]) -> Bytes {
+        let mut out = BytesMut::with_capacity(data.len() + 8);
+        out.put_u8(VERSION);
+        out.put_u8(FLAG_ADMIN);
+        put_varint(&mut out, epoch.conf_version);
+        put_varint(&mut out, epoch.version);
+        out.put_slice(data);
+        out.freeze()
+    }
+
+    /// Whether an entry's data is a command that changes the region itself.
+    pub(crate) fn is_admin(entry: &[u8]) -> bool {
+        entry.get(1).is_some_and(|flags| flags & FLAG_ADMIN != 0)
+    }
+
     /// Reads the log form. `None`: not of this format; a newer program wrote it or memory is damaged.
     pub(crate) fn decode(entry: &Bytes) -> Option<Self> {
         let mut at = 0;
         let (version, flags) = (*entry.first()?, *entry.get(1)?);
-        if version != VERSION || flags & !FLAG_SESSION != 0 {
+        if version != VERSION || ![0, FLAG_SESSION, FLAG_ADMIN].contains(&flags) {
             return None;
         }
         at += 2;
@@ -97,8 +120,16 @@ impl Command {
         } else {
             None
         };
-        Some(Self { epoch, session, data: entry.slice(at..) })
+        Some(Self { epoch, session, admin: flags & FLAG_ADMIN != 0, data: entry.slice(at..) })
     }
+}
+
+/// The context of a membership change: the epoch that it was proposed under.
+pub(crate) fn encode_epoch(epoch: RegionEpoch) -> Bytes {
+    let mut out = BytesMut::new();
+    put_varint(&mut out, epoch.conf_version);
+    put_varint(&mut out, epoch.version);
+    out.freeze()
 }
 
 /// Reads the epoch that a membership change was proposed under; it is the whole context of the entry.
@@ -150,7 +181,7 @@ mod tests {
         for session in [None, Some(session)] {
             let entry = Command::encode(epoch, session, b"payload");
             let back = Command::decode(&entry).expect("just encoded");
-            assert_eq!(back, Command { epoch, session, data: Bytes::from_static(b"payload") });
+            assert_eq!(back, Command { epoch, session, admin: false, data: Bytes::from_static(b"payload") });
         }
     }
 
@@ -163,7 +194,7 @@ mod tests {
             assert_eq!(Command::decode(&entry.slice(..len)), None, "cut at {len}");
         }
         assert_eq!(Command::decode(&Bytes::from_static(&[9, 0, 1, 1])), None);
-        assert_eq!(Command::decode(&Bytes::from_static(&[1, 2, 1, 1])), None);
+        assert_eq!(Command::decode(&Bytes::from_static(&[1, 4, 1, 1])), None);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! 01 | region (u64, big endian)                    applied index and term
 //! 02 | region (u64, big endian)                    region descriptor
 //! 03 | region (u64, big endian) | session (u128)   session record
+//! 04 | region (u64, big endian)                    tombstone of a replica that is gone
+//! 05 | region (u64, big endian) | name             record of the region itself
 //! 10 | key                                         the embedder's data
 //! ```
 
@@ -15,6 +17,8 @@ use multiraft_transport::SessionId;
 const APPLIED: u8 = 0x01;
 const DESCRIPTOR: u8 = 0x02;
 const SESSION: u8 = 0x03;
+const TOMBSTONE: u8 = 0x04;
+const RECORD: u8 = 0x05;
 const DATA: u8 = 0x10;
 
 fn region_key(tag: u8, region: RegionId) -> Bytes {
@@ -48,9 +52,38 @@ pub(crate) fn session(region: RegionId, session: SessionId) -> Bytes {
     key.freeze()
 }
 
+/// Which session a record's key is of.
+pub(crate) fn session_of(key: &[u8]) -> Option<SessionId> {
+    key.get(9..).and_then(|id| id.try_into().ok()).map(|id| SessionId(u128::from_be_bytes(id)))
+}
+
 /// All session records of a region.
 pub(crate) fn sessions(region: RegionId) -> (Bytes, Bytes) {
     (region_key(SESSION, region), region_key(SESSION, region.next()))
+}
+
+/// The key of one of a region's own records.
+pub(crate) fn record(region: RegionId, name: &[u8]) -> Bytes {
+    let mut key = BytesMut::with_capacity(9 + name.len());
+    key.put_u8(RECORD);
+    key.put_u64(region.get());
+    key.put_slice(name);
+    key.freeze()
+}
+
+/// All records of a region itself.
+pub(crate) fn records(region: RegionId) -> (Bytes, Bytes) {
+    (region_key(RECORD, region), region_key(RECORD, region.next()))
+}
+
+/// The key of a tombstone.
+pub(crate) fn tombstone(region: RegionId) -> Bytes {
+    region_key(TOMBSTONE, region)
+}
+
+/// All tombstones, in order of region id.
+pub(crate) fn all_tombstones() -> (Bytes, Bytes) {
+    (Bytes::from_static(&[TOMBSTONE]), Bytes::from_static(&[TOMBSTONE + 1]))
 }
 
 /// The stored form of an embedder's key.

@@ -138,16 +138,13 @@ impl ApplyThread {
         let _ = self.worker.send_reserved(Work::Input(Input::DiskFull { disk: DiskUse::State, full }));
     }
 
-    fn deliver(&self, batch: AppliedBatch<Completion>) {
-        for (reply, outcome) in batch.replies {
+    fn deliver(&self, mut batch: AppliedBatch<Completion>) {
+        for (reply, outcome) in batch.replies.drain(..) {
             reply.complete(outcome);
         }
-        self.send_replies(batch.peer_replies);
-        if !batch.applied.is_empty() {
-            let _ = self.worker.send_reserved(Work::Input(Input::Applied(batch.applied)));
-        }
-        for done in batch.installed {
-            let _ = self.worker.send_reserved(Work::Input(Input::SnapshotInstalled(done)));
+        self.send_replies(std::mem::take(&mut batch.peer_replies));
+        for input in batch.take_inputs() {
+            let _ = self.worker.send_reserved(Work::Input(input));
         }
     }
 

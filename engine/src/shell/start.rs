@@ -20,6 +20,7 @@ use crate::directory::Directory;
 use crate::error::StartError;
 use crate::events::EventSender;
 use crate::logic::{BeatMerger, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
+use crate::regions::Ids;
 use crate::shell::apply::{ApplyThread, ApplyWork};
 use crate::shell::checkpoint::Checkpoints;
 use crate::shell::handler::LinkHandler;
@@ -69,6 +70,8 @@ pub(crate) struct Running {
     pub(crate) transport: Arc<Transport>,
     pub(crate) beats: Arc<Mutex<BeatMerger>>,
     pub(crate) damaged: Arc<Mutex<Vec<(RegionId, String)>>>,
+    /// Ids that the root region has given to this store.
+    pub(crate) ids: Ids,
     /// From the call to the answer, of proposals that were carried out.
     pub(crate) propose_seconds: metrics::Histogram,
     threads: Mutex<Option<Threads>>,
@@ -102,18 +105,20 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
     let mut file = StoreFile::claim(&dir, plan.cluster, plan.store)?;
     let files = SnapshotFiles::open(&dir.join("snapshots"))?;
-    let backend = (plan.backend)(&dir)?;
+    let backend = (plan.backend)(&dir)?.of_store(plan.store, &files);
     let found = load(&backend, &files, &mut file, &dir, plan.bootstrap.as_ref())?;
     for damage in &recovered.damage {
         tracing::error!(?damage, "the log is damaged");
     }
-    let mut assembled = assemble(found.regions, &recovered);
+    let tombstones = backend.tombstones()?;
+    let mut assembled = assemble(found.regions, tombstones, &recovered);
     assembled.damaged.extend(found.damaged);
     assembled.damaged.sort();
     assembled.damaged.dedup_by_key(|(region, _)| *region);
     for (region, reason) in &assembled.damaged {
         tracing::error!(%region, reason, "this replica is kept out of service");
     }
+    backend.begin(&assembled.starts, &assembled.residue.tombstones);
     let parts = Parts {
         cluster: plan.cluster,
         store: plan.store,
@@ -261,6 +266,7 @@ impl Parts {
                 out: TurnOutput::default(),
                 unsubmitted: None,
                 unapplied: None,
+                workers: mailboxes.clone(),
                 full: Vec::new(),
                 meters: Meters::new(),
             })
@@ -288,6 +294,7 @@ impl Parts {
             transport,
             beats,
             damaged,
+            ids: Ids::default(),
             propose_seconds: metrics::histogram!("propose_to_answer_seconds"),
             threads: Mutex::new(Some(threads)),
         })
@@ -341,7 +348,8 @@ impl Parts {
             seed: (self.store.get() << 40) ^ (self.incarnation.get() << 8) ^ index as u64,
         };
         let lane = u32::try_from(index).expect("invariant: at most 256 workers");
-        Worker::new(config, recovered.token(lane), &starts, now)
+        let residue = self.assembled.residue.part(|region| worker_of(region, workers) == index);
+        Worker::new(config, recovered.token(lane), &starts, now).with_residue(residue)
     }
 
     fn start_appliers(

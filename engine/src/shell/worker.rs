@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
 use multiraft_raft::{StoreId, Time};
-use multiraft_router::Driver;
+use multiraft_router::{Driver, Mailbox};
 use multiraft_storage::{LogBatch, SharedLog, SubmitError};
 use multiraft_transport::{Lane, PeerMessage, Permit, Transport};
 use tokio::sync::oneshot;
 
 use crate::directory::Directory;
 use crate::events::{Event, EventSender};
-use crate::logic::{BeatMerger, Counters, FetchTask, Input, Notice, TurnOutput, Worker};
+use crate::logic::{BeatMerger, Counters, FetchTask, Input, Notice, TurnOutput, Worker, worker_of};
 use crate::shell::Completion;
 use crate::shell::apply::ApplyWork;
 use crate::shell::fault::Fault;
@@ -65,6 +65,8 @@ pub(super) struct WorkerShell {
     pub(super) unsubmitted: Option<LogBatch>,
     /// A batch that the applier had no room for.
     pub(super) unapplied: Option<ApplyWork>,
+    /// The mailboxes of all workers, for children of splits.
+    pub(super) workers: Vec<Mailbox<Work>>,
     pub(super) full: Vec<StoreId>,
     pub(super) meters: Meters,
 }
@@ -204,6 +206,10 @@ impl WorkerShell {
                 self.inputs.push(Input::Fetched { handle, fetch, entries: None });
             }
         }
+        for adopt in self.out.adopts.drain(..) {
+            let worker = worker_of(adopt.descriptor.id, self.workers.len());
+            let _ = self.workers[worker].send_reserved(Work::Input(Input::Adopt(adopt)));
+        }
         for (reply, outcome) in self.out.replies.drain(..) {
             reply.complete(outcome);
         }
@@ -262,6 +268,14 @@ fn tell(directory: &Directory, events: &EventSender, notice: Notice) {
         Notice::Descriptor(descriptor) => {
             directory.update(&descriptor);
             Event::RegionChanged { descriptor }
+        }
+        Notice::Split(parts) => {
+            parts.iter().for_each(|part| directory.update(part));
+            Event::RegionSplit { parts }
+        }
+        Notice::Removed { region, known } => {
+            directory.update(&known);
+            Event::ReplicaRemoved { region }
         }
     };
     events.send(event);

@@ -53,6 +53,8 @@ pub struct Cluster {
     ca: String,
     identities: Vec<(String, String)>,
     pub boundaries: Vec<Bytes>,
+    /// How many of the stores the first regions are on; the others start empty.
+    pub bootstrapped: u64,
     pub kind: StateKind,
     pub config: Config,
 }
@@ -85,6 +87,7 @@ impl Cluster {
             ca,
             identities: (1..=stores).map(identity).collect(),
             boundaries: (1..regions).map(|n| Bytes::from(format!("key{:03}", n * 1000 / regions))).collect(),
+            bootstrapped: stores,
             kind: StateKind::Memory,
             config,
         }
@@ -110,8 +113,11 @@ impl Cluster {
             .listen(self.addresses[store as usize - 1])
             .tls(self.tls(store))
             .state(self.kind.clone())
-            .config(self.config.clone())
-            .bootstrap(Bootstrap { boundaries: self.boundaries.clone(), stores: self.stores() });
+            .config(self.config.clone());
+        if store <= self.bootstrapped {
+            let stores = (1..=self.bootstrapped).map(StoreId).collect();
+            builder = builder.bootstrap(Bootstrap { boundaries: self.boundaries.clone(), stores });
+        }
         for (peer, address) in self.stores().into_iter().zip(&self.addresses) {
             builder = builder.peer(peer, *address);
         }

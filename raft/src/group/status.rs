@@ -5,7 +5,7 @@ use super::core::{Candidacy, RoleState};
 use super::leader::Leader;
 use crate::output::RoleKind;
 use crate::progress::{Flow, Progress};
-use crate::{FlushProof, LogIndex, LogSummary, Membership, ReplicaId, Term, Time};
+use crate::{FlushProof, HardState, LogIndex, LogSummary, Membership, ReplicaId, Term, Time};
 
 /// A group at one moment, for people and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +102,12 @@ impl<P: FlushProof> Group<P> {
     #[must_use]
     pub fn applied_index(&self) -> LogIndex {
         self.core.applying.applied
+    }
+
+    /// Term, vote and commit index, durable or not.
+    #[must_use]
+    pub fn hard_state(&self) -> HardState {
+        self.core.hard
     }
 
     /// The last entry in the log.

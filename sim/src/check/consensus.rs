@@ -11,6 +11,9 @@ use super::shadow::Shadows;
 use super::{Verdict, Violation};
 use crate::random::{digest_of, fold};
 
+/// The first entry of a log: what comes before it is a region's first state.
+const FIRST: usize = 2;
+
 /// An entry that was applied somewhere.
 #[derive(Clone, Copy, Debug)]
 struct Committed {
@@ -26,7 +29,7 @@ pub struct Consensus {
     leaders: BTreeMap<(RegionId, Term), StoreId>,
     /// Every entry that was ever handed to a log: its digest and the term of the entry before it.
     entries: BTreeMap<(RegionId, LogIndex, Term), (u64, Option<Term>)>,
-    /// From index one on.
+    /// From index [`FIRST`] on.
     committed: BTreeMap<RegionId, Vec<Committed>>,
     /// What each replica must be handed next, to be applied; or, once, what follows an installed snapshot.
     next: BTreeMap<(StoreId, RegionId), (LogIndex, Option<LogIndex>)>,
@@ -55,7 +58,7 @@ impl Consensus {
     pub fn on_elected(&self, region: RegionId, term: Term, store: StoreId, logs: &Shadows) -> Verdict {
         let Some(committed) = self.committed.get(&region) else { return Ok(()) };
         let log = logs.latest(store, region).cloned().unwrap_or_default();
-        for (entry, index) in committed.iter().zip(1..).map(|(entry, index)| (entry, LogIndex(index))) {
+        for (entry, index) in committed.iter().zip(FIRST as u64..).map(|(entry, index)| (entry, LogIndex(index))) {
             let is_held = index <= log.truncated || log.term(index) == Some(entry.term);
             if entry.by_term < term && !is_held {
                 let detail = format!(
@@ -112,7 +115,7 @@ impl Consensus {
     /// # Errors
     /// They leave a gap, come twice, or differ from what another replica applied there.
     pub fn on_handed_out(&mut self, store: StoreId, region: RegionId, term: Term, entries: &[Entry]) -> Verdict {
-        let (next, jump) = self.next.entry((store, region)).or_insert((LogIndex(1), None));
+        let (next, jump) = self.next.entry((store, region)).or_insert((LogIndex(FIRST as u64), None));
         let committed = self.committed.entry(region).or_default();
         for entry in entries {
             if *jump == Some(entry.index) {
@@ -125,7 +128,7 @@ impl Consensus {
             }
             *next = next.next();
             let found = Committed { term: entry.term, digest: digest(entry), by_term: term };
-            let at = entry.index.get() as usize - 1;
+            let at = entry.index.get() as usize - FIRST;
             let known = committed.len();
             match committed.get_mut(at) {
                 Some(known) if known.term == found.term && known.digest == found.digest => {
@@ -153,7 +156,7 @@ impl Consensus {
 
     /// `store` has durably replaced `region`'s state by a snapshot at `index`.
     pub fn on_installed(&mut self, store: StoreId, region: RegionId, index: LogIndex) {
-        self.next.entry((store, region)).or_insert((LogIndex(1), None)).1 = Some(index.next());
+        self.next.entry((store, region)).or_insert((LogIndex(FIRST as u64), None)).1 = Some(index.next());
         self.on_state_durable(store, region, index);
     }
 
@@ -181,7 +184,7 @@ impl Consensus {
     /// # Errors
     /// No quorum of `stores` holds it durably, so some crashes could undo it.
     pub fn on_acknowledged(&self, region: RegionId, index: LogIndex, stores: &[StoreId], logs: &Shadows) -> Verdict {
-        let at = (index.get() as usize).wrapping_sub(1);
+        let at = (index.get() as usize).wrapping_sub(FIRST);
         let Some(entry) = self.committed.get(&region).and_then(|committed| committed.get(at)) else {
             let detail = format!("region {region}: entry {index} was acknowledged before any replica applied it");
             return Err(Violation::new("what is acknowledged is applied", detail));
@@ -205,7 +208,7 @@ impl Consensus {
     /// How many entries of `region` are known to be committed.
     #[must_use]
     pub fn committed(&self, region: RegionId) -> LogIndex {
-        LogIndex(self.committed.get(&region).map_or(0, |committed| committed.len() as u64))
+        LogIndex(self.committed.get(&region).map_or(0, |committed| (committed.len() + FIRST - 1) as u64))
     }
 }
 

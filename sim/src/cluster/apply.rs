@@ -78,7 +78,7 @@ impl Cluster {
         }
     }
 
-    fn on_applied(&mut self, store: usize, worker: usize, batch: AppliedBatch<Waiter>) {
+    fn on_applied(&mut self, store: usize, worker: usize, mut batch: AppliedBatch<Waiter>) {
         let id = id_of(store);
         for done in &batch.installed {
             if done.installed {
@@ -91,11 +91,8 @@ impl Cluster {
         if self.dies_at(store, Point::AfterApply) {
             return;
         }
-        if !batch.applied.is_empty() {
-            self.input(store, worker, Input::Applied(batch.applied));
-        }
-        for done in batch.installed {
-            self.input(store, worker, Input::SnapshotInstalled(done));
+        for input in batch.take_inputs() {
+            self.input(store, worker, input);
         }
         for (to, reply) in batch.peer_replies {
             self.send(store, to, LaneKind::Control, worker, vec![PeerMessage::ForwardReply(reply)]);

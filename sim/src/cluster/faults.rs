@@ -35,9 +35,11 @@ pub(super) enum Point {
     AfterCheckpoint,
     /// A snapshot has arrived whole, and is not installed.
     SnapshotReceived,
+    /// A split is durable, and a child has not gone to its worker.
+    Adopting,
 }
 
-const POINTS: [Point; 10] = [
+const POINTS: [Point; 11] = [
     Point::LogSubmitted,
     Point::Sending,
     Point::Answering,
@@ -48,6 +50,7 @@ const POINTS: [Point; 10] = [
     Point::BeforeCheckpoint,
     Point::AfterCheckpoint,
     Point::SnapshotReceived,
+    Point::Adopting,
 ];
 
 /// What puts a fault right again.

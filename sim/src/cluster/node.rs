@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use multiraft::apply::{AppliedBatch, AppliedRegion, Applier, Backend};
-use multiraft::assembly::{assemble, bootstrap_regions};
-use multiraft::logic::{ApplyTask, BeatMerger, Input, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
+use multiraft::assembly::{Assembled, assemble, bootstrap_regions};
+use multiraft::logic::{ApplyTask, BeatMerger, Input, TurnOutput, Worker, WorkerConfig, worker_of};
 use multiraft::snapshots::{Received, SnapshotFiles};
-use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId};
+use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId};
 use multiraft_storage::disk::CrashStyle;
 use multiraft_storage::log::LogError;
 use multiraft_storage::state::{MemStore, SimStore};
@@ -115,8 +115,13 @@ impl Node {
     }
 
     /// The regions that the state holds after a start, made first if the store is new.
-    fn open_state(&mut self, plan: &Plan, files: &SnapshotFiles) -> Result<(Backend, Vec<AppliedRegion>), String> {
-        let backend = self.backend(plan.form);
+    fn open_state(
+        &mut self,
+        id: StoreId,
+        plan: &Plan,
+        files: &SnapshotFiles,
+    ) -> Result<(Backend, Vec<AppliedRegion>), String> {
+        let backend = self.backend(plan.form).of_store(id, files);
         let regions = first_regions(plan);
         if !self.bootstrapped {
             if backend.is_durable() {
@@ -186,7 +191,7 @@ impl Cluster {
         self.shadows.on_recovered(id, &recovered.groups).map_err(Some)?;
         let files = SnapshotFiles::open_on(Arc::new(node.files_disk.clone()))
             .map_err(|error| broken("snapshot files", error.to_string()))?;
-        let (backend, applied) = match node.open_state(&self.plan, &files) {
+        let (backend, applied) = match node.open_state(id, &self.plan, &files) {
             Ok(opened) => opened,
             Err(_) if !node.bootstrapped => return Err(None),
             Err(error) => return Err(broken("state", error)),
@@ -194,14 +199,16 @@ impl Cluster {
         for region in &applied {
             self.consensus.on_state_found(id, region.descriptor.id, region.index).map_err(Some)?;
         }
-        let assembled = assemble(applied, &recovered);
+        let tombstones = backend.tombstones().map_err(|error| broken("tombstones", error.to_string()))?;
+        let assembled = assemble(applied, tombstones, &recovered);
         if let Some((region, reason)) = assembled.damaged.first() {
             return Err(broken("region", format!("{region} cannot start: {reason}")));
         }
         let Ok(received) = Received::new(&files, !backend.is_durable()) else {
             return Err(None);
         };
-        let workers = self.make_workers(store, &recovered, &backend, &assembled.starts);
+        backend.begin(&assembled.starts, &assembled.residue.tombstones);
+        let workers = self.make_workers(store, &recovered, &backend, &assembled);
         Ok(Process {
             workers,
             merger: BeatMerger::new(self.plan.workers[store], self.nodes[store].incarnation),
@@ -225,14 +232,14 @@ impl Cluster {
         store: usize,
         recovered: &Recovered,
         backend: &Backend,
-        starts: &[RegionStart],
+        assembled: &Assembled,
     ) -> Vec<WorkerHost> {
         let count = self.plan.workers[store];
         let now = self.nodes[store].clock.read(self.schedule.now());
         let mut hosts = Vec::new();
         for worker in 0..count {
             let own: Vec<_> =
-                starts.iter().filter(|start| worker_of(start.descriptor.id, count) == worker).cloned().collect();
+                assembled.starts.iter().filter(|start| worker_of(start.descriptor.id, count) == worker).cloned().collect();
             for start in &own {
                 self.consensus.on_start(id_of(store), start.descriptor.id, start.applied);
             }
@@ -244,7 +251,8 @@ impl Cluster {
                 installed: start.installed,
             });
             hosts.push(WorkerHost {
-                worker: Worker::new(config, recovered.token(worker as u32), &own, now),
+                worker: Worker::new(config, recovered.token(worker as u32), &own, now)
+                    .with_residue(assembled.residue.part(|region| worker_of(region, count) == worker)),
                 inputs: Vec::new(),
                 out: TurnOutput::default(),
                 wake_at: Moment::NEVER,

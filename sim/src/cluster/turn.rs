@@ -1,7 +1,7 @@
 //! A worker's turn: its outputs are carried out one after the other, and the store may die between any two of them.
 
 use multiraft::apply::ReceivedSnapshots;
-use multiraft::logic::{ApplyTask, Input, LaneKind, SnapshotTask, TurnOutput};
+use multiraft::logic::{ApplyTask, Input, LaneKind, SnapshotTask, TurnOutput, worker_of};
 use multiraft_storage::LogBatch;
 
 use super::faults::Point;
@@ -93,6 +93,11 @@ impl Cluster {
                 }
                 task @ SnapshotTask::Send { .. } => self.send_snapshot(store, life, task),
             }
+        }
+        for adopt in out.adopts.drain(..) {
+            self.die_at(store, Point::Adopting)?;
+            let worker = worker_of(adopt.descriptor.id, self.plan.workers[store]);
+            self.input(store, worker, Input::Adopt(adopt));
         }
         out.notices.clear();
         Ok(())

@@ -19,6 +19,7 @@ const PROPOSE_IN_SESSION: u8 = 1;
 const PROPOSE_IN_SAME_SESSION: u8 = 2;
 const READ_INDEX: u8 = 3;
 const TRANSFER: u8 = 4;
+const ADMIN: u8 = 5;
 
 const APPLIED: u8 = 0;
 const READ_AT: u8 = 1;
@@ -31,6 +32,10 @@ const BUSY: u8 = 7;
 const SESSION_EXPIRED: u8 = 8;
 const UNCERTAIN: u8 = 9;
 const REFUSED: u8 = 10;
+const CHANGED: u8 = 11;
+
+/// A descriptor takes at least its format, id, bounds, epoch and count.
+const DESCRIPTOR_MIN: usize = 7;
 
 impl Context {
     pub(super) fn put_forward(&mut self, out: &mut Vec<u8>, forward: &Forward) {
@@ -65,6 +70,10 @@ impl Context {
                 out.push(TRANSFER);
                 put_varint(out, to.0);
             }
+            ForwardRequest::Admin { request } => {
+                out.push(ADMIN);
+                put_bytes(out, request);
+            }
         }
     }
 
@@ -88,6 +97,7 @@ impl Context {
             }
             READ_INDEX => ForwardRequest::ReadIndex,
             TRANSFER => ForwardRequest::Transfer { to: StoreId(reader.varint()?) },
+            ADMIN => ForwardRequest::Admin { request: reader.payload("an admin request")? },
             value => return reader.fail(WireFault::Unknown { what: "request", value }),
         };
         Ok(Forward { id: self.forward, region: RegionId(self.region), epoch, timeout_ms, request })
@@ -128,6 +138,13 @@ impl Context {
                 out.push(REFUSED);
                 put_bytes(out, reason.as_bytes());
             }
+            ForwardOutcome::Changed { regions } => {
+                out.push(CHANGED);
+                put_varint(out, regions.len() as u64);
+                for region in regions {
+                    encode_descriptor(region, out);
+                }
+            }
         }
     }
 
@@ -147,6 +164,11 @@ impl Context {
             BUSY => ForwardOutcome::Busy { retry_after_ms: reader.varint_u32()? },
             SESSION_EXPIRED => ForwardOutcome::SessionExpired,
             UNCERTAIN => ForwardOutcome::Uncertain,
+            CHANGED => {
+                let count = reader.count("regions", DESCRIPTOR_MIN)?;
+                let regions = (0..count).map(|_| read_descriptor(reader).map(Arc::new));
+                ForwardOutcome::Changed { regions: regions.collect::<Result<_, _>>()? }
+            }
             REFUSED => {
                 let reason = reader.payload("a reason")?;
                 match std::str::from_utf8(&reason) {

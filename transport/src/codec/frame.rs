@@ -41,6 +41,7 @@ pub(super) mod kind {
     pub(crate) const FORWARD: u8 = 18;
     pub(crate) const FORWARD_REPLY: u8 = 19;
     pub(crate) const SNAPSHOT: u8 = 20;
+    pub(crate) const REGION: u8 = 21;
 }
 
 /// What later messages of a frame are written as differences to.
@@ -156,6 +157,7 @@ impl FrameBuilder {
             PeerMessage::Forward(forward) => context.put_forward(out, forward),
             PeerMessage::ForwardReply(reply) => context.put_forward_reply(out, reply),
             PeerMessage::Snapshot(snapshot) => context.put_snapshot(out, snapshot),
+            PeerMessage::Region(region) => context.put_region(out, region),
         }
     }
 
@@ -228,6 +230,7 @@ fn read_message(reader: &mut Reader<'_>, context: &mut Context) -> Result<PeerMe
         kind::FORWARD => context.read_forward(reader).map(PeerMessage::Forward),
         kind::FORWARD_REPLY => context.read_forward_reply(reader).map(PeerMessage::ForwardReply),
         kind::SNAPSHOT => context.read_snapshot(reader).map(PeerMessage::Snapshot),
+        kind::REGION => context.read_region(reader).map(PeerMessage::Region),
         value => Err(WireError { offset, fault: WireFault::Unknown { what: "kind of message", value } }),
     }
 }

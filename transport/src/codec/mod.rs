@@ -17,6 +17,7 @@ mod fuzz;
 mod limits;
 mod raft;
 mod reader;
+mod region;
 mod size;
 mod snapshot;
 mod varint;

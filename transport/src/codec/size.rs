@@ -5,7 +5,7 @@ use std::mem::size_of;
 use multiraft_raft::{Body, Entry, RegionDescriptor, Replica};
 
 use super::varint::VARINT_MAX;
-use crate::{Beat, BeatReply, ForwardOutcome, ForwardRequest, PeerMessage, SnapshotStep};
+use crate::{Beat, BeatReply, ForwardOutcome, ForwardRequest, PeerMessage, RegionStep, SnapshotStep};
 
 /// Tag, address and the numbers of any message, each at its longest.
 const FIXED_MAX: usize = 1 + 12 * VARINT_MAX + 16;
@@ -74,6 +74,10 @@ fn descriptor(message: &PeerMessage) -> Option<&RegionDescriptor> {
             SnapshotStep::Offer { descriptor, .. } => Some(descriptor),
             _ => None,
         },
+        PeerMessage::Region(region) => match &region.step {
+            RegionStep::Tell { descriptor, .. } => Some(descriptor),
+            RegionStep::Ask { .. } => None,
+        },
         _ => None,
     }
 }
@@ -82,11 +86,16 @@ fn payload(message: &PeerMessage) -> usize {
     match message {
         PeerMessage::Forward(forward) => match &forward.request {
             ForwardRequest::Propose { command, .. } => command.len(),
+            ForwardRequest::Admin { request } => request.len(),
             _ => 0,
         },
         PeerMessage::ForwardReply(reply) => match &reply.outcome {
             ForwardOutcome::Applied { reply, .. } => reply.len(),
             ForwardOutcome::Refused { reason } => reason.len(),
+            ForwardOutcome::Changed { regions } => {
+                let size = |region: &RegionDescriptor| descriptor_size_max(region).max(descriptor_footprint(region));
+                regions.iter().map(|region| size(region)).sum()
+            }
             _ => 0,
         },
         _ => 0,

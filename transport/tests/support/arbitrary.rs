@@ -9,7 +9,7 @@ use multiraft_raft::{
 };
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage,
-    RaftMessage, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage, SnapshotStep,
+    RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage, SnapshotStep,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -153,6 +153,7 @@ fn forward() -> BoxedStrategy<Forward> {
             .prop_map(|(session, command)| ForwardRequest::Propose { session, command }),
         1 => Just(ForwardRequest::ReadIndex),
         1 => number().prop_map(|to| ForwardRequest::Transfer { to: StoreId(to) }),
+        1 => bytes(100).prop_map(|request| ForwardRequest::Admin { request }),
     ];
     (number(), number(), epoch(), any::<u32>(), request)
         .prop_map(|(id, region, epoch, timeout_ms, request)| Forward {
@@ -177,6 +178,8 @@ fn forward_reply() -> BoxedStrategy<ForwardReply> {
         Just(ForwardOutcome::SessionExpired),
         Just(ForwardOutcome::Uncertain),
         any::<String>().prop_map(|reason| ForwardOutcome::Refused { reason }),
+        prop::collection::vec(descriptor().prop_map(Arc::new), 0..4)
+            .prop_map(|regions| ForwardOutcome::Changed { regions }),
     ];
     (number(), outcome).prop_map(|(id, outcome)| ForwardReply { id, outcome }).boxed()
 }
@@ -203,6 +206,15 @@ fn snapshot() -> BoxedStrategy<SnapshotMessage> {
         .boxed()
 }
 
+fn region() -> BoxedStrategy<RegionMessage> {
+    let step = prop_oneof![
+        (number(), epoch()).prop_map(|(replica, epoch)| RegionStep::Ask { replica: ReplicaId(replica), epoch }),
+        (descriptor(), any::<bool>())
+            .prop_map(|(descriptor, merged)| RegionStep::Tell { descriptor: Arc::new(descriptor), merged }),
+    ];
+    (number(), step).prop_map(|(region, step)| RegionMessage { region: RegionId(region), step }).boxed()
+}
+
 pub(crate) fn message() -> BoxedStrategy<PeerMessage> {
     prop_oneof![
         8 => raft().prop_map(PeerMessage::Raft),
@@ -211,6 +223,7 @@ pub(crate) fn message() -> BoxedStrategy<PeerMessage> {
         2 => forward().prop_map(PeerMessage::Forward),
         2 => forward_reply().prop_map(PeerMessage::ForwardReply),
         1 => snapshot().prop_map(PeerMessage::Snapshot),
+        1 => region().prop_map(PeerMessage::Region),
     ]
     .boxed()
 }

@@ -1,0 +1,344 @@
+//! What a store's appliers share about all its replicas: who owns which keys here, and who was here once.
+//!
+//! The one arbiter of the steps that move a range: split, install, destroy. Such a step takes the lock, decides, writes one
+//! atomic batch, and gives the lock back; ordinary commands never take it. The rules are those of `docs/regions.md`.
+//!
+//! Invariant (F4): ranges of initialised replicas never overlap.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use multiraft_raft::{RegionDescriptor, RegionId, ReplicaId, StoreId};
+use multiraft_transport::{decode_descriptor, encode_descriptor};
+
+use crate::region::command::{get_varint, put_varint};
+
+const FORMAT: u8 = 1;
+
+/// Why a replica is gone for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cause {
+    /// It was removed from its region.
+    Removed = 0,
+    /// Its region was absorbed by a neighbour.
+    Merged = 1,
+}
+
+/// What is left of a replica that is gone for good. Durable before its log and hard state go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The highest id that a replica of the region had here.
+    pub replica: ReplicaId,
+    /// The region when it was last heard of.
+    pub descriptor: Arc<RegionDescriptor>,
+    /// Why.
+    pub cause: Cause,
+    /// Its log and hard state are gone too, durably: records that the log holds are a later replica's.
+    pub cleaned: bool,
+}
+
+impl Tombstone {
+    /// Whether a replica of this id may not come to be here.
+    #[must_use]
+    pub fn forbids(&self, replica: ReplicaId) -> bool {
+        replica <= self.replica || self.cause == Cause::Merged
+    }
+
+    /// The stored form: `format (1) | cause (1) | cleaned (1) | varint replica | descriptor`.
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(FORMAT);
+        out.put_u8(self.cause as u8);
+        out.put_u8(u8::from(self.cleaned));
+        put_varint(&mut out, self.replica.get());
+        let mut descriptor = Vec::new();
+        encode_descriptor(&self.descriptor, &mut descriptor);
+        out.put_slice(&descriptor);
+        out.freeze()
+    }
+
+    pub(crate) fn decode(stored: &Bytes) -> Option<Self> {
+        let cause = match (*stored.first()?, *stored.get(1)?) {
+            (FORMAT, 0) => Cause::Removed,
+            (FORMAT, 1) => Cause::Merged,
+            _ => return None,
+        };
+        let cleaned = match *stored.get(2)? {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
+        let mut at = 3;
+        let replica = ReplicaId(get_varint(stored, &mut at)?);
+        let descriptor = Arc::new(decode_descriptor(&stored.slice(at..)).ok()?);
+        Some(Self { replica, descriptor, cause, cleaned })
+    }
+}
+
+/// A replica that is here.
+#[derive(Clone, Debug)]
+struct Resident {
+    replica: ReplicaId,
+    /// The region as applied; `None` while the replica has no state.
+    state: Option<Arc<RegionDescriptor>>,
+    /// A write that gives it its state is not carried out yet: nothing may be decided about its range.
+    pending: bool,
+}
+
+/// What is shared.
+#[derive(Debug, Default)]
+pub(crate) struct Catalogue {
+    entries: Mutex<Entries>,
+}
+
+/// Under the lock.
+#[derive(Debug, Default)]
+pub(crate) struct Entries {
+    store: StoreId,
+    residents: BTreeMap<RegionId, Resident>,
+    tombstones: BTreeMap<RegionId, Tombstone>,
+}
+
+/// Whether a snapshot may be installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Clearance {
+    /// Yes, if these go in the same write: the snapshot's region has absorbed them.
+    Clear(Vec<Arc<RegionDescriptor>>),
+    /// Not yet: a parent has not split here, a region has not heard of its end, or a write is under way.
+    Wait,
+    /// Never: it is of the past.
+    Stale,
+}
+
+impl Catalogue {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Entries> {
+        // The entries are changed only after what they stand for was decided whole.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    /// Begins with what was found at the start of a store.
+    pub(crate) fn begin(
+        &mut self,
+        store: StoreId,
+        regions: impl Iterator<Item = Arc<RegionDescriptor>>,
+        tombstones: impl Iterator<Item = (RegionId, Tombstone)>,
+    ) {
+        self.store = store;
+        self.tombstones = tombstones.collect();
+        self.residents.clear();
+        for descriptor in regions {
+            self.set_state(descriptor);
+        }
+    }
+
+    /// The id of the replica that `descriptor` has on this store.
+    pub(crate) fn own(&self, descriptor: &RegionDescriptor) -> Option<ReplicaId> {
+        descriptor.replica_on(self.store).map(|replica| replica.id)
+    }
+
+    /// A message asks for a replica without state (C1). Says whether it may come to be.
+    pub(crate) fn create(&mut self, region: RegionId, replica: ReplicaId) -> bool {
+        if self.tombstones.get(&region).is_some_and(|tombstone| tombstone.forbids(replica)) {
+            return false;
+        }
+        let resident = self.residents.entry(region).or_insert(Resident { replica, state: None, pending: false });
+        if resident.state.is_some() || resident.replica > replica {
+            return false;
+        }
+        resident.replica = replica;
+        true
+    }
+
+    /// Whether a split applied here gives its child a state (C4); if not, the child's own life is ahead of it.
+    pub(crate) fn adopts(&self, child: &RegionDescriptor) -> bool {
+        let Some(replica) = self.own(child) else { return false };
+        if self.tombstones.get(&child.id).is_some_and(|tombstone| tombstone.forbids(replica)) {
+            return false;
+        }
+        self.residents.get(&child.id).is_none_or(|resident| resident.state.is_none() && resident.replica <= replica)
+    }
+
+    /// The region is what `descriptor` says, and has its state.
+    pub(crate) fn set_state(&mut self, descriptor: Arc<RegionDescriptor>) {
+        let Some(replica) = self.own(&descriptor) else {
+            // It has applied its own removal, and stays here until that is carried out.
+            if let Some(resident) = self.residents.get_mut(&descriptor.id) {
+                resident.state = Some(descriptor);
+            }
+            return;
+        };
+        self.residents.insert(descriptor.id, Resident { replica, state: Some(descriptor), pending: false });
+    }
+
+    /// From now until [`Entries::settle`], nothing may be decided about the region's range.
+    pub(crate) fn hold(&mut self, region: RegionId) {
+        if let Some(resident) = self.residents.get_mut(&region) {
+            resident.pending = true;
+        }
+    }
+
+    /// The writes that these regions waited for are carried out.
+    pub(crate) fn settle(&mut self, regions: &[RegionId]) {
+        for region in regions {
+            if let Some(resident) = self.residents.get_mut(region) {
+                resident.pending = false;
+            }
+        }
+    }
+
+    /// Notes that records of the region in the log are a later replica's from now on; the tombstone, if that is news.
+    pub(crate) fn clean(&mut self, region: RegionId) -> Option<Tombstone> {
+        let tombstone = self.tombstones.get_mut(&region).filter(|tombstone| !tombstone.cleaned)?;
+        tombstone.cleaned = true;
+        Some(tombstone.clone())
+    }
+
+    /// Takes [`Entries::clean`] back: it could not be written.
+    pub(crate) fn soil(&mut self, region: RegionId) {
+        if let Some(tombstone) = self.tombstones.get_mut(&region) {
+            tombstone.cleaned = false;
+        }
+        if self.residents.get(&region).is_some_and(|resident| resident.state.is_none()) {
+            self.residents.remove(&region);
+        }
+    }
+
+    /// All tombstones, in order of region.
+    pub(crate) fn tombstones(&self) -> &BTreeMap<RegionId, Tombstone> {
+        &self.tombstones
+    }
+
+    /// Whether a snapshot of `descriptor`, a region that has `absorbed` these others, may be installed (C3).
+    pub(crate) fn clearance(&self, descriptor: &RegionDescriptor, absorbed: &[RegionId]) -> Clearance {
+        if self.own(descriptor).is_none_or(|replica| {
+            self.tombstones.get(&descriptor.id).is_some_and(|tombstone| tombstone.forbids(replica))
+        }) {
+            return Clearance::Stale;
+        }
+        let mut covered = Vec::new();
+        let mut wait = false;
+        if descriptor.id == RegionId::ROOT {
+            return Clearance::Clear(covered);
+        }
+        for (&region, resident) in &self.residents {
+            let Some(state) = resident.state.as_ref().filter(|_| region != RegionId::ROOT) else { continue };
+            if region == descriptor.id {
+                wait |= resident.pending;
+                continue;
+            }
+            if !state.range.overlaps(&descriptor.range) {
+                continue;
+            }
+            if state.epoch.version >= descriptor.epoch.version {
+                return Clearance::Stale;
+            }
+            wait |= resident.pending || !absorbed.contains(&region);
+            covered.push(Arc::clone(state));
+        }
+        if wait { Clearance::Wait } else { Clearance::Clear(covered) }
+    }
+
+    /// What a replica leaves behind when it goes, given what was last heard of its region.
+    pub(crate) fn tombstone_of(&self, region: RegionId, known: &Arc<RegionDescriptor>, cause: Cause) -> Tombstone {
+        let resident = self.residents.get(&region);
+        let earlier = self.tombstones.get(&region);
+        let replica = resident.map(|resident| resident.replica).max(earlier.map(|earlier| earlier.replica));
+        let here = resident.and_then(|resident| resident.state.clone());
+        let newest = [here, earlier.map(|earlier| Arc::clone(&earlier.descriptor))].into_iter().flatten();
+        let descriptor = newest.fold(Arc::clone(known), |known, other| {
+            if known.epoch.is_behind(other.epoch) && !other.epoch.is_behind(known.epoch) { other } else { known }
+        });
+        Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, cleaned: false }
+    }
+
+    /// The replica is gone.
+    pub(crate) fn bury(&mut self, region: RegionId, tombstone: Tombstone) {
+        self.residents.remove(&region);
+        self.tombstones.insert(region, tombstone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use multiraft_raft::{KeyRange, RegionEpoch, Replica, Role};
+
+    use super::*;
+
+    fn region(id: u64, start: &'static str, end: &'static str, version: u64) -> Arc<RegionDescriptor> {
+        let range = KeyRange { start: Bytes::from_static(start.as_bytes()), end: Bytes::from_static(end.as_bytes()) };
+        let replicas = vec![Replica { id: ReplicaId(id * 10 + 1), store: StoreId(1), role: Role::Voter }];
+        Arc::new(RegionDescriptor {
+            id: RegionId(id),
+            range,
+            epoch: RegionEpoch { conf_version: 1, version },
+            replicas,
+        })
+    }
+
+    fn with(regions: &[Arc<RegionDescriptor>]) -> Entries {
+        let mut entries = Entries::default();
+        entries.begin(StoreId(1), regions.iter().cloned(), std::iter::empty());
+        entries
+    }
+
+    #[test]
+    fn a_childs_snapshot_waits_for_the_parents_split() {
+        let entries = with(&[region(2, "a", "z", 1)]);
+        assert_eq!(entries.clearance(&region(3, "m", "z", 2), &[]), Clearance::Wait);
+    }
+
+    #[test]
+    fn a_snapshot_replaces_what_its_region_has_absorbed_and_nothing_else() {
+        let older = region(2, "g", "m", 1);
+        let entries = with(&[older.clone(), region(4, "m", "z", 3)]);
+        let absorbed = [RegionId(2)];
+        assert_eq!(entries.clearance(&region(3, "a", "m", 2), &absorbed), Clearance::Clear(vec![older]));
+        assert_eq!(entries.clearance(&region(3, "a", "m", 2), &[]), Clearance::Wait, "it may live on elsewhere");
+        let newer_stands_there = entries.clearance(&region(3, "a", "z", 2), &absorbed);
+        assert_eq!(newer_stands_there, Clearance::Stale);
+    }
+
+    #[test]
+    fn nothing_is_decided_about_a_range_whose_write_is_under_way() {
+        let mut entries = with(&[region(2, "a", "m", 2), region(3, "m", "z", 2)]);
+        entries.hold(RegionId(3));
+        assert_eq!(entries.clearance(&region(3, "m", "z", 3), &[]), Clearance::Wait);
+        assert_eq!(entries.clearance(&region(4, "m", "z", 9), &[RegionId(3)]), Clearance::Wait);
+        entries.settle(&[RegionId(3)]);
+        assert_eq!(entries.clearance(&region(3, "m", "z", 3), &[]), Clearance::Clear(Vec::new()));
+    }
+
+    #[test]
+    fn a_split_gives_its_child_a_state_once() {
+        let child = region(3, "m", "z", 2);
+        let mut entries = with(&[region(2, "a", "z", 1)]);
+        assert!(entries.adopts(&child));
+        assert!(entries.create(RegionId(3), ReplicaId(31)), "a vote came first");
+        assert!(entries.adopts(&child), "it has no state yet");
+        entries.set_state(child.clone());
+        assert!(!entries.adopts(&child), "it has one");
+        let tombstone = entries.tombstone_of(RegionId(3), &child, Cause::Removed);
+        entries.bury(RegionId(3), tombstone);
+        assert!(!entries.adopts(&child), "it is gone");
+        assert!(!entries.create(RegionId(3), ReplicaId(31)));
+        assert!(entries.create(RegionId(3), ReplicaId(32)), "another replica of the region may come");
+        assert!(!entries.adopts(&child), "one with a higher id is here");
+    }
+
+    #[test]
+    fn tombstones_survive_a_round_trip() {
+        for cause in [Cause::Removed, Cause::Merged] {
+            let descriptor = region(3, "m", "", 2);
+            let tombstone = Tombstone { replica: ReplicaId(300), descriptor, cause, cleaned: cause == Cause::Merged };
+            let stored = tombstone.encode();
+            assert_eq!(Tombstone::decode(&stored), Some(tombstone));
+            for len in 0..stored.len() {
+                assert_eq!(Tombstone::decode(&stored.slice(..len)), None);
+            }
+        }
+    }
+}

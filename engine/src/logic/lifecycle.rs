@@ -1,0 +1,359 @@
+//! Replicas that come and go on one worker. The rules (C1 to C5, G1 to G3) are those of `docs/regions.md`.
+//!
+//! ```text
+//!   message with a descriptor ---> creating ---> without state ---> initialised ---> removing ---> tombstone
+//!                                (applier says   (votes, rejects    (by snapshot     (state gone,
+//!                                  whether)         appends)         or split)        then the log)
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use multiraft_raft::{
+    Body, HardState, LogSummary, Membership, Message, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, StoreId, Time,
+};
+use multiraft_router::SlotKey;
+use multiraft_storage::{GroupRecord, LogChange};
+use multiraft_transport::{PeerMessage, RegionMessage, RegionStep};
+
+use crate::apply::{Cause, FIRST_INDEX, FIRST_TERM, Tombstone};
+use crate::logic::worker::Worker;
+use crate::logic::{Adopt, ApplyTask, LaneKind, Notice, RegionStart, Residue, SplitDone};
+
+/// How many messages for a replica that is being created are kept: a vote request and what may follow it.
+const KEPT_MESSAGES: usize = 4;
+
+/// How many replicas may be being created at once; further messages are dropped, and come again.
+const CREATING_MAX: usize = 4096;
+
+/// A replica that has heard of no leader for so long asks whether its region still knows it.
+const ASK_AFTER: Duration = Duration::from_secs(10);
+
+/// What is on its way in or out.
+pub(super) struct Lifecycle<R> {
+    residue: Residue,
+    creating: BTreeMap<RegionId, Creating>,
+    /// Removed replicas: `None` until the state is gone, then the ticket under which the log's records go.
+    removing: BTreeMap<RegionId, Option<u64>>,
+    /// Replicas that are to be removed at the next round, when their last messages have left.
+    doomed: Vec<(SlotKey, Arc<RegionDescriptor>)>,
+    /// For the applier, before anything else of this turn.
+    tasks: Vec<ApplyTask<R>>,
+    adopts: Vec<Adopt>,
+}
+
+struct Creating {
+    replica: ReplicaId,
+    descriptor: Arc<RegionDescriptor>,
+    messages: Vec<(StoreId, Message)>,
+}
+
+impl<R> Default for Lifecycle<R> {
+    fn default() -> Self {
+        Self {
+            residue: Residue::default(),
+            creating: BTreeMap::new(),
+            removing: BTreeMap::new(),
+            doomed: Vec::new(),
+            tasks: Vec::new(),
+            adopts: Vec::new(),
+        }
+    }
+}
+
+impl<R> Worker<R> {
+    /// Takes over what the start found of replicas without state; before the first turn.
+    #[must_use]
+    pub fn with_residue(mut self, residue: Residue) -> Self {
+        for &region in &residue.leftovers {
+            self.early_records.push(GroupRecord { region, log: LogChange::Remove, hard_state: None });
+            // A later replica may come once that is durable.
+            let ticket = self.flush.next_ticket().seq;
+            self.lives.removing.insert(region, Some(ticket));
+        }
+        self.lives.residue = residue;
+        self
+    }
+
+    /// A message for a region that has no replica here, or one of a lower id without state.
+    pub(super) fn on_stranger(
+        &mut self,
+        from: StoreId,
+        region: RegionId,
+        message: Message,
+        descriptor: Option<Arc<RegionDescriptor>>,
+    ) {
+        let Some(descriptor) = descriptor.filter(|descriptor| descriptor.id == region) else {
+            return;
+        };
+        // What a peer says is checked: it speaks for a replica of its own, to one of this store.
+        let speaks = descriptor.replica(message.from).is_some_and(|replica| replica.store == from);
+        let heard = descriptor.replica(message.to).is_some_and(|replica| replica.store == self.config.store);
+        let creates = matches!(message.body, Body::PreVote { .. } | Body::Vote { .. } | Body::Append { .. });
+        if !speaks || !heard || !creates {
+            return;
+        }
+        if let Some(tombstone) = self.lives.residue.tombstones.get(&region)
+            && tombstone.forbids(message.to)
+        {
+            // Whoever speaks so is behind; it may be gone itself.
+            let merged = tombstone.cause == Cause::Merged;
+            let descriptor = Arc::clone(&tombstone.descriptor);
+            if merged || descriptor.replica(message.from).is_none() {
+                self.say_of_region(from, region, RegionStep::Tell { descriptor, merged });
+            }
+            return;
+        }
+        if self.lives.removing.contains_key(&region) {
+            return;
+        }
+        let replica = message.to;
+        let has_room = self.lives.creating.len() < CREATING_MAX;
+        match self.lives.creating.get_mut(&region) {
+            Some(creating) if creating.replica == replica => {
+                if creating.messages.len() < KEPT_MESSAGES {
+                    creating.messages.push((from, message));
+                }
+            }
+            Some(_) => {}
+            None if has_room => {
+                let creating = Creating { replica, descriptor, messages: vec![(from, message)] };
+                self.lives.creating.insert(region, creating);
+                self.lives.tasks.push(ApplyTask::Create { region, replica });
+            }
+            None => {}
+        }
+    }
+
+    /// The applier has decided whether a replica may come to be (C1).
+    pub(super) fn on_created(&mut self, now: Time, region: RegionId, replica: ReplicaId, allowed: bool) {
+        let Some(creating) = self.lives.creating.remove(&region).filter(|creating| creating.replica == replica) else {
+            return;
+        };
+        let earlier = self.any_slot(region);
+        let is_here = earlier.is_some_and(|key| self.region(key).group.id() >= replica);
+        if allowed && !is_here {
+            let mut hard_state = self.lives.residue.orphans.remove(&region).unwrap_or_default();
+            if let Some(key) = earlier {
+                if self.region(key).initialised {
+                    return;
+                }
+                // What the earlier one promised, the later one keeps: more caution than it owes.
+                hard_state = self.region(key).group.hard_state();
+                self.remove_region(region);
+            }
+            self.add_without_state(now, creating.descriptor, replica, hard_state);
+            self.counters.replicas_created += 1;
+        }
+        for (from, message) in creating.messages {
+            self.handle_raft(now, from, region, message, None);
+        }
+    }
+
+    fn add_without_state(
+        &mut self,
+        now: Time,
+        descriptor: Arc<RegionDescriptor>,
+        replica: ReplicaId,
+        hard_state: HardState,
+    ) {
+        let start = RegionStart {
+            descriptor: Arc::clone(&descriptor),
+            hard_state,
+            log: LogSummary::default(),
+            applied: multiraft_raft::LogIndex::ZERO,
+            applied_term: multiraft_raft::Term::ZERO,
+            installed: false,
+        };
+        self.insert_region(now, &start, replica, false);
+        let task = ApplyTask::Register { descriptor, index: start.applied, term: start.applied_term };
+        self.lives.tasks.push(task);
+    }
+
+    /// A split made this region here (C4): its first state is durable.
+    pub(super) fn on_adopt(&mut self, now: Time, adopt: Adopt) {
+        let Adopt { descriptor, campaign } = adopt;
+        let region = descriptor.id;
+        let Some(own) = descriptor.replica_on(self.config.store).map(|replica| replica.id) else {
+            return;
+        };
+        let key = match self.any_slot(region) {
+            Some(key) if self.region(key).initialised || self.region(key).group.id() != own => return,
+            Some(key) => {
+                // A vote that was given is kept.
+                let membership = Membership::from_replicas(&descriptor.replicas);
+                let here = self.region_mut(key);
+                here.initialised = true;
+                here.set_descriptor(Arc::clone(&descriptor));
+                here.group.restore(now, FIRST_INDEX, FIRST_TERM, membership);
+                here.durable = FIRST_INDEX;
+                key
+            }
+            None => {
+                let start = RegionStart {
+                    descriptor: Arc::clone(&descriptor),
+                    hard_state: self.lives.residue.orphans.remove(&region).unwrap_or_default(),
+                    log: LogSummary::default(),
+                    applied: FIRST_INDEX,
+                    applied_term: FIRST_TERM,
+                    installed: true,
+                };
+                self.add_region(now, &start);
+                let Some(key) = self.any_slot(region) else { return };
+                key
+            }
+        };
+        let task = ApplyTask::Register { descriptor: Arc::clone(&descriptor), index: FIRST_INDEX, term: FIRST_TERM };
+        self.lives.tasks.push(task);
+        self.notices.push(Notice::Descriptor(descriptor));
+        let here = self.region_mut(key);
+        if campaign && here.group.leader().is_none() {
+            here.group.campaign(now);
+        }
+        self.touch(key);
+    }
+
+    /// A split was applied: the children go to their workers, the parent goes on with what is left to it.
+    pub(super) fn on_split(&mut self, key: Option<SlotKey>, split: SplitDone) {
+        self.counters.splits += 1;
+        let leads = key.is_some_and(|key| self.region(key).group.is_leader());
+        if let Some(key) = key {
+            self.region_mut(key).set_descriptor(Arc::clone(&split.parent));
+        }
+        let mut parts = vec![split.parent];
+        for (child, adopted) in split.children {
+            if adopted {
+                self.lives.adopts.push(Adopt { descriptor: Arc::clone(&child), campaign: leads });
+            }
+            parts.push(child);
+        }
+        self.notices.push(Notice::Split(parts));
+    }
+
+    /// The configuration of a replica was applied: whoever it leaves out is told, and goes if it is this one (G1).
+    pub(super) fn on_members(&mut self, key: SlotKey, before: &RegionDescriptor, after: &Arc<RegionDescriptor>) {
+        let region = self.region(key);
+        let (id, own, leads) = (region.id(), region.group.id(), region.group.is_leader());
+        if leads {
+            let gone = before.replicas.iter().filter(|replica| after.replica(replica.id).is_none());
+            let stores: Vec<StoreId> = gone.map(|replica| replica.store).collect();
+            let own_store = self.config.store;
+            for store in stores.into_iter().filter(|store| *store != own_store) {
+                let step = RegionStep::Tell { descriptor: Arc::clone(after), merged: false };
+                self.say_of_region(store, id, step);
+            }
+        }
+        if after.replica(own).is_none() {
+            self.lives.doomed.push((key, Arc::clone(after)));
+        }
+    }
+
+    /// What another store says of a region.
+    pub(super) fn handle_region_message(&mut self, from: StoreId, message: RegionMessage) {
+        let RegionMessage { region, step } = message;
+        match step {
+            RegionStep::Ask { replica, epoch } => self.handle_ask(from, region, replica, epoch),
+            RegionStep::Tell { descriptor, merged } => {
+                // That a region was absorbed is no reason to go: its keys are still to be taken over, see the rules.
+                if descriptor.id == region && !merged {
+                    self.handle_tell(region, descriptor);
+                }
+            }
+        }
+    }
+
+    fn handle_ask(&mut self, from: StoreId, region: RegionId, replica: ReplicaId, epoch: RegionEpoch) {
+        let known = self.slot_of(region).map(|key| (Arc::clone(self.region(key).descriptor()), false));
+        let known = known.or_else(|| {
+            let tombstone = self.lives.residue.tombstones.get(&region)?;
+            Some((Arc::clone(&tombstone.descriptor), tombstone.cause == Cause::Merged))
+        });
+        let Some((descriptor, merged)) = known else { return };
+        let is_gone = descriptor.epoch.conf_version > epoch.conf_version && descriptor.replica(replica).is_none();
+        if merged || is_gone {
+            self.say_of_region(from, region, RegionStep::Tell { descriptor, merged });
+        }
+    }
+
+    fn handle_tell(&mut self, region: RegionId, descriptor: Arc<RegionDescriptor>) {
+        let Some(key) = self.any_slot(region) else { return };
+        let here = self.region(key);
+        let newer = descriptor.epoch.conf_version > here.descriptor().epoch.conf_version;
+        if newer && descriptor.replica(here.group.id()).is_none() {
+            self.lives.doomed.push((key, descriptor));
+        }
+    }
+
+    fn say_of_region(&mut self, to: StoreId, region: RegionId, step: RegionStep) {
+        self.peers.entry(to).push(LaneKind::Control, PeerMessage::Region(RegionMessage { region, step }));
+    }
+
+    /// A message of a later replica's leader reached an earlier one: that one was removed meanwhile.
+    pub(super) fn on_successor(&mut self, region: RegionId, descriptor: Option<Arc<RegionDescriptor>>) {
+        if let Some(descriptor) = descriptor.filter(|descriptor| descriptor.id == region) {
+            self.handle_tell(region, descriptor);
+        }
+    }
+
+    /// Removes the replicas that are to go. Once a round: what they had to say has left by now.
+    pub(super) fn remove_doomed(&mut self) {
+        for (key, known) in std::mem::take(&mut self.lives.doomed) {
+            let Some(region) = self.regions.get(key).map(|region| region.id()) else { continue };
+            self.remove_region(region);
+            self.lives.removing.insert(region, None);
+            self.counters.replicas_removed += 1;
+            self.notices.push(Notice::Removed { region, known: Arc::clone(&known) });
+            self.lives.tasks.push(ApplyTask::Destroy { region, known, cause: Cause::Removed });
+        }
+    }
+
+    /// A replica's state is durably gone: now its log and hard state go.
+    pub(super) fn on_destroyed(
+        &mut self,
+        region: RegionId,
+        known: Arc<RegionDescriptor>,
+        tombstone: Option<Tombstone>,
+    ) {
+        let Some(tombstone) = tombstone else {
+            return self.lives.tasks.push(ApplyTask::Destroy { region, known, cause: Cause::Removed });
+        };
+        self.lives.residue.tombstones.insert(region, tombstone);
+        self.lives.residue.orphans.remove(&region);
+        self.early_records.push(GroupRecord { region, log: LogChange::Remove, hard_state: None });
+        self.lives.removing.insert(region, Some(self.flush.next_ticket().seq));
+    }
+
+    /// The log is durable up to a ticket: replicas whose records went with it may have successors.
+    pub(super) fn on_removals_durable(&mut self, upto: u64) {
+        if !self.lives.removing.is_empty() {
+            self.lives.removing.retain(|_, ticket| ticket.is_none_or(|ticket| ticket > upto));
+        }
+    }
+
+    /// A replica without a leader for long asks the stores of its region whether it still belongs to it.
+    pub(super) fn ask_if_lonely(&mut self, now: Time, key: SlotKey) {
+        let region = self.region_mut(key);
+        if region.group.leader().is_some() || region.group.is_leader() {
+            region.lonely_since = now;
+            return;
+        }
+        if now.since(region.lonely_since) < ASK_AFTER {
+            return;
+        }
+        region.lonely_since = now;
+        let (id, replica) = (region.id(), region.group.id());
+        let descriptor = Arc::clone(region.descriptor());
+        let step = RegionStep::Ask { replica, epoch: descriptor.epoch };
+        let own_store = self.config.store;
+        for other in descriptor.replicas.iter().filter(|other| other.store != own_store) {
+            self.say_of_region(other.store, id, step.clone());
+        }
+    }
+
+    /// Hands over what this turn wants of the applier before all else, and the children for other workers.
+    pub(super) fn drain_lives(&mut self, apply: &mut Vec<ApplyTask<R>>, adopts: &mut Vec<Adopt>) {
+        apply.append(&mut self.lives.tasks);
+        adopts.append(&mut self.lives.adopts);
+    }
+}

@@ -1,0 +1,326 @@
+//! Commands that change a region itself, as they stand in its log and on the wire.
+//!
+//! ```text
+//! request:  kind (1)
+//!   0 membership   an encoded membership change, to the end
+//!   1 split        varint count, count x ( bytes first key | varint region | varint count of replicas, so many varint ids )
+//!   2 ids          varint count (in the root region only)
+//!   9 describe     nothing: tells what the region is, and changes nothing
+//! ```
+//!
+//! A split stands in the log as an ordinary command's envelope with the admin flag; a membership change is an entry of the
+//! core's own kind with the epoch as its context.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use multiraft_raft::{KeyRange, MembershipChange, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId};
+
+use crate::region::command::{get_varint, put_varint};
+
+const MEMBERSHIP: u8 = 0;
+const SPLIT: u8 = 1;
+const ALLOCATE_IDS: u8 = 2;
+const DESCRIBE: u8 = 9;
+
+/// The most children that one split makes: a bound on what one entry does.
+pub(crate) const SPLIT_CHILDREN_MAX: usize = 1024;
+
+/// The first id, of regions and replicas alike, that the root region gives away. Those below are free for the regions of the
+/// bootstrap.
+pub(crate) const FIRST_ALLOCATED_ID: u64 = 1 << 24;
+
+/// The most ids that are given away at once.
+const ALLOCATED_AT_ONCE_MAX: u64 = 1 << 20;
+
+/// A change that is asked of a region's leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminRequest {
+    /// Other replicas.
+    Membership(MembershipChange),
+    /// Another range, or other regions.
+    Command(AdminCommand),
+    /// No change: what is the region, as its leader knows it?
+    Describe,
+}
+
+/// A change that is a command in the region's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminCommand {
+    /// The region keeps what lies before the first child; each child takes what lies from its key to the next one's.
+    Split {
+        /// In key order.
+        children: Vec<Child>,
+    },
+    /// The root region gives so many ids away, for regions and replicas; the answer is the first of them, big endian.
+    AllocateIds {
+        /// How many.
+        count: u64,
+    },
+}
+
+/// A region that a split makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// Its first key.
+    pub start: Bytes,
+    /// Its name, never used before.
+    pub region: RegionId,
+    /// Its replicas, one for each of the parent's, in their order; never used before.
+    pub replicas: Vec<ReplicaId>,
+}
+
+impl AdminRequest {
+    /// The wire form.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Self::Membership(change) => {
+                let mut out = BytesMut::new();
+                out.put_u8(MEMBERSHIP);
+                out.put_slice(&change.encode(&[]));
+                out.freeze()
+            }
+            Self::Command(command) => command.encode(),
+            Self::Describe => Bytes::from_static(&[DESCRIBE]),
+        }
+    }
+
+    /// Reads the wire form; `None` if it is none of this version.
+    #[must_use]
+    pub fn decode(bytes: &Bytes) -> Option<Self> {
+        match *bytes.first()? {
+            MEMBERSHIP => {
+                let (change, context) = MembershipChange::decode(&bytes.slice(1..)).ok()?;
+                context.is_empty().then_some(Self::Membership(change))
+            }
+            DESCRIBE => (bytes.len() == 1).then_some(Self::Describe),
+            _ => AdminCommand::decode(bytes).map(Self::Command),
+        }
+    }
+}
+
+impl AdminCommand {
+    /// The log form, without the envelope.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        match self {
+            Self::Split { children } => {
+                out.put_u8(SPLIT);
+                put_varint(&mut out, children.len() as u64);
+                for child in children {
+                    put_varint(&mut out, child.start.len() as u64);
+                    out.put_slice(&child.start);
+                    put_varint(&mut out, child.region.get());
+                    put_varint(&mut out, child.replicas.len() as u64);
+                    for replica in &child.replicas {
+                        put_varint(&mut out, replica.get());
+                    }
+                }
+            }
+            Self::AllocateIds { count } => {
+                out.put_u8(ALLOCATE_IDS);
+                put_varint(&mut out, *count);
+            }
+        }
+        out.freeze()
+    }
+
+    /// Reads the log form; `None` if it is none of this version.
+    #[must_use]
+    pub fn decode(bytes: &Bytes) -> Option<Self> {
+        let mut at = 1;
+        let command = match *bytes.first()? {
+            SPLIT => {
+                let count = usize::try_from(get_varint(bytes, &mut at)?).ok()?;
+                if count > SPLIT_CHILDREN_MAX {
+                    return None;
+                }
+                let children = (0..count).map(|_| read_child(bytes, &mut at)).collect::<Option<Vec<_>>>()?;
+                Self::Split { children }
+            }
+            ALLOCATE_IDS => {
+                let count = get_varint(bytes, &mut at)?;
+                (1..=ALLOCATED_AT_ONCE_MAX).contains(&count).then_some(Self::AllocateIds { count })?
+            }
+            _ => return None,
+        };
+        (at == bytes.len()).then_some(command)
+    }
+}
+
+fn read_child(bytes: &Bytes, at: &mut usize) -> Option<Child> {
+    let length = usize::try_from(get_varint(bytes, at)?).ok()?;
+    let end = at.checked_add(length).filter(|end| *end <= bytes.len())?;
+    let start = bytes.slice(*at..end);
+    *at = end;
+    let region = RegionId(get_varint(bytes, at)?);
+    let count = usize::try_from(get_varint(bytes, at)?).ok().filter(|count| *count <= bytes.len())?;
+    let replicas = (0..count).map(|_| get_varint(bytes, at).map(ReplicaId)).collect::<Option<Vec<_>>>()?;
+    Some(Child { start, region, replicas })
+}
+
+/// Why a region cannot be split so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SplitFault {
+    /// There is no key.
+    #[error("a split needs at least one key")]
+    NoKeys,
+    /// There are too many keys.
+    #[error("one split makes at most {SPLIT_CHILDREN_MAX} regions: use several")]
+    TooMany,
+    /// A key is empty, not inside the range or its first one, or not greater than the one before it.
+    #[error("split keys must ascend strictly and lie inside the region's range, behind its first key")]
+    Keys,
+    /// The region is the root, which owns no keys.
+    #[error("the root region owns no keys and cannot be split")]
+    Root,
+    /// The region is changing its replicas.
+    #[error("the region is in a joint configuration: try again when it has left it")]
+    Joint,
+    /// Ids are missing or doubled.
+    #[error(
+        "each child needs a region id and one replica id for each of the parent's replicas, none of them used before"
+    )]
+    Ids,
+}
+
+/// Checks the keys of a split.
+///
+/// # Errors
+/// [`SplitFault`].
+pub(crate) fn check_split_keys<'a>(
+    parent: &RegionDescriptor,
+    keys: impl ExactSizeIterator<Item = &'a Bytes>,
+) -> Result<(), SplitFault> {
+    if parent.id == RegionId::ROOT {
+        return Err(SplitFault::Root);
+    }
+    match keys.len() {
+        0 => return Err(SplitFault::NoKeys),
+        count if count > SPLIT_CHILDREN_MAX => return Err(SplitFault::TooMany),
+        _ => {}
+    }
+    let mut before = &parent.range.start;
+    for key in keys {
+        if key <= before || !parent.range.contains(key) {
+            return Err(SplitFault::Keys);
+        }
+        before = key;
+    }
+    Ok(())
+}
+
+/// What a split makes of a region: its own descriptor, then its children's, in key order.
+///
+/// All of them are one version further than the region was, so that each key's owner is newer than before.
+///
+/// # Errors
+/// [`SplitFault`]; the region stays as it is.
+pub(crate) fn split_descriptor(
+    parent: &RegionDescriptor,
+    children: &[Child],
+) -> Result<Vec<RegionDescriptor>, SplitFault> {
+    check_split_keys(parent, children.iter().map(|child| &child.start))?;
+    if parent.replicas.iter().any(|replica| replica.role.is_joint()) {
+        return Err(SplitFault::Joint);
+    }
+    check_ids(parent, children)?;
+    let epoch = RegionEpoch { version: parent.epoch.version + 1, ..parent.epoch };
+    let ends = children.iter().map(|child| child.start.clone()).chain(std::iter::once(parent.range.end.clone()));
+    let mut ends = ends.into_iter();
+    let mut part = |id, start: Bytes, replicas| {
+        let end = ends.next().expect("invariant: one end for each part");
+        RegionDescriptor { id, range: KeyRange { start, end }, epoch, replicas }
+    };
+    let mut parts = vec![part(parent.id, parent.range.start.clone(), parent.replicas.clone())];
+    for child in children {
+        let replicas = parent.replicas.iter().zip(&child.replicas);
+        let mut replicas: Vec<Replica> = replicas.map(|(replica, id)| Replica { id: *id, ..*replica }).collect();
+        replicas.sort_by_key(|replica| replica.id);
+        parts.push(part(child.region, child.start.clone(), replicas));
+    }
+    Ok(parts)
+}
+
+fn check_ids(parent: &RegionDescriptor, children: &[Child]) -> Result<(), SplitFault> {
+    let mut regions: Vec<RegionId> = children.iter().map(|child| child.region).collect();
+    regions.push(parent.id);
+    let count = regions.len();
+    regions.sort_unstable();
+    regions.dedup();
+    let fits = |child: &Child| {
+        let mut replicas = child.replicas.clone();
+        replicas.sort_unstable();
+        replicas.dedup();
+        replicas.len() == parent.replicas.len() && !replicas.contains(&ReplicaId::ZERO)
+    };
+    let fine = regions.len() == count && regions[0] > RegionId::ROOT && children.iter().all(fits);
+    if fine { Ok(()) } else { Err(SplitFault::Ids) }
+}
+
+#[cfg(test)]
+mod tests {
+    use multiraft_raft::{ChangeOp, Role, StoreId};
+
+    use super::*;
+
+    fn parent() -> RegionDescriptor {
+        let replica = |id| Replica { id: ReplicaId(id), store: StoreId(id), role: Role::Voter };
+        let range = KeyRange { start: Bytes::from_static(b"b"), end: Bytes::from_static(b"x") };
+        let epoch = RegionEpoch { conf_version: 3, version: 7 };
+        RegionDescriptor { id: RegionId(2), range, epoch, replicas: vec![replica(1), replica(2), replica(3)] }
+    }
+
+    fn child(start: &'static [u8], region: u64) -> Child {
+        let replicas = (0..3).map(|at| ReplicaId(region * 10 + at)).collect();
+        Child { start: Bytes::from_static(start), region: RegionId(region), replicas }
+    }
+
+    #[test]
+    fn requests_survive_a_round_trip_and_cut_ones_are_refused() {
+        let split = AdminRequest::Command(AdminCommand::Split { children: vec![child(b"g", 8), child(b"p", 9)] });
+        let change = MembershipChange::Simple(ChangeOp::AddLearner { id: ReplicaId(4), store: StoreId(4) });
+        let ids = AdminRequest::Command(AdminCommand::AllocateIds { count: 1000 });
+        for request in [split, ids, AdminRequest::Describe, AdminRequest::Membership(change)] {
+            let bytes = request.encode();
+            assert_eq!(AdminRequest::decode(&bytes), Some(request));
+            for len in 0..bytes.len() {
+                assert_eq!(AdminRequest::decode(&bytes.slice(..len)), None, "cut at {len}");
+            }
+        }
+        assert_eq!(AdminRequest::decode(&Bytes::from_static(&[99, 1])), None);
+        assert_eq!(AdminRequest::decode(&Bytes::from_static(&[SPLIT, 0xff, 0xff, 0xff, 0x7f])), None);
+    }
+
+    #[test]
+    fn a_split_covers_the_range_without_gap_and_raises_every_version() {
+        let parts = split_descriptor(&parent(), &[child(b"g", 8), child(b"p", 9)]).expect("it fits");
+        let bounds: Vec<_> =
+            parts.iter().map(|part| (part.id.get(), &part.range.start[..], &part.range.end[..])).collect();
+        assert_eq!(bounds, [(2, &b"b"[..], &b"g"[..]), (8, b"g", b"p"), (9, b"p", b"x")]);
+        assert!(parts.iter().all(|part| part.epoch == RegionEpoch { conf_version: 3, version: 8 }));
+        let stores: Vec<_> = parts[1].replicas.iter().map(|replica| (replica.id.get(), replica.store.get())).collect();
+        assert_eq!(stores, [(80, 1), (81, 2), (82, 3)]);
+    }
+
+    #[test]
+    fn splits_that_make_no_sense_are_refused() {
+        let fault = |children: &[Child]| split_descriptor(&parent(), children).expect_err("refused");
+        assert_eq!(fault(&[]), SplitFault::NoKeys);
+        for key in [&b""[..], b"a", b"b", b"x", b"z"] {
+            assert_eq!(fault(&[Child { start: Bytes::from_static(key), ..child(b"", 8) }]), SplitFault::Keys);
+        }
+        assert_eq!(fault(&[child(b"p", 8), child(b"g", 9)]), SplitFault::Keys);
+        assert_eq!(fault(&[child(b"g", 8), child(b"g", 9)]), SplitFault::Keys);
+        assert_eq!(fault(&[child(b"g", 8), child(b"p", 8)]), SplitFault::Ids);
+        assert_eq!(fault(&[child(b"g", 2)]), SplitFault::Ids);
+        assert_eq!(fault(&[Child { replicas: vec![ReplicaId(5)], ..child(b"g", 8) }]), SplitFault::Ids);
+        assert_eq!(fault(&[Child { replicas: vec![ReplicaId(5); 3], ..child(b"g", 8) }]), SplitFault::Ids);
+        let root = RegionDescriptor { id: RegionId::ROOT, ..parent() };
+        assert_eq!(split_descriptor(&root, &[child(b"g", 8)]), Err(SplitFault::Root));
+        let mut joint = parent();
+        joint.replicas[0].role = Role::DemotingVoter;
+        assert_eq!(split_descriptor(&joint, &[child(b"g", 8)]), Err(SplitFault::Joint));
+    }
+}

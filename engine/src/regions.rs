@@ -1,0 +1,318 @@
+//! Changing regions through the handle: splits, other replicas.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use multiraft_raft::{
+    ChangeError, ChangeOp, MembershipChange, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, Role, StoreId, Time,
+    apply_to_replicas,
+};
+
+use crate::engine::Engine;
+use crate::error::RegionError;
+use crate::logic::{AdminCommand, AdminRequest, Child, Outcome};
+use crate::region::admin::check_split_keys;
+
+/// How many ids a store asks the root region for at once.
+const IDS_AT_ONCE: u64 = 1024;
+
+/// How long a change of replicas may take: the new ones have to catch up.
+const REPLICAS_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A wanted change of one replica of a region, by the store that it lives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// A voter on a store that has no replica of the region. It joins as a learner and votes once it has caught up.
+    AddVoter(StoreId),
+    /// A learner: it receives everything and does not count.
+    AddLearner(StoreId),
+    /// A voter without data. Only alone.
+    AddWitness(StoreId),
+    /// The learner there becomes a voter, once it has caught up.
+    Promote(StoreId),
+    /// The voter there becomes a learner.
+    Demote(StoreId),
+    /// The replica there goes.
+    Remove(StoreId),
+}
+
+impl Change {
+    /// [`Change::AddVoter`].
+    #[must_use]
+    pub fn add_voter(store: StoreId) -> Self {
+        Self::AddVoter(store)
+    }
+
+    /// [`Change::AddLearner`].
+    #[must_use]
+    pub fn add_learner(store: StoreId) -> Self {
+        Self::AddLearner(store)
+    }
+
+    /// [`Change::AddWitness`].
+    #[must_use]
+    pub fn add_witness(store: StoreId) -> Self {
+        Self::AddWitness(store)
+    }
+
+    /// [`Change::Promote`].
+    #[must_use]
+    pub fn promote(store: StoreId) -> Self {
+        Self::Promote(store)
+    }
+
+    /// [`Change::Demote`].
+    #[must_use]
+    pub fn demote(store: StoreId) -> Self {
+        Self::Demote(store)
+    }
+
+    /// [`Change::Remove`].
+    #[must_use]
+    pub fn remove(store: StoreId) -> Self {
+        Self::Remove(store)
+    }
+}
+
+/// Ids that the root region has given to this store and that are not used yet.
+#[derive(Debug, Default)]
+pub(crate) struct Ids(Mutex<std::ops::Range<u64>>);
+
+impl Ids {
+    fn take(&self, count: u64) -> Option<std::ops::Range<u64>> {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = free.start + count;
+        if end > free.end {
+            return None;
+        }
+        let taken = free.start..end;
+        free.start = end;
+        Some(taken)
+    }
+
+    /// What is left of an earlier block is given up: ids are plenty.
+    fn refill(&self, block: std::ops::Range<u64>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = block;
+    }
+}
+
+impl Engine {
+    /// Splits a region at `keys`, which must ascend and lie inside its range: the region keeps what lies before the first
+    /// key, each further part becomes a region of its own, led from the same store. Returns all parts, in key order.
+    ///
+    /// On return the split is committed, applied at the leader and durable there.
+    ///
+    /// # Errors
+    /// [`RegionError`]; only [`RegionError::Uncertain`] leaves open whether the region was or will be split.
+    pub async fn split(
+        &self,
+        region: RegionId,
+        keys: impl IntoIterator<Item = impl Into<Bytes>>,
+    ) -> Result<Vec<Arc<RegionDescriptor>>, RegionError> {
+        let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
+        let deadline = self.deadline(None);
+        let mut current = self.describe(region, deadline).await?;
+        loop {
+            let refuse = |fault| RegionError::Split { fault, current: Arc::clone(&current) };
+            check_split_keys(&current, keys.iter()).map_err(refuse)?;
+            let replicas = current.replicas.len() as u64;
+            let mut ids = self.allocate_ids((1 + replicas) * keys.len() as u64, deadline).await?;
+            let mut child = |key: &Bytes| {
+                let region = RegionId(ids.next()?);
+                let replicas = (0..replicas).map(|_| ids.next().map(ReplicaId)).collect::<Option<Vec<_>>>()?;
+                Some(Child { start: key.clone(), region, replicas })
+            };
+            let children: Vec<Child> = keys.iter().map_while(&mut child).collect();
+            let request = AdminRequest::Command(AdminCommand::Split { children });
+            match self.administer(region, Some(current.epoch), request, deadline).await {
+                // Its replicas have changed meanwhile: the keys may still be fine.
+                Err(RegionError::EpochMismatch { current: newer }) if newer.epoch != current.epoch => current = newer,
+                result => return result,
+            }
+        }
+    }
+
+    /// Changes the replicas of a region; several changes at once take effect together (by joint consensus). Returns the
+    /// region as it is afterwards.
+    ///
+    /// A new voter first joins as a learner and catches up, so that it can help as soon as it counts. If that takes too long
+    /// the learner stays, and the same call may be made again.
+    ///
+    /// # Errors
+    /// [`RegionError`]. After [`RegionError::Uncertain`] and [`RegionError::Busy`] some of the changes may have been made: look
+    /// at the region.
+    pub async fn change_replicas(
+        &self,
+        region: RegionId,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<Arc<RegionDescriptor>, RegionError> {
+        let changes: Vec<Change> = changes.into_iter().collect();
+        let deadline = self.deadline(Some(REPLICAS_TIMEOUT));
+        let mut current = self.describe(region, deadline).await?;
+        check_changes(&current, &changes)?;
+        // New voters begin as learners; one that an earlier attempt has left there is taken up again.
+        for change in &changes {
+            let Change::AddVoter(store) = *change else { continue };
+            if current.replica_on(store).is_none() {
+                let id = ReplicaId(self.allocate_id(deadline).await?);
+                current = self.change_once(&current, ChangeOp::AddLearner { id, store }, deadline).await?;
+            }
+        }
+        let mut ops = Vec::new();
+        for change in &changes {
+            ops.push(self.op_of(&current, *change, deadline).await?);
+        }
+        let change = match &ops[..] {
+            [op] => MembershipChange::Simple(*op),
+            _ => MembershipChange::Joint { ops, auto_leave: true },
+        };
+        current = self.change_members(&current, change, deadline).await?;
+        // The joint configuration is left by itself.
+        let mut pause = Duration::from_millis(5);
+        while current.replicas.iter().any(|replica| replica.role.is_joint()) {
+            if !self.pause(&mut pause, deadline).await {
+                return Err(RegionError::Uncertain);
+            }
+            current = self.describe(region, deadline).await?;
+        }
+        Ok(current)
+    }
+
+    async fn op_of(
+        &self,
+        current: &Arc<RegionDescriptor>,
+        change: Change,
+        deadline: Time,
+    ) -> Result<ChangeOp, RegionError> {
+        let id_on = |store| {
+            let replica = current.replica_on(store).map(|replica| replica.id);
+            replica.ok_or_else(|| RegionError::NoReplica { store, current: Arc::clone(current) })
+        };
+        Ok(match change {
+            Change::AddVoter(store) | Change::Promote(store) => ChangeOp::Promote { id: id_on(store)? },
+            Change::AddLearner(store) => {
+                ChangeOp::AddLearner { id: ReplicaId(self.allocate_id(deadline).await?), store }
+            }
+            Change::AddWitness(store) => {
+                ChangeOp::AddWitness { id: ReplicaId(self.allocate_id(deadline).await?), store }
+            }
+            Change::Demote(store) => ChangeOp::Demote { id: id_on(store)? },
+            Change::Remove(store) => ChangeOp::Remove { id: id_on(store)? },
+        })
+    }
+
+    async fn change_once(
+        &self,
+        current: &Arc<RegionDescriptor>,
+        op: ChangeOp,
+        deadline: Time,
+    ) -> Result<Arc<RegionDescriptor>, RegionError> {
+        self.change_members(current, MembershipChange::Simple(op), deadline).await
+    }
+
+    async fn change_members(
+        &self,
+        current: &Arc<RegionDescriptor>,
+        change: MembershipChange,
+        deadline: Time,
+    ) -> Result<Arc<RegionDescriptor>, RegionError> {
+        apply_to_replicas(&current.replicas, &change)
+            .map_err(|fault| RegionError::Replicas { fault, current: Arc::clone(current) })?;
+        let request = AdminRequest::Membership(change);
+        let regions = self.administer(current.id, Some(current.epoch), request, deadline).await?;
+        regions.into_iter().next().ok_or(RegionError::Uncertain)
+    }
+
+    /// The region as its leader knows it.
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub async fn describe_region(&self, region: RegionId) -> Result<Arc<RegionDescriptor>, RegionError> {
+        self.describe(region, self.deadline(None)).await
+    }
+
+    pub(crate) async fn describe(
+        &self,
+        region: RegionId,
+        deadline: Time,
+    ) -> Result<Arc<RegionDescriptor>, RegionError> {
+        let regions = self.administer(region, None, AdminRequest::Describe, deadline).await?;
+        regions.into_iter().next().ok_or(RegionError::UnknownRegion { region })
+    }
+
+    async fn allocate_id(&self, deadline: Time) -> Result<u64, RegionError> {
+        self.allocate_ids(1, deadline).await.map(|ids| ids.start)
+    }
+
+    /// Ids that were never used, for regions or replicas. Most calls need no round trip: the root region gives them away in
+    /// blocks.
+    pub(crate) async fn allocate_ids(&self, count: u64, deadline: Time) -> Result<std::ops::Range<u64>, RegionError> {
+        loop {
+            if let Some(ids) = self.ids().take(count) {
+                return Ok(ids);
+            }
+            let size = count.max(IDS_AT_ONCE);
+            let request = AdminRequest::Command(AdminCommand::AllocateIds { count: size });
+            let first = match self.request_admin(RegionId::ROOT, None, request, deadline).await? {
+                Outcome::Applied { reply, .. } => reply.as_ref().try_into().ok().map(u64::from_be_bytes),
+                _ => None,
+            };
+            let first = first.ok_or(RegionError::Uncertain)?;
+            self.ids().refill(first..first + size);
+        }
+    }
+
+    /// Has a region changed, and returns what has come of it.
+    async fn administer(
+        &self,
+        region: RegionId,
+        epoch: Option<RegionEpoch>,
+        request: AdminRequest,
+        deadline: Time,
+    ) -> Result<Vec<Arc<RegionDescriptor>>, RegionError> {
+        match self.request_admin(region, epoch, request, deadline).await? {
+            Outcome::Changed { regions } => Ok(regions),
+            _ => Err(RegionError::Uncertain),
+        }
+    }
+}
+
+/// Checks what can be checked before anything is proposed.
+fn check_changes(current: &Arc<RegionDescriptor>, changes: &[Change]) -> Result<(), RegionError> {
+    let refuse = |fault| Err(RegionError::Replicas { fault, current: Arc::clone(current) });
+    if changes.is_empty() {
+        return refuse(ChangeError::Empty);
+    }
+    if current.replicas.iter().any(|replica| replica.role.is_joint()) {
+        return refuse(ChangeError::Joint);
+    }
+    // As if all of it happened at once, with ids that nobody has.
+    let mut ops = Vec::new();
+    for (change, free) in changes.iter().zip(1..) {
+        let id = ReplicaId(u64::MAX - free);
+        let id_on = |store| current.replica_on(store).map(|replica| replica.id);
+        let named = |store| id_on(store).ok_or(RegionError::NoReplica { store, current: Arc::clone(current) });
+        ops.push(match *change {
+            Change::AddVoter(store) => match current.replica_on(store) {
+                // An earlier attempt has got so far.
+                Some(replica) if replica.role == Role::Learner => ChangeOp::Promote { id: replica.id },
+                _ => ChangeOp::AddVoter { id, store },
+            },
+            Change::AddLearner(store) => ChangeOp::AddLearner { id, store },
+            Change::AddWitness(store) => ChangeOp::AddWitness { id, store },
+            Change::Promote(store) => ChangeOp::Promote { id: named(store)? },
+            Change::Demote(store) => ChangeOp::Demote { id: named(store)? },
+            Change::Remove(store) => ChangeOp::Remove { id: named(store)? },
+        });
+    }
+    let change = match &ops[..] {
+        [op] => MembershipChange::Simple(*op),
+        _ => MembershipChange::Joint { ops, auto_leave: true },
+    };
+    match apply_to_replicas(&current.replicas, &change) {
+        Ok(_) => Ok(()),
+        Err(fault) => refuse(fault),
+    }
+}

@@ -1,0 +1,198 @@
+//! Regions of real stores that split and move.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use multiraft::{
+    Change, ChangeError, Consistency, Engine, ProposeError, ProposeOptions, ReadError, ReadOptions, RegionError,
+    RegionId, Role, SplitFault, StateKind, StoreId,
+};
+use support::{Cluster, append, eventually, put};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Writes a key wherever it lives, in a session, until it is there.
+async fn write(engine: &Engine, key: &str, value: &str) {
+    for _ in 0..100 {
+        let region = engine.region_for(key.as_bytes()).unwrap();
+        let options = ProposeOptions::new(region.id).epoch(region.epoch);
+        match engine.propose_with(options, put(key, value)).await {
+            Ok(answer) => return assert_eq!(answer, "ok"),
+            Err(ProposeError::EpochMismatch { .. } | ProposeError::UnknownRegion { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{key} could not be routed");
+}
+
+/// Reads a key wherever it lives.
+async fn read(engine: &Engine, key: &str) -> Bytes {
+    for _ in 0..100 {
+        let region = engine.region_for(key.as_bytes()).unwrap();
+        let options = ReadOptions::new(region.id, Consistency::Linearizable).epoch(region.epoch);
+        match engine.read_with(options, key.to_owned()).await {
+            Ok(value) => return value,
+            Err(ReadError::EpochMismatch { .. } | ReadError::UnknownRegion { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{key} could not be routed");
+}
+
+async fn has_replica(engine: &Engine, region: RegionId) -> bool {
+    engine.status().await.regions.iter().any(|status| status.descriptor.id == region)
+}
+
+async fn stop(engines: Vec<Engine>) {
+    for engine in &engines {
+        engine.shutdown().await;
+    }
+}
+
+fn key(n: usize) -> String {
+    format!("key{n:03}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_split_keeps_every_write_and_survives_restarts() {
+    for kind in [StateKind::Memory, StateKind::Sled] {
+        let mut cluster = Cluster::new(3, 1);
+        cluster.kind = kind;
+        let engines = cluster.start_all().await;
+        for n in 0..60 {
+            write(&engines[n % 3], &key(n * 10), "before").await;
+        }
+        let parent = engines[0].region_for(b"key").unwrap();
+        let parts = engines[1].split(parent.id, ["key200", "key400"]).await.unwrap();
+        let bounds: Vec<_> = parts.iter().map(|part| (part.range.start.clone(), part.range.end.clone())).collect();
+        assert_eq!(
+            bounds,
+            [("".into(), "key200".into()), ("key200".into(), "key400".into()), ("key400".into(), "".into())]
+        );
+        assert_eq!(parts[0].id, parent.id);
+        assert!(parts.iter().all(|part| part.epoch.version == parent.epoch.version + 1));
+        for engine in &engines {
+            eventually(LIMIT, "every store knows the parts", || async { engine.regions().len() == 3 }).await;
+        }
+        for n in 0..60 {
+            assert_eq!(read(&engines[n % 3], &key(n * 10)).await, "before");
+            write(&engines[(n + 1) % 3], &key(n * 10 + 1), "after").await;
+        }
+        let options = ProposeOptions::new(parent.id).epoch(parent.epoch);
+        let stale = engines[0].propose_with(options, put("key500", "lost")).await.unwrap_err();
+        assert_eq!(stale, ProposeError::EpochMismatch { current: parts[0].clone() });
+        stop(engines).await;
+        let engines = cluster.start_all().await;
+        for n in 0..60 {
+            assert_eq!(read(&engines[n % 3], &key(n * 10)).await, "before");
+            assert_eq!(read(&engines[n % 3], &key(n * 10 + 1)).await, "after");
+        }
+        let again = engines[2].split(parts[2].id, ["key500"]).await.unwrap();
+        assert_eq!(again.len(), 2);
+        assert!(again[1].id > parts[2].id, "ids are not used twice");
+        assert_eq!(read(&engines[0], "key501").await, "after");
+        stop(engines).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn splits_that_make_no_sense_are_refused_before_anything_is_proposed() {
+    let cluster = Cluster::new(1, 2);
+    let engine = cluster.start(1).await;
+    let region = engine.region_for(b"key700").unwrap();
+    let refused = |fault| Err(RegionError::Split { fault, current: region.clone() });
+    let none: [&str; 0] = [];
+    assert_eq!(engine.split(region.id, none).await, refused(SplitFault::NoKeys));
+    for keys in [vec!["key100"], vec!["key500"], vec!["key700", "key600"], vec!["key700", "key700"], vec![""]] {
+        assert_eq!(engine.split(region.id, keys).await, refused(SplitFault::Keys));
+    }
+    let root = engine.split(RegionId(1), ["key700"]).await.unwrap_err();
+    assert!(matches!(root, RegionError::Split { fault: SplitFault::Root, .. }), "{root}");
+    let unknown = engine.split(RegionId(77), ["key700"]).await.unwrap_err();
+    assert_eq!(unknown, RegionError::UnknownRegion { region: RegionId(77) });
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_follow_their_keys_through_a_split() {
+    let cluster = Cluster::new(3, 1);
+    let engines = cluster.start_all().await;
+    let region = engines[0].region_for(b"key").unwrap().id;
+    let session = engines[0].session();
+    for n in 0..10 {
+        session.propose(region, append("key800", &format!("{n},"))).await.unwrap();
+    }
+    let parts = engines[0].split(region, ["key500"]).await.unwrap();
+    eventually(LIMIT, "the child is here", || has_replica(&engines[0], parts[1].id)).await;
+    for n in 10..20 {
+        session.propose(parts[1].id, append("key800", &format!("{n},"))).await.unwrap();
+    }
+    let expected: String = (0..20).map(|n| format!("{n},")).collect();
+    assert_eq!(read(&engines[2], "key800").await, expected);
+    stop(engines).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_moves_to_a_store_that_had_nothing_and_comes_back() {
+    for kind in [StateKind::Sled, StateKind::Memory] {
+        let mut cluster = Cluster::new(4, 2);
+        cluster.bootstrapped = 3;
+        cluster.kind = kind;
+        let engines = cluster.start_all().await;
+        for n in 0..40 {
+            write(&engines[0], &key(n), "moved").await;
+        }
+        let region = engines[1].region_for(b"key000").unwrap();
+        let grown = engines[1].change_replicas(region.id, [Change::add_voter(StoreId(4))]).await.unwrap();
+        assert_eq!(grown.replica_on(StoreId(4)).unwrap().role, Role::Voter);
+        let local = |n: usize| engines[3].read(region.id, key(n), Consistency::Local);
+        eventually(LIMIT, "the new replica has the data", || async {
+            local(0).await.is_ok_and(|value| value == "moved") && local(39).await.is_ok_and(|value| value == "moved")
+        })
+        .await;
+        let changes = [Change::remove(StoreId(1)), Change::demote(StoreId(2))];
+        let moved = engines[2].change_replicas(region.id, changes).await.unwrap();
+        let roles: Vec<_> = moved.replicas.iter().map(|replica| (replica.store.get(), replica.role)).collect();
+        assert_eq!(roles, [(2, Role::Learner), (3, Role::Voter), (4, Role::Voter)]);
+        let has = async |store: usize| has_replica(&engines[store - 1], region.id).await;
+        eventually(LIMIT, "the removed replica is gone", || async { !has(1).await }).await;
+        assert!(has(4).await);
+        let back = engines[2].change_replicas(region.id, [Change::add_voter(StoreId(1))]).await.unwrap();
+        let ids: Vec<_> = region.replicas.iter().map(|replica| replica.id).collect();
+        assert!(!ids.contains(&back.replica_on(StoreId(1)).unwrap().id), "replica ids are never used again");
+        eventually(LIMIT, "the later replica has the data", || async {
+            engines[0].read(region.id, key(39), Consistency::Local).await.is_ok_and(|value| value == "moved")
+        })
+        .await;
+        stop(engines).await;
+        let engines = cluster.start_all().await;
+        for n in 0..40 {
+            assert_eq!(read(&engines[n % 2], &key(n)).await, "moved");
+        }
+        stop(engines).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_replicas_that_make_no_sense_are_refused_before_anything_is_proposed() {
+    let cluster = Cluster::new(1, 1);
+    let engine = cluster.start(1).await;
+    let region = engine.region_for(b"key").unwrap();
+    let refused = |fault| Err(RegionError::Replicas { fault, current: region.clone() });
+    assert_eq!(engine.change_replicas(region.id, []).await, refused(ChangeError::Empty));
+    assert_eq!(
+        engine.change_replicas(region.id, [Change::remove(StoreId(1))]).await,
+        refused(ChangeError::NoVoterLeft)
+    );
+    let absent = engine.change_replicas(region.id, [Change::promote(StoreId(9))]).await;
+    assert_eq!(absent, Err(RegionError::NoReplica { store: StoreId(9), current: region.clone() }));
+    let taken = ChangeError::StoreTaken { store: StoreId(1), id: region.replicas[0].id };
+    assert_eq!(engine.change_replicas(region.id, [Change::add_learner(StoreId(1))]).await, refused(taken));
+    engine.shutdown().await;
+}

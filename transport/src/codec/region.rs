@@ -1,0 +1,53 @@
+//! What stores tell each other about a region when replicas come and go.
+
+use std::sync::Arc;
+
+use multiraft_raft::{RegionEpoch, RegionId, ReplicaId};
+
+use super::{
+    WireError, WireFault,
+    descriptor::{encode_descriptor, read_descriptor},
+    frame::{Context, kind},
+    reader::Reader,
+    varint::{put_delta, put_varint},
+};
+use crate::{RegionMessage, RegionStep};
+
+const ASK: u8 = 0;
+const TELL: u8 = 1;
+const TELL_MERGED: u8 = 2;
+
+impl Context {
+    pub(super) fn put_region(&mut self, out: &mut Vec<u8>, message: &RegionMessage) {
+        out.push(kind::REGION);
+        put_delta(out, self.region, message.region.0);
+        self.region = message.region.0;
+        match &message.step {
+            RegionStep::Ask { replica, epoch } => {
+                out.push(ASK);
+                put_varint(out, replica.0);
+                put_varint(out, epoch.conf_version);
+                put_varint(out, epoch.version);
+            }
+            RegionStep::Tell { descriptor, merged } => {
+                out.push(if *merged { TELL_MERGED } else { TELL });
+                encode_descriptor(descriptor, out);
+            }
+        }
+    }
+
+    pub(super) fn read_region(&mut self, reader: &mut Reader<'_>) -> Result<RegionMessage, WireError> {
+        self.region = reader.delta(self.region)?;
+        let step = match reader.byte("a region step")? {
+            ASK => RegionStep::Ask {
+                replica: ReplicaId(reader.varint()?),
+                epoch: RegionEpoch { conf_version: reader.varint()?, version: reader.varint()? },
+            },
+            step @ (TELL | TELL_MERGED) => {
+                RegionStep::Tell { descriptor: Arc::new(read_descriptor(reader)?), merged: step == TELL_MERGED }
+            }
+            value => return reader.fail(WireFault::Unknown { what: "region step", value }),
+        };
+        Ok(RegionMessage { region: RegionId(self.region), step })
+    }
+}
