@@ -14,7 +14,7 @@ use multiraft_raft::{
 use multiraft_storage::Recovered;
 
 use crate::apply::{AppliedRegion, Tombstone};
-use crate::logic::{RegionStart, Residue};
+use crate::logic::{MergeState, RegionStart, Residue};
 
 /// What a store starts with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub fn assemble(
             assembled.damaged.push((region, "the log has entries of this region and the state does not".to_owned()));
         }
     }
-    for AppliedRegion { descriptor, index: applied, term: applied_term, installed } in regions {
+    for AppliedRegion { descriptor, index: applied, term: applied_term, installed, merge } in regions {
         let id = descriptor.id;
         if recovered.is_suspect(id) {
             let reason = "the log may have lost records of this region: replace this replica";
@@ -58,7 +58,7 @@ pub fn assemble(
         }
         let group = recovered.groups.get(&id).cloned().unwrap_or_default();
         let (hard_state, log) = (group.hard_state, group.log);
-        let start = RegionStart { descriptor, hard_state, log, applied, applied_term, installed };
+        let start = RegionStart { descriptor, hard_state, log, applied, applied_term, installed, merge };
         match check(&start) {
             Ok(()) => assembled.starts.push(start),
             Err(reason) => assembled.damaged.push((id, reason)),
@@ -124,5 +124,6 @@ pub fn empty_start(descriptor: Arc<RegionDescriptor>) -> RegionStart {
         applied: LogIndex::ZERO,
         applied_term: Term::ZERO,
         installed: false,
+        merge: MergeState::default(),
     }
 }

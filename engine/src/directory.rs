@@ -24,6 +24,21 @@ impl Directory {
         }
     }
 
+    /// Takes the news of a split: no reader sees only a part of it.
+    pub(crate) fn update_all(&self, parts: &[Arc<RegionDescriptor>]) {
+        {
+            let mut known = self.descriptors.write().unwrap_or_else(PoisonError::into_inner);
+            for part in parts {
+                let entry = known.entry(part.id).or_insert_with(|| Arc::clone(part));
+                if entry.epoch.is_behind(part.epoch) {
+                    *entry = Arc::clone(part);
+                }
+            }
+        }
+        // Last: a key is looked up here first, and then the region by its id.
+        self.ranges.update_all(parts.iter().map(Arc::as_ref));
+    }
+
     /// A region by id.
     pub(crate) fn get(&self, region: RegionId) -> Option<Arc<RegionDescriptor>> {
         self.descriptors.read().unwrap_or_else(PoisonError::into_inner).get(&region).cloned()

@@ -336,7 +336,7 @@ impl Engine {
                 Outcome::UnknownRegion => return Err(RegionError::UnknownRegion { region }),
                 Outcome::EpochMismatch { current } => return Err(RegionError::EpochMismatch { current }),
                 Outcome::Refused { reason } => return Err(RegionError::Refused { reason }),
-                Outcome::Changed { .. } | Outcome::Applied { .. } => return Ok(outcome),
+                Outcome::Changed { .. } | Outcome::Applied { .. } | Outcome::Done => return Ok(outcome),
                 _ => return Err(RegionError::Uncertain),
             };
             if !self.pause(&mut pause, deadline).await {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use multiraft_raft::{ChangeError, RegionDescriptor, RegionId, StoreId};
 
 use crate::region::admin::SplitFault;
+use crate::region::merge::MergeFault;
 
 /// Why a command was not, or may not have been, carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -177,6 +178,20 @@ pub enum RegionError {
         /// What is wrong.
         fault: ChangeError,
         /// The region.
+        current: Arc<RegionDescriptor>,
+    },
+    /// The regions cannot be merged. Nothing was proposed.
+    #[error("region {} cannot be merged so: {fault}", .current.id)]
+    Merge {
+        /// What is wrong.
+        fault: MergeFault,
+        /// The region that was to be absorbed.
+        current: Arc<RegionDescriptor>,
+    },
+    /// The merge could not be finished, and the source takes writes again or is about to.
+    #[error("the merge into region {} was given up: try again", .current.id)]
+    RolledBack {
+        /// The target as it is now.
         current: Arc<RegionDescriptor>,
     },
     /// The region has no replica on that store. Nothing was proposed.

@@ -31,6 +31,13 @@ pub enum Event {
         /// The region as it is now, then its children, in key order.
         parts: Vec<Arc<RegionDescriptor>>,
     },
+    /// A region has absorbed a neighbour.
+    RegionsMerged {
+        /// What it is now.
+        region: Arc<RegionDescriptor>,
+        /// The neighbour, which is no more.
+        source: RegionId,
+    },
     /// This store's replica of a region was removed.
     ReplicaRemoved {
         /// The region.

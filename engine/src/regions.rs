@@ -11,8 +11,10 @@ use multiraft_raft::{
 
 use crate::engine::Engine;
 use crate::error::RegionError;
+use crate::logic::MergeFault;
 use crate::logic::{AdminCommand, AdminRequest, Child, Outcome};
 use crate::region::admin::check_split_keys;
+use crate::region::merge::{are_together, check_merge};
 
 /// How many ids a store asks the root region for at once.
 const IDS_AT_ONCE: u64 = 1024;
@@ -131,6 +133,99 @@ impl Engine {
                 Err(RegionError::EpochMismatch { current: newer }) if newer.epoch != current.epoch => current = newer,
                 result => return result,
             }
+        }
+    }
+
+    /// Merges a region into its neighbour, which takes over its keys and its sessions. Returns the merged region.
+    ///
+    /// If the two are not on the same stores, the source's replicas are moved there first. From then on, for some round trips,
+    /// the source takes neither writes nor reads; callers get `Busy` and try again. On return the merge is committed and
+    /// applied at the target's leader. A merge that cannot be finished is rolled back by itself: the source takes writes
+    /// again.
+    ///
+    /// # Errors
+    /// [`RegionError`]. [`RegionError::RolledBack`]: nothing has changed but versions, try again. After
+    /// [`RegionError::Uncertain`] the merge goes on by itself, to one end or the other.
+    pub async fn merge(&self, source: RegionId, into: RegionId) -> Result<Arc<RegionDescriptor>, RegionError> {
+        let deadline = self.deadline(Some(REPLICAS_TIMEOUT));
+        let mut pause = Duration::from_millis(20);
+        let (frozen, target) = loop {
+            let from = self.describe(source, deadline).await?;
+            let target = self.describe(into, deadline).await?;
+            check_merge(&from, &target).map_err(|fault| RegionError::Merge { fault, current: Arc::clone(&from) })?;
+            if !are_together(&from, &target) {
+                self.move_beside(&from, &target).await?;
+                continue;
+            }
+            let request = AdminRequest::Command(AdminCommand::Freeze { target: Arc::clone(&target) });
+            match self.administer(source, Some(from.epoch), request, deadline).await {
+                Ok(regions) => {
+                    let frozen = regions.into_iter().next().ok_or(RegionError::Uncertain)?;
+                    break (frozen, target);
+                }
+                Err(RegionError::EpochMismatch { .. }) if self.pause(&mut pause, deadline).await => {}
+                Err(error) => return Err(error),
+            }
+        };
+        self.await_merge(&frozen, &target, deadline).await
+    }
+
+    /// Waits for a merge to come to one end or the other.
+    async fn await_merge(
+        &self,
+        frozen: &Arc<RegionDescriptor>,
+        target: &Arc<RegionDescriptor>,
+        deadline: Time,
+    ) -> Result<Arc<RegionDescriptor>, RegionError> {
+        let probe = AdminRequest::Command(AdminCommand::CommitMerge {
+            // An index that no freeze has: it is only asked whether the merge is done.
+            index: multiraft_raft::LogIndex::ZERO,
+            source: Arc::clone(frozen),
+        });
+        let mut pause = Duration::from_millis(5);
+        loop {
+            // At an epoch that the target has left, so that nothing is ever proposed.
+            let passed = Some(RegionEpoch { conf_version: 0, version: u64::MAX });
+            match self.request_admin(target.id, passed, probe.clone(), deadline).await {
+                Ok(Outcome::Done) => return self.describe(target.id, deadline).await,
+                Err(RegionError::EpochMismatch { current }) if current.epoch.version > target.epoch.version => {
+                    return Err(RegionError::RolledBack { current });
+                }
+                Ok(_) | Err(RegionError::EpochMismatch { .. } | RegionError::UnknownRegion { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            if !self.pause(&mut pause, deadline).await {
+                return Err(RegionError::Uncertain);
+            }
+        }
+    }
+
+    /// Moves the replicas of a region to where those of another are.
+    async fn move_beside(
+        &self,
+        region: &Arc<RegionDescriptor>,
+        other: &Arc<RegionDescriptor>,
+    ) -> Result<(), RegionError> {
+        let mut changes = Vec::new();
+        for wanted in &other.replicas {
+            match (region.replica_on(wanted.store).map(|replica| replica.role), wanted.role) {
+                (None, Role::Voter) => changes.push(Change::AddVoter(wanted.store)),
+                (None, Role::Learner) => changes.push(Change::AddLearner(wanted.store)),
+                (Some(Role::Learner), Role::Voter) => changes.push(Change::Promote(wanted.store)),
+                (Some(Role::Voter), Role::Learner) => changes.push(Change::Demote(wanted.store)),
+                (Some(role), wanted) if role == wanted => {}
+                _ => {
+                    let current = Arc::clone(region);
+                    return Err(RegionError::Merge { fault: MergeFault::Apart, current });
+                }
+            }
+        }
+        let surplus = region.replicas.iter().filter(|replica| other.replica_on(replica.store).is_none());
+        changes.extend(surplus.map(|replica| Change::Remove(replica.store)));
+        match self.change_replicas(region.id, changes).await {
+            // Somebody else has moved one of the two: look again.
+            Ok(_) | Err(RegionError::EpochMismatch { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

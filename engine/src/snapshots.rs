@@ -20,6 +20,7 @@ use crate::apply::{
     stored_descriptor,
 };
 use crate::error::StartError;
+use crate::region::merge::{Absorbed, MergeState};
 
 /// Snapshots up to this size share a file with others.
 const SHARED_FILE_BYTES: usize = 4 << 20;
@@ -30,12 +31,23 @@ const COMPACT_BYTES: u64 = 64 << 20;
 const CHECKPOINT: u8 = 0;
 const RECEIVED: u8 = 1;
 
-fn file_header(origin: u8, descriptor: &RegionDescriptor) -> Bytes {
-    let stored = stored_descriptor(descriptor);
-    let mut header = Vec::with_capacity(stored.len() + 1);
+/// `origin (1) | length of the list of absorbed regions (u32, little endian) | that list | descriptor`
+fn file_header(origin: u8, absorbed: &Absorbed, descriptor: &RegionDescriptor) -> Bytes {
+    let (stored, absorbed) = (stored_descriptor(descriptor), absorbed.encode());
+    let mut header = Vec::with_capacity(stored.len() + absorbed.len() + 5);
     header.push(origin);
+    header.extend_from_slice(&u32::try_from(absorbed.len()).unwrap_or(u32::MAX).to_le_bytes());
+    header.extend_from_slice(&absorbed);
     header.extend_from_slice(&stored);
     header.into()
+}
+
+/// What a file's header says; `None` if it makes no sense.
+fn read_header(header: &Bytes) -> Option<(u8, Absorbed, RegionDescriptor)> {
+    let length = header.get(1..5)?.try_into().ok().map(u32::from_le_bytes)?;
+    let end = usize::try_from(length).ok()?.checked_add(5).filter(|end| *end <= header.len())?;
+    let absorbed = Absorbed::decode(&header[5..end])?;
+    Some((header[0], absorbed, decode_descriptor(&header.slice(end..)).ok()?))
 }
 
 /// What was found at the start of a store whose state is not durable by itself.
@@ -109,7 +121,7 @@ impl SnapshotFiles {
         let id = SnapshotId { region: source.descriptor.id, index: source.index, term: source.term };
         // A region's first state is ahead of its log as a received one is.
         let origin = if source.index == FIRST_INDEX { RECEIVED } else { CHECKPOINT };
-        let header = file_header(origin, &source.descriptor);
+        let header = file_header(origin, &source.absorbed, &source.descriptor);
         let mut chunks: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
         let mut writer: Option<SnapshotWriter> = None;
@@ -155,13 +167,13 @@ impl SnapshotFiles {
             return Ok(None);
         };
         let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
-        let header = reader.header();
-        let origin = *header.first().ok_or_else(|| invalid("it has no header".to_owned()))?;
-        let descriptor = decode_descriptor(&header.slice(1..)).map_err(|error| invalid(error.to_string()))?;
+        let header = read_header(reader.header());
+        let (origin, _, descriptor) = header.ok_or_else(|| invalid("its header makes no sense".to_owned()))?;
         let SnapshotId { index, term, .. } = reader.id();
         let installed = origin == RECEIVED;
-        let applied = AppliedRegion { descriptor: Arc::new(descriptor), index, term, installed };
-        backend.restore(&applied, chunks_of(reader))?;
+        let descriptor = Arc::new(descriptor);
+        let mut applied = AppliedRegion { descriptor, index, term, installed, merge: MergeState::default() };
+        applied.merge = backend.restore(&applied, chunks_of(reader))?;
         Ok(Some(applied))
     }
 
@@ -215,17 +227,19 @@ impl SnapshotFiles {
         for saved in self.store.list().into_iter().filter(|saved| saved.id.region != TOMBSTONES) {
             // One that cannot be read is named when it is restored.
             let Ok(Some(reader)) = self.store.read(saved.id.region) else { continue };
-            let header = reader.header();
-            if let Some(descriptor) = header.get(1..).and_then(|_| decode_descriptor(&header.slice(1..)).ok()) {
-                found.push((saved.id.index, descriptor));
+            if let Some((_, absorbed, descriptor)) = read_header(reader.header()) {
+                found.push((saved.id.index, descriptor, absorbed));
             }
         }
         let mut gone = Vec::new();
-        for (index, descriptor) in &found {
+        for (index, descriptor, _) in &found {
             let is_buried = tombstones.get(&descriptor.id).is_some_and(|tombstone| {
                 descriptor.replica_on(store).is_none_or(|replica| tombstone.forbids(replica.id))
             });
-            let overlaps = |other: &&(LogIndex, RegionDescriptor)| {
+            // The one that has absorbed it is durable, and its own removal was not.
+            let is_absorbed =
+                found.iter().any(|(_, _, absorbed)| absorbed.contains(descriptor.id, descriptor.epoch.version));
+            let overlaps = |other: &&(LogIndex, RegionDescriptor, Absorbed)| {
                 let other = &other.1;
                 other.id != descriptor.id
                     && other.id != RegionId::ROOT
@@ -234,7 +248,7 @@ impl SnapshotFiles {
             };
             let is_early =
                 *index == FIRST_INDEX && descriptor.id != RegionId::ROOT && found.iter().any(|other| overlaps(&other));
-            if is_buried || is_early {
+            if is_buried || is_early || is_absorbed {
                 gone.push(descriptor.id);
             }
         }
@@ -327,7 +341,7 @@ impl Received {
         }
         let mut reception = Reception { writer: None, key, writing: Arc::clone(&self.writing) };
         let id = SnapshotId { region: header.region, index: header.index, term: header.index_term };
-        let file_header = file_header(RECEIVED, &header.descriptor);
+        let file_header = file_header(RECEIVED, &Absorbed::default(), &header.descriptor);
         let mut writer = self.store.receive(id, &file_header).map_err(to_io)?;
         if writer.chunks() > 0 {
             // Left by an attempt that broke off; this one starts over.

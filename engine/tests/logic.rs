@@ -116,7 +116,14 @@ impl Store {
 fn report(task: &ApplyTask<u32>) -> Applied {
     let ApplyTask::Entries { handle, entries, .. } = task else { panic!("no snapshot was sent") };
     let cost = entries.iter().map(multiraft_raft::Entry::cost).sum();
-    Applied { handle: *handle, index: entries.last().unwrap().index, cost, memberships: Vec::new(), split: None }
+    Applied {
+        handle: *handle,
+        index: entries.last().unwrap().index,
+        cost,
+        memberships: Vec::new(),
+        split: None,
+        change: None,
+    }
 }
 
 fn replies(tasks: &[ApplyTask<u32>]) -> Vec<(u64, ReplyTo<u32>)> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft::{
-    Change, ChangeError, Consistency, Engine, ProposeError, ProposeOptions, ReadError, ReadOptions, RegionError,
-    RegionId, Role, SplitFault, StateKind, StoreId,
+    Change, ChangeError, Consistency, Engine, MergeFault, ProposeError, ProposeOptions, ReadError, ReadOptions,
+    RegionError, RegionId, Role, SplitFault, StateKind, StoreId,
 };
 use support::{Cluster, append, eventually, put};
 
@@ -195,4 +195,81 @@ async fn changes_of_replicas_that_make_no_sense_are_refused_before_anything_is_p
     let taken = ChangeError::StoreTaken { store: StoreId(1), id: region.replicas[0].id };
     assert_eq!(engine.change_replicas(region.id, [Change::add_learner(StoreId(1))]).await, refused(taken));
     engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neighbours_merge_in_both_directions_and_keep_every_write() {
+    for kind in [StateKind::Memory, StateKind::Sled] {
+        let mut cluster = Cluster::new(3, 3);
+        cluster.kind = kind;
+        let engines = cluster.start_all().await;
+        for n in 0..60 {
+            write(&engines[n % 3], &key(n * 16), "before").await;
+        }
+        let parts = engines[0].regions();
+        let right_into_left = engines[1].merge(parts[1].id, parts[0].id).await.unwrap();
+        assert_eq!(right_into_left.id, parts[0].id);
+        assert_eq!(
+            (&right_into_left.range.start, &right_into_left.range.end),
+            (&parts[0].range.start, &parts[1].range.end)
+        );
+        for n in 0..60 {
+            write(&engines[(n + 1) % 3], &key(n * 16 + 1), "between").await;
+        }
+        let whole = engines[2].merge(parts[0].id, parts[2].id).await.unwrap();
+        assert_eq!((whole.id, whole.range.start.len(), whole.range.end.len()), (parts[2].id, 0, 0));
+        for engine in &engines {
+            eventually(LIMIT, "one region is left", || async { engine.status().await.regions.len() == 2 }).await;
+        }
+        for n in 0..60 {
+            assert_eq!(read(&engines[n % 3], &key(n * 16)).await, "before");
+            assert_eq!(read(&engines[n % 3], &key(n * 16 + 1)).await, "between");
+        }
+        stop(engines).await;
+        let engines = cluster.start_all().await;
+        assert_eq!(engines[0].status().await.regions.len(), 2);
+        for n in 0..60 {
+            assert_eq!(read(&engines[n % 3], &key(n * 16)).await, "before");
+            assert_eq!(read(&engines[n % 3], &key(n * 16 + 1)).await, "between");
+        }
+        let again = engines[1].split(whole.id, ["key500"]).await.unwrap();
+        assert_eq!(read(&engines[0], "key496").await, "before");
+        let back = engines[0].merge(again[1].id, again[0].id).await.unwrap();
+        assert_eq!((back.id, back.range.end.len()), (whole.id, 0));
+        assert_eq!(read(&engines[2], "key512").await, "before");
+        stop(engines).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merges_that_make_no_sense_are_refused_before_anything_is_proposed() {
+    let cluster = Cluster::new(1, 4);
+    let engine = cluster.start(1).await;
+    let parts = engine.regions();
+    let refused = |fault| Err(RegionError::Merge { fault, current: parts[0].clone() });
+    assert_eq!(engine.merge(parts[0].id, parts[0].id).await, refused(MergeFault::Itself));
+    assert_eq!(engine.merge(parts[0].id, parts[2].id).await, refused(MergeFault::NotNeighbours));
+    assert_eq!(engine.merge(parts[0].id, RegionId(1)).await, refused(MergeFault::Root));
+    assert_eq!(engine.merge(parts[3].id, RegionId(77)).await, Err(RegionError::UnknownRegion { region: RegionId(77) }));
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merge_moves_the_source_beside_its_target() {
+    let mut cluster = Cluster::new(4, 2);
+    cluster.bootstrapped = 3;
+    let engines = cluster.start_all().await;
+    for n in 0..40 {
+        write(&engines[0], &key(n * 20), "kept").await;
+    }
+    let parts = engines[0].regions();
+    let changes = [Change::add_voter(StoreId(4)), Change::remove(StoreId(1))];
+    engines[1].change_replicas(parts[1].id, changes).await.unwrap();
+    let whole = engines[1].merge(parts[0].id, parts[1].id).await.unwrap();
+    let stores: Vec<_> = whole.replicas.iter().map(|replica| replica.store.get()).collect();
+    assert_eq!(stores, [2, 3, 4]);
+    for n in 0..40 {
+        assert_eq!(read(&engines[1 + n % 2], &key(n * 20)).await, "kept");
+    }
+    stop(engines).await;
 }

@@ -245,6 +245,18 @@ pub enum RegionStep {
         /// It has been absorbed by a neighbour, and this is what it was last.
         merged: bool,
     },
+    /// "Are you frozen by this entry, durably?"
+    AskFrozen {
+        /// The entry.
+        index: LogIndex,
+    },
+    /// "Yes."
+    IsFrozen {
+        /// The replica of the store that says so.
+        replica: ReplicaId,
+        /// The entry.
+        index: LogIndex,
+    },
 }
 
 /// The snapshot conversation: the sender offers, the receiver accepts or refuses before the sender scans anything, chunks

@@ -254,13 +254,16 @@ fn changes_of_regions() {
         say(RegionStep::Ask { replica: ReplicaId(21), epoch }),
         say(RegionStep::Tell { descriptor: descriptor(), merged: false }),
         say(RegionStep::Tell { descriptor: descriptor(), merged: true }),
+        say(RegionStep::AskFrozen { index: LogIndex(300) }),
+        say(RegionStep::IsFrozen { replica: ReplicaId(21), index: LogIndex(300) }),
     ];
     let hex = format!(
         "12 02 0e 01 02 e8 07 [admin] 05 03 78 79 7a
          13 00 [changed] 0b [two] 02 {DESCRIPTOR} {DESCRIPTOR}
          15 00 [ask] 00 15 01 02
          15 00 [tell] 01 {DESCRIPTOR}
-         15 00 [tell merged] 02 {DESCRIPTOR}"
+         15 00 [tell merged] 02 {DESCRIPTOR}
+         15 00 [ask frozen] 03 ac 02   15 00 [is frozen] 04 15 ac 02"
     );
     is_written_as(&messages, &hex);
 }

@@ -18,6 +18,7 @@ use crate::error::ReadError;
 use crate::logic::RegionStart;
 use crate::machine::{OwnStateFactory, StateMachine};
 use crate::region::keys;
+use crate::region::merge::MergeState;
 use crate::snapshots::SnapshotFiles;
 
 /// A region as the state knows it.
@@ -31,6 +32,8 @@ pub struct AppliedRegion {
     pub term: Term,
     /// The state was replaced by a received snapshot, and nothing was applied since.
     pub installed: bool,
+    /// How it stands with merges.
+    pub merge: MergeState,
 }
 
 /// The state of a store, in one of the two forms.
@@ -120,7 +123,10 @@ impl Backend {
 
     /// Begins with what was found at the start of the store, before any applier works.
     pub fn begin(&self, starts: &[RegionStart], tombstones: &BTreeMap<RegionId, Tombstone>) {
-        let regions = starts.iter().map(|start| Arc::clone(&start.descriptor));
+        let regions = starts.iter().map(|start| {
+            let MergeState { frozen, absorbed } = start.merge.clone();
+            (Arc::clone(&start.descriptor), frozen.map(|frozen| frozen.index), absorbed)
+        });
         let tombstones = tombstones.iter().map(|(region, tombstone)| (*region, tombstone.clone()));
         self.catalogue.lock().begin(self.store, regions, tombstones);
     }
@@ -182,18 +188,19 @@ impl Backend {
                 descriptor: Arc::clone(descriptor),
                 index: FIRST_INDEX,
                 term: FIRST_TERM,
+                absorbed: Arc::default(),
                 content: Content::Shared(Vec::new()),
             },
             Form::Own(own) => own.first(descriptor),
         }
     }
 
-    /// Puts a region back to what a snapshot file holds, at the start of a store.
+    /// Puts a region back to what a snapshot file holds, at the start of a store; tells how it stands with merges.
     ///
     /// # Errors
     /// The file or the state cannot be read or written.
-    pub fn restore(&self, region: &AppliedRegion, chunks: Chunks<'_>) -> io::Result<()> {
-        let AppliedRegion { descriptor, index, term, installed } = region;
+    pub fn restore(&self, region: &AppliedRegion, chunks: Chunks<'_>) -> io::Result<MergeState> {
+        let AppliedRegion { descriptor, index, term, installed, .. } = region;
         match &self.form {
             Form::Shared(shared) => {
                 let record = AppliedRecord { index: *index, term: *term, installed: *installed };

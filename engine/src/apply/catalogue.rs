@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{RegionDescriptor, RegionId, ReplicaId, StoreId};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId};
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::region::command::{get_varint, put_varint};
+use crate::region::merge::Absorbed;
 
 const FORMAT: u8 = 1;
 
@@ -35,6 +36,8 @@ pub struct Tombstone {
     pub descriptor: Arc<RegionDescriptor>,
     /// Why.
     pub cause: Cause,
+    /// What its region had absorbed: proof for others, after it is gone itself.
+    pub absorbed: Absorbed,
     /// Its log and hard state are gone too, durably: records that the log holds are a later replica's.
     pub cleaned: bool,
 }
@@ -46,13 +49,16 @@ impl Tombstone {
         replica <= self.replica || self.cause == Cause::Merged
     }
 
-    /// The stored form: `format (1) | cause (1) | cleaned (1) | varint replica | descriptor`.
+    /// The stored form: `format (1) | cause (1) | cleaned (1) | varint replica | varint length | absorbed | descriptor`.
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_u8(FORMAT);
         out.put_u8(self.cause as u8);
         out.put_u8(u8::from(self.cleaned));
         put_varint(&mut out, self.replica.get());
+        let absorbed = self.absorbed.encode();
+        put_varint(&mut out, absorbed.len() as u64);
+        out.put_slice(&absorbed);
         let mut descriptor = Vec::new();
         encode_descriptor(&self.descriptor, &mut descriptor);
         out.put_slice(&descriptor);
@@ -72,8 +78,11 @@ impl Tombstone {
         };
         let mut at = 3;
         let replica = ReplicaId(get_varint(stored, &mut at)?);
-        let descriptor = Arc::new(decode_descriptor(&stored.slice(at..)).ok()?);
-        Some(Self { replica, descriptor, cause, cleaned })
+        let length = usize::try_from(get_varint(stored, &mut at)?).ok()?;
+        let end = at.checked_add(length).filter(|end| *end <= stored.len())?;
+        let absorbed = Absorbed::decode(&stored[at..end])?;
+        let descriptor = Arc::new(decode_descriptor(&stored.slice(end..)).ok()?);
+        Some(Self { replica, descriptor, cause, absorbed, cleaned })
     }
 }
 
@@ -83,8 +92,17 @@ struct Resident {
     replica: ReplicaId,
     /// The region as applied; `None` while the replica has no state.
     state: Option<Arc<RegionDescriptor>>,
+    /// The entry that froze it, if it is frozen.
+    frozen: Option<LogIndex>,
+    absorbed: Arc<Absorbed>,
     /// A write that gives it its state is not carried out yet: nothing may be decided about its range.
     pending: bool,
+}
+
+impl Resident {
+    fn new(replica: ReplicaId, state: Option<Arc<RegionDescriptor>>) -> Self {
+        Self { replica, state, frozen: None, absorbed: Arc::default(), pending: false }
+    }
 }
 
 /// What is shared.
@@ -124,14 +142,16 @@ impl Entries {
     pub(crate) fn begin(
         &mut self,
         store: StoreId,
-        regions: impl Iterator<Item = Arc<RegionDescriptor>>,
+        regions: impl Iterator<Item = (Arc<RegionDescriptor>, Option<LogIndex>, Arc<Absorbed>)>,
         tombstones: impl Iterator<Item = (RegionId, Tombstone)>,
     ) {
         self.store = store;
         self.tombstones = tombstones.collect();
         self.residents.clear();
-        for descriptor in regions {
+        for (descriptor, frozen, absorbed) in regions {
+            let region = descriptor.id;
             self.set_state(descriptor);
+            self.set_merge(region, frozen, absorbed);
         }
     }
 
@@ -145,7 +165,7 @@ impl Entries {
         if self.tombstones.get(&region).is_some_and(|tombstone| tombstone.forbids(replica)) {
             return false;
         }
-        let resident = self.residents.entry(region).or_insert(Resident { replica, state: None, pending: false });
+        let resident = self.residents.entry(region).or_insert_with(|| Resident::new(replica, None));
         if resident.state.is_some() || resident.replica > replica {
             return false;
         }
@@ -171,7 +191,29 @@ impl Entries {
             }
             return;
         };
-        self.residents.insert(descriptor.id, Resident { replica, state: Some(descriptor), pending: false });
+        match self.residents.get_mut(&descriptor.id).filter(|resident| resident.replica == replica) {
+            Some(resident) => resident.state = Some(descriptor),
+            None => {
+                self.residents.insert(descriptor.id, Resident::new(replica, Some(descriptor)));
+            }
+        }
+    }
+
+    /// Whether the region is frozen, and what it has absorbed.
+    pub(crate) fn set_merge(&mut self, region: RegionId, frozen: Option<LogIndex>, absorbed: Arc<Absorbed>) {
+        if let Some(resident) = self.residents.get_mut(&region) {
+            (resident.frozen, resident.absorbed) = (frozen, absorbed);
+        }
+    }
+
+    /// Whether the region has a replica here that the entry at `index` has frozen, durably.
+    pub(crate) fn is_frozen_at(&self, region: RegionId, index: LogIndex) -> bool {
+        self.residents.get(&region).is_some_and(|resident| resident.frozen == Some(index) && !resident.pending)
+    }
+
+    /// Whether the region has a replica with a state here.
+    pub(crate) fn is_here(&self, region: RegionId) -> bool {
+        self.residents.get(&region).is_some_and(|resident| resident.state.is_some())
     }
 
     /// From now until [`Entries::settle`], nothing may be decided about the region's range.
@@ -252,7 +294,8 @@ impl Entries {
         let descriptor = newest.fold(Arc::clone(known), |known, other| {
             if known.epoch.is_behind(other.epoch) && !other.epoch.is_behind(known.epoch) { other } else { known }
         });
-        Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, cleaned: false }
+        let absorbed = resident.map(|resident| Absorbed::clone(&resident.absorbed)).unwrap_or_default();
+        Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, absorbed, cleaned: false }
     }
 
     /// The replica is gone.
@@ -281,7 +324,8 @@ mod tests {
 
     fn with(regions: &[Arc<RegionDescriptor>]) -> Entries {
         let mut entries = Entries::default();
-        entries.begin(StoreId(1), regions.iter().cloned(), std::iter::empty());
+        let regions = regions.iter().map(|region| (Arc::clone(region), None, Arc::default()));
+        entries.begin(StoreId(1), regions, std::iter::empty());
         entries
     }
 
@@ -333,7 +377,9 @@ mod tests {
     fn tombstones_survive_a_round_trip() {
         for cause in [Cause::Removed, Cause::Merged] {
             let descriptor = region(3, "m", "", 2);
-            let tombstone = Tombstone { replica: ReplicaId(300), descriptor, cause, cleaned: cause == Cause::Merged };
+            let absorbed = Absorbed(vec![(RegionId(9), 4)]);
+            let cleaned = cause == Cause::Merged;
+            let tombstone = Tombstone { replica: ReplicaId(300), descriptor, cause, absorbed, cleaned };
             let stored = tombstone.encode();
             assert_eq!(Tombstone::decode(&stored), Some(tombstone));
             for len in 0..stored.len() {

@@ -4,15 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{Entry, EntryKind, LogIndex, MembershipChange, RegionDescriptor, RegionEpoch, apply_to_replicas};
+use multiraft_raft::{
+    Entry, EntryKind, LogIndex, MembershipChange, RegionDescriptor, RegionEpoch, RegionId, apply_to_replicas,
+};
 use multiraft_storage::StateError;
 use multiraft_transport::SessionSeq;
 
 use crate::apply::ApplyError;
-use crate::logic::Outcome;
+use crate::logic::{Outcome, RegionChange};
 use crate::machine::ApplyContext;
 use crate::region::admin::{AdminCommand, FIRST_ALLOCATED_ID, split_descriptor};
 use crate::region::command::{Command, EpochRule, decode_epoch};
+use crate::region::merge::{
+    ABSORBED, Absorbed, FROZEN, FROZEN_RETRY, Frozen, MergeFault, MergeState, are_together, check_merge, merged,
+};
 use crate::region::sessions::{Admission, SessionRecord};
 
 /// Where the root region notes which ids it has given away: below are those of the first regions.
@@ -27,7 +32,8 @@ pub(super) trait RegionState {
     fn put_session(&mut self, seq: SessionSeq, record: &SessionRecord) -> Result<(), StateError>;
     /// A record of the region itself.
     fn record(&mut self, name: &'static [u8]) -> Result<Option<Bytes>, StateError>;
-    fn put_record(&mut self, name: &'static [u8], record: Bytes);
+    /// Sets it; `None` removes it.
+    fn put_record(&mut self, name: &'static [u8], record: Option<Bytes>);
     fn run(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Result<Bytes, StateError>;
 }
 
@@ -35,8 +41,13 @@ pub(super) trait RegionState {
 pub(super) fn apply_command(
     state: &mut dyn RegionState,
     region: &Arc<RegionDescriptor>,
+    is_frozen: bool,
     entry: &Entry,
 ) -> Result<Outcome, ApplyError> {
+    if is_frozen {
+        // M1: not even a session is opened.
+        return Ok(Outcome::Busy { retry_after: FROZEN_RETRY });
+    }
     let Some(command) = Command::decode(&entry.data) else {
         return Err(ApplyError::Unreadable { region: region.id, index: entry.index });
     };
@@ -78,17 +89,92 @@ pub(super) enum AdminDecision {
     Answer(Outcome),
     /// The region becomes these: itself first, in key order.
     Split(Vec<Arc<RegionDescriptor>>),
+    /// A step of a merge that concerns this region alone; its records are changed.
+    Step(RegionChange),
+    /// The region absorbs a frozen neighbour and becomes this; its own record says so.
+    Absorb {
+        /// The neighbour, frozen.
+        source: Arc<RegionDescriptor>,
+        /// What the region becomes.
+        region: Arc<RegionDescriptor>,
+        /// What it has absorbed then.
+        absorbed: Arc<Absorbed>,
+    },
+}
+
+impl AdminDecision {
+    /// The answer to who asked for it.
+    pub(super) fn outcome(&self) -> Outcome {
+        let regions = match self {
+            Self::Answer(outcome) => return outcome.clone(),
+            Self::Split(parts) => parts.clone(),
+            Self::Step(change) => vec![Arc::clone(change.region())],
+            Self::Absorb { region, .. } => vec![Arc::clone(region)],
+        };
+        Outcome::Changed { regions }
+    }
 }
 
 /// Decides what a command that changes the region itself comes to. Every replica decides the same.
 pub(super) fn decide_admin(
     region: &Arc<RegionDescriptor>,
+    merge: &MergeState,
     entry: &Entry,
     state: &mut dyn RegionState,
 ) -> Result<AdminDecision, ApplyError> {
     let unreadable = || ApplyError::Unreadable { region: region.id, index: entry.index };
     let command = Command::decode(&entry.data).filter(|command| command.admin).ok_or_else(unreadable)?;
-    match AdminCommand::decode(&command.data).ok_or_else(unreadable)? {
+    let mismatch = || AdminDecision::Answer(Outcome::EpochMismatch { current: Arc::clone(region) });
+    let decoded = AdminCommand::decode(&command.data).ok_or_else(unreadable)?;
+    let MergeState { frozen, absorbed } = merge;
+    if frozen.is_some() && !matches!(decoded, AdminCommand::RollBack { .. }) {
+        // M1. To a fence this is proof enough: the version is past the one that it names.
+        return Ok(mismatch());
+    }
+    let newer = |version: u64| {
+        let epoch = RegionEpoch { version, ..region.epoch };
+        Arc::new(RegionDescriptor { epoch, ..RegionDescriptor::clone(region) })
+    };
+    let is_done = |source, frozen| absorbed.contains(source, frozen);
+    let done = || AdminDecision::Answer(Outcome::Done);
+    match decoded {
+        AdminCommand::Freeze { target } => {
+            if !EpochRule::MERGE.admits(command.epoch, region.epoch) {
+                return Ok(mismatch());
+            }
+            let fault = check_merge(region, &target).err();
+            let fault = fault.or_else(|| (!are_together(region, &target)).then_some(MergeFault::Apart));
+            if let Some(fault) = fault {
+                return Ok(AdminDecision::Answer(Outcome::Refused { reason: fault.to_string() }));
+            }
+            let frozen = Arc::new(Frozen { index: entry.index, target });
+            state.put_record(FROZEN, Some(frozen.encode()));
+            Ok(AdminDecision::Step(RegionChange::Frozen { region: newer(region.epoch.version + 1), frozen }))
+        }
+        AdminCommand::RollBack { index } => {
+            if frozen.as_ref().is_none_or(|frozen| frozen.index != index) {
+                return Ok(mismatch());
+            }
+            state.put_record(FROZEN, None);
+            Ok(AdminDecision::Step(RegionChange::Thawed { region: newer(region.epoch.version + 1) }))
+        }
+        AdminCommand::Fence { source, frozen, .. } if is_done(source, frozen) => Ok(done()),
+        AdminCommand::Fence { version, .. } if region.epoch.version != version => Ok(mismatch()),
+        AdminCommand::Fence { version, .. } => {
+            Ok(AdminDecision::Step(RegionChange::Fenced { region: newer(version + 1) }))
+        }
+        AdminCommand::CommitMerge { source, .. } if is_done(source.id, source.epoch.version) => Ok(done()),
+        AdminCommand::CommitMerge { source, .. } => {
+            // M2: only at the very epoch that the freeze names.
+            if !EpochRule::MERGE.admits(command.epoch, region.epoch) || check_merge(&source, region).is_err() {
+                return Ok(mismatch());
+            }
+            let mut absorbed = Absorbed::clone(absorbed);
+            absorbed.0.push((source.id, source.epoch.version));
+            state.put_record(ABSORBED, Some(absorbed.encode()));
+            let region = Arc::new(merged(&source, region));
+            Ok(AdminDecision::Absorb { source, region, absorbed: Arc::new(absorbed) })
+        }
         AdminCommand::Split { children } => {
             if !EpochRule::SPLIT.admits(command.epoch, region.epoch) {
                 return Ok(AdminDecision::Answer(Outcome::EpochMismatch { current: Arc::clone(region) }));
@@ -107,11 +193,29 @@ pub(super) fn decide_admin(
     }
 }
 
+/// What a commit of a merge needs beside the region: the source, and the entry that froze it. `None` if the entry is none, or
+/// cannot take effect.
+pub(super) fn wanted_source(
+    region: &RegionDescriptor,
+    merge: &MergeState,
+    entry: &Entry,
+) -> Option<(RegionId, LogIndex)> {
+    if !is_admin(entry) || merge.frozen.is_some() {
+        return None;
+    }
+    let command = Command::decode(&entry.data)?;
+    let AdminCommand::CommitMerge { index, source } = AdminCommand::decode(&command.data)? else { return None };
+    let counts = EpochRule::MERGE.admits(command.epoch, region.epoch)
+        && !merge.absorbed.contains(source.id, source.epoch.version)
+        && check_merge(&source, region).is_ok();
+    counts.then_some((source.id, index))
+}
+
 /// Takes the next `count` ids out of those that the root region has not given away; the first of them.
 fn allocate_ids(state: &mut dyn RegionState, count: u64) -> Result<u64, StateError> {
     let stored = state.record(NEXT_ID)?;
     let next = stored.and_then(|stored| stored.as_ref().try_into().ok()).map_or(FIRST_ALLOCATED_ID, u64::from_be_bytes);
-    state.put_record(NEXT_ID, Bytes::copy_from_slice(&(next + count).to_be_bytes()));
+    state.put_record(NEXT_ID, Some(Bytes::copy_from_slice(&next.saturating_add(count).to_be_bytes())));
     Ok(next)
 }
 
@@ -151,6 +255,7 @@ fn open_session(
 /// Carries a membership change out: the new descriptor, or `None` if the change is refused as things stand.
 pub(super) fn apply_membership(
     region: &Arc<RegionDescriptor>,
+    is_frozen: bool,
     entry: &Entry,
 ) -> Result<Option<Arc<RegionDescriptor>>, ApplyError> {
     debug_assert_eq!(entry.kind, EntryKind::Membership);
@@ -162,6 +267,9 @@ pub(super) fn apply_membership(
         if !EpochRule::MEMBERSHIP.admits(proposed, region.epoch) {
             return Ok(None);
         }
+    }
+    if is_frozen {
+        return Ok(None);
     }
     let Ok(replicas) = apply_to_replicas(&region.replicas, &change) else {
         return Ok(None);

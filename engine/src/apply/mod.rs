@@ -24,7 +24,9 @@ use multiraft_transport::{ForwardReply, SnapshotHeader};
 use crate::apply::backend::Form;
 use crate::apply::catalogue::{Catalogue, Clearance, Entries};
 use crate::apply::decide::is_admin;
-use crate::logic::{Applied, ApplyTask, Input, Outcome, ReplyTo, SnapshotInstalled, wire_outcome};
+use crate::apply::decide::wanted_source;
+use crate::logic::{Applied, ApplyTask, Input, Outcome, RegionChange, ReplyTo, SnapshotInstalled, wire_outcome};
+use crate::region::merge::MergeState;
 use crate::snapshots::SnapshotFiles;
 
 pub use backend::{AppliedRegion, Backend};
@@ -79,6 +81,8 @@ pub struct AppliedBatch<R> {
     pub created: Vec<(RegionId, ReplicaId, bool)>,
     /// For the worker: which are gone, and what they leave (`None`: there was no space to write it).
     pub destroyed: Vec<(RegionId, Arc<RegionDescriptor>, Option<Tombstone>)>,
+    /// To be handed in again before anything else, a little later: they wait for a neighbour's freeze to be applied here.
+    pub parked: Vec<ApplyTask<R>>,
     /// For callers here.
     pub replies: Vec<(R, Outcome)>,
     /// For stores that sent a request on.
@@ -92,6 +96,7 @@ impl<R> Default for AppliedBatch<R> {
             installed: Vec::new(),
             created: Vec::new(),
             destroyed: Vec::new(),
+            parked: Vec::new(),
             replies: Vec::new(),
             peer_replies: Vec::new(),
         }
@@ -144,6 +149,7 @@ struct Progress {
     term: Term,
     /// The state is a received snapshot, and nothing was applied since.
     installed: bool,
+    merge: MergeState,
 }
 
 /// Applies the entries of one worker's regions.
@@ -157,6 +163,8 @@ pub struct Applier {
     stalled: Option<multiraft_storage::StateBatch>,
     /// Regions that a split has just changed or made, and whose states are not durable yet: the children, then the parent.
     unsynced: Vec<Arc<RegionDescriptor>>,
+    /// Regions that a merge has just absorbed, and whose snapshot files are still there.
+    buried: Vec<RegionId>,
     catalogue: Arc<Catalogue>,
     /// Where states are kept that are not durable by themselves.
     files: Option<SnapshotFiles>,
@@ -175,8 +183,8 @@ impl Applier {
     fn new(backend: Backend, regions: impl IntoIterator<Item = AppliedRegion>) -> Self {
         let regions = regions
             .into_iter()
-            .map(|AppliedRegion { descriptor, index, term, installed }| {
-                (descriptor.id, Progress { descriptor, applied: index, term, installed })
+            .map(|AppliedRegion { descriptor, index, term, installed, merge }| {
+                (descriptor.id, Progress { descriptor, applied: index, term, installed, merge })
             })
             .collect();
         Self {
@@ -185,6 +193,7 @@ impl Applier {
             dirty: BTreeMap::new(),
             stalled: None,
             unsynced: Vec::new(),
+            buried: Vec::new(),
             catalogue: backend.catalogue,
             files: backend.files,
         }
@@ -200,8 +209,9 @@ impl Applier {
         let is_stalled = self.stalled.is_some() || !self.unsynced.is_empty();
         assert!(!is_stalled, "a stalled batch must be retried before anything is applied after it");
         let mut batch = AppliedBatch::default();
-        let mut tasks = cut_behind_admin(tasks);
+        let mut tasks = cut_around_admin(tasks);
         while !tasks.is_empty() {
+            self.park(&mut tasks, &mut batch);
             if let Err(error) = self.step(&mut tasks, received, &mut batch) {
                 let is_full = matches!(error, ApplyError::State(StateError::NoSpace { .. }));
                 let can_retry = self.stalled.is_some() || !self.unsynced.is_empty();
@@ -228,13 +238,19 @@ impl Applier {
         }
         match tasks.pop_front() {
             Some(ApplyTask::Install { handle, from, header }) => {
-                let installed = self.install(received, from, &header)?;
+                let merge = self.install(received, from, &header)?;
                 received.discard(from, &header);
-                out.installed.push(SnapshotInstalled { handle, from, header, installed });
+                let installed = merge.is_some();
+                let merge = merge.unwrap_or_default();
+                out.installed.push(SnapshotInstalled { handle, from, header, installed, merge });
+            }
+            Some(ApplyTask::Forget { region }) => {
+                self.regions.remove(&region);
+                self.dirty.remove(&region);
             }
             Some(ApplyTask::Register { descriptor, index, term }) => {
                 let installed = index == FIRST_INDEX;
-                let progress = Progress { applied: index, term, installed, descriptor };
+                let progress = Progress { applied: index, term, installed, descriptor, merge: MergeState::default() };
                 self.regions.insert(progress.descriptor.id, progress);
             }
             Some(ApplyTask::Create { region, replica }) => {
@@ -258,12 +274,25 @@ impl Applier {
         // One pass of entries; the lock is taken only if the pass ends with a change of a region.
         let mut pass = Vec::new();
         let mut changes = false;
-        while let Some(task) = tasks.pop_front_if(|task| !changes && matches!(task, ApplyTask::Entries { .. })) {
-            changes = ends_with_admin(&task);
+        // A change of a region begins a pass of its own, so that whether it has to wait is seen with all before it applied.
+        let fits = |task: &ApplyTask<R>, is_first: bool| {
+            matches!(task, ApplyTask::Entries { .. }) && (is_first || !ends_with_admin(task))
+        };
+        while let Some(task) = tasks.pop_front_if(|task| !changes && fits(task, pass.is_empty())) {
+            // Entries of a frozen region too: it may be gone at any moment, absorbed by another applier.
+            changes = ends_with_admin(&task) || self.is_frozen(&task);
             pass.push(task);
         }
         let catalogue = Arc::clone(&self.catalogue);
         let mut entries = changes.then(|| catalogue.lock());
+        if let (Some(entries), Some(ApplyTask::Entries { handle, .. })) = (&entries, pass.last()) {
+            let region = handle.region;
+            let is_frozen = self.regions.get(&region).is_some_and(|progress| progress.merge.frozen.is_some());
+            if is_frozen && !entries.is_here(region) {
+                // Absorbed by the target's applier: what still comes of it is of no account.
+                self.regions.remove(&region);
+            }
+        }
         let mut members = Vec::new();
         let context = Pass {
             regions: &mut self.regions,
@@ -271,6 +300,7 @@ impl Applier {
             catalogue: entries.as_deref_mut(),
             members: &mut members,
             unsynced: &mut self.unsynced,
+            buried: &mut self.buried,
         };
         let applied = match &mut self.form {
             Form::Shared(shared) => shared.apply(context, &mut self.stalled, pass, out),
@@ -281,19 +311,43 @@ impl Applier {
             members.into_iter().for_each(|descriptor| entries.set_state(descriptor));
         }
         applied?;
-        let split: Vec<RegionId> = self.unsynced.iter().map(|descriptor| descriptor.id).collect();
-        self.sync_split()?;
-        if !split.is_empty() {
-            entries.unwrap_or_else(|| catalogue.lock()).settle(&split);
+        if !self.unsynced.is_empty() {
+            self.sync_changes(&mut entries.unwrap_or_else(|| catalogue.lock()))?;
         }
         Ok(())
     }
 
-    /// Makes durable what a split has changed, before anybody hears of it.
-    fn sync_split(&mut self) -> Result<(), StateError> {
-        if self.unsynced.is_empty() {
-            return Ok(());
+    /// Puts aside what stands first if it is the commit of a merge whose source is not frozen beside it yet (M7), and all that
+    /// comes after it for the same region.
+    fn park<R>(&self, tasks: &mut VecDeque<ApplyTask<R>>, out: &mut AppliedBatch<R>) {
+        let Some(ApplyTask::Entries { handle, entries, .. }) = tasks.front() else { return };
+        let region = handle.region;
+        let Some(progress) = self.regions.get(&region) else { return };
+        let first = entries.first().filter(|entry| entry.index > progress.applied);
+        let wanted = first.and_then(|entry| wanted_source(&progress.descriptor, &progress.merge, entry));
+        let Some((source, index)) = wanted else { return };
+        if self.catalogue.lock().is_frozen_at(source, index) {
+            return;
         }
+        tracing::debug!(%region, %source, %index, "a merge waits for its source to be frozen here");
+        let is_of = |task: &ApplyTask<R>| matches!(task, ApplyTask::Entries { handle, .. } if handle.region == region);
+        // What replaces the region's state ends the waiting.
+        let mut rest = VecDeque::new();
+        let mut waits = true;
+        while let Some(task) = tasks.pop_front() {
+            waits &= !matches!(&task, ApplyTask::Install { handle, .. } if handle.region == region);
+            if waits && is_of(&task) { out.parked.push(task) } else { rest.push_back(task) }
+        }
+        *tasks = rest;
+    }
+
+    fn is_frozen<R>(&self, task: &ApplyTask<R>) -> bool {
+        let ApplyTask::Entries { handle, .. } = task else { return false };
+        self.regions.get(&handle.region).is_some_and(|progress| progress.merge.frozen.is_some())
+    }
+
+    /// Makes durable what a change of regions has written, before anybody hears of it.
+    fn sync_changes(&mut self, entries: &mut Entries) -> Result<(), StateError> {
         match &self.files {
             // The children first: one that is found beside a parent that has not split yet comes again with the split.
             Some(files) => {
@@ -304,6 +358,10 @@ impl Applier {
                     };
                     files.save(source.into_iter().collect()).map_err(to_state_error)?;
                 }
+                // The target's file names what it has absorbed, so a crash here leaves no doubt whose the keys are.
+                for region in &self.buried {
+                    files.bury(entries.tombstones(), *region).map_err(to_state_error)?;
+                }
             }
             None => {
                 if let Form::Shared(shared) = &self.form {
@@ -311,7 +369,9 @@ impl Applier {
                 }
             }
         }
-        self.unsynced.clear();
+        let changed: Vec<RegionId> = self.unsynced.drain(..).map(|descriptor| descriptor.id).collect();
+        self.buried.clear();
+        entries.settle(&changed);
         Ok(())
     }
 
@@ -324,10 +384,9 @@ impl Applier {
             shared.write(batch.clone())?;
             self.stalled = None;
         }
-        let split: Vec<RegionId> = self.unsynced.iter().map(|descriptor| descriptor.id).collect();
-        self.sync_split()?;
-        if !split.is_empty() {
-            self.catalogue.lock().settle(&split);
+        if !self.unsynced.is_empty() {
+            let catalogue = Arc::clone(&self.catalogue);
+            self.sync_changes(&mut catalogue.lock())?;
         }
         Ok(())
     }
@@ -335,7 +394,7 @@ impl Applier {
     /// The first state of a region that a split has just made; its own applier does not know it yet.
     fn capture_first(&self, child: &Arc<RegionDescriptor>) -> Result<Option<SnapshotSource>, StateError> {
         match &self.form {
-            Form::Shared(shared) => shared.capture(child, FIRST_INDEX, FIRST_TERM).map(Some),
+            Form::Shared(shared) => shared.capture(child, FIRST_INDEX, FIRST_TERM, &Arc::default()).map(Some),
             Form::Own(own) => Ok(own.capture(child.id)),
         }
     }
@@ -387,23 +446,25 @@ impl Applier {
         received: &dyn ReceivedSnapshots,
         from: StoreId,
         header: &SnapshotHeader,
-    ) -> Result<bool, ApplyError> {
+    ) -> Result<Option<MergeState>, ApplyError> {
         let mut entries = self.catalogue.lock();
         match entries.clearance(&header.descriptor, &[]) {
             Clearance::Clear(_) => {}
             clearance => {
                 tracing::info!(region = %header.region, ?clearance, "a received snapshot is not installed");
-                return Ok(false);
+                return Ok(None);
             }
         }
-        let installed = match &mut self.form {
+        let merge = match &mut self.form {
             Form::Shared(shared) => shared.install(&mut self.regions, received, from, header)?,
             Form::Own(own) => own::install(own, &mut self.regions, received, from, header),
         };
-        if installed {
+        if let Some(merge) = &merge {
             entries.set_state(Arc::clone(&header.descriptor));
+            let frozen = merge.frozen.as_ref().map(|frozen| frozen.index);
+            entries.set_merge(header.region, frozen, Arc::clone(&merge.absorbed));
         }
-        Ok(installed)
+        Ok(merge)
     }
 
     /// The regions that have applied since this was last asked.
@@ -428,10 +489,43 @@ impl Applier {
             return Ok(None);
         };
         match &self.form {
-            Form::Shared(shared) => shared.capture(&progress.descriptor, progress.applied, progress.term).map(Some),
+            Form::Shared(shared) => {
+                let Progress { descriptor, applied, term, merge, .. } = progress;
+                shared.capture(descriptor, *applied, *term, &merge.absorbed).map(Some)
+            }
             Form::Own(own) => Ok(own.capture(region)),
         }
     }
+}
+
+/// Notes in the catalogue what a step of a merge has made of a region; nothing is decided about it before that is durable.
+fn note_change(
+    catalogue: &mut Entries,
+    unsynced: &mut Vec<Arc<RegionDescriptor>>,
+    progress: &mut Progress,
+    change: &RegionChange,
+) {
+    let region = match change {
+        RegionChange::Frozen { region, frozen } => {
+            progress.merge.frozen = Some(Arc::clone(frozen));
+            region
+        }
+        RegionChange::Thawed { region } => {
+            progress.merge.frozen = None;
+            region
+        }
+        RegionChange::Fenced { region } => region,
+        RegionChange::Merged { region, absorbed, .. } => {
+            progress.merge.absorbed = Arc::clone(absorbed);
+            region
+        }
+    };
+    progress.descriptor = Arc::clone(region);
+    catalogue.set_state(Arc::clone(region));
+    let frozen = progress.merge.frozen.as_ref().map(|frozen| frozen.index);
+    catalogue.set_merge(region.id, frozen, Arc::clone(&progress.merge.absorbed));
+    catalogue.hold(region.id);
+    unsynced.push(Arc::clone(region));
 }
 
 /// What one pass over entries reads and changes besides the state itself.
@@ -443,18 +537,19 @@ struct Pass<'a> {
     /// Descriptors that membership changes led to.
     members: &'a mut Vec<Arc<RegionDescriptor>>,
     unsynced: &'a mut Vec<Arc<RegionDescriptor>>,
+    buried: &'a mut Vec<RegionId>,
 }
 
-/// Cuts entries behind each one that may change its region: such a change ends its pass.
-fn cut_behind_admin<R>(tasks: Vec<ApplyTask<R>>) -> VecDeque<ApplyTask<R>> {
+/// Cuts entries before and behind each one that may change its region: such a change is a task of its own, and ends its pass.
+fn cut_around_admin<R>(tasks: Vec<ApplyTask<R>>) -> VecDeque<ApplyTask<R>> {
     let mut cut = VecDeque::with_capacity(tasks.len());
     for task in tasks {
         let ApplyTask::Entries { handle, mut entries, mut replies } = task else {
             cut.push_back(task);
             continue;
         };
-        while let Some(at) = entries.iter().position(is_admin).filter(|at| at + 1 < entries.len()) {
-            let rest = entries.split_off(at + 1);
+        while let Some(at) = entries.iter().position(is_admin).map(|at| at.max(1)).filter(|at| *at < entries.len()) {
+            let rest = entries.split_off(at);
             let behind = replies.partition_point(|(index, _)| *index < rest[0].index);
             let rest_replies = replies.split_off(behind);
             cut.push_back(ApplyTask::Entries { handle, entries, replies });

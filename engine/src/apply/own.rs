@@ -18,12 +18,13 @@ use crate::apply::decide::{
 };
 use crate::apply::record::{FIRST_INDEX, FIRST_TERM};
 use crate::apply::source::{Content, SnapshotSource};
-use crate::apply::{AppliedBatch, ApplyError, Pass, Progress, ReceivedSnapshots, body};
+use crate::apply::{AppliedBatch, ApplyError, Cause, Pass, Progress, ReceivedSnapshots, Tombstone, body, note_change};
 use crate::error::ReadError;
-use crate::logic::{Applied, ApplyTask, Outcome, SplitDone};
+use crate::logic::{Applied, ApplyTask, Outcome, RegionChange, SplitDone};
 use crate::machine::{ApplyContext, OwnState, OwnStateFactory};
 use crate::region::command::EpochRule;
-use crate::region::sessions::{MAX_SESSIONS, SessionRecord};
+use crate::region::merge::{ABSORBED, FROZEN, MergeState};
+use crate::region::sessions::{MAX_SESSIONS, SessionRecord, unite_sessions};
 
 /// All own-state regions of a store. Shared by the appliers and by whoever looks something up.
 pub(crate) struct OwnRegions {
@@ -71,9 +72,11 @@ impl OwnRegions {
         index: LogIndex,
         term: Term,
         chunks: body::Chunks<'_>,
-    ) -> std::io::Result<()> {
-        self.insert(self.load(descriptor, index, term, chunks)?);
-        Ok(())
+    ) -> std::io::Result<MergeState> {
+        let held = self.load(descriptor, index, term, chunks)?;
+        let merge = held.merge();
+        self.insert(held);
+        Ok(merge)
     }
 
     fn insert(&self, held: Held) {
@@ -94,6 +97,7 @@ impl OwnRegions {
             descriptor: Arc::clone(descriptor),
             index: FIRST_INDEX,
             term: FIRST_TERM,
+            absorbed: Arc::default(),
             content: Content::Own(OwnRecords::default(), machine.snapshot()),
         }
     }
@@ -118,6 +122,7 @@ impl OwnRegions {
             descriptor: Arc::clone(&held.descriptor),
             index: held.applied,
             term: held.term,
+            absorbed: held.merge().absorbed,
             content: Content::Own(held.records.clone(), held.machine.snapshot()),
         })
     }
@@ -134,6 +139,10 @@ impl OwnRegions {
         if epoch.is_some_and(|epoch| !EpochRule::COMMAND.admits(epoch, held.descriptor.epoch)) {
             return Err(ReadError::EpochMismatch { current: Arc::clone(&held.descriptor) });
         }
+        if epoch.is_none() && held.records.records.contains_key(FROZEN) {
+            // Its keys may have another owner by now, whose writes are not seen here (M1).
+            return Err(ReadError::EpochMismatch { current: Arc::clone(&held.descriptor) });
+        }
         Ok(held.machine.lookup(&held.descriptor, query))
     }
 }
@@ -148,18 +157,24 @@ pub(super) fn apply<R>(
         let ApplyTask::Entries { handle, entries, replies } = task else { continue };
         let Some(last) = entries.last() else { continue };
         let cost = entries.iter().map(Entry::cost).sum();
-        let mut done = Applied { handle, index: last.index, cost, memberships: Vec::new(), split: None };
+        let mut done = Applied { handle, index: last.index, cost, memberships: Vec::new(), split: None, change: None };
         let mut replies = replies.into_iter().peekable();
-        if let (Some(region), true) = (own.get(handle.region), pass.regions.contains_key(&handle.region)) {
+        if let (Some(region), Some(progress)) = (own.get(handle.region), pass.regions.get(&handle.region)) {
+            let merge = progress.merge.clone();
             let mut held = region.write();
             for entry in &entries {
                 let reply = replies.next_if(|(index, _)| *index == entry.index).map(|(_, reply)| reply);
-                let outcome = apply_entry(own, &mut held, entry, &mut pass, &mut done)?;
+                let outcome = apply_entry(own, &mut held, &merge, entry, &mut pass, &mut done)?;
                 if let Some(reply) = reply {
                     out.answer(reply, outcome);
                 }
             }
             pass.regions.insert(handle.region, held.progress());
+            if let (Some(change), Some(catalogue), Some(progress)) =
+                (&done.change, pass.catalogue.as_deref_mut(), pass.regions.get_mut(&handle.region))
+            {
+                note_change(catalogue, pass.unsynced, progress, change);
+            }
             let region = pass.dirty.entry(handle.region).or_default();
             region.applied = held.applied;
             region.bytes += cost;
@@ -175,6 +190,7 @@ pub(super) fn apply<R>(
 fn apply_entry(
     own: &OwnRegions,
     held: &mut Held,
+    merge: &MergeState,
     entry: &Entry,
     pass: &mut Pass<'_>,
     done: &mut Applied,
@@ -189,19 +205,30 @@ fn apply_entry(
     assert_eq!(entry.index, held.applied.next(), "entries are applied without a gap");
     let outcome = match entry.kind {
         EntryKind::Empty => Outcome::Done,
-        EntryKind::Command if is_admin(entry) => match decide_admin(&Arc::clone(&held.descriptor), entry, held)? {
-            AdminDecision::Answer(outcome) => outcome,
-            AdminDecision::Split(parts) => {
-                done.split = Some(split(own, held, &parts, pass));
-                Outcome::Changed { regions: parts }
+        EntryKind::Command if is_admin(entry) => {
+            let decision = decide_admin(&Arc::clone(&held.descriptor), merge, entry, held)?;
+            let outcome = decision.outcome();
+            match decision {
+                AdminDecision::Answer(_) => {}
+                AdminDecision::Split(parts) => done.split = Some(split(own, held, &parts, pass)),
+                AdminDecision::Step(change) => {
+                    held.descriptor = Arc::clone(change.region());
+                    done.change = Some(change);
+                }
+                AdminDecision::Absorb { source, region, absorbed } => {
+                    let tombstone = absorb(own, held, &source, entry.index, pass);
+                    held.descriptor = Arc::clone(&region);
+                    done.change = Some(RegionChange::Merged { region, absorbed, tombstone });
+                }
             }
-        },
+            outcome
+        }
         EntryKind::Command => {
             let descriptor = Arc::clone(&held.descriptor);
-            apply_command(held, &descriptor, entry)?
+            apply_command(held, &descriptor, merge.frozen.is_some(), entry)?
         }
         EntryKind::Membership => {
-            let changed = apply_membership(&held.descriptor, entry)?;
+            let changed = apply_membership(&held.descriptor, merge.frozen.is_some(), entry)?;
             if let Some(descriptor) = &changed {
                 held.descriptor = Arc::clone(descriptor);
                 pass.members.push(Arc::clone(descriptor));
@@ -245,19 +272,40 @@ fn split(own: &OwnRegions, held: &mut Held, parts: &[Arc<RegionDescriptor>], pas
     SplitDone { parent, children }
 }
 
+/// Takes over a frozen neighbour's machine and sessions (G2).
+fn absorb(
+    own: &OwnRegions,
+    held: &mut Held,
+    source: &Arc<RegionDescriptor>,
+    index: LogIndex,
+    pass: &mut Pass<'_>,
+) -> Tombstone {
+    let Pass { catalogue: Some(catalogue), buried, .. } = pass else {
+        unreachable!("invariant: a pass that may change a region holds the catalogue's lock")
+    };
+    if let Some(neighbour) = own.get(source.id) {
+        let mut neighbour = neighbour.write();
+        // Whoever still holds it sees an empty machine; nobody reads from a frozen one.
+        let empty = own.factory.create(source);
+        held.machine.absorb(std::mem::replace(&mut neighbour.machine, empty));
+        let sessions = std::mem::take(&mut held.records.sessions);
+        held.records.sessions = unite_sessions(sessions, neighbour.records.sessions.clone(), index);
+    }
+    own.remove(source.id);
+    let tombstone = catalogue.tombstone_of(source.id, source, Cause::Merged);
+    catalogue.bury(source.id, tombstone.clone());
+    buried.push(source.id);
+    tombstone
+}
+
 pub(super) fn install(
     own: &OwnRegions,
     regions: &mut BTreeMap<RegionId, Progress>,
     received: &dyn ReceivedSnapshots,
     from: StoreId,
     header: &SnapshotHeader,
-) -> bool {
-    let Some(progress) = regions.get_mut(&header.region) else {
-        return false;
-    };
-    if header.index <= progress.applied {
-        return false;
-    }
+) -> Option<MergeState> {
+    let progress = regions.get_mut(&header.region).filter(|progress| progress.applied < header.index)?;
     // Loaded beside the old state, and then put in its place.
     let loaded = received
         .open(from, header)
@@ -269,20 +317,26 @@ pub(super) fn install(
                 Some(region) => *region.write() = held,
                 None => own.insert(held),
             }
-            true
+            Some(progress.merge.clone())
         }
         Err(error) => {
             tracing::error!(region = %header.region, %error, "a received snapshot could not be installed");
-            false
+            None
         }
     }
 }
 
 impl Held {
+    /// What the region's own records say of merges.
+    fn merge(&self) -> MergeState {
+        let record = |name: &[u8]| self.records.records.get(name).cloned();
+        MergeState::of_records(record(FROZEN), record(ABSORBED))
+    }
+
     fn progress(&self) -> Progress {
         // Snapshot files carry the mark for state of this form.
         let descriptor = Arc::clone(&self.descriptor);
-        Progress { descriptor, applied: self.applied, term: self.term, installed: false }
+        Progress { descriptor, applied: self.applied, term: self.term, installed: false, merge: self.merge() }
     }
 }
 
@@ -306,8 +360,11 @@ impl RegionState for Held {
         Ok(self.records.records.get(name).cloned())
     }
 
-    fn put_record(&mut self, name: &'static [u8], record: Bytes) {
-        self.records.records.insert(Bytes::from_static(name), record);
+    fn put_record(&mut self, name: &'static [u8], record: Option<Bytes>) {
+        match record {
+            Some(record) => self.records.records.insert(Bytes::from_static(name), record),
+            None => self.records.records.remove(name),
+        };
     }
 
     fn run(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Result<Bytes, StateError> {

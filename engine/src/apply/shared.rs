@@ -15,14 +15,15 @@ use crate::apply::decide::{
 };
 use crate::apply::record::AppliedRecord;
 use crate::apply::source::{Content, SnapshotSource};
-use crate::apply::{AppliedBatch, ApplyError, Pass, Progress, ReceivedSnapshots, Tombstone, body};
+use crate::apply::{AppliedBatch, ApplyError, Cause, Pass, Progress, ReceivedSnapshots, Tombstone, body, note_change};
 use crate::error::ReadError;
-use crate::logic::{Applied, ApplyTask, Outcome, RegionHandle, ReplyTo, SplitDone};
+use crate::logic::{Applied, ApplyTask, Outcome, RegionChange, RegionHandle, ReplyTo, SplitDone};
 use crate::machine::shared::drain_overlay;
 use crate::machine::{ApplyContext, RegionView, StateMachine, StateTxn};
 use crate::region::command::EpochRule;
 use crate::region::keys;
-use crate::region::sessions::{MAX_SESSIONS, SessionRecord};
+use crate::region::merge::{ABSORBED, Absorbed, FROZEN, MergeState};
+use crate::region::sessions::{MAX_SESSIONS, SessionRecord, unite_sessions};
 
 /// The embedder's machine over the shared state store.
 #[derive(Clone)]
@@ -49,16 +50,21 @@ impl SharedBackend {
         let mut batch = StateBatch::new();
         let view = self.store.view();
         let is_durable = self.store.is_durable();
-        let mut split = None;
+        let mut change = None;
         for task in tasks {
             let ApplyTask::Entries { handle, entries, replies } = task else { continue };
             let mut run =
-                Run { machine: &*self.machine, view: &*view, overlay: &mut overlay, is_durable, split: &mut split };
+                Run { machine: &*self.machine, view: &*view, overlay: &mut overlay, is_durable, change: &mut change };
             run.entries(&mut pass, &mut batch, handle, &entries, replies, out)?;
         }
         drain_overlay(&mut overlay, &mut batch);
-        if let Some(split) = split {
-            put_split(&mut batch, &*view, &mut pass, split, out)?;
+        match change {
+            Some(AdminDecision::Split(parts)) => put_split(&mut batch, &*view, &mut pass, parts, out)?,
+            Some(AdminDecision::Step(change)) => put_step(&mut batch, &mut pass, change, out),
+            Some(AdminDecision::Absorb { source, region, absorbed }) => {
+                put_absorb(&mut batch, &*view, &mut pass, (&source, region, absorbed), out)?;
+            }
+            Some(AdminDecision::Answer(_)) | None => {}
         }
         drop(view);
         Ok(self.write_or_stall(batch, stalled)?)
@@ -75,7 +81,7 @@ impl SharedBackend {
         self.store.write(batch).inspect_err(|_| *stalled = Some(kept))
     }
 
-    /// Replaces a region's state, durably, in one atomic write; returns whether it did.
+    /// Replaces a region's state, durably, in one atomic write; tells how it then stands with merges, if it did.
     ///
     /// # Errors
     /// The state store failed, and what it holds now is not certain.
@@ -85,9 +91,9 @@ impl SharedBackend {
         received: &dyn ReceivedSnapshots,
         from: StoreId,
         header: &SnapshotHeader,
-    ) -> Result<bool, StateError> {
+    ) -> Result<Option<MergeState>, StateError> {
         let Some(progress) = regions.get_mut(&header.region).filter(|progress| progress.applied < header.index) else {
-            return Ok(false);
+            return Ok(None);
         };
         // A replica without a state owns no keys: those of its descriptor may be another's.
         let old = (progress.applied > LogIndex::ZERO).then(|| Arc::clone(&progress.descriptor));
@@ -95,14 +101,14 @@ impl SharedBackend {
             Ok(batch) => batch,
             Err(error) => {
                 tracing::error!(region = %header.region, %error, "a received snapshot could not be read");
-                return Ok(false);
+                return Ok(None);
             }
         };
         match self.store.write(batch).and_then(|()| self.store.flush()) {
             Ok(()) => {}
             Err(StateError::NoSpace { path }) => {
                 tracing::error!(region = %header.region, path, "no space to install a received snapshot");
-                return Ok(false);
+                return Ok(None);
             }
             Err(error) => return Err(error),
         }
@@ -111,8 +117,16 @@ impl SharedBackend {
             applied: header.index,
             term: header.index_term,
             installed: true,
+            merge: self.merge_state(header.region)?,
         };
-        Ok(true)
+        Ok(Some(progress.merge.clone()))
+    }
+
+    /// What a region's own records say of merges.
+    fn merge_state(&self, region: RegionId) -> Result<MergeState, StateError> {
+        let view = self.store.view();
+        let record = |name| view.get(&keys::record(region, name));
+        Ok(MergeState::of_records(record(FROZEN)?, record(ABSORBED)?))
     }
 
     fn replacement(
@@ -143,6 +157,7 @@ impl SharedBackend {
         descriptor: &Arc<RegionDescriptor>,
         index: LogIndex,
         term: Term,
+        absorbed: &Arc<Absorbed>,
     ) -> Result<SnapshotSource, StateError> {
         let (start, end) = keys::sessions(descriptor.id);
         let mut parts = vec![self.store.snapshot(&start, &end)?];
@@ -152,7 +167,8 @@ impl SharedBackend {
             let (start, end) = keys::data_range(&descriptor.range);
             parts.push(self.store.snapshot(&start, &end)?);
         }
-        Ok(SnapshotSource { descriptor: Arc::clone(descriptor), index, term, content: Content::Shared(parts) })
+        let (descriptor, absorbed) = (Arc::clone(descriptor), Arc::clone(absorbed));
+        Ok(SnapshotSource { descriptor, index, term, absorbed, content: Content::Shared(parts) })
     }
 
     /// Puts a snapshot file's content back into a volatile store, at start.
@@ -161,11 +177,12 @@ impl SharedBackend {
         descriptor: &RegionDescriptor,
         applied: AppliedRecord,
         chunks: body::Chunks<'_>,
-    ) -> io::Result<()> {
+    ) -> io::Result<MergeState> {
         let mut batch = StateBatch::new();
         put_stream(&mut batch, chunks)?;
         put_region(&mut batch, descriptor, applied);
-        self.store.write(batch).map_err(io::Error::other)
+        self.store.write(batch).map_err(io::Error::other)?;
+        self.merge_state(descriptor.id).map_err(io::Error::other)
     }
 
     /// All tombstones.
@@ -203,7 +220,9 @@ impl SharedBackend {
                 let applied = view.get(&keys::applied(descriptor.id))?;
                 let applied = applied.and_then(|stored| AppliedRecord::decode(&stored)).unwrap_or_default();
                 let AppliedRecord { index, term, installed } = applied;
-                regions.push(AppliedRegion { descriptor, index, term, installed });
+                let record = |name| view.get(&keys::record(descriptor.id, name));
+                let merge = MergeState::of_records(record(FROZEN)?, record(ABSORBED)?);
+                regions.push(AppliedRegion { descriptor, index, term, installed, merge });
             }
             start = next.into();
         }
@@ -250,6 +269,10 @@ pub(crate) fn lookup(
     if epoch.is_some_and(|epoch| !EpochRule::COMMAND.admits(epoch, descriptor.epoch)) {
         return Err(ReadError::EpochMismatch { current: Arc::new(descriptor) });
     }
+    if epoch.is_none() && view.get(&keys::record(region, FROZEN)).map_err(state)?.is_some() {
+        // Its keys may have another owner by now, whose writes are not seen here (M1).
+        return Err(ReadError::EpochMismatch { current: Arc::new(descriptor) });
+    }
     backend.machine.lookup(&RegionView::new(&*view, &descriptor), query).map_err(state)
 }
 
@@ -259,14 +282,8 @@ struct Run<'a> {
     view: &'a dyn StateView,
     overlay: &'a mut Overlay,
     is_durable: bool,
-    /// What the pass ends with, if its last entry splits the region.
-    split: &'a mut Option<Split>,
-}
-
-/// A split that the last entry of a pass has decided.
-struct Split {
-    /// The region itself first, in key order.
-    parts: Vec<Arc<RegionDescriptor>>,
+    /// What the pass ends with, if its last entry changes the region.
+    change: &'a mut Option<AdminDecision>,
 }
 
 impl Run<'_> {
@@ -284,7 +301,7 @@ impl Run<'_> {
             return Ok(());
         };
         let cost = entries.iter().map(Entry::cost).sum();
-        let mut done = Applied { handle, index: last.index, cost, memberships: Vec::new(), split: None };
+        let mut done = Applied { handle, index: last.index, cost, memberships: Vec::new(), split: None, change: None };
         let mut replies = replies.into_iter().peekable();
         if let Some(progress) = pass.regions.get_mut(&handle.region) {
             for entry in entries {
@@ -337,14 +354,10 @@ impl Run<'_> {
                     overlay: self.overlay,
                     region: descriptor.id,
                 };
-                match decide_admin(&descriptor, entry, &mut state)? {
-                    AdminDecision::Answer(outcome) => outcome,
-                    AdminDecision::Split(parts) => {
-                        progress.descriptor = Arc::clone(&parts[0]);
-                        *self.split = Some(Split { parts: parts.clone() });
-                        Outcome::Changed { regions: parts }
-                    }
-                }
+                let decision = decide_admin(&descriptor, &progress.merge, entry, &mut state)?;
+                let outcome = decision.outcome();
+                *self.change = Some(decision);
+                outcome
             }
             EntryKind::Command => {
                 let descriptor = Arc::clone(&progress.descriptor);
@@ -354,10 +367,10 @@ impl Run<'_> {
                     overlay: self.overlay,
                     region: descriptor.id,
                 };
-                apply_command(&mut state, &descriptor, entry)?
+                apply_command(&mut state, &descriptor, progress.merge.frozen.is_some(), entry)?
             }
             EntryKind::Membership => {
-                let changed = apply_membership(&progress.descriptor, entry)?;
+                let changed = apply_membership(&progress.descriptor, progress.merge.frozen.is_some(), entry)?;
                 if let Some(descriptor) = &changed {
                     batch.put(keys::descriptor(descriptor.id), stored_descriptor(descriptor));
                     progress.descriptor = Arc::clone(descriptor);
@@ -378,14 +391,17 @@ fn put_split<R>(
     batch: &mut StateBatch,
     view: &dyn StateView,
     pass: &mut Pass<'_>,
-    split: Split,
+    parts: Vec<Arc<RegionDescriptor>>,
     out: &mut AppliedBatch<R>,
 ) -> Result<(), StateError> {
-    let Pass { catalogue: Some(catalogue), unsynced, .. } = pass else {
+    let Pass { catalogue: Some(catalogue), unsynced, regions, .. } = pass else {
         unreachable!("invariant: a pass that may split holds the catalogue's lock")
     };
-    let mut parts = split.parts.into_iter();
+    let mut parts = parts.into_iter();
     let parent = parts.next().expect("invariant: a split begins with the region itself");
+    if let Some(progress) = regions.get_mut(&parent.id) {
+        progress.descriptor = Arc::clone(&parent);
+    }
     let sessions = sessions_after(batch, view, parent.id)?;
     let mut children = Vec::new();
     for child in parts {
@@ -412,6 +428,59 @@ fn put_split<R>(
     if let Some(done) = out.applied.last_mut() {
         done.split = Some(SplitDone { parent, children });
     }
+    Ok(())
+}
+
+/// Writes a step of a merge that concerns one region alone; its records are in the batch.
+fn put_step<R>(batch: &mut StateBatch, pass: &mut Pass<'_>, change: RegionChange, out: &mut AppliedBatch<R>) {
+    let Pass { catalogue: Some(catalogue), unsynced, regions, .. } = pass else {
+        unreachable!("invariant: a pass that may change a region holds the catalogue's lock")
+    };
+    let region = change.region();
+    batch.put(keys::descriptor(region.id), stored_descriptor(region));
+    if let Some(progress) = regions.get_mut(&region.id) {
+        note_change(catalogue, unsynced, progress, &change);
+    }
+    if let Some(done) = out.applied.last_mut() {
+        done.change = Some(change);
+    }
+}
+
+/// Writes the absorption of a frozen neighbour (G2): its data stays where it is, its sessions are united with the region's, all
+/// else of it goes.
+fn put_absorb<R>(
+    batch: &mut StateBatch,
+    view: &dyn StateView,
+    pass: &mut Pass<'_>,
+    (source, region, absorbed): (&Arc<RegionDescriptor>, Arc<RegionDescriptor>, Arc<Absorbed>),
+    out: &mut AppliedBatch<R>,
+) -> Result<(), StateError> {
+    let index = out.applied.last().map_or(LogIndex::ZERO, |done| done.index);
+    let sessions = |id| -> Result<BTreeMap<SessionId, SessionRecord>, StateError> {
+        let stored = sessions_after(batch, view, id)?.into_iter();
+        Ok(stored.filter_map(|(id, record)| Some((id, SessionRecord::decode(&record)?))).collect())
+    };
+    let (before, there) = (sessions(region.id)?, sessions(source.id)?);
+    let after = unite_sessions(before.clone(), there, index);
+    for id in before.keys().filter(|id| !after.contains_key(id)) {
+        batch.delete(keys::session(region.id, *id));
+    }
+    for (id, record) in after.iter().filter(|(id, record)| before.get(id) != Some(record)) {
+        batch.put(keys::session(region.id, *id), record.encode());
+    }
+    for (start, end) in [keys::sessions(source.id), keys::records(source.id)] {
+        batch.delete_range(start, end);
+    }
+    batch.delete(keys::applied(source.id));
+    batch.delete(keys::descriptor(source.id));
+    let Pass { catalogue: Some(catalogue), buried, .. } = pass else {
+        unreachable!("invariant: a pass that may change a region holds the catalogue's lock")
+    };
+    let tombstone = catalogue.tombstone_of(source.id, source, Cause::Merged);
+    batch.put(keys::tombstone(source.id), tombstone.encode());
+    catalogue.bury(source.id, tombstone.clone());
+    buried.push(source.id);
+    put_step(batch, pass, RegionChange::Merged { region, absorbed, tombstone }, out);
     Ok(())
 }
 
@@ -491,8 +560,8 @@ impl RegionState for SharedState<'_> {
         self.stored(&keys::record(self.region, name))
     }
 
-    fn put_record(&mut self, name: &'static [u8], record: Bytes) {
-        self.overlay.insert(keys::record(self.region, name), Some(record));
+    fn put_record(&mut self, name: &'static [u8], record: Option<Bytes>) {
+        self.overlay.insert(keys::record(self.region, name), record);
     }
 
     fn run(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Result<Bytes, StateError> {

@@ -9,6 +9,7 @@ use multiraft_storage::StateSnapshot;
 
 use crate::apply::body::{CHUNK_BYTES, ChunkWriter, OwnRecords};
 use crate::machine::SnapshotWrite;
+use crate::region::merge::Absorbed;
 
 /// The state of a region at one index. Holding it costs memory for what is overwritten meanwhile: use it soon.
 pub struct SnapshotSource {
@@ -18,6 +19,8 @@ pub struct SnapshotSource {
     pub index: LogIndex,
     /// Its term.
     pub term: Term,
+    /// What the region has absorbed.
+    pub absorbed: Arc<Absorbed>,
     pub(super) content: Content,
 }
 

@@ -15,6 +15,7 @@ use crate::logic::worker::Worker;
 use crate::logic::{AdminCommand, AdminRequest, Outcome};
 use crate::region::admin::split_descriptor;
 use crate::region::command::{Command, encode_epoch};
+use crate::region::merge::{FROZEN_RETRY, MergeFault, are_together, check_merge};
 
 /// A learner that is behind by no more entries than this may become a voter.
 const CATCH_UP_LAG: u64 = 256;
@@ -57,6 +58,12 @@ impl<R> Worker<R> {
             let regions = vec![self.region(slot).descriptor().clone()];
             return self.answer(to, Outcome::Changed { regions });
         }
+        if let AdminRequest::Command(command) = request {
+            let id = self.region(slot).id();
+            if let Some(outcome) = self.settled_merge(id, command) {
+                return self.answer(to, outcome);
+            }
+        }
         if self.upkeep.is_disk_full() {
             let store = self.config.store;
             return self.answer(to, Outcome::NoSpace { store });
@@ -67,6 +74,16 @@ impl<R> Worker<R> {
             let current = current.clone();
             return self.answer(to, Outcome::EpochMismatch { current });
         }
+        if let AdminRequest::Command(AdminCommand::Fence { version, .. }) = request
+            && current.epoch.version != *version
+        {
+            // Passed already, and without the merge: proof enough (M3).
+            let current = current.clone();
+            return self.answer(to, Outcome::EpochMismatch { current });
+        }
+        if region.merge.frozen.is_some() {
+            return self.answer(to, Outcome::Busy { retry_after: FROZEN_RETRY });
+        }
         // One change at a time: what an earlier one leads to is known only once it is applied.
         if region.group.applied_index() < region.admin_barrier {
             self.counters.busy += 1;
@@ -76,6 +93,18 @@ impl<R> Worker<R> {
             AdminRequest::Membership(change) => self.unfit_membership(slot, change),
             AdminRequest::Command(AdminCommand::Split { children }) => {
                 split_descriptor(current, children).err().map(|fault| fault.to_string())
+            }
+            AdminRequest::Command(AdminCommand::Freeze { target }) => {
+                let fault = check_merge(current, target).err();
+                let fault = fault.or_else(|| (!are_together(current, target)).then_some(MergeFault::Apart));
+                fault.map(|fault| fault.to_string())
+            }
+            AdminRequest::Command(AdminCommand::CommitMerge { source, .. }) => {
+                check_merge(source, current).err().map(|fault| fault.to_string())
+            }
+            AdminRequest::Command(AdminCommand::Fence { .. }) => None,
+            AdminRequest::Command(AdminCommand::RollBack { .. }) => {
+                Some("only the region's own leader rolls a merge back".to_owned())
             }
             AdminRequest::Describe => None,
             AdminRequest::Command(AdminCommand::AllocateIds { .. }) => {

@@ -87,7 +87,14 @@ impl<R> Worker<R> {
     pub(super) fn handle_forward(&mut self, now: Time, from: StoreId, forward: Forward) {
         let to = ReplyTo::Peer { store: from, id: forward.id };
         let Some(slot) = self.slot_of(forward.region) else {
-            return self.answer(to, Outcome::UnknownRegion);
+            let outcome = match &forward.request {
+                ForwardRequest::Admin { request } => match AdminRequest::decode(request) {
+                    Some(AdminRequest::Command(command)) => self.settled_merge(forward.region, &command),
+                    _ => None,
+                },
+                _ => None,
+            };
+            return self.answer(to, outcome.unwrap_or(Outcome::UnknownRegion));
         };
         if !self.region(slot).group.is_leader() {
             // Not sent on a second time: two stores with a stale view of each other would play ball.
@@ -149,7 +156,7 @@ impl<R> Worker<R> {
             ReplyTo::Caller(reply) => self.reply(reply, outcome),
             ReplyTo::Peer { store, id } => {
                 let reply = ForwardReply { id, outcome: wire_outcome(outcome) };
-                self.peers.entry(store).push(LaneKind::Control, PeerMessage::ForwardReply(reply));
+                self.send_to_store(store, LaneKind::Control, PeerMessage::ForwardReply(reply));
             }
         }
     }

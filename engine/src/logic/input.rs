@@ -13,6 +13,7 @@ use multiraft_transport::{PeerMessage, SessionSeq, SnapshotHeader};
 
 use crate::apply::Tombstone;
 use crate::region::admin::AdminRequest;
+use crate::region::merge::{Absorbed, Frozen, MergeState};
 
 /// One input of a worker's turn. `R` is the caller's handle for the answer; the worker only moves it.
 #[derive(Debug)]
@@ -77,6 +78,11 @@ pub enum Input<R> {
         replica: ReplicaId,
         /// Whether it may.
         allowed: bool,
+    },
+    /// A region of this worker was absorbed by its neighbour on this store; its state is durably gone.
+    Absorbed {
+        /// What is left of it.
+        tombstone: Tombstone,
     },
     /// A replica's state is durably gone.
     Destroyed {
@@ -208,6 +214,52 @@ pub struct Applied {
     pub memberships: Vec<(LogIndex, Option<Arc<RegionDescriptor>>)>,
     /// The last of them split the region.
     pub split: Option<SplitDone>,
+    /// The last of them changed the region in another way.
+    pub change: Option<RegionChange>,
+}
+
+/// What a step of a merge, applied durably, has made of a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegionChange {
+    /// It takes nothing any more.
+    Frozen {
+        /// What it is now.
+        region: Arc<RegionDescriptor>,
+        /// By which entry, for whom.
+        frozen: Arc<Frozen>,
+    },
+    /// It is no longer frozen.
+    Thawed {
+        /// What it is now.
+        region: Arc<RegionDescriptor>,
+    },
+    /// It is one version newer, and else as before.
+    Fenced {
+        /// What it is now.
+        region: Arc<RegionDescriptor>,
+    },
+    /// It has absorbed a neighbour.
+    Merged {
+        /// What it is now.
+        region: Arc<RegionDescriptor>,
+        /// What it has absorbed in all.
+        absorbed: Arc<Absorbed>,
+        /// What is left of the neighbour's replica here.
+        tombstone: Tombstone,
+    },
+}
+
+impl RegionChange {
+    /// What the region is now.
+    #[must_use]
+    pub fn region(&self) -> &Arc<RegionDescriptor> {
+        match self {
+            Self::Frozen { region, .. }
+            | Self::Thawed { region }
+            | Self::Fenced { region }
+            | Self::Merged { region, .. } => region,
+        }
+    }
 }
 
 /// A split that was applied, durably.
@@ -264,6 +316,8 @@ pub struct SnapshotInstalled {
     pub header: SnapshotHeader,
     /// Whether the state is durably replaced.
     pub installed: bool,
+    /// How the region, as the snapshot has it, stands with merges.
+    pub merge: MergeState,
 }
 
 /// A region as it is found at the start of a store.
@@ -281,4 +335,6 @@ pub struct RegionStart {
     pub applied_term: Term,
     /// The state was replaced by a snapshot and nothing was applied since: it may be ahead of the log.
     pub installed: bool,
+    /// How it stands with merges.
+    pub merge: MergeState,
 }

@@ -19,7 +19,7 @@ use multiraft_transport::{PeerMessage, RegionMessage, RegionStep};
 
 use crate::apply::{Cause, FIRST_INDEX, FIRST_TERM, Tombstone};
 use crate::logic::worker::Worker;
-use crate::logic::{Adopt, ApplyTask, LaneKind, Notice, RegionStart, Residue, SplitDone};
+use crate::logic::{Adopt, ApplyTask, LaneKind, MergeState, Notice, RegionStart, Residue, SplitDone};
 
 /// How many messages for a replica that is being created are kept: a vote request and what may follow it.
 const KEPT_MESSAGES: usize = 4;
@@ -165,6 +165,7 @@ impl<R> Worker<R> {
             applied: multiraft_raft::LogIndex::ZERO,
             applied_term: multiraft_raft::Term::ZERO,
             installed: false,
+            merge: MergeState::default(),
         };
         self.insert_region(now, &start, replica, false);
         let task = ApplyTask::Register { descriptor, index: start.applied, term: start.applied_term };
@@ -198,6 +199,7 @@ impl<R> Worker<R> {
                     applied: FIRST_INDEX,
                     applied_term: FIRST_TERM,
                     installed: true,
+                    merge: MergeState::default(),
                 };
                 self.add_region(now, &start);
                 let Some(key) = self.any_slot(region) else { return };
@@ -250,7 +252,7 @@ impl<R> Worker<R> {
     }
 
     /// What another store says of a region.
-    pub(super) fn handle_region_message(&mut self, from: StoreId, message: RegionMessage) {
+    pub(super) fn handle_region_message(&mut self, now: Time, from: StoreId, message: RegionMessage) {
         let RegionMessage { region, step } = message;
         match step {
             RegionStep::Ask { replica, epoch } => self.handle_ask(from, region, replica, epoch),
@@ -260,6 +262,8 @@ impl<R> Worker<R> {
                     self.handle_tell(region, descriptor);
                 }
             }
+            RegionStep::AskFrozen { index } => self.handle_ask_frozen(from, region, index),
+            RegionStep::IsFrozen { replica, index } => self.handle_is_frozen(now, from, region, replica, index),
         }
     }
 
@@ -285,7 +289,7 @@ impl<R> Worker<R> {
         }
     }
 
-    fn say_of_region(&mut self, to: StoreId, region: RegionId, step: RegionStep) {
+    pub(super) fn say_of_region(&mut self, to: StoreId, region: RegionId, step: RegionStep) {
         self.peers.entry(to).push(LaneKind::Control, PeerMessage::Region(RegionMessage { region, step }));
     }
 
@@ -318,10 +322,26 @@ impl<R> Worker<R> {
         let Some(tombstone) = tombstone else {
             return self.lives.tasks.push(ApplyTask::Destroy { region, known, cause: Cause::Removed });
         };
+        self.early_records.push(GroupRecord { region, log: LogChange::Remove, hard_state: None });
+        self.note_tombstone(tombstone);
+    }
+
+    /// What is left of a replica of this region that was here.
+    pub(super) fn tombstone(&self, region: RegionId) -> Option<&Tombstone> {
+        self.lives.residue.tombstones.get(&region)
+    }
+
+    /// A replica is gone whose records leave the log with this turn.
+    pub(super) fn note_tombstone(&mut self, tombstone: Tombstone) {
+        let region = tombstone.descriptor.id;
         self.lives.residue.tombstones.insert(region, tombstone);
         self.lives.residue.orphans.remove(&region);
-        self.early_records.push(GroupRecord { region, log: LogChange::Remove, hard_state: None });
         self.lives.removing.insert(region, Some(self.flush.next_ticket().seq));
+    }
+
+    /// For the applier, before anything else of this turn.
+    pub(super) fn push_apply(&mut self, task: ApplyTask<R>) {
+        self.lives.tasks.push(task);
     }
 
     /// The log is durable up to a ticket: replicas whose records went with it may have successors.

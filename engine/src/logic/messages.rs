@@ -13,7 +13,9 @@ use crate::logic::{LaneKind, Notice, Outcome};
 impl<R> Worker<R> {
     /// What a peer sent, in order.
     pub(super) fn handle_messages(&mut self, now: Time, from: StoreId, messages: Vec<PeerMessage>) {
-        self.peers.entry(from).heard = now;
+        if from != self.config.store {
+            self.peers.entry(from).heard = now;
+        }
         for message in messages {
             match message {
                 PeerMessage::Raft(raft) => self.handle_raft(now, from, raft.region, raft.message, raft.descriptor),
@@ -28,9 +30,13 @@ impl<R> Worker<R> {
                     }
                 }
                 PeerMessage::Forward(forward) => self.handle_forward(now, from, forward),
-                PeerMessage::ForwardReply(reply) => self.handle_forward_reply(from, reply),
+                PeerMessage::ForwardReply(reply) => {
+                    if !self.on_merge_reply(now, &reply) {
+                        self.handle_forward_reply(from, reply);
+                    }
+                }
                 PeerMessage::Snapshot(snapshot) => self.handle_snapshot(now, from, snapshot),
-                PeerMessage::Region(about) => self.handle_region_message(from, about),
+                PeerMessage::Region(about) => self.handle_region_message(now, from, about),
             }
         }
     }

@@ -20,6 +20,7 @@ mod flush;
 mod forward;
 mod input;
 mod lifecycle;
+mod merge;
 mod messages;
 mod output;
 mod peers;
@@ -31,9 +32,12 @@ mod upkeep;
 mod worker;
 
 pub use crate::region::admin::{AdminCommand, AdminRequest, Child, SplitFault};
+pub use crate::region::merge::{Absorbed, Frozen, MergeFault, MergeState};
 pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of};
 pub use forward::wire_outcome;
-pub use input::{Adopt, Applied, DiskUse, Input, RegionHandle, RegionStart, Residue, SnapshotInstalled, SplitDone};
+pub use input::{
+    Adopt, Applied, DiskUse, Input, RegionChange, RegionHandle, RegionStart, Residue, SnapshotInstalled, SplitDone,
+};
 pub use output::{
     ApplyTask, Counters, FetchTask, LaneKind, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask, TurnOutput,
 };

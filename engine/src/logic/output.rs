@@ -8,7 +8,7 @@ use multiraft_raft::{Entry, Fetch, LogIndex, LogTicket, RegionDescriptor, Region
 use multiraft_storage::GroupRecord;
 use multiraft_transport::{PeerMessage, SnapshotHeader};
 
-use crate::apply::Cause;
+use crate::apply::{Cause, Tombstone};
 use crate::logic::{Adopt, BeatShare, RegionHandle};
 
 /// Everything that one turn wants done. The driver carries it out and empties it.
@@ -32,6 +32,10 @@ pub struct TurnOutput<R> {
     pub snapshots: Vec<SnapshotTask>,
     /// Children of splits, each for the worker that drives it.
     pub adopts: Vec<Adopt>,
+    /// What is left of regions that were absorbed here, each for the worker that drives it.
+    pub absorbed: Vec<Tombstone>,
+    /// Messages to workers of this store, in order.
+    pub local: Vec<PeerMessage>,
     /// What happened, for those who watch.
     pub notices: Vec<Notice>,
 }
@@ -48,6 +52,8 @@ impl<R> Default for TurnOutput<R> {
             fetches: Vec::new(),
             snapshots: Vec::new(),
             adopts: Vec::new(),
+            absorbed: Vec::new(),
+            local: Vec::new(),
             notices: Vec::new(),
         }
     }
@@ -111,6 +117,11 @@ pub enum ApplyTask<R> {
         region: RegionId,
         /// The replica.
         replica: ReplicaId,
+    },
+    /// The region was absorbed here: nothing of it comes any more.
+    Forget {
+        /// The region.
+        region: RegionId,
     },
     /// Remove a replica's state, durably, and leave a tombstone. Answered by `Input::Destroyed`.
     Destroy {
@@ -260,6 +271,13 @@ pub enum Notice {
     Descriptor(Arc<RegionDescriptor>),
     /// A region was split: what it is now, then its children, in key order.
     Split(Vec<Arc<RegionDescriptor>>),
+    /// A region has absorbed a neighbour.
+    Merged {
+        /// What it is now.
+        region: Arc<RegionDescriptor>,
+        /// The neighbour.
+        source: RegionId,
+    },
     /// This store's replica of a region is gone; the region is known to have come this far.
     Removed {
         /// The region.
@@ -294,6 +312,10 @@ pub struct Counters {
     pub replicas_removed: u64,
     /// Splits applied here.
     pub splits: u64,
+    /// Merges applied here.
+    pub merges: u64,
+    /// Frozen regions that were rolled back here.
+    pub rolled_back: u64,
     /// Snapshots installed.
     pub snapshots_installed: u64,
     /// Snapshots asked to be sent.

@@ -56,6 +56,7 @@ impl<R> Worker<R> {
             let store = self.config.store;
             return self.answer(reply, Outcome::NoSpace { store });
         }
+        let Some(reply) = self.refuse_frozen(slot, reply) else { return };
         if self.apply_backlog > self.config.apply_queue_bytes {
             self.counters.busy += 1;
             return self.answer(reply, Outcome::Busy { retry_after: RETRY });

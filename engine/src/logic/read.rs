@@ -27,6 +27,7 @@ impl<R> Worker<R> {
 
     /// A read waits for the end of the turn, to share its round with the others.
     pub(super) fn read_here(&mut self, slot: SlotKey, reply: ReplyTo<R>) {
+        let Some(reply) = self.refuse_frozen(slot, reply) else { return };
         self.region_mut(slot).waiting().reads.push(reply);
         self.touch(slot);
     }

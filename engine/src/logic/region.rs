@@ -10,8 +10,9 @@ use multiraft_raft::{
 use multiraft_router::SlotKey;
 use multiraft_storage::FlushToken;
 
+use crate::logic::merge::Driving;
 use crate::logic::output::ReplyTo;
-use crate::logic::{RegionHandle, RegionStart};
+use crate::logic::{MergeState, RegionHandle, RegionStart};
 use crate::status::RegionStatus;
 
 /// A replica: its Raft group, and who waits for what.
@@ -29,6 +30,10 @@ pub(super) struct Region<R> {
     pub(super) admin_barrier: LogIndex,
     /// When it last had a leader, or asked what had become of its region.
     pub(super) lonely_since: Time,
+    /// How it stands with merges.
+    pub(super) merge: MergeState,
+    /// The merge that this leading, frozen region drives.
+    pub(super) driving: Option<Box<Driving>>,
     /// Listed for the end of this turn.
     pub(super) touched: bool,
     /// Links that changed after this have not been told to the group.
@@ -149,6 +154,8 @@ impl<R> Region<R> {
             initialised,
             admin_barrier: LogIndex::ZERO,
             lonely_since: now,
+            merge: start.merge.clone(),
+            driving: None,
             touched: false,
             link_mark: 0,
             durable: start.applied,

@@ -298,7 +298,7 @@ impl<R> Worker<R> {
 
     /// The state was replaced, durably; now the group's log begins after it.
     pub(super) fn on_snapshot_installed(&mut self, now: Time, done: SnapshotInstalled) {
-        let SnapshotInstalled { handle, from, header, installed } = done;
+        let SnapshotInstalled { handle, from, header, installed, merge } = done;
         self.transfers.incoming.remove(&(from, header.transfer));
         let Some(key) = self.live(handle) else { return };
         if installed {
@@ -309,6 +309,7 @@ impl<R> Worker<R> {
             if restored {
                 region.initialised = true;
                 region.set_descriptor(header.descriptor.clone());
+                self.set_merge_state(key, merge);
                 self.notices.push(Notice::Descriptor(header.descriptor.clone()));
             }
             let region = self.region_mut(key);

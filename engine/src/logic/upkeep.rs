@@ -77,6 +77,7 @@ impl<R> Worker<R> {
         self.abandon_forwards(expired);
         self.abandon_silent(now);
         self.remove_doomed();
+        self.drive_merges(now);
         self.place_leaders(now);
     }
 

@@ -17,6 +17,7 @@ use rustc_hash::FxHashMap;
 
 use crate::logic::flush::FlushQueue;
 use crate::logic::lifecycle::Lifecycle;
+use crate::logic::merge::Merges;
 use crate::logic::peers::Peers;
 use crate::logic::region::Region;
 use crate::logic::snapshot::Transfers;
@@ -75,6 +76,7 @@ pub struct Worker<R> {
     pub(super) transfers: Transfers,
     pub(super) upkeep: Upkeep,
     pub(super) lives: Lifecycle<R>,
+    pub(super) merges: Merges,
     pub(super) counters: Counters,
     /// What was handed out to be applied and not reported back, in bytes.
     pub(super) apply_backlog: usize,
@@ -117,6 +119,7 @@ impl<R> Worker<R> {
             transfers: Transfers::new(config.incarnation),
             upkeep: Upkeep::new(now),
             lives: Lifecycle::default(),
+            merges: Merges::new(config.incarnation),
             counters: Counters::default(),
             apply_backlog: 0,
             next_read: 0,
@@ -174,6 +177,7 @@ impl<R> Worker<R> {
         let options = Arc::clone(&self.config.raft);
         let key = self.regions.insert_with(|key| Region::new(start, own, initialised, key, options, seed, now));
         self.slots.insert(start.descriptor.id, key);
+        self.set_merge_state(key, start.merge.clone());
         self.touch(key);
     }
 
@@ -211,6 +215,7 @@ impl<R> Worker<R> {
         self.poll_touched(now, out);
         self.hand_in_beats(now, out);
         self.peers.drain(self.config.incarnation, &mut out.sends);
+        self.merges.drain(&mut out.absorbed, &mut out.local);
         out.replies.append(&mut self.replies);
         out.notices.append(&mut self.notices);
         self.next_deadline()
@@ -243,6 +248,7 @@ impl<R> Worker<R> {
                 self.handle_admin(now, region, epoch, &request, reply);
             }
             Input::Adopt(adopt) => self.on_adopt(now, adopt),
+            Input::Absorbed { tombstone } => self.on_absorbed(tombstone),
             Input::Created { region, replica, allowed } => self.on_created(now, region, replica, allowed),
             Input::Destroyed { region, known, tombstone } => self.on_destroyed(region, known, tombstone),
             Input::Messages { from, messages } => self.handle_messages(now, from, messages),
@@ -301,6 +307,10 @@ impl<R> Worker<R> {
                 // Also if the parent is gone by now: its children are there.
                 self.on_split(live, split);
             }
+            let changes = done.change.is_some();
+            if let Some(change) = done.change {
+                self.on_region_change(live, change);
+            }
             let Some(key) = live else { continue };
             let changes_members = !done.memberships.is_empty();
             for (index, descriptor) in done.memberships {
@@ -309,7 +319,8 @@ impl<R> Worker<R> {
             let group = &mut self.region_mut(key).group;
             group.on_applied(now, done.index);
             // Else there is nothing that the group would want done about it.
-            let matters = changes_members || splits || group.has_undelivered() || group.membership().is_joint();
+            let matters =
+                changes_members || splits || changes || group.has_undelivered() || group.membership().is_joint();
             self.release_confirmed(key);
             if matters {
                 self.touch(key);

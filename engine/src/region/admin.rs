@@ -5,20 +5,34 @@
 //!   0 membership   an encoded membership change, to the end
 //!   1 split        varint count, count x ( bytes first key | varint region | varint count of replicas, so many varint ids )
 //!   2 ids          varint count (in the root region only)
+//!   3 freeze       descriptor of the target
+//!   4 commit merge varint index of the freeze | descriptor of the frozen source
+//!   5 fence        varint source | varint its frozen version | varint version of the target that the freeze names
+//!   6 roll back    varint index of the freeze
 //!   9 describe     nothing: tells what the region is, and changes nothing
 //! ```
 //!
 //! A split stands in the log as an ordinary command's envelope with the admin flag; a membership change is an entry of the
 //! core's own kind with the epoch as its context.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{KeyRange, MembershipChange, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId};
+use multiraft_raft::{
+    KeyRange, LogIndex, MembershipChange, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId,
+};
+
+use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::region::command::{get_varint, put_varint};
 
 const MEMBERSHIP: u8 = 0;
 const SPLIT: u8 = 1;
 const ALLOCATE_IDS: u8 = 2;
+const FREEZE: u8 = 3;
+const COMMIT_MERGE: u8 = 4;
+const FENCE: u8 = 5;
+const ROLL_BACK: u8 = 6;
 const DESCRIBE: u8 = 9;
 
 /// The most children that one split makes: a bound on what one entry does.
@@ -54,6 +68,32 @@ pub enum AdminCommand {
     AllocateIds {
         /// How many.
         count: u64,
+    },
+    /// The region takes nothing any more: it is to be absorbed.
+    Freeze {
+        /// By whom, at exactly this epoch.
+        target: Arc<RegionDescriptor>,
+    },
+    /// The region absorbs a neighbour that is frozen for it, on every store.
+    CommitMerge {
+        /// The entry that froze the source.
+        index: LogIndex,
+        /// The source, frozen.
+        source: Arc<RegionDescriptor>,
+    },
+    /// The region becomes one version newer, so that no commit of an earlier freeze can apply any more.
+    Fence {
+        /// The source of the merge that is given up.
+        source: RegionId,
+        /// Its version when it was frozen.
+        frozen: u64,
+        /// The version of this region that the freeze names.
+        version: u64,
+    },
+    /// The region is no longer frozen: its target has not absorbed it and never will.
+    RollBack {
+        /// The entry that froze it.
+        index: LogIndex,
     },
 }
 
@@ -121,6 +161,25 @@ impl AdminCommand {
                 out.put_u8(ALLOCATE_IDS);
                 put_varint(&mut out, *count);
             }
+            Self::Freeze { target } => {
+                out.put_u8(FREEZE);
+                put_descriptor(&mut out, target);
+            }
+            Self::CommitMerge { index, source } => {
+                out.put_u8(COMMIT_MERGE);
+                put_varint(&mut out, index.get());
+                put_descriptor(&mut out, source);
+            }
+            Self::Fence { source, frozen, version } => {
+                out.put_u8(FENCE);
+                put_varint(&mut out, source.get());
+                put_varint(&mut out, *frozen);
+                put_varint(&mut out, *version);
+            }
+            Self::RollBack { index } => {
+                out.put_u8(ROLL_BACK);
+                put_varint(&mut out, index.get());
+            }
         }
         out.freeze()
     }
@@ -142,10 +201,32 @@ impl AdminCommand {
                 let count = get_varint(bytes, &mut at)?;
                 (1..=ALLOCATED_AT_ONCE_MAX).contains(&count).then_some(Self::AllocateIds { count })?
             }
+            FREEZE => return read_descriptor(bytes, at).map(|target| Self::Freeze { target }),
+            COMMIT_MERGE => {
+                let index = LogIndex(get_varint(bytes, &mut at)?);
+                return read_descriptor(bytes, at).map(|source| Self::CommitMerge { index, source });
+            }
+            FENCE => Self::Fence {
+                source: RegionId(get_varint(bytes, &mut at)?),
+                frozen: get_varint(bytes, &mut at)?,
+                version: get_varint(bytes, &mut at)?,
+            },
+            ROLL_BACK => Self::RollBack { index: LogIndex(get_varint(bytes, &mut at)?) },
             _ => return None,
         };
         (at == bytes.len()).then_some(command)
     }
+}
+
+/// A descriptor stands last: it goes to the end.
+fn put_descriptor(out: &mut BytesMut, descriptor: &RegionDescriptor) {
+    let mut encoded = Vec::new();
+    encode_descriptor(descriptor, &mut encoded);
+    out.put_slice(&encoded);
+}
+
+fn read_descriptor(bytes: &Bytes, at: usize) -> Option<Arc<RegionDescriptor>> {
+    decode_descriptor(&bytes.slice(at..)).ok().map(Arc::new)
 }
 
 fn read_child(bytes: &Bytes, at: &mut usize) -> Option<Child> {
@@ -282,7 +363,15 @@ mod tests {
         let split = AdminRequest::Command(AdminCommand::Split { children: vec![child(b"g", 8), child(b"p", 9)] });
         let change = MembershipChange::Simple(ChangeOp::AddLearner { id: ReplicaId(4), store: StoreId(4) });
         let ids = AdminRequest::Command(AdminCommand::AllocateIds { count: 1000 });
-        for request in [split, ids, AdminRequest::Describe, AdminRequest::Membership(change)] {
+        let whole = Arc::new(parent());
+        let merges = [
+            AdminCommand::Freeze { target: whole.clone() },
+            AdminCommand::CommitMerge { index: LogIndex(300), source: whole },
+            AdminCommand::Fence { source: RegionId(4), frozen: 500, version: 9 },
+            AdminCommand::RollBack { index: LogIndex(300) },
+        ];
+        let others = [split, ids, AdminRequest::Describe, AdminRequest::Membership(change)];
+        for request in merges.map(AdminRequest::Command).into_iter().chain(others) {
             let bytes = request.encode();
             assert_eq!(AdminRequest::decode(&bytes), Some(request));
             for len in 0..bytes.len() {

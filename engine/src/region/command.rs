@@ -45,6 +45,10 @@ impl EpochRule {
     pub(crate) const SPLIT: Self =
         Self { checks_version: true, checks_conf_version: true, bumps_version: true, bumps_conf_version: false };
 
+    /// Freeze, commit and fence of a merge.
+    pub(crate) const MERGE: Self =
+        Self { checks_version: true, checks_conf_version: true, bumps_version: true, bumps_conf_version: false };
+
     /// Whether a command proposed under `proposed` may take effect in a region that is at `current`.
     pub(crate) fn admits(self, proposed: RegionEpoch, current: RegionEpoch) -> bool {
         (!self.checks_version || proposed.version == current.version)

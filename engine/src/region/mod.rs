@@ -3,4 +3,5 @@
 pub(crate) mod admin;
 pub(crate) mod command;
 pub(crate) mod keys;
+pub(crate) mod merge;
 pub(crate) mod sessions;

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_raft::LogIndex;
-use multiraft_transport::SessionSeq;
+use multiraft_transport::{SessionId, SessionSeq};
 
 use crate::region::command::{get_varint, put_varint};
 
@@ -46,6 +46,25 @@ pub(crate) struct SessionRecord {
 
 /// The most bytes of answers kept of one session.
 pub(crate) const WINDOW_BYTES: usize = 1 << 20;
+
+/// The sessions of a region that absorbs another at `index`, within the limit: of all, the least recently used go first.
+pub(crate) fn unite_sessions(
+    mut here: BTreeMap<SessionId, SessionRecord>,
+    there: BTreeMap<SessionId, SessionRecord>,
+    index: LogIndex,
+) -> BTreeMap<SessionId, SessionRecord> {
+    for (id, record) in there {
+        let united = SessionRecord::united(here.remove(&id), record, index);
+        here.insert(id, united);
+    }
+    let surplus = here.len().saturating_sub(MAX_SESSIONS);
+    let mut by_age: Vec<(LogIndex, SessionId)> = here.iter().map(|(id, record)| (record.last_used(), *id)).collect();
+    by_age.sort_unstable();
+    for (_, id) in by_age.into_iter().take(surplus) {
+        here.remove(&id);
+    }
+    here
+}
 
 /// What to do with a command of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +115,18 @@ impl SessionRecord {
             self.floor = acknowledged;
             self.applied = self.applied.split_off(&(acknowledged + 1));
         }
+    }
+
+    /// What a region knows of a session after it has absorbed another that knows it too (or `None`): every command that either
+    /// has applied. An answer that one of them was told is acknowledged is so for both: sequences are the session's, not the
+    /// region's.
+    pub(crate) fn united(here: Option<Self>, there: Self, index: LogIndex) -> Self {
+        let Some(mut here) = here else { return Self { last_used: index, ..there } };
+        here.floor = here.floor.max(there.floor);
+        here.applied.extend(there.applied);
+        here.applied = here.applied.split_off(&(here.floor + 1));
+        here.last_used = here.last_used.max(index);
+        here
     }
 
     /// When it was last used.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use multiraft_raft::{RegionId, StoreId};
 use multiraft_router::Mailbox;
 use multiraft_storage::StateError;
@@ -16,10 +16,12 @@ use crate::logic::{ApplyTask, DiskUse, Input};
 use crate::shell::Completion;
 use crate::shell::fault::{Fault, PanicGuard};
 use crate::shell::receive::Receiving;
-use crate::shell::worker::Work;
+use crate::shell::worker::{Work, deliver_local};
 
 /// How many tasks become one atomic write at most: a bound on how long a caller waits for others.
 const TASKS_PER_WRITE: usize = 512;
+/// When to look again whether what is parked can go on.
+const PARKED_RETRY: Duration = Duration::from_millis(20);
 /// How long to wait for space.
 const NO_SPACE_RETRY: Duration = Duration::from_millis(100);
 
@@ -49,6 +51,11 @@ pub(super) struct ApplyThread {
     pub(super) receiving: Arc<Receiving>,
     pub(super) fault: Fault,
     pub(super) index: usize,
+    pub(super) store: StoreId,
+    /// The mailboxes of all workers, for answers to this store itself.
+    pub(super) workers: Vec<Mailbox<Work>>,
+    /// Tasks that wait for a neighbour's freeze; they come before all else.
+    pub(super) parked: Vec<ApplyTask<Completion>>,
     /// The store is being stopped with a batch that found no space: nothing may be applied after it.
     pub(super) is_stalled: bool,
 }
@@ -63,7 +70,7 @@ impl ApplyThread {
         let _guard = PanicGuard { fault: self.fault.clone(), thread: "apply" };
         let mut next = None;
         loop {
-            let Some(work) = next.take().or_else(|| self.work.recv().ok()) else {
+            let Some(work) = next.take().or_else(|| self.receive()) else {
                 return;
             };
             match work {
@@ -90,11 +97,28 @@ impl ApplyThread {
         }
     }
 
+    /// The next work; what is parked is tried again every now and then.
+    fn receive(&self) -> Option<ApplyWork> {
+        if self.parked.is_empty() {
+            return self.work.recv().ok();
+        }
+        match self.work.recv_timeout(PARKED_RETRY) {
+            Ok(work) => Some(work),
+            Err(RecvTimeoutError::Timeout) => Some(ApplyWork::Tasks(Vec::new())),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
     fn apply(&mut self, mut tasks: Vec<ApplyTask<Completion>>) {
+        if !self.parked.is_empty() {
+            let behind = std::mem::replace(&mut tasks, std::mem::take(&mut self.parked));
+            tasks.extend(behind);
+        }
         while !tasks.is_empty() && !self.fault.is_set() && !self.is_stalled {
             let started = Instant::now();
             let count = tasks.len();
-            let (batch, end) = self.applier.apply(std::mem::take(&mut tasks), &*self.receiving);
+            let (mut batch, end) = self.applier.apply(std::mem::take(&mut tasks), &*self.receiving);
+            self.parked.append(&mut batch.parked);
             match end {
                 ApplyEnd::Done => self.deliver(batch),
                 ApplyEnd::Stalled { rest } => {
@@ -181,6 +205,9 @@ impl ApplyThread {
     fn send(&self, store: StoreId, messages: &[PeerMessage]) {
         if messages.is_empty() {
             return;
+        }
+        if store == self.store {
+            return deliver_local(&self.workers, store, messages.to_vec());
         }
         // An answer that cannot be sent is an unknown outcome at the other end.
         if let Err(error) = self.transport.send(store, Lane::Control, messages) {

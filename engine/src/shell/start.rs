@@ -260,6 +260,7 @@ impl Parts {
                 directory: Arc::clone(&directory),
                 events: events.clone(),
                 fault: fault.clone(),
+                store: self.store,
                 index,
                 inputs: Vec::new(),
                 permits: Vec::new(),
@@ -372,6 +373,7 @@ impl Parts {
                     index: start.applied,
                     term: start.applied_term,
                     installed: start.installed,
+                    merge: start.merge.clone(),
                 });
             let applier = self.backend.applier(regions);
             let (sender, work): (Sender<ApplyWork>, Receiver<ApplyWork>) = bounded(APPLY_BATCHES_MAX);
@@ -383,6 +385,9 @@ impl Parts {
                 receiving: Arc::clone(receiving),
                 fault: fault.clone(),
                 index,
+                store: self.store,
+                workers: mailboxes.to_vec(),
+                parked: Vec::new(),
                 is_stalled: false,
             };
             let started = thread.start();

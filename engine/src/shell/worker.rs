@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::directory::Directory;
 use crate::events::{Event, EventSender};
-use crate::logic::{BeatMerger, Counters, FetchTask, Input, Notice, TurnOutput, Worker, worker_of};
+use crate::logic::{BeatMerger, Counters, FetchTask, Input, Notice, TurnOutput, Worker, split_by_worker, worker_of};
 use crate::shell::Completion;
 use crate::shell::apply::ApplyWork;
 use crate::shell::fault::Fault;
@@ -57,6 +57,7 @@ pub(super) struct WorkerShell {
     pub(super) directory: Arc<Directory>,
     pub(super) events: EventSender,
     pub(super) fault: Fault,
+    pub(super) store: StoreId,
     pub(super) index: usize,
     pub(super) inputs: Vec<Input<Completion>>,
     pub(super) permits: Vec<Arc<Permit>>,
@@ -210,6 +211,12 @@ impl WorkerShell {
             let worker = worker_of(adopt.descriptor.id, self.workers.len());
             let _ = self.workers[worker].send_reserved(Work::Input(Input::Adopt(adopt)));
         }
+        for tombstone in self.out.absorbed.drain(..) {
+            let worker = worker_of(tombstone.descriptor.id, self.workers.len());
+            let _ = self.workers[worker].send_reserved(Work::Input(Input::Absorbed { tombstone }));
+        }
+        let local = std::mem::take(&mut self.out.local);
+        deliver_local(&self.workers, self.store, local);
         for (reply, outcome) in self.out.replies.drain(..) {
             reply.complete(outcome);
         }
@@ -261,6 +268,18 @@ impl WorkerShell {
     }
 }
 
+/// Hands messages of this store to its own workers.
+pub(super) fn deliver_local(workers: &[Mailbox<Work>], store: StoreId, messages: Vec<PeerMessage>) {
+    if messages.is_empty() {
+        return;
+    }
+    for (worker, messages) in workers.iter().zip(split_by_worker(messages, workers.len())) {
+        if !messages.is_empty() {
+            let _ = worker.send_reserved(Work::Input(Input::Messages { from: store, messages }));
+        }
+    }
+}
+
 fn tell(directory: &Directory, events: &EventSender, notice: Notice) {
     let event = match notice {
         Notice::Leader { region, term, leader } => Event::LeaderChanged { region, term, leader },
@@ -270,8 +289,12 @@ fn tell(directory: &Directory, events: &EventSender, notice: Notice) {
             Event::RegionChanged { descriptor }
         }
         Notice::Split(parts) => {
-            parts.iter().for_each(|part| directory.update(part));
+            directory.update_all(&parts);
             Event::RegionSplit { parts }
+        }
+        Notice::Merged { region, source } => {
+            directory.update(&region);
+            Event::RegionsMerged { region, source }
         }
         Notice::Removed { region, known } => {
             directory.update(&known);

@@ -96,28 +96,17 @@ impl RangeMap {
 
     /// Learns from a descriptor. The root region owns no keys and teaches nothing, nor does an empty range.
     pub fn update(&self, descriptor: &RegionDescriptor) -> RangeUpdate {
-        let range = &descriptor.range;
-        let is_empty = !range.end.is_empty() && range.start >= range.end;
-        if descriptor.id == RegionId::ROOT || is_empty {
-            return RangeUpdate::Stale;
-        }
         let mut pieces = self.pieces.write().unwrap_or_else(PoisonError::into_inner);
-        let age = (descriptor.epoch.version, descriptor.id);
-        if let Some(piece) = pieces.get_mut(&range.start)
-            && piece.age == age
-            && piece.end == range.end
-        {
-            return piece.refresh(descriptor.epoch.conf_version);
+        learn(&mut pieces, descriptor)
+    }
+
+    /// Learns from several descriptors at once: no reader sees a part of them. For the parts of a split, which own together
+    /// what one region owned before.
+    pub fn update_all<'a>(&self, descriptors: impl IntoIterator<Item = &'a RegionDescriptor>) {
+        let mut pieces = self.pieces.write().unwrap_or_else(PoisonError::into_inner);
+        for descriptor in descriptors {
+            learn(&mut pieces, descriptor);
         }
-        let is_newest = overlapping(&pieces, range).all(|(_, piece)| piece.age < age);
-        if is_newest {
-            clear(&mut pieces, range);
-            let piece = Piece { end: range.end.clone(), age, live: Some(descriptor.epoch.conf_version) };
-            pieces.insert(range.start.clone(), piece);
-            return RangeUpdate::Replaced;
-        }
-        overtake(&mut pieces, range, age);
-        RangeUpdate::Stale
     }
 
     /// Number of regions known to own keys. Walks the whole map: for reports and tests.
@@ -136,6 +125,30 @@ impl RangeMap {
         // A writer that panicked has left whole pieces behind: each change is a single call of the tree.
         self.pieces.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn learn(pieces: &mut Pieces, descriptor: &RegionDescriptor) -> RangeUpdate {
+    let range = &descriptor.range;
+    let is_empty = !range.end.is_empty() && range.start >= range.end;
+    if descriptor.id == RegionId::ROOT || is_empty {
+        return RangeUpdate::Stale;
+    }
+    let age = (descriptor.epoch.version, descriptor.id);
+    if let Some(piece) = pieces.get_mut(&range.start)
+        && piece.age == age
+        && piece.end == range.end
+    {
+        return piece.refresh(descriptor.epoch.conf_version);
+    }
+    let is_newest = overlapping(pieces, range).all(|(_, piece)| piece.age < age);
+    if is_newest {
+        clear(pieces, range);
+        let piece = Piece { end: range.end.clone(), age, live: Some(descriptor.epoch.conf_version) };
+        pieces.insert(range.start.clone(), piece);
+        return RangeUpdate::Replaced;
+    }
+    overtake(pieces, range, age);
+    RangeUpdate::Stale
 }
 
 impl Piece {

@@ -69,6 +69,14 @@ impl Cluster {
         self.start_apply(store, worker);
     }
 
+    /// What waits for a neighbour's freeze is tried again a little later, before all else.
+    fn park(&mut self, store: usize, worker: usize, parked: Vec<ApplyTask<Waiter>>) {
+        if parked.is_empty() {
+            return;
+        }
+        self.put_back(store, worker, parked);
+    }
+
     /// What the applier did not get to comes before all else.
     fn put_back(&mut self, store: usize, worker: usize, rest: Vec<ApplyTask<Waiter>>) {
         let Some(process) = &mut self.nodes[store].process else { return };
@@ -94,7 +102,12 @@ impl Cluster {
         for input in batch.take_inputs() {
             self.input(store, worker, input);
         }
+        self.park(store, worker, std::mem::take(&mut batch.parked));
         for (to, reply) in batch.peer_replies {
+            if to == id {
+                self.deliver_local(store, vec![PeerMessage::ForwardReply(reply)]);
+                continue;
+            }
             self.send(store, to, LaneKind::Control, worker, vec![PeerMessage::ForwardReply(reply)]);
         }
         for (waiter, outcome) in batch.replies {

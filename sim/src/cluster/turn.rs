@@ -1,7 +1,7 @@
 //! A worker's turn: its outputs are carried out one after the other, and the store may die between any two of them.
 
 use multiraft::apply::ReceivedSnapshots;
-use multiraft::logic::{ApplyTask, Input, LaneKind, SnapshotTask, TurnOutput, worker_of};
+use multiraft::logic::{ApplyTask, Input, LaneKind, SnapshotTask, TurnOutput, split_by_worker, worker_of};
 use multiraft_storage::LogBatch;
 
 use super::faults::Point;
@@ -99,8 +99,24 @@ impl Cluster {
             let worker = worker_of(adopt.descriptor.id, self.plan.workers[store]);
             self.input(store, worker, Input::Adopt(adopt));
         }
+        for tombstone in out.absorbed.drain(..) {
+            self.die_at(store, Point::Adopting)?;
+            let worker = worker_of(tombstone.descriptor.id, self.plan.workers[store]);
+            self.input(store, worker, Input::Absorbed { tombstone });
+        }
+        self.deliver_local(store, std::mem::take(&mut out.local));
         out.notices.clear();
         Ok(())
+    }
+
+    /// Messages of a store to its own workers.
+    pub(super) fn deliver_local(&mut self, store: usize, messages: Vec<PeerMessage>) {
+        let workers = self.plan.workers[store];
+        for (worker, messages) in split_by_worker(messages, workers).into_iter().enumerate() {
+            if !messages.is_empty() {
+                self.input(store, worker, Input::Messages { from: id_of(store), messages });
+            }
+        }
     }
 
     fn die_at(&mut self, store: usize, point: Point) -> Result<(), Dead> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use multiraft_raft::{RegionEpoch, RegionId, ReplicaId};
+use multiraft_raft::{LogIndex, RegionEpoch, RegionId, ReplicaId};
 
 use super::{
     WireError, WireFault,
@@ -16,6 +16,8 @@ use crate::{RegionMessage, RegionStep};
 const ASK: u8 = 0;
 const TELL: u8 = 1;
 const TELL_MERGED: u8 = 2;
+const ASK_FROZEN: u8 = 3;
+const IS_FROZEN: u8 = 4;
 
 impl Context {
     pub(super) fn put_region(&mut self, out: &mut Vec<u8>, message: &RegionMessage) {
@@ -33,6 +35,15 @@ impl Context {
                 out.push(if *merged { TELL_MERGED } else { TELL });
                 encode_descriptor(descriptor, out);
             }
+            RegionStep::AskFrozen { index } => {
+                out.push(ASK_FROZEN);
+                put_varint(out, index.0);
+            }
+            RegionStep::IsFrozen { replica, index } => {
+                out.push(IS_FROZEN);
+                put_varint(out, replica.0);
+                put_varint(out, index.0);
+            }
         }
     }
 
@@ -45,6 +56,10 @@ impl Context {
             },
             step @ (TELL | TELL_MERGED) => {
                 RegionStep::Tell { descriptor: Arc::new(read_descriptor(reader)?), merged: step == TELL_MERGED }
+            }
+            ASK_FROZEN => RegionStep::AskFrozen { index: LogIndex(reader.varint()?) },
+            IS_FROZEN => {
+                RegionStep::IsFrozen { replica: ReplicaId(reader.varint()?), index: LogIndex(reader.varint()?) }
             }
             value => return reader.fail(WireFault::Unknown { what: "region step", value }),
         };

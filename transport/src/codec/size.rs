@@ -76,7 +76,7 @@ fn descriptor(message: &PeerMessage) -> Option<&RegionDescriptor> {
         },
         PeerMessage::Region(region) => match &region.step {
             RegionStep::Tell { descriptor, .. } => Some(descriptor),
-            RegionStep::Ask { .. } => None,
+            _ => None,
         },
         _ => None,
     }

@@ -212,6 +212,12 @@ fn region() -> BoxedStrategy<RegionMessage> {
         (descriptor(), any::<bool>())
             .prop_map(|(descriptor, merged)| RegionStep::Tell { descriptor: Arc::new(descriptor), merged }),
     ];
+    let step = prop_oneof![
+        step,
+        number().prop_map(|index| RegionStep::AskFrozen { index: LogIndex(index) }),
+        (number(), number())
+            .prop_map(|(id, index)| RegionStep::IsFrozen { replica: ReplicaId(id), index: LogIndex(index) }),
+    ];
     (number(), step).prop_map(|(region, step)| RegionMessage { region: RegionId(region), step }).boxed()
 }
 
