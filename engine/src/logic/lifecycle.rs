@@ -111,10 +111,8 @@ impl<R> Worker<R> {
         let replica = message.to;
         let has_room = self.lives.creating.len() < CREATING_MAX;
         match self.lives.creating.get_mut(&region) {
-            Some(creating) if creating.replica == replica => {
-                if creating.messages.len() < KEPT_MESSAGES {
-                    creating.messages.push((from, message));
-                }
+            Some(creating) if creating.replica == replica && creating.messages.len() < KEPT_MESSAGES => {
+                creating.messages.push((from, message));
             }
             Some(_) => {}
             None if has_room => {

@@ -3,6 +3,7 @@
 use multiraft::apply::ReceivedSnapshots;
 use multiraft::logic::{ApplyTask, Input, LaneKind, SnapshotTask, TurnOutput, split_by_worker, worker_of};
 use multiraft_storage::LogBatch;
+use multiraft_transport::PeerMessage;
 
 use super::faults::Point;
 use super::{Cluster, Event, Waiter, id_of};
