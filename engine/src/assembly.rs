@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    KeyRange, LogIndex, LogSummary, Membership, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Restored,
-    Role, StoreId, Term,
+    HardState, KeyRange, LogIndex, LogSummary, Membership, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId,
+    Restored, Role, StoreId, Term,
 };
 use multiraft_storage::Recovered;
 
@@ -39,11 +39,14 @@ pub fn assemble(
     let known: BTreeSet<RegionId> = regions.iter().map(|region| region.descriptor.id).collect();
     for (&region, group) in recovered.groups.iter().filter(|(region, _)| !known.contains(region)) {
         let residue = &mut assembled.residue;
-        if residue.tombstones.get(&region).is_some_and(|tombstone| !tombstone.cleaned) {
-            residue.leftovers.push(region);
-        } else if group.log.last_index == LogIndex::ZERO {
-            // A replica without state that has voted (C5).
-            residue.orphans.insert(region, group.hard_state);
+        let is_gone = residue.tombstones.contains_key(&region);
+        if is_gone || group.log.last_index == LogIndex::ZERO {
+            // What was voted here is kept for whatever replica of the region comes next (C5).
+            residue.orphans.insert(region, HardState { commit: LogIndex::ZERO, ..group.hard_state });
+            if is_gone && group.log.last_index > LogIndex::ZERO {
+                // Entries of a replica that is gone: a replica without state has none.
+                residue.leftovers.push(region);
+            }
         } else {
             // Its records stay in the log.
             assembled.damaged.push((region, "the log has entries of this region and the state does not".to_owned()));
@@ -119,7 +122,7 @@ pub fn bootstrap_regions(boundaries: &[Bytes], stores: &[StoreId]) -> Vec<Arc<Re
 pub fn empty_start(descriptor: Arc<RegionDescriptor>) -> RegionStart {
     RegionStart {
         descriptor,
-        hard_state: multiraft_raft::HardState::default(),
+        hard_state: HardState::default(),
         log: LogSummary::default(),
         applied: LogIndex::ZERO,
         applied_term: Term::ZERO,

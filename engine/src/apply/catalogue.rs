@@ -36,10 +36,11 @@ pub struct Tombstone {
     pub descriptor: Arc<RegionDescriptor>,
     /// Why.
     pub cause: Cause,
-    /// What its region had absorbed: proof for others, after it is gone itself.
+    /// The version of the last state that the replica itself had, and what its region had absorbed in that very state: proof for
+    /// others, after it is gone. `descriptor` may be newer, told by others.
+    pub version: u64,
+    /// See `version`.
     pub absorbed: Absorbed,
-    /// Its log and hard state are gone too, durably: records that the log holds are a later replica's.
-    pub cleaned: bool,
 }
 
 impl Tombstone {
@@ -49,13 +50,13 @@ impl Tombstone {
         replica <= self.replica || self.cause == Cause::Merged
     }
 
-    /// The stored form: `format (1) | cause (1) | cleaned (1) | varint replica | varint length | absorbed | descriptor`.
+    /// The stored form: `format (1) | cause (1) | varint replica | varint version | varint length | absorbed | descriptor`.
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_u8(FORMAT);
         out.put_u8(self.cause as u8);
-        out.put_u8(u8::from(self.cleaned));
         put_varint(&mut out, self.replica.get());
+        put_varint(&mut out, self.version);
         let absorbed = self.absorbed.encode();
         put_varint(&mut out, absorbed.len() as u64);
         out.put_slice(&absorbed);
@@ -71,18 +72,14 @@ impl Tombstone {
             (FORMAT, 1) => Cause::Merged,
             _ => return None,
         };
-        let cleaned = match *stored.get(2)? {
-            0 => false,
-            1 => true,
-            _ => return None,
-        };
-        let mut at = 3;
+        let mut at = 2;
         let replica = ReplicaId(get_varint(stored, &mut at)?);
+        let version = get_varint(stored, &mut at)?;
         let length = usize::try_from(get_varint(stored, &mut at)?).ok()?;
         let end = at.checked_add(length).filter(|end| *end <= stored.len())?;
         let absorbed = Absorbed::decode(&stored[at..end])?;
         let descriptor = Arc::new(decode_descriptor(&stored.slice(end..)).ok()?);
-        Some(Self { replica, descriptor, cause, absorbed, cleaned })
+        Some(Self { replica, descriptor, cause, version, absorbed })
     }
 }
 
@@ -232,23 +229,6 @@ impl Entries {
         }
     }
 
-    /// Notes that records of the region in the log are a later replica's from now on; the tombstone, if that is news.
-    pub(crate) fn clean(&mut self, region: RegionId) -> Option<Tombstone> {
-        let tombstone = self.tombstones.get_mut(&region).filter(|tombstone| !tombstone.cleaned)?;
-        tombstone.cleaned = true;
-        Some(tombstone.clone())
-    }
-
-    /// Takes [`Entries::clean`] back: it could not be written.
-    pub(crate) fn soil(&mut self, region: RegionId) {
-        if let Some(tombstone) = self.tombstones.get_mut(&region) {
-            tombstone.cleaned = false;
-        }
-        if self.residents.get(&region).is_some_and(|resident| resident.state.is_none()) {
-            self.residents.remove(&region);
-        }
-    }
-
     /// All tombstones, in order of region.
     pub(crate) fn tombstones(&self) -> &BTreeMap<RegionId, Tombstone> {
         &self.tombstones
@@ -295,7 +275,8 @@ impl Entries {
             if known.epoch.is_behind(other.epoch) && !other.epoch.is_behind(known.epoch) { other } else { known }
         });
         let absorbed = resident.map(|resident| Absorbed::clone(&resident.absorbed)).unwrap_or_default();
-        Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, absorbed, cleaned: false }
+        let version = resident.and_then(|resident| resident.state.as_ref()).map_or(0, |state| state.epoch.version);
+        Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, version, absorbed }
     }
 
     /// The replica is gone.
@@ -378,8 +359,7 @@ mod tests {
         for cause in [Cause::Removed, Cause::Merged] {
             let descriptor = region(3, "m", "", 2);
             let absorbed = Absorbed(vec![(RegionId(9), 4)]);
-            let cleaned = cause == Cause::Merged;
-            let tombstone = Tombstone { replica: ReplicaId(300), descriptor, cause, absorbed, cleaned };
+            let tombstone = Tombstone { replica: ReplicaId(300), descriptor, cause, version: 400, absorbed };
             let stored = tombstone.encode();
             assert_eq!(Tombstone::decode(&stored), Some(tombstone));
             for len in 0..stored.len() {

@@ -127,16 +127,21 @@ pub(super) fn decide_admin(
     let mismatch = || AdminDecision::Answer(Outcome::EpochMismatch { current: Arc::clone(region) });
     let decoded = AdminCommand::decode(&command.data).ok_or_else(unreadable)?;
     let MergeState { frozen, absorbed } = merge;
-    if frozen.is_some() && !matches!(decoded, AdminCommand::RollBack { .. }) {
-        // M1. To a fence this is proof enough: the version is past the one that it names.
-        return Ok(mismatch());
-    }
     let newer = |version: u64| {
         let epoch = RegionEpoch { version, ..region.epoch };
         Arc::new(RegionDescriptor { epoch, ..RegionDescriptor::clone(region) })
     };
     let is_done = |source, frozen| absorbed.contains(source, frozen);
     let done = || AdminDecision::Answer(Outcome::Done);
+    match &decoded {
+        // What this region has absorbed stands, frozen or not: it is told before anything else.
+        AdminCommand::Fence { source, frozen, .. } if is_done(*source, *frozen) => return Ok(done()),
+        AdminCommand::CommitMerge { source, .. } if is_done(source.id, source.epoch.version) => return Ok(done()),
+        AdminCommand::RollBack { .. } => {}
+        // M1.
+        _ if frozen.is_some() => return Ok(mismatch()),
+        _ => {}
+    }
     match decoded {
         AdminCommand::Freeze { target } => {
             if !EpochRule::MERGE.admits(command.epoch, region.epoch) {
@@ -158,12 +163,10 @@ pub(super) fn decide_admin(
             state.put_record(FROZEN, None);
             Ok(AdminDecision::Step(RegionChange::Thawed { region: newer(region.epoch.version + 1) }))
         }
-        AdminCommand::Fence { source, frozen, .. } if is_done(source, frozen) => Ok(done()),
         AdminCommand::Fence { version, .. } if region.epoch.version != version => Ok(mismatch()),
         AdminCommand::Fence { version, .. } => {
             Ok(AdminDecision::Step(RegionChange::Fenced { region: newer(version + 1) }))
         }
-        AdminCommand::CommitMerge { source, .. } if is_done(source.id, source.epoch.version) => Ok(done()),
         AdminCommand::CommitMerge { source, .. } => {
             // M2: only at the very epoch that the freeze names.
             if !EpochRule::MERGE.admits(command.epoch, region.epoch) || check_merge(&source, region).is_err() {

@@ -254,7 +254,7 @@ impl Applier {
                 self.regions.insert(progress.descriptor.id, progress);
             }
             Some(ApplyTask::Create { region, replica }) => {
-                let allowed = self.create(region, replica)?;
+                let allowed = self.catalogue.lock().create(region, replica);
                 out.created.push((region, replica, allowed));
             }
             Some(ApplyTask::Destroy { region, known, cause }) => {
@@ -397,25 +397,6 @@ impl Applier {
             Form::Shared(shared) => shared.capture(child, FIRST_INDEX, FIRST_TERM, &Arc::default()).map(Some),
             Form::Own(own) => Ok(own.capture(child.id)),
         }
-    }
-
-    /// Whether a replica without state may come to be (C1).
-    fn create(&mut self, region: RegionId, replica: ReplicaId) -> Result<bool, ApplyError> {
-        let mut entries = self.catalogue.lock();
-        if !entries.create(region, replica) {
-            return Ok(false);
-        }
-        // Records that the log holds from now on are the new replica's.
-        if let Some(cleaned) = entries.clean(region)
-            && let Err(error) = self.form.bury(self.files.as_ref(), &entries, region, None, &cleaned)
-        {
-            entries.soil(region);
-            return match error {
-                StateError::NoSpace { .. } => Ok(false),
-                error => Err(error.into()),
-            };
-        }
-        Ok(true)
     }
 
     /// Removes a replica's state, durably, and leaves a tombstone; `None`: there is no space to do it.

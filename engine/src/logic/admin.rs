@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use multiraft_raft::{
-    ChangeOp, EntryKind, LogIndex, MembershipChange, Proposal, ProposeError, RegionEpoch, RegionId, Time,
+    ChangeOp, EntryKind, LogIndex, MembershipChange, Proposal, ProposeError, RegionEpoch, RegionId, Role, Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_transport::ForwardRequest;
@@ -111,6 +111,10 @@ impl<R> Worker<R> {
                 (current.id != RegionId::ROOT).then(|| "only the root region gives ids away".to_owned())
             }
         };
+        if self.would_unseat(slot, request) {
+            self.give_seat_away(now, slot);
+            return self.answer(to, Outcome::Busy { retry_after: CATCH_UP_RETRY });
+        }
         if self.is_premature(slot, request) {
             return self.answer(to, Outcome::Busy { retry_after: CATCH_UP_RETRY });
         }
@@ -121,16 +125,31 @@ impl<R> Worker<R> {
         self.propose_admin(now, slot, epoch, request, to);
     }
 
+    /// Whether a change would take the vote from the leader itself. It then would be the first to know that the change is
+    /// committed, and the others, if they do not hear of it, need the vote of a replica that is gone.
+    fn would_unseat(&self, slot: SlotKey, request: &AdminRequest) -> bool {
+        let own = self.region(slot).group.id();
+        ops_of(request).iter().any(|op| matches!(op, ChangeOp::Remove { id } | ChangeOp::Demote { id } if *id == own))
+    }
+
+    /// Starts to hand leadership to another voter that has everything.
+    fn give_seat_away(&mut self, now: Time, slot: SlotKey) {
+        let own_store = self.config.store;
+        let region = self.region(slot);
+        let others = region.descriptor().replicas.iter().filter(|replica| {
+            replica.role == Role::Voter && replica.store != own_store && self.peers.is_up(replica.store)
+        });
+        let Some(target) = others.max_by_key(|replica| region.group.match_index(replica.id)).copied() else { return };
+        if self.region_mut(slot).group.transfer_leader(now, target.id).is_ok() {
+            self.touch(slot);
+        }
+    }
+
     /// Whether a change would make a voter of a replica that is still far behind: it would count without being able to help.
     fn is_premature(&self, slot: SlotKey, request: &AdminRequest) -> bool {
-        let ops = match request {
-            AdminRequest::Membership(MembershipChange::Simple(op)) => std::slice::from_ref(op),
-            AdminRequest::Membership(MembershipChange::Joint { ops, .. }) => &ops[..],
-            _ => &[],
-        };
         let group = &self.region(slot).group;
         let lags = |id| group.match_index(id).is_none_or(|reached| reached.plus(CATCH_UP_LAG) < group.last_index());
-        ops.iter().any(|op| matches!(op, ChangeOp::Promote { id } if lags(*id)))
+        ops_of(request).iter().any(|op| matches!(op, ChangeOp::Promote { id } if lags(*id)))
     }
 
     /// Why a membership change cannot be; the core checks the rest.
@@ -175,5 +194,14 @@ impl<R> Worker<R> {
         let start = waiting.proposed.partition_point(|proposed| proposed.index < index);
         waiting.proposed.insert(start, Proposed { index, term, reply, at: now });
         self.touch(slot);
+    }
+}
+
+/// The steps of a change of replicas.
+fn ops_of(request: &AdminRequest) -> &[ChangeOp] {
+    match request {
+        AdminRequest::Membership(MembershipChange::Simple(op)) => std::slice::from_ref(op),
+        AdminRequest::Membership(MembershipChange::Joint { ops, .. }) => ops,
+        _ => &[],
     }
 }

@@ -67,10 +67,8 @@ impl<R> Worker<R> {
     #[must_use]
     pub fn with_residue(mut self, residue: Residue) -> Self {
         for &region in &residue.leftovers {
-            self.early_records.push(GroupRecord { region, log: LogChange::Remove, hard_state: None });
-            // A later replica may come once that is durable.
-            let ticket = self.flush.next_ticket().seq;
-            self.lives.removing.insert(region, Some(ticket));
+            let hard_state = residue.orphans.get(&region).copied();
+            self.remove_records(region, hard_state);
         }
         self.lives.residue = residue;
         self
@@ -132,21 +130,38 @@ impl<R> Worker<R> {
         let earlier = self.any_slot(region);
         let is_here = earlier.is_some_and(|key| self.region(key).group.id() >= replica);
         if allowed && !is_here {
-            let mut hard_state = self.lives.residue.orphans.remove(&region).unwrap_or_default();
             if let Some(key) = earlier {
                 if self.region(key).initialised {
                     return;
                 }
-                // What the earlier one promised, the later one keeps: more caution than it owes.
-                hard_state = self.region(key).group.hard_state();
+                self.keep_promises(key);
                 self.remove_region(region);
             }
+            let hard_state = self.lives.residue.orphans.remove(&region).unwrap_or_default();
             self.add_without_state(now, creating.descriptor, replica, hard_state);
             self.counters.replicas_created += 1;
         }
         for (from, message) in creating.messages {
             self.handle_raft(now, from, region, message, None);
         }
+    }
+
+    /// What a replica has promised outlives it: whatever replica of the region comes next on this store, earlier or later by
+    /// name, keeps its term and vote. That is more caution than it owes, and makes it needless to note whose vote it was.
+    fn keep_promises(&mut self, key: SlotKey) {
+        let region = self.region(key);
+        let hard_state = HardState { commit: multiraft_raft::LogIndex::ZERO, ..region.group.hard_state() };
+        self.lives.residue.orphans.insert(region.id(), hard_state);
+    }
+
+    /// A replica's entries leave the log; a later replica may come once that is durable.
+    fn remove_records(&mut self, region: RegionId, hard_state: Option<HardState>) {
+        self.early_records.push(GroupRecord { region, log: LogChange::Remove, hard_state: None });
+        if hard_state.is_some() {
+            self.early_records.push(GroupRecord { region, log: LogChange::None, hard_state });
+        }
+        let ticket = self.flush.next_ticket().seq;
+        self.lives.removing.insert(region, Some(ticket));
     }
 
     fn add_without_state(
@@ -302,6 +317,7 @@ impl<R> Worker<R> {
     pub(super) fn remove_doomed(&mut self) {
         for (key, known) in std::mem::take(&mut self.lives.doomed) {
             let Some(region) = self.regions.get(key).map(|region| region.id()) else { continue };
+            self.keep_promises(key);
             self.remove_region(region);
             self.lives.removing.insert(region, None);
             self.counters.replicas_removed += 1;
@@ -320,8 +336,9 @@ impl<R> Worker<R> {
         let Some(tombstone) = tombstone else {
             return self.lives.tasks.push(ApplyTask::Destroy { region, known, cause: Cause::Removed });
         };
-        self.early_records.push(GroupRecord { region, log: LogChange::Remove, hard_state: None });
-        self.note_tombstone(tombstone);
+        self.lives.residue.tombstones.insert(region, tombstone);
+        let hard_state = self.lives.residue.orphans.get(&region).copied();
+        self.remove_records(region, hard_state);
     }
 
     /// What is left of a replica of this region that was here.
@@ -329,12 +346,12 @@ impl<R> Worker<R> {
         self.lives.residue.tombstones.get(&region)
     }
 
-    /// A replica is gone whose records leave the log with this turn.
+    /// A replica is gone for good, and so is its region: all its records leave the log with this turn.
     pub(super) fn note_tombstone(&mut self, tombstone: Tombstone) {
         let region = tombstone.descriptor.id;
         self.lives.residue.tombstones.insert(region, tombstone);
         self.lives.residue.orphans.remove(&region);
-        self.lives.removing.insert(region, Some(self.flush.next_ticket().seq));
+        self.remove_records(region, None);
     }
 
     /// For the applier, before anything else of this turn.

@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use multiraft_raft::{EntryKind, Incarnation, LogIndex, Proposal, RegionEpoch, RegionId, StoreId, Time};
 use multiraft_router::SlotKey;
-use multiraft_storage::{GroupRecord, LogChange};
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RegionStep};
 
 use crate::apply::{Cause, Tombstone};
@@ -163,7 +162,6 @@ impl<R> Worker<R> {
         self.merges.frozen.remove(&region);
         self.remove_region(region);
         self.counters.replicas_removed += 1;
-        self.early_records.push(GroupRecord { region, log: LogChange::Remove, hard_state: None });
         let known = Arc::clone(&tombstone.descriptor);
         self.note_tombstone(tombstone);
         self.push_apply(ApplyTask::Forget { region });
@@ -344,11 +342,13 @@ impl<R> Worker<R> {
             return self.region(key).merge.absorbed.contains(source, frozen).then_some(Outcome::Done);
         }
         let tombstone = self.tombstone(target)?;
-        let current = Arc::clone(&tombstone.descriptor);
         if tombstone.absorbed.contains(source, frozen) {
             return Some(Outcome::Done);
         }
-        // Frozen itself, it could absorb nobody any more.
+        // Absorbed itself, it absorbs nobody any more, at no version: what it was is past for good, list and version being of
+        // one state.
+        let epoch = RegionEpoch { version: tombstone.version + 1, ..tombstone.descriptor.epoch };
+        let current = Arc::new(multiraft_raft::RegionDescriptor { epoch, ..(*tombstone.descriptor).clone() });
         (tombstone.cause == Cause::Merged).then_some(Outcome::EpochMismatch { current })
     }
 
