@@ -92,13 +92,14 @@ Snapshot(j) ==
     LET v == [vol EXCEPT !.c = [id |-> mem.id, n |-> j]] IN
     /\ mem.id # 0 /\ j > vol.c.n /\ j > 1
     /\ vol.p # "whole" \/ Bug = "snapshot_does_not_wait" \/ Bug = "split_overwrites"
-    /\ vol' = v /\ Durable(v)
+    /\ vol' = v
+    /\ IF Bug = "snapshot_acknowledged_early" THEN Same ELSE Durable(v)
     /\ mem' = [mem EXCEPT !.init = TRUE]
     /\ acked' = [acked EXCEPT ![mem.id] = Max(@, j)]
     /\ UNCHANGED <<log, votes>>
 ResetLog ==
-    /\ mem.init /\ log.hi < dur.c.n
-    /\ log' = [log EXCEPT !.lo = dur.c.n, !.hi = dur.c.n]
+    /\ mem.init /\ log.hi < vol.c.n
+    /\ log' = [log EXCEPT !.lo = vol.c.n, !.hi = vol.c.n]
     /\ UNCHANGED <<vol, mem, votes, acked>> /\ Same
 
 (* The child lives. *)

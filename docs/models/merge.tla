@@ -18,7 +18,8 @@ CONSTANTS Stores,     \* model values
           MaxFreezes, \* how often each region may be frozen
           MaxWrites,  \* how many writes there are, over all keys
           MaxSplits,  \* 0 or 1: T splits, C is the child
-          MaxRemoves, \* how many replicas of T are removed
+          MaxRemoves, \* how many replicas are removed, of S and T together
+          MaxAdds,    \* 0 or 1: T gets a replica again where it had one
           Bug
 
 VARIABLES hist,  \* hist[r]: the committed entries of region r, as [op, st]; <<>> if it does not exist yet
@@ -37,10 +38,10 @@ Symmetry == Permutations(Stores)
 (* States and entries *)
 
 Max(a, b) == IF a > b THEN a ELSE b
-Thawed == [to |-> "", ver |-> 0, at |-> 0]      \* otherwise: target, its version, index of the freeze
+Thawed == [to |-> "", ver |-> 0, cv |-> 0, at |-> 0]  \* otherwise: target, its epoch (version, conf_version), index of the freeze
 Op(k, x, n) == [k |-> k, x |-> x, n |-> n]      \* kind; region or store; index, version or key
 Begin(range, ver, conf, w) == <<[op |-> Op("begin", "", 0),
-    st |-> [range |-> range, ver |-> ver, conf |-> conf, frz |-> Thawed, abs |-> {}, w |-> w]]>>
+    st |-> [range |-> range, ver |-> ver, cv |-> 1, conf |-> conf, frz |-> Thawed, abs |-> {}, w |-> w]]>>
 
 At(r, n) == hist[r][n].st
 Last(r) == At(r, Len(hist[r]))
@@ -103,7 +104,7 @@ Freeze(x, t, i) ==
     /\ Neighbours(st.range, At(t, i).range) /\ At(t, i).conf = st.conf
     /\ Bug = "names_frozen_target" \/ Bug = "frozen_takes_more" \/ ~Frozen(At(t, i))
     /\ Extend(x, Op("freeze", t, At(t, i).ver),
-              [st EXCEPT !.ver = @ + 1, !.frz = [to |-> t, ver |-> At(t, i).ver, at |-> Len(hist[x]) + 1]])
+              [st EXCEPT !.ver = @ + 1, !.frz = [to |-> t, ver |-> At(t, i).ver, cv |-> At(t, i).cv, at |-> Len(hist[x]) + 1]])
     /\ UNCHANGED <<vol, dur>>
 
 \* "Frozen at f, durable" has been said by the replica of x on store s.
@@ -115,7 +116,7 @@ Commit(x, t, f) ==
     IN
     /\ fr.frz.to = t /\ x \notin st.abs
     /\ Bug = "no_wait_for_reports" \/ \A s \in fr.conf : Reported(s, x, f)
-    /\ Bug = "commit_at_any_epoch" \/ (st.ver = fr.frz.ver /\ st.conf = fr.conf)
+    /\ Bug = "commit_at_any_epoch" \/ (st.ver = fr.frz.ver /\ st.cv = fr.frz.cv)
     /\ Bug = "frozen_takes_more" \/ ~Frozen(st)
     /\ Extend(t, Op("commit", x, f),
               [st EXCEPT !.range = @ \cup fr.range, !.ver = Max(@, fr.ver) + 1, !.abs = @ \cup {x},
@@ -156,11 +157,20 @@ Split(k) ==
                             !["C"] = Begin(right, st.ver + 1, st.conf, st.w)]
     /\ UNCHANGED <<vol, dur>>
 
-Remove(s) ==
+Removes == Count("S", "remove") + Count("T", "remove")
+Remove(r, s) ==
+    LET st == Last(r) IN
+    /\ Removes < MaxRemoves
+    /\ ~Frozen(st) /\ ~Absorbed(r) /\ s \in st.conf /\ Cardinality(st.conf) > 1
+    /\ Extend(r, Op("remove", s, 0), [st EXCEPT !.conf = @ \ {s}, !.cv = @ + 1])
+    /\ UNCHANGED <<vol, dur>>
+
+\* A replica with a new id on a store that had one: it is not the same as the old one, which may not know yet that it is gone.
+Add(s) ==
     LET st == Last("T") IN
-    /\ Count("T", "remove") < MaxRemoves
-    /\ ~Frozen(st) /\ ~Absorbed("T") /\ s \in st.conf /\ Cardinality(st.conf) > 1
-    /\ Extend("T", Op("remove", s, 0), [st EXCEPT !.conf = @ \ {s}])
+    /\ Count("T", "add") < MaxAdds
+    /\ ~Frozen(st) /\ ~Absorbed("T") /\ s \notin st.conf
+    /\ Extend("T", Op("add", s, 0), [st EXCEPT !.conf = @ \cup {s}, !.cv = @ + 1])
     /\ UNCHANGED <<vol, dur>>
 
 ------------------------------------------------------------------------------
@@ -189,6 +199,12 @@ Apply(s, r) ==
             /\ UNCHANGED dur
     /\ UNCHANGED hist
 
+\* The descriptor at index j names the very replica p of r on store s (not an earlier or later one with another id).
+SameReplica(s, r, p, j) ==
+    /\ s \in At(r, j).conf
+    /\ IF p.is = "none" THEN \A i \in Indices(r) : hist[r][i].op = Op("add", s, 0) => j >= i
+                        ELSE \A i \in p.n..j : s \in At(r, i).conf
+
 \* Store s installs a snapshot of r at index j, whichever was ever made.
 Install(s, r, j) ==
     LET d == At(r, j)
@@ -201,18 +217,25 @@ Install(s, r, j) ==
                  ELSE {x \in (IF Bug = "only_overlapping_go" THEN overlapping ELSE others) : x \in d.abs}
     IN
     /\ vol[s][r].is = "none" \/ (IsLive(vol[s][r]) /\ vol[s][r].n < j)
-    /\ s \in d.conf
+    /\ SameReplica(s, r, vol[s][r], j)
     /\ overlapping \subseteq named
     /\ vol' = [vol EXCEPT ![s] = [x \in Regions |-> IF x = r THEN Live(j)
                                                     ELSE IF x \in named THEN Tomb("merged", x, vol[s][x].n)
                                                     ELSE vol[s][x]]]
     /\ UNCHANGED <<hist, dur>>
 
-\* A replica is told of a descriptor of its region that lacks it. (Its own state is older: removals are never undone here.)
+\* A replica is told of a descriptor of its region that lacks it.
 ToldRemoved(s, r, i) ==
-    /\ IsLive(vol[s][r]) /\ i > vol[s][r].n /\ s \notin At(r, i).conf
+    /\ IsLive(vol[s][r]) /\ i > vol[s][r].n /\ ~SameReplica(s, r, vol[s][r], i)
     /\ vol' = [vol EXCEPT ![s][r] = [Tomb("removed", r, vol[s][r].n)
                                        EXCEPT !.ver = IF Bug = "tombstone_of_two_states" THEN At(r, i).ver ELSE @]]
+    /\ UNCHANGED <<hist, dur>>
+
+\* A message for T's new replica creates it, once the old one is gone for good (arbiter.tla has the details).
+Create(s) ==
+    /\ vol[s]["T"].is = "removed" /\ dur[s] = vol[s]
+    /\ \E i \in Indices("T") : hist["T"][i].op = Op("add", s, 0)
+    /\ vol' = [vol EXCEPT ![s]["T"] = None]
     /\ UNCHANGED <<hist, dur>>
 
 \* A replica of a merged region is told so, and goes if the target has no replica here that would absorb it.
@@ -236,14 +259,14 @@ Commits ==
     \/ \E m \in Merges : \E f \in Freezes(m[1]) : Commit(m[1], m[2], f) \/ Fence(m[1], m[2], f)
     \/ \E m \in Merges : RollBack(m[1])
     \/ \E k \in Keys : Split(k)
-    \/ \E s \in Stores : Remove(s)
-Steps ==
+    \/ \E s \in Stores : Remove("S", s) \/ Remove("T", s) \/ Add(s)
+StoreSteps ==
     \/ \E s \in Stores, r \in Regions :
         \/ Apply(s, r)
         \/ \E j \in Indices(r) : Install(s, r, j) \/ ToldRemoved(s, r, j)
         \/ ToldMerged(s, r)
-    \/ \E s \in Stores : Flush(s) \/ Crash(s)
-Next == Commits \/ Steps
+    \/ \E s \in Stores : Create(s) \/ Flush(s)
+Next == Commits \/ StoreSteps \/ \E s \in Stores : Crash(s)
 Spec == Init /\ [][Next]_vars
 
 ------------------------------------------------------------------------------
@@ -275,7 +298,7 @@ NoOverlapOnAStore ==
 NoLiveReplicaEntombed ==
     \A s \in Stores, r \in Regions :
         /\ vol[s][r].is = "merged" => Absorbed(r)
-        /\ vol[s][r].is = "removed" => s \notin Last(r).conf
+        /\ vol[s][r].is = "removed" => \E i \in Indices(r) : hist[r][i].op = Op("remove", s, 0)
 
 \* What is absorbed, by the word of a replica on the same store, is not there any more: nobody would ever fetch it.
 NoGhost == \A s \in Stores : \A r, x \in LiveOn(s) : x \notin StateOn(s, r).abs
@@ -285,18 +308,28 @@ NobodyWaitsInVain ==
     \A s \in Stores, r \in Regions :
         IsLive(vol[s][r]) /\ vol[s][r].n < Len(hist[r]) =>
             LET op == hist[r][vol[s][r].n + 1].op IN
-            op.k = "commit" /\ IsLive(vol[s][op.x]) /\ vol[s][op.x].n < op.n =>
-                2 * Cardinality({q \in Stores : IsLive(vol[q][op.x])}) > Cardinality(Stores)
-
-\* A frozen region always has an end before it: its target lives (and can commit or be fenced), or its end is told by what is left.
-FreezeHasAnEnd ==
-    \A m \in Merges : LET st == Last(m[1]) IN
-        Frozen(st) /\ ~Absorbed(m[1]) /\ Absorbed(st.frz.to) => Last(st.frz.to).ver > st.frz.ver
+            op.k = "commit" /\ IsLive(vol[s][op.x]) /\ vol[s][op.x].n < op.n /\ s \in StateOn(s, r).conf =>
+                LET conf == At(op.x, op.n).conf IN
+                2 * Cardinality({q \in conf : IsLive(vol[q][op.x])}) > Cardinality(conf)
 
 ------------------------------------------------------------------------------
-(* An unfinished merge ends: checked in a small instance, where stores do not crash for ever. *)
+(* What must come, said without time. *)
 
+\* A frozen region always has an end before it: its target is there to commit or to be fenced, or what is left of the target proves
+\* that the region may be rolled back.
+FreezeHasAnEnd ==
+    \A m \in Merges : LET st == Last(m[1]) IN
+        Frozen(st) /\ ~Absorbed(m[1]) => ~Absorbed(st.frz.to) \/ Proof(m[1], st.frz)
+
+\* Every step of a store takes it forward, so without crashes the stores come to rest, and then every replica that should be here is
+\* here, at the end of its log, and no other.
+StoresConverge ==
+    ENABLED StoreSteps \/
+    \A s \in Stores, r \in Regions : Exists(r) =>
+        IF s \in Last(r).conf /\ ~Absorbed(r) THEN vol[s][r] = Live(Len(hist[r])) ELSE ~IsLive(vol[s][r])
+
+\* The same as FreezeHasAnEnd with time, for tiny instances.
 Progress == \E m \in Merges : \E f \in Freezes(m[1]) : Commit(m[1], m[2], f) \/ Fence(m[1], m[2], f)
-FairSpec == Spec /\ WF_vars(Progress) /\ WF_vars(\E m \in Merges : RollBack(m[1]))
-MergeEnds == \A m \in Merges : (Exists(m[1]) /\ Frozen(Last(m[1]))) ~> (~Frozen(Last(m[1])) \/ Absorbed(m[1]))
+FairSpec == Spec /\ WF_vars(Progress) /\ \A m \in Merges : WF_vars(RollBack(m[1]))
+MergeEnds == \A m \in Merges : Frozen(Last(m[1])) ~> (~Frozen(Last(m[1])) \/ Absorbed(m[1]))
 =============================================================================
