@@ -136,6 +136,7 @@ Proves(range, x, fr, ver, abs) ==
     /\ IF Bug = "proof_by_ranges" THEN ~Overlap(range, Last(x).range) ELSE x \notin abs
 Proof(x, fr) ==
     \/ Bug = "no_proof"
+    \/ Bug = "frozen_answer_is_proof" /\ \E i \in Indices(fr.to) : Frozen(At(fr.to, i)) /\ At(fr.to, i).ver > fr.ver
     \/ \E i \in Indices(fr.to) : LET t == At(fr.to, i) IN Proves(t.range, x, fr, t.ver, t.abs)
     \/ \E s \in Stores : LET p == vol[s][fr.to] IN IsGone(p) /\ Proves({}, x, fr, p.ver, p.abs)
 
