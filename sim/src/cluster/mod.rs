@@ -13,6 +13,7 @@
 
 mod apply;
 mod clients;
+mod counted;
 mod faults;
 mod finish;
 mod links;
@@ -37,6 +38,7 @@ use crate::random::{Random, fold};
 use crate::schedule::{Moment, SECOND, Schedule};
 
 use clients::Clients;
+use counted::Counting;
 use faults::Faults;
 use network::{Network, Packet};
 use node::Node;
@@ -95,6 +97,7 @@ pub struct Report {
 pub struct Cluster {
     plan: Plan,
     plant: Option<Plant>,
+    counting: Counting,
     schedule: Schedule<Event>,
     random: Random,
     nodes: Vec<Node>,
@@ -131,6 +134,7 @@ impl Cluster {
             digest: plan.seed,
             violation: None,
             plant,
+            counting: Counting::default(),
             plan,
             verbose,
         };
