@@ -186,3 +186,17 @@ fn an_element_that_is_there_twice_is_refused() {
     assert_eq!(rule(check_once(REGION, &state(1, 9, "k/1", &[7, 8, 7]))), "a command takes effect at most once");
     assert_eq!(check_once(REGION, &state(1, 9, "k/2", &[7, 7])), Ok(()), "a register is no list");
 }
+
+#[test]
+fn of_a_region_that_damage_may_have_cost_records_nothing_is_expected_back() {
+    let (mut consensus, mut logs) = logged(3, &[entry(1, 1, "a")]);
+    consensus.on_handed_out(STORES[0], REGION, Term(1), &[entry(1, 1, "a")]).expect("the first entry");
+    for lost in &STORES[..2] {
+        logs.forget(*lost, |region| region == REGION);
+        consensus.on_lost(*lost, REGION);
+        assert_eq!(logs.on_recovered(*lost, &BTreeMap::new()), Ok(()));
+    }
+    let rest = consensus.on_acknowledged(REGION, LogIndex(1), &STORES, &logs);
+    assert_eq!(rule(rest), "what is acknowledged is durable on a quorum", "what is lost counts for nothing");
+    assert_eq!(rule(logs.on_recovered(STORES[2], &BTreeMap::new())), "what was flushed survives");
+}
