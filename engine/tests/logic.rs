@@ -399,3 +399,20 @@ fn a_new_leaders_offer_does_not_wait_for_an_old_leaders_snapshot() {
     let out = store.turn(vec![offer(2, 1, 10)]);
     assert!(matches!(snapshot_steps(&out)[..], [(2, 10, SnapshotStep::Refuse { retry_after_ms: 1.. })]));
 }
+
+#[test]
+fn a_damaged_replica_is_not_made_anew_by_a_message_and_a_later_one_is() {
+    let mut store = follower();
+    store.turn(vec![Input::Damaged { region: REGION }]);
+    for (replica, is_made) in [(1, false), (4, true)] {
+        let mut descriptor = (*bootstrap_regions(&[], &[1, 2, 3].map(StoreId))[1]).clone();
+        descriptor.replicas[0].id = ReplicaId(replica);
+        let body = Body::Vote { last_index: LogIndex(9), last_term: Term(1), transfer: false };
+        let message = Message { from: ReplicaId(2), to: ReplicaId(replica), term: Term(5), body };
+        let vote = RaftMessage { region: REGION, message, descriptor: Some(Arc::new(descriptor)) };
+        let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![PeerMessage::Raft(vote)] }]);
+        let made = out.apply.iter().any(|task| matches!(task, ApplyTask::Create { .. }));
+        assert_eq!(made, is_made, "{out:?}");
+        assert!(out.log.is_empty() && out.sends.is_empty(), "{out:?}");
+    }
+}

@@ -105,7 +105,8 @@ impl<R> Worker<R> {
             }
             return;
         }
-        if self.lives.removing.contains_key(&region) {
+        let is_new = self.any_slot(region).is_none();
+        if self.lives.removing.contains_key(&region) || (is_new && self.lives.residue.bars(region, message.to)) {
             return;
         }
         let replica = message.to;
@@ -124,6 +125,15 @@ impl<R> Worker<R> {
             }
             None => {}
         }
+    }
+
+    /// A replica may have lost records: it takes no part any more, and does not come to life again.
+    pub(super) fn on_damaged(&mut self, region: RegionId) {
+        if let Some(key) = self.any_slot(region) {
+            let replica = self.region(key).group.id();
+            self.lives.residue.suspects.insert(region, replica);
+        }
+        self.remove_region(region);
     }
 
     /// The applier has decided whether a replica may come to be (C1).

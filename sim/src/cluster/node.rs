@@ -249,8 +249,12 @@ impl Cluster {
         let now = self.nodes[store].clock.read(self.schedule.now());
         let mut hosts = Vec::new();
         for worker in 0..count {
-            let own: Vec<_> =
-                assembled.starts.iter().filter(|start| worker_of(start.descriptor.id, count) == worker).cloned().collect();
+            let own: Vec<_> = assembled
+                .starts
+                .iter()
+                .filter(|start| worker_of(start.descriptor.id, count) == worker)
+                .cloned()
+                .collect();
             for start in &own {
                 self.consensus.on_start(id_of(store), start.descriptor.id, start.applied);
             }
