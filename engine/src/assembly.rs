@@ -36,6 +36,7 @@ pub fn assemble(
 ) -> Assembled {
     let mut assembled = Assembled::default();
     assembled.residue.tombstones = tombstones;
+    assembled.residue.may_lack = recovered.may_lack_groups();
     let known: BTreeSet<RegionId> = regions.iter().map(|region| region.descriptor.id).collect();
     for (&region, group) in recovered.groups.iter().filter(|(region, _)| !known.contains(region)) {
         let residue = &mut assembled.residue;
@@ -52,11 +53,17 @@ pub fn assemble(
             assembled.damaged.push((region, "the log has entries of this region and the state does not".to_owned()));
         }
     }
+    let never = ReplicaId(u64::MAX);
+    let unknown = recovered.suspects.iter().filter(|region| !known.contains(region));
+    assembled.residue.suspects.extend(unknown.map(|region| (*region, never)));
+    assembled.residue.suspects.extend(assembled.damaged.iter().map(|(region, _)| (*region, never)));
     for AppliedRegion { descriptor, index: applied, term: applied_term, installed, merge } in regions {
         let id = descriptor.id;
+        let newest = descriptor.replicas.iter().map(|replica| replica.id).max().unwrap_or(never);
         if recovered.is_suspect(id) {
             let reason = "the log may have lost records of this region: replace this replica";
             assembled.damaged.push((id, reason.to_owned()));
+            assembled.residue.suspects.insert(id, newest);
             continue;
         }
         let group = recovered.groups.get(&id).cloned().unwrap_or_default();
@@ -64,7 +71,10 @@ pub fn assemble(
         let start = RegionStart { descriptor, hard_state, log, applied, applied_term, installed, merge };
         match check(&start) {
             Ok(()) => assembled.starts.push(start),
-            Err(reason) => assembled.damaged.push((id, reason)),
+            Err(reason) => {
+                assembled.damaged.push((id, reason));
+                assembled.residue.suspects.insert(id, newest);
+            }
         }
     }
     assembled.starts.sort_by_key(|start| start.descriptor.id);

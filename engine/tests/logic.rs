@@ -8,12 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
-    Applied, ApplyTask, DiskUse, Input, LaneKind, Outcome, ReplyTo, TurnOutput, Worker, WorkerConfig,
+    Applied, ApplyTask, DiskUse, Input, LaneKind, Outcome, ReplyTo, SnapshotTask, TurnOutput, Worker, WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RaftOptions, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{Body, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
-use multiraft_transport::{Beat, Beats, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage};
+use multiraft_transport::{
+    Beat, Beats, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage, SnapshotHeader,
+    SnapshotMessage, SnapshotStep,
+};
 
 const REGION: RegionId = RegionId(2);
 
@@ -324,4 +327,99 @@ fn heartbeats_of_another_term_or_leader_are_no_quiet_ones() {
     assert_eq!(out.log.len(), 1, "the new term is made durable");
     let out = store.turn(vec![beats(1, 2)]);
     assert_eq!(beat_replies(&out), [(StoreId(2), 3, 0)], "the old leader is told of the new term");
+}
+
+const SNAPSHOT: (LogIndex, Term) = (LogIndex(5), Term(1));
+
+/// A leader on that store offers a snapshot.
+fn offer(from: u64, term: u64, transfer: u64) -> Input<u32> {
+    let descriptor = bootstrap_regions(&[], &[1, 2, 3].map(StoreId))[1].clone();
+    let step = SnapshotStep::Offer { index: SNAPSHOT.0, index_term: SNAPSHOT.1, descriptor, size_hint: 0 };
+    let (from_id, to, term) = (ReplicaId(from), ReplicaId(1), Term(term));
+    let message = SnapshotMessage { transfer, region: REGION, from: from_id, to, term, step };
+    Input::Messages { from: StoreId(from), messages: vec![PeerMessage::Snapshot(message)] }
+}
+
+/// The first entries of the log, up to the offered snapshot's, by the leader on store 2.
+fn entries_instead_of_a_snapshot() -> Input<u32> {
+    let entry = |index| multiraft_raft::Entry {
+        term: SNAPSHOT.1,
+        index: LogIndex(index),
+        kind: multiraft_raft::EntryKind::Empty,
+        data: Bytes::new(),
+    };
+    let entries = (1..=SNAPSHOT.0.get()).map(entry).collect();
+    let body = Body::Append { prev_index: LogIndex(0), prev_term: Term(0), commit: LogIndex(0), entries };
+    let message = Message { from: ReplicaId(2), to: ReplicaId(1), term: Term(1), body };
+    let append = PeerMessage::Raft(RaftMessage { region: REGION, message, descriptor: None });
+    Input::Messages { from: StoreId(2), messages: vec![append] }
+}
+
+/// The steps of snapshot conversations that a turn sends: to whom, about which transfer.
+fn snapshot_steps(out: &TurnOutput<u32>) -> Vec<(u64, u64, SnapshotStep)> {
+    let mut steps = Vec::new();
+    for sent in &out.sends {
+        for message in &sent.messages {
+            if let PeerMessage::Snapshot(snapshot) = message {
+                steps.push((sent.to.get(), snapshot.transfer, snapshot.step.clone()));
+            }
+        }
+    }
+    steps
+}
+
+#[test]
+fn the_sender_of_a_snapshot_that_is_of_no_use_or_lost_is_told_so() {
+    let mut store = follower();
+    let out = store.turn(vec![offer(2, 1, 7)]);
+    assert_eq!(snapshot_steps(&out), [(2, 7, SnapshotStep::Accept { first_chunk: 0 })]);
+    store.turn(vec![entries_instead_of_a_snapshot()]);
+    let header = SnapshotHeader {
+        transfer: 7,
+        region: REGION,
+        to: ReplicaId(1),
+        index: SNAPSHOT.0,
+        index_term: SNAPSHOT.1,
+        descriptor: bootstrap_regions(&[], &[1, 2, 3].map(StoreId))[1].clone(),
+        first_chunk: 0,
+    };
+    let out = store.turn(vec![Input::SnapshotReceived { from: StoreId(2), header }]);
+    assert_eq!(snapshot_steps(&out), [(2, 7, SnapshotStep::Finished { installed: false })]);
+    assert!(matches!(out.snapshots[..], [SnapshotTask::Discard { from: StoreId(2), .. }]), "{:?}", out.snapshots);
+    assert!(out.apply.is_empty(), "{:?}", out.apply);
+
+    let mut store = follower();
+    store.turn(vec![offer(2, 1, 8)]);
+    let out = store.turn(vec![Input::SnapshotLost { from: StoreId(2), transfer: 8 }]);
+    assert_eq!(snapshot_steps(&out), [(2, 8, SnapshotStep::Finished { installed: false })]);
+}
+
+#[test]
+fn a_new_leaders_offer_does_not_wait_for_an_old_leaders_snapshot() {
+    let mut store = follower();
+    store.turn(vec![offer(2, 1, 7)]);
+    store.turn(vec![beats(3, 3)]);
+    let out = store.turn(vec![offer(3, 3, 9)]);
+    let told = [(2, 7, SnapshotStep::Finished { installed: false }), (3, 9, SnapshotStep::Accept { first_chunk: 0 })];
+    assert_eq!(snapshot_steps(&out), told);
+    // The old leader does not get the place back.
+    let out = store.turn(vec![offer(2, 1, 10)]);
+    assert!(matches!(snapshot_steps(&out)[..], [(2, 10, SnapshotStep::Refuse { retry_after_ms: 1.. })]));
+}
+
+#[test]
+fn a_damaged_replica_is_not_made_anew_by_a_message_and_a_later_one_is() {
+    let mut store = follower();
+    store.turn(vec![Input::Damaged { region: REGION }]);
+    for (replica, is_made) in [(1, false), (4, true)] {
+        let mut descriptor = (*bootstrap_regions(&[], &[1, 2, 3].map(StoreId))[1]).clone();
+        descriptor.replicas[0].id = ReplicaId(replica);
+        let body = Body::Vote { last_index: LogIndex(9), last_term: Term(1), transfer: false };
+        let message = Message { from: ReplicaId(2), to: ReplicaId(replica), term: Term(5), body };
+        let vote = RaftMessage { region: REGION, message, descriptor: Some(Arc::new(descriptor)) };
+        let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![PeerMessage::Raft(vote)] }]);
+        let made = out.apply.iter().any(|task| matches!(task, ApplyTask::Create { .. }));
+        assert_eq!(made, is_made, "{out:?}");
+        assert!(out.log.is_empty() && out.sends.is_empty(), "{out:?}");
+    }
 }

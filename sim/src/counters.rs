@@ -91,6 +91,14 @@ counters! {
     lanes_full 10,
     /// Log flushes that took long.
     disk_stalls 20,
+    /// Log syncs that failed.
+    sync_failures 20,
+    /// Times that a log's sectors changed while its store was down.
+    damaged_logs 10,
+    /// Times that they lay in a log's last frame, so that no log could tell it from a torn write: left as they were.
+    damage_like_torn 1,
+    /// Replicas that may have lost records to that, and are out of service for good.
+    replicas_lost 10,
     /// Log commits refused for want of space.
     log_no_space 5,
     /// State writes refused for want of space.

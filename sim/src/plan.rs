@@ -56,11 +56,15 @@ pub enum Fault {
     Pause,
     /// Snapshots on their way to a store are lost.
     BreakSnapshots,
+    /// A sync of a store's log fails.
+    SyncFails,
+    /// A store dies, and sectors of its log change before it starts again.
+    DamageLog,
 }
 
 impl Fault {
     /// All kinds, with how often they happen when they are on: the mean time between two, in milliseconds.
-    pub const ALL: [(Self, u64); 13] = [
+    pub const ALL: [(Self, u64); 15] = [
         (Self::Crash, 3_000),
         (Self::CrashMany, 9_000),
         (Self::Restart, 9_000),
@@ -74,6 +78,8 @@ impl Fault {
         (Self::SlowState, 5_000),
         (Self::Pause, 5_000),
         (Self::BreakSnapshots, 3_000),
+        (Self::SyncFails, 9_000),
+        (Self::DamageLog, 15_000),
     ];
 }
 

@@ -32,11 +32,13 @@ pub enum Plant {
     ChangedEntry,
     /// A vote counts for whoever asked, also if it was refused.
     EveryVoteGranted,
+    /// A leader commits entries of earlier terms by counting who holds them.
+    CountedOldTerm,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::LyingDisk,
         Self::ForgottenVote,
         Self::ForgottenTerm,
@@ -51,5 +53,6 @@ impl Plant {
         Self::SkippedEntry,
         Self::ChangedEntry,
         Self::EveryVoteGranted,
+        Self::CountedOldTerm,
     ];
 }

@@ -18,7 +18,8 @@ const STORES: [StoreId; 3] = [StoreId(1), StoreId(2), StoreId(3)];
 fn entry(index: u64, term: u64, data: &'static str) -> Entry {
     Entry {
         term: Term(term),
-        index: LogIndex(index),
+        // The first entry of a log: what comes before it is a region's first state.
+        index: LogIndex(index + 1),
         kind: EntryKind::Command,
         data: Bytes::from_static(data.as_bytes()),
     }
@@ -27,8 +28,14 @@ fn entry(index: u64, term: u64, data: &'static str) -> Entry {
 fn batch(seq: u64, entries: Vec<Entry>) -> LogBatch {
     let term = entries.last().map_or(Term(1), |entry| entry.term);
     let hard_state = Some(HardState { term, vote: ReplicaId(1), commit: LogIndex(0) });
-    let record = GroupRecord { region: REGION, log: LogChange::Append(entries), hard_state };
-    LogBatch { ticket: LogTicket { lane: 0, seq }, records: vec![record] }
+    let mut records = Vec::new();
+    if entries.first().is_some_and(|entry| entry.index == LogIndex(2)) {
+        // As every log begins: behind the region's first state.
+        let log = LogChange::Reset { index: LogIndex(1), term: Term(1) };
+        records.push(GroupRecord { region: REGION, log, hard_state: None });
+    }
+    records.push(GroupRecord { region: REGION, log: LogChange::Append(entries), hard_state });
+    LogBatch { ticket: LogTicket { lane: 0, seq }, records }
 }
 
 fn rule(verdict: Verdict) -> &'static str {
@@ -110,7 +117,7 @@ fn an_installed_snapshot_lets_the_next_entries_follow_it_or_what_was_before() {
         let all: Vec<Entry> = (1..=6).map(|index| entry(index, 1, "a")).collect();
         consensus.on_handed_out(StoreId(1), REGION, Term(1), &all).expect("in order");
         consensus.on_handed_out(StoreId(2), REGION, Term(1), &all[..1]).expect("in order");
-        consensus.on_installed(StoreId(2), REGION, LogIndex(5));
+        consensus.on_installed(StoreId(2), REGION, LogIndex(6));
         let verdict = consensus.on_handed_out(StoreId(2), REGION, Term(1), &[entry(next, 1, "a")]);
         assert_eq!(verdict, Ok(()), "{next}");
     }
@@ -121,10 +128,10 @@ fn an_acknowledged_entry_that_no_quorum_holds_durably_is_refused() {
     for (count, expected) in [(1, "what is acknowledged is durable on a quorum"), (2, "nothing"), (3, "nothing")] {
         let (mut consensus, logs) = logged(count, &[entry(1, 1, "a")]);
         consensus.on_handed_out(StoreId(1), REGION, Term(1), &[entry(1, 1, "a")]).expect("in order");
-        assert_eq!(rule(consensus.on_acknowledged(REGION, LogIndex(1), &STORES, &logs)), expected, "{count}");
+        assert_eq!(rule(consensus.on_acknowledged(REGION, LogIndex(2), &STORES, &logs)), expected, "{count}");
     }
     let (consensus, logs) = logged(3, &[entry(1, 1, "a")]);
-    let verdict = consensus.on_acknowledged(REGION, LogIndex(1), &STORES, &logs);
+    let verdict = consensus.on_acknowledged(REGION, LogIndex(2), &STORES, &logs);
     assert_eq!(rule(verdict), "what is acknowledged is applied");
 }
 
@@ -185,4 +192,18 @@ fn an_element_that_is_there_twice_is_refused() {
     assert_eq!(check_once(REGION, &state(1, 9, "k/1", &[7, 8])), Ok(()));
     assert_eq!(rule(check_once(REGION, &state(1, 9, "k/1", &[7, 8, 7]))), "a command takes effect at most once");
     assert_eq!(check_once(REGION, &state(1, 9, "k/2", &[7, 7])), Ok(()), "a register is no list");
+}
+
+#[test]
+fn of_a_region_that_damage_may_have_cost_records_nothing_is_expected_back() {
+    let (mut consensus, mut logs) = logged(3, &[entry(1, 1, "a")]);
+    consensus.on_handed_out(STORES[0], REGION, Term(1), &[entry(1, 1, "a")]).expect("the first entry");
+    for lost in &STORES[..2] {
+        logs.forget(*lost, |region| region == REGION);
+        consensus.on_lost(*lost, REGION);
+        assert_eq!(logs.on_recovered(*lost, &BTreeMap::new()), Ok(()));
+    }
+    let rest = consensus.on_acknowledged(REGION, LogIndex(2), &STORES, &logs);
+    assert_eq!(rule(rest), "what is acknowledged is durable on a quorum", "what is lost counts for nothing");
+    assert_eq!(rule(logs.on_recovered(STORES[2], &BTreeMap::new())), "what was flushed survives");
 }

@@ -81,6 +81,22 @@ fn a_lost_frame_in_the_last_segment_makes_suspect_whoever_wrote_nothing_since() 
 }
 
 #[test]
+fn a_last_frame_that_is_not_whole_is_no_torn_write_in_a_file_with_damage() {
+    for elsewhere in [Some(13), Some(frames(&five_frames(), FIRST)[1] + 9), None] {
+        let disk = five_frames();
+        assert!(disk.corrupt(FIRST, frames(&disk, FIRST)[4] + 60, 1));
+        if let Some(at) = elsewhere {
+            assert!(disk.corrupt(FIRST, at, 1));
+        }
+        for _ in 0..3 {
+            let (mut log, _, recovered) = open(&disk);
+            assert_eq!(recovered.is_suspect(RegionId(5)), elsewhere.is_some(), "{elsewhere:?}: {:?}", recovered.damage);
+            log.commit(vec![batch(0, 1, vec![log_harness::hard_state(9, 1)])]).unwrap();
+        }
+    }
+}
+
+#[test]
 fn settled_damage_is_still_named_but_makes_nobody_suspect() {
     let disk = five_frames();
     assert!(disk.corrupt(FIRST, frames(&disk, FIRST)[1] + 9, 1));

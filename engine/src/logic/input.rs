@@ -289,9 +289,23 @@ pub struct Residue {
     pub tombstones: BTreeMap<RegionId, Tombstone>,
     /// Regions whose records in the log are left over from a replica that is gone.
     pub leftovers: Vec<RegionId>,
+    /// Regions whose replica here may have lost records, with the newest replica id that was known of each: no message
+    /// brings that replica, or an earlier one, to life again.
+    pub suspects: BTreeMap<RegionId, ReplicaId>,
+    /// The log may have lost the votes of replicas that nothing else here tells of.
+    pub may_lack: bool,
 }
 
 impl Residue {
+    /// Whether this replica may have promised something here that was lost: it must not begin anew, as if it never had.
+    #[must_use]
+    pub fn bars(&self, region: RegionId, replica: ReplicaId) -> bool {
+        match self.suspects.get(&region) {
+            Some(newest) => replica <= *newest,
+            None => self.may_lack && !self.orphans.contains_key(&region) && !self.tombstones.contains_key(&region),
+        }
+    }
+
     /// The part of it that concerns these regions.
     #[must_use]
     pub fn part(&self, is_in: impl Fn(RegionId) -> bool) -> Self {
@@ -301,6 +315,8 @@ impl Residue {
             orphans: orphans.map(|(region, hard_state)| (*region, *hard_state)).collect(),
             tombstones: tombstones.map(|(region, tombstone)| (*region, tombstone.clone())).collect(),
             leftovers: self.leftovers.iter().copied().filter(|region| is_in(*region)).collect(),
+            suspects: self.suspects.iter().filter(|(region, _)| is_in(**region)).map(|(at, id)| (*at, *id)).collect(),
+            may_lack: self.may_lack,
         }
     }
 }

@@ -103,7 +103,8 @@ impl<R> Worker<R> {
             }
             return;
         }
-        if self.lives.removing.contains_key(&region) {
+        let is_new = self.any_slot(region).is_none();
+        if self.lives.removing.contains_key(&region) || (is_new && self.lives.residue.bars(region, message.to)) {
             return;
         }
         let replica = message.to;
@@ -120,6 +121,15 @@ impl<R> Worker<R> {
             }
             None => {}
         }
+    }
+
+    /// A replica may have lost records: it takes no part any more, and does not come to life again.
+    pub(super) fn on_damaged(&mut self, region: RegionId) {
+        if let Some(key) = self.any_slot(region) {
+            let replica = self.region(key).group.id();
+            self.lives.residue.suspects.insert(region, replica);
+        }
+        self.remove_region(region);
     }
 
     /// The applier has decided whether a replica may come to be (C1).
@@ -192,6 +202,11 @@ impl<R> Worker<R> {
         let Some(own) = descriptor.replica_on(self.config.store).map(|replica| replica.id) else {
             return;
         };
+        if self.lives.residue.bars(region, own) {
+            // What it may have voted before is lost: another replica has to take its place.
+            tracing::error!(%region, "a child's replica is kept out of service: the log may have lost its vote");
+            return;
+        }
         let key = match self.any_slot(region) {
             Some(key) if self.region(key).initialised || self.region(key).group.id() != own => return,
             Some(key) => {

@@ -122,7 +122,7 @@ impl<R> Worker<R> {
         }
         match message.step {
             SnapshotStep::Offer { index, index_term, .. } => {
-                let step = self.consider(now, key, from, message.transfer, index, index_term);
+                let step = self.consider(now, key, from, &message, index, index_term);
                 let region = self.region(key);
                 let answer = SnapshotMessage {
                     transfer: message.transfer,
@@ -148,7 +148,7 @@ impl<R> Worker<R> {
         now: Time,
         key: SlotKey,
         from: StoreId,
-        transfer: u64,
+        offer: &SnapshotMessage,
         index: multiraft_raft::LogIndex,
         index_term: Term,
     ) -> SnapshotStep {
@@ -156,11 +156,16 @@ impl<R> Worker<R> {
         if !region.group.would_install(index, index_term) {
             return SnapshotStep::Refuse { retry_after_ms: 0 };
         }
-        let region = region.id();
-        // A new offer of the same leader tells that its earlier one came to nothing, unless that is being installed.
-        self.transfers
-            .incoming
-            .retain(|(store, _), incoming| *store != from || incoming.key != key || incoming.deadline.is_none());
+        let leads = region.group.leader() == Some(offer.from) && region.group.term() == offer.term;
+        let (region, transfer) = (region.id(), offer.transfer);
+        // A new offer of the same leader tells that its earlier one came to nothing, and the present leader's that nobody
+        // needs to wait for an earlier leader's; unless that is being installed.
+        let is_void = |store: &StoreId, incoming: &Incoming| {
+            incoming.key == key && incoming.deadline.is_some() && (leads || *store == from)
+        };
+        let void = self.transfers.incoming.extract_if(.., |(store, _), incoming| is_void(store, incoming));
+        let others: Vec<_> = void.map(|(name, _)| name).filter(|(store, _)| *store != from).collect();
+        others.into_iter().for_each(|(store, transfer)| self.tell_finished(key, store, transfer, false));
         let busy = self.transfers.incoming.values().any(|incoming| incoming.key == key);
         if busy || self.transfers.incoming.len() >= self.config.snapshots_at_once {
             return SnapshotStep::Refuse { retry_after_ms: RETRY_AFTER_MS };

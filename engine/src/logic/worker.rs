@@ -280,7 +280,7 @@ impl<R> Worker<R> {
             Input::SnapshotReceived { from, header } => self.on_snapshot_received(from, header),
             Input::SnapshotLost { from, transfer } => self.on_snapshot_lost(from, transfer),
             Input::SnapshotInstalled(done) => self.on_snapshot_installed(now, done),
-            Input::Damaged { region } => self.remove_region(region),
+            Input::Damaged { region } => self.on_damaged(region),
             Input::DiskFull { disk, full } => self.upkeep.set_disk_full(disk, full),
             Input::Handover => self.upkeep.start_handover(),
         }

@@ -179,6 +179,11 @@ impl Consensus {
         Err(Violation::new("applied state that was flushed survives", detail))
     }
 
+    /// `store`'s replica of `region` is out of service: what it holds counts for nothing.
+    pub fn on_lost(&mut self, store: StoreId, region: RegionId) {
+        self.state.remove(&(store, region));
+    }
+
     /// A client was told that the entry at `index` of `region` is committed and applied.
     ///
     /// # Errors

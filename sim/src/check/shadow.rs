@@ -142,6 +142,16 @@ impl Shadows {
         }
     }
 
+    /// Records of these regions may be lost on a store: nothing is expected of them any more.
+    pub fn forget(&mut self, store: StoreId, is_lost: impl Fn(RegionId) -> bool) {
+        let StoreShadow { durable, latest, pending } = self.stores.entry(store).or_default();
+        durable.retain(|region, _| !is_lost(*region));
+        latest.retain(|region, _| !is_lost(*region));
+        for (_, records) in pending.values_mut().flatten() {
+            records.retain(|record| !is_lost(record.region));
+        }
+    }
+
     /// A store found these groups in its log at the start.
     ///
     /// # Errors

@@ -146,6 +146,11 @@ impl Cluster {
                 self.counters.disk_stalls += 1;
                 self.nodes[store].disk_stalled_until = self.schedule.now().plus(length);
             }
+            Fault::SyncFails => self.fail_sync(store),
+            Fault::DamageLog => {
+                self.crash(store);
+                self.damage_log(store);
+            }
             Fault::NoSpace => self.fill_disk(store, length),
             Fault::SlowState => {
                 self.counters.slow_states += 1;
@@ -288,6 +293,7 @@ impl Cluster {
         for store in 0..self.nodes.len() {
             let node = &mut self.nodes[store];
             node.armed = None;
+            node.disk.fail_sync_after(u64::MAX);
             node.disk_stalled_until = now;
             node.state_slow_until = now;
             node.paused_until = node.paused_until.min(now);

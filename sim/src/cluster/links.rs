@@ -189,6 +189,7 @@ impl Cluster {
     }
 
     fn dispatch(&mut self, from: usize, to: usize, session: u64, lane: usize, mut messages: Vec<PeerMessage>) {
+        self.judge_silence(from, &messages);
         self.plant_in_messages(from, &mut messages);
         let mut builder = FrameBuilder::new();
         messages.iter().for_each(|message| builder.push(message));

@@ -13,10 +13,12 @@
 
 mod apply;
 mod clients;
+mod counted;
 mod faults;
 mod finish;
 mod links;
 mod log;
+mod media;
 mod network;
 mod node;
 mod observe;
@@ -37,6 +39,7 @@ use crate::random::{Random, fold};
 use crate::schedule::{Moment, SECOND, Schedule};
 
 use clients::Clients;
+use counted::Counting;
 use faults::Faults;
 use network::{Network, Packet};
 use node::Node;
@@ -56,6 +59,7 @@ enum Event {
     CheckpointDone { store: usize, life: u64 },
     Start { store: usize },
     Stop { store: usize, life: u64 },
+    Failed { store: usize, life: u64 },
     Packet(Packet),
     LinkUp { link: usize, side: usize, session: u64 },
     LinkDown { link: usize, side: usize, session: u64 },
@@ -95,6 +99,7 @@ pub struct Report {
 pub struct Cluster {
     plan: Plan,
     plant: Option<Plant>,
+    counting: Counting,
     schedule: Schedule<Event>,
     random: Random,
     nodes: Vec<Node>,
@@ -131,6 +136,7 @@ impl Cluster {
             digest: plan.seed,
             violation: None,
             plant,
+            counting: Counting::default(),
             plan,
             verbose,
         };
@@ -181,6 +187,7 @@ impl Cluster {
             Event::CheckpointDone { store, life } => self.on_checkpoint_done(store, life),
             Event::Start { store } => self.start(store),
             Event::Stop { store, life } => self.stop(store, life),
+            Event::Failed { store, life } => self.on_failed(store, life),
             Event::Packet(packet) => self.on_packet(packet),
             Event::LinkUp { link, side, session } => self.on_link_up(link, side, session),
             Event::LinkDown { link, side, session } => self.on_link_down(link, side, session),
@@ -202,7 +209,7 @@ impl Cluster {
         }
     }
 
-    /// A store that stands still does nothing until it goes on.
+    /// A store that stands still does nothing until it goes on; one that has failed does nothing any more.
     fn hold_back(&mut self, event: Event) -> Option<Event> {
         let store = match &event {
             Event::Turn { store, .. }
@@ -222,6 +229,12 @@ impl Cluster {
             Event::LinkUp { link, side, .. } | Event::LinkDown { link, side, .. } => self.network.ends(*link)[*side],
             _ => return Some(event),
         };
+        // Its connections live on until it is ended.
+        let is_of_a_link =
+            matches!(event, Event::Packet(_) | Event::Chunk(_) | Event::LinkUp { .. } | Event::LinkDown { .. });
+        if !is_of_a_link && self.nodes[store].process.as_ref().is_some_and(|process| process.failed) {
+            return None;
+        }
         let until = self.nodes[store].paused_until;
         if until <= self.schedule.now() {
             return Some(event);

@@ -1,6 +1,6 @@
 //! One store: what survives of it (disk, state store, incarnation), and the process that runs on it, if one does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use multiraft::apply::{AppliedBatch, AppliedRegion, Applier, Backend};
@@ -42,6 +42,12 @@ pub(super) struct Node {
     pub(super) disk_stalled_until: Moment,
     /// The applier and checkpoints take long until then.
     pub(super) state_slow_until: Moment,
+    /// The next syncs of the log include one that fails.
+    pub(super) sync_fails: bool,
+    /// How often the log was damaged while the store was down.
+    pub(super) damages: u32,
+    /// Regions that may have lost records to that: out of service here for good.
+    pub(super) out: BTreeSet<RegionId>,
     /// Where the process is to die.
     pub(super) armed: Option<(Point, u32)>,
     /// The image of the disk to which a crash falls back, if the disk lies about what it has flushed (a planted bug).
@@ -66,6 +72,8 @@ pub(super) struct Process {
     /// The workers were told that the log's disk has no room.
     pub(super) log_is_full: bool,
     pub(super) stopping: bool,
+    /// Its log is poisoned: it serves nobody any more.
+    pub(super) failed: bool,
 }
 
 /// One worker with its applier.
@@ -96,6 +104,9 @@ impl Node {
             paused_until: Moment::START,
             disk_stalled_until: Moment::START,
             state_slow_until: Moment::START,
+            sync_fails: false,
+            damages: 0,
+            out: BTreeSet::new(),
             armed: None,
             lying_image: None,
         }
@@ -185,9 +196,10 @@ impl Cluster {
             Err(LogError::NoSpace { .. }) => return Err(None),
             Err(error) => return Err(broken("log", error.to_string())),
         };
-        if !recovered.damage.is_empty() {
+        if !recovered.damage.is_empty() && node.damages == 0 {
             return Err(broken("log", format!("damage where there was only a crash: {:?}", recovered.damage)));
         }
+        self.shadows.forget(id, |region| recovered.is_suspect(region));
         self.shadows.on_recovered(id, &recovered.groups).map_err(Some)?;
         let files = SnapshotFiles::open_on(Arc::new(node.files_disk.clone()))
             .map_err(|error| broken("snapshot files", error.to_string()))?;
@@ -201,9 +213,7 @@ impl Cluster {
         }
         let tombstones = backend.tombstones().map_err(|error| broken("tombstones", error.to_string()))?;
         let assembled = assemble(applied, tombstones, &recovered);
-        if let Some((region, reason)) = assembled.damaged.first() {
-            return Err(broken("region", format!("{region} cannot start: {reason}")));
-        }
+        self.leave_out(store, &recovered, &assembled.damaged).map_err(|detail| broken("regions", detail))?;
         let Ok(received) = Received::new(&files, !backend.is_durable()) else {
             return Err(None);
         };
@@ -224,6 +234,7 @@ impl Cluster {
             unsaved: Vec::new(),
             log_is_full: false,
             stopping: false,
+            failed: false,
         })
     }
 
@@ -306,6 +317,7 @@ impl Cluster {
         let Some(mut process) = node.process.take() else { return };
         node.life += 1;
         node.armed = None;
+        node.sync_fails = false;
         node.paused_until = Moment::START;
         if let Some(batches) = process.flushing.take()
             && torn

@@ -43,6 +43,13 @@ impl Cluster {
     /// What goes over the wire.
     pub(super) fn plant_in_messages(&mut self, from: usize, messages: &mut [PeerMessage]) {
         for message in messages {
+            if self.plant == Some(Plant::CountedOldTerm) {
+                match message {
+                    PeerMessage::Raft(raft) => self.count_in_append(from, raft),
+                    PeerMessage::Beats(beats) => self.count_in_beats(from, beats),
+                    _ => {}
+                }
+            }
             let PeerMessage::Raft(raft) = message else { continue };
             match (&mut raft.message.body, self.plant) {
                 (Body::Append { prev_index, commit, entries, .. }, Some(Plant::EarlyCommit)) => {
@@ -68,6 +75,7 @@ impl Cluster {
         to: usize,
         mut messages: Vec<PeerMessage>,
     ) -> (StoreId, Vec<PeerMessage>) {
+        self.count_acknowledgements(to, &messages);
         if self.plant != Some(Plant::BorrowedAcknowledgement) || self.nodes.len() < 3 {
             return (from, messages);
         }

@@ -53,6 +53,12 @@ impl Recovered {
         FlushToken::after_flush(LogTicket { lane, seq: 0 })
     }
 
+    /// Whether damage may have hidden groups, so that a region which is not known here may have been.
+    #[must_use]
+    pub fn may_lack_groups(&self) -> bool {
+        self.may_lack_groups
+    }
+
     /// Whether records of this region may be lost. Ask it for every region that is known from elsewhere: one that the log
     /// does not know at all is suspect too, if damage may have hidden it.
     #[must_use]

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use multiraft_raft::RegionId;
 
 use super::damage::{Affected, Damage, DamageKind};
-use super::format::{DirectoryEntry, Footer, Frame, Loc, SEGMENT_HEADER, Seed, find_frame, frame_begun};
+use super::format::{DirectoryEntry, FRAME_HEADER, Footer, Frame, Loc, SEGMENT_HEADER, Seed, find_frame, frame_begun};
 use super::index::{Index, Ledger};
 use super::record::{self, RecordInfo, RecordKind};
 
@@ -69,8 +69,20 @@ impl Replay {
         self.broken.clear();
         let footer = Footer::decode(source.bytes, source.number, source.seed);
         let expected = footer.as_ref().map(|footer| footer.end).or(source.end_hint);
+        let has_bad_header = self
+            .damage
+            .last()
+            .is_some_and(|damage| damage.kind == DamageKind::SegmentHeader && damage.file == source.file);
         let mut end = self.read_frames(source, expected);
         end.sealed = footer.is_some();
+        if end.torn && source.is_last && (has_bad_header || self.damage.len() > damage_before) {
+            // A medium that has lost something in this file may have lost the last frame too, which was perhaps
+            // acknowledged: that is no torn write. Its beginning counts as part of the file from now on, so that every later
+            // start finds this damage again.
+            self.report(source, end.end, FRAME_HEADER as u32, DamageKind::Frame);
+            end.end += FRAME_HEADER as u32;
+            end.torn = false;
+        }
         let proof = footer.as_ref().filter(|footer| !footer.over_damage);
         if let Some(footer) = &footer {
             self.note_marks(footer.floor, footer.settled);
