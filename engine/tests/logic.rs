@@ -312,6 +312,13 @@ fn a_full_disk_refuses_commands_and_says_which_store() {
     assert_eq!(out.replies, [(1, Outcome::NoSpace { store: StoreId(1) })]);
     let out = store.turn(vec![Input::DiskFull { disk: DiskUse::Log, full: false }, store.propose(b"a", 2)]);
     assert_eq!(out.log.len(), 1);
+
+    let mut store = follower();
+    let out = store.turn(vec![store.propose(b"a", 1)]);
+    let (id, _) = sent_forward(&out);
+    let reply = PeerMessage::ForwardReply(ForwardReply { id, outcome: ForwardOutcome::NoSpace });
+    let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![reply] }]);
+    assert_eq!(out.replies, [(1, Outcome::NoSpace { store: StoreId(2) })]);
 }
 
 #[test]

@@ -206,6 +206,8 @@ pub enum ForwardOutcome {
         /// When to try again, in milliseconds.
         retry_after_ms: u32,
     },
+    /// The answering store leads the region, and its disk is full. Nothing was done.
+    NoSpace,
     /// The region no longer remembers the session. Nothing was done by this attempt.
     SessionExpired,
     /// It may have taken effect, or may yet.

@@ -202,11 +202,12 @@ fn forwards_and_their_answers() {
         reply(9, ForwardOutcome::SessionExpired),
         reply(10, ForwardOutcome::Uncertain),
         reply(11, ForwardOutcome::Refused { reason: "no".to_owned() }),
+        reply(12, ForwardOutcome::NoSpace),
     ];
     let hex = format!(
         "13 02 00 [100] c8 01 02 6f 6b   13 02 01 [101] 02   13 02 02   13 02 03   13 02 04 03
          13 02 05 {DESCRIPTOR}
-         13 02 06   13 02 07 0a   13 02 08   13 02 09   13 02 0a 02 6e 6f"
+         13 02 06   13 02 07 0a   13 02 08   13 02 09   13 02 0a 02 6e 6f   13 02 0c"
     );
     is_written_as(&messages, &hex);
 }

@@ -17,9 +17,6 @@ const MAX_FORWARDS: usize = 1 << 16;
 /// What to try again after when a queue was full.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 
-/// When a store may be asked again whose leader's disk is full, in milliseconds.
-const NO_SPACE_RETRY_MS: u32 = 200;
-
 /// What a leader of an older version answers.
 const UNKNOWN_REQUEST: &str = "the leader's store does not know this kind of change: run the same version everywhere";
 
@@ -143,7 +140,7 @@ impl<R> Worker<R> {
             (ForwardKind::Read(replies), ForwardOutcome::Uncertain) => {
                 self.refuse(ForwardKind::Read(replies), &Outcome::NotLeader { hint: None });
             }
-            (kind, outcome) => self.refuse(kind, &outcome_of(outcome)),
+            (kind, outcome) => self.refuse(kind, &outcome_of(from, outcome)),
         }
     }
 
@@ -175,8 +172,8 @@ impl<R> Worker<R> {
     }
 }
 
-/// What an answer from a peer means here.
-fn outcome_of(outcome: ForwardOutcome) -> Outcome {
+/// What an answer of a peer means here.
+fn outcome_of(store: StoreId, outcome: ForwardOutcome) -> Outcome {
     match outcome {
         ForwardOutcome::Applied { reply, index } => Outcome::Applied { reply, index },
         ForwardOutcome::ReadAt { index } => Outcome::ReadAt { index },
@@ -188,6 +185,8 @@ fn outcome_of(outcome: ForwardOutcome) -> Outcome {
         ForwardOutcome::Busy { retry_after_ms } => {
             Outcome::Busy { retry_after: Duration::from_millis(u64::from(retry_after_ms)) }
         }
+        // That store gives the region away: soon there is another one to ask.
+        ForwardOutcome::NoSpace => Outcome::NoSpace { store },
         ForwardOutcome::SessionExpired => Outcome::SessionExpired,
         ForwardOutcome::Uncertain => Outcome::Uncertain,
         ForwardOutcome::Refused { reason } => Outcome::Refused { reason },
@@ -208,8 +207,7 @@ pub fn wire_outcome(outcome: Outcome) -> ForwardOutcome {
         Outcome::Busy { retry_after } => {
             ForwardOutcome::Busy { retry_after_ms: u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX) }
         }
-        // The leader gives the region away: soon there is another one to ask.
-        Outcome::NoSpace { .. } => ForwardOutcome::Busy { retry_after_ms: NO_SPACE_RETRY_MS },
+        Outcome::NoSpace { .. } => ForwardOutcome::NoSpace,
         Outcome::SessionExpired => ForwardOutcome::SessionExpired,
         Outcome::Uncertain => ForwardOutcome::Uncertain,
         Outcome::Refused { reason } => ForwardOutcome::Refused { reason },

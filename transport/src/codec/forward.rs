@@ -33,6 +33,7 @@ const SESSION_EXPIRED: u8 = 8;
 const UNCERTAIN: u8 = 9;
 const REFUSED: u8 = 10;
 const CHANGED: u8 = 11;
+const NO_SPACE: u8 = 12;
 
 /// A descriptor takes at least its format, id, bounds, epoch and count.
 const DESCRIPTOR_MIN: usize = 7;
@@ -136,6 +137,7 @@ impl Context {
                 out.push(BUSY);
                 put_varint(out, u64::from(*retry_after_ms));
             }
+            ForwardOutcome::NoSpace => out.push(NO_SPACE),
             ForwardOutcome::SessionExpired => out.push(SESSION_EXPIRED),
             ForwardOutcome::Uncertain => out.push(UNCERTAIN),
             ForwardOutcome::Refused { reason } => {
@@ -166,6 +168,7 @@ impl Context {
             EPOCH_MISMATCH => ForwardOutcome::EpochMismatch { current: Arc::new(read_descriptor(reader)?) },
             UNKNOWN_REGION => ForwardOutcome::UnknownRegion,
             BUSY => ForwardOutcome::Busy { retry_after_ms: reader.varint_u32()? },
+            NO_SPACE => ForwardOutcome::NoSpace,
             SESSION_EXPIRED => ForwardOutcome::SessionExpired,
             UNCERTAIN => ForwardOutcome::Uncertain,
             CHANGED => {

@@ -177,6 +177,7 @@ fn forward_reply() -> BoxedStrategy<ForwardReply> {
         descriptor().prop_map(|current| ForwardOutcome::EpochMismatch { current: Arc::new(current) }),
         Just(ForwardOutcome::UnknownRegion),
         any::<u32>().prop_map(|retry_after_ms| ForwardOutcome::Busy { retry_after_ms }),
+        Just(ForwardOutcome::NoSpace),
         Just(ForwardOutcome::SessionExpired),
         Just(ForwardOutcome::Uncertain),
         any::<String>().prop_map(|reason| ForwardOutcome::Refused { reason }),
