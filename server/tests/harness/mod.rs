@@ -21,9 +21,11 @@ pub(crate) fn multiraft() -> Command {
     command
 }
 
-/// Runs the program to its end.
+/// Runs the program to its end, which it must come to: one that serves instead is ended after a minute.
 pub(crate) fn run(arguments: &[&str]) -> Output {
-    multiraft().args(arguments).output().unwrap()
+    let mut command = Command::new("timeout");
+    command.args(["60", env!("CARGO_BIN_EXE_multiraft")]).args(arguments);
+    command.env("RUST_LOG", "warn").stdin(Stdio::null()).output().unwrap()
 }
 
 /// What it said on stderr when it failed; it must fail, and in order.
