@@ -30,6 +30,7 @@ enum Means {
 }
 
 impl Means {
+    #[allow(clippy::print_stdout, reason = "whoever reads of a failure wants to know")]
     fn find() -> Self {
         let can_mount = |flags: &&str| {
             let tried = Command::new("unshare").args([*flags, "sh", "-c", "mount -t tmpfs none /mnt"]).output();
