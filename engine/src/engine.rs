@@ -149,7 +149,9 @@ impl Engine {
     /// Has a command carried out by a region's state machine, and returns the machine's answer.
     ///
     /// On return the command is committed (durable on a quorum of the region's voters) and applied here or at the leader.
-    /// Any store may be asked; one that does not lead sends the command on.
+    /// Any store may be asked; one that does not lead sends the command on. Commands to one region through one store, each
+    /// proposed after the call before it has returned, take effect in that order; also after [`ProposeError::Uncertain`]: that
+    /// command comes before the next, or never.
     ///
     /// # Errors
     /// [`ProposeError`]; only [`ProposeError::Uncertain`] leaves open whether the command had or will have an effect.

@@ -220,3 +220,24 @@ async fn a_store_starts_again_beside_a_handle_of_its_last_life() {
         new.shutdown().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_asks_for_a_shutdown_finds_the_store_stopped_when_it_returns() {
+    let cluster = Cluster::new(1, 1);
+    let engine = cluster.start(1).await;
+    let log = cluster.data_dir(1).join("log");
+    let one_at_a_time = std::sync::Arc::new(std::sync::Mutex::new(()));
+    let stop = || {
+        let (engine, log, one_at_a_time) = (engine.clone(), log.clone(), one_at_a_time.clone());
+        async move {
+            engine.shutdown().await;
+            let _looking = one_at_a_time.lock().unwrap();
+            // Locked as long as the store has it open.
+            multiraft_storage::disk::RealDisk::open(log).map(drop)
+        }
+    };
+    let stopped: Vec<_> = (0..4).map(|_| tokio::spawn(stop())).collect();
+    for stopped in stopped {
+        stopped.await.unwrap().unwrap();
+    }
+}

@@ -14,7 +14,7 @@ use multiraft::{Incarnation, LogIndex, RaftOptions, RegionEpoch, RegionId, Store
 use multiraft_raft::{Body, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
-    Beat, Beats, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage, SnapshotHeader,
+    Beat, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage, SnapshotHeader,
     SnapshotMessage, SnapshotStep,
 };
 
@@ -106,6 +106,26 @@ impl Store {
         self.settle(out);
     }
 
+    /// What a replica of the region says to the one here.
+    fn hear(&mut self, from: u64, term: u64, body: Body) -> TurnOutput<u32> {
+        let message = Message { from: ReplicaId(from), to: ReplicaId(1), term: Term(term), body };
+        let said = PeerMessage::Raft(RaftMessage { region: REGION, message, descriptor: None });
+        self.turn(vec![Input::Messages { from: StoreId(from), messages: vec![said] }])
+    }
+
+    /// Store 2, which leads in `term`, hands leadership over.
+    fn take_over(&mut self, term: u64) {
+        let body =
+            Body::Append { prev_index: LogIndex(0), prev_term: Term(0), commit: LogIndex(0), entries: Vec::new() };
+        let out = self.hear(2, term, body);
+        self.settle(out);
+        let out = self.hear(2, term, Body::TimeoutNow);
+        self.settle(out);
+        let out = self.hear(3, term + 1, Body::VoteReply { granted: true });
+        self.settle(out);
+        assert!(self.worker.status(REGION).unwrap().is_leader);
+    }
+
     /// The one region becomes a leader without anybody else to ask.
     fn lead_alone() -> Self {
         let mut store = Self::new(1);
@@ -189,10 +209,14 @@ fn follower() -> Store {
     store
 }
 
+/// The one request in a turn's output; it names the term that store 2 leads in.
 fn sent_forward(out: &TurnOutput<u32>) -> (u64, ForwardRequest) {
     let append = out.sends.iter().find(|sent| sent.to == StoreId(2) && sent.lane == LaneKind::Append).unwrap();
     match &append.messages[..] {
-        [PeerMessage::Forward(forward)] => (forward.id, forward.request.clone()),
+        [PeerMessage::Forward(forward)] => {
+            assert_eq!(forward.term, Term(1));
+            (forward.id, forward.request.clone())
+        }
         other => panic!("unexpected {other:?}"),
     }
 }
@@ -210,6 +234,34 @@ fn a_followers_command_goes_to_the_leader_and_its_answer_comes_back() {
     assert_eq!(out.replies, [(1, answer)]);
     let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![reply] }]);
     assert_eq!(out.replies, [], "a second answer finds nobody");
+}
+
+#[test]
+fn a_command_sent_on_for_an_earlier_term_of_a_leader_comes_too_late() {
+    let mut store = follower();
+    store.take_over(1);
+    store.take_over(3);
+    let propose = ForwardRequest::Propose { session: None, command: Bytes::from_static(b"a") };
+    let forward = |id, term, request| {
+        let epoch = RegionEpoch::default();
+        let forward = Forward { id, region: REGION, epoch, term: Term(term), timeout_ms: 5000, request };
+        Input::Messages { from: StoreId(3), messages: vec![PeerMessage::Forward(forward)] }
+    };
+    let answers = |out: &TurnOutput<u32>| {
+        let messages = out.sends.iter().filter(|sent| sent.to == StoreId(3)).flat_map(|sent| &sent.messages);
+        let of = |message: &PeerMessage| match message {
+            PeerMessage::ForwardReply(reply) => Some(reply.clone()),
+            _ => None,
+        };
+        messages.filter_map(of).collect::<Vec<_>>()
+    };
+    let refused = |id| ForwardReply { id, outcome: ForwardOutcome::NotLeader { hint: Some(StoreId(1)) } };
+    // Sent in term 2, which this store led; what its caller proposed afterwards went to the leader of term 3.
+    let out = store.turn(vec![forward(1, 2, propose.clone()), forward(2, 5, propose.clone())]);
+    assert_eq!((answers(&out), out.log.len()), (vec![refused(1), refused(2)], 0));
+    // A question for the index of a read has no effect that could come too late.
+    let out = store.turn(vec![forward(3, 2, ForwardRequest::ReadIndex), forward(4, 4, propose)]);
+    assert_eq!((answers(&out), out.log.len()), (Vec::new(), 1));
 }
 
 #[test]
@@ -261,6 +313,13 @@ fn a_full_disk_refuses_commands_and_says_which_store() {
     assert_eq!(out.replies, [(1, Outcome::NoSpace { store: StoreId(1) })]);
     let out = store.turn(vec![Input::DiskFull { disk: DiskUse::Log, full: false }, store.propose(b"a", 2)]);
     assert_eq!(out.log.len(), 1);
+
+    let mut store = follower();
+    let out = store.turn(vec![store.propose(b"a", 1)]);
+    let (id, _) = sent_forward(&out);
+    let reply = PeerMessage::ForwardReply(ForwardReply { id, outcome: ForwardOutcome::NoSpace });
+    let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![reply] }]);
+    assert_eq!(out.replies, [(1, Outcome::NoSpace { store: StoreId(2) })]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, failure, http, run};
+use harness::{Client, Cluster, failure, http, run};
 
 fn serve(cluster: &Cluster, at: usize, change: &[(&str, &str)]) -> String {
     let mut arguments = cluster.arguments(at);
@@ -75,6 +75,23 @@ fn a_directory_of_another_store_or_of_a_newer_format() {
     fs::write(&file, newer).unwrap();
     let text = serve(&cluster, 0, &[]);
     assert!(text.contains("999") && text.contains("newer"), "{text}");
+    let older = fs::read_to_string(&file).unwrap().replace("format = 999", "format = 1");
+    fs::write(&file, older).unwrap();
+    // The log has a format of its own, behind the name at the front of its files.
+    let log = of_first.join("log").join("LOG");
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[8..12].copy_from_slice(&999_u32.to_le_bytes());
+    let checksum = crc32c(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&log, bytes).unwrap();
+    let text = serve(&cluster, 0, &[]);
+    assert!(text.contains("999") && text.contains("LOG"), "{text}");
+}
+
+/// The checksum of the log's files, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
 
 #[test]
@@ -98,6 +115,44 @@ fn nonsense_on_a_connection_ends_it_and_no_other() {
         assert_eq!(client.reply(), told);
         assert!(client.is_closed());
         assert_eq!(witness.ask("PING"), "+PONG|");
+    }
+}
+
+#[test]
+fn nonsense_at_the_other_endpoints_does_no_harm() {
+    let mut cluster = Cluster::prepare(&["--bootstrap-regions", "1", "--state", "mem"]);
+    for at in 0..3 {
+        cluster.spawn(at);
+        cluster.wait_ready(at);
+    }
+    let mut client = cluster.client(0);
+    while client.ask("SET k v") != "+OK|" {}
+    // No QUIC, and what looks like the first byte of it; of any length.
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for length in [0, 1, 20, 21, 1200, 1472, 9000] {
+        for first in [0x00, 0x40, 0x80, 0xc0, 0xff] {
+            let mut bytes: Vec<u8> = (0..length).map(|at| (at * 31 + length) as u8).collect();
+            if let Some(byte) = bytes.first_mut() {
+                *byte = first;
+            }
+            for store in &cluster.stores {
+                socket.send_to(&bytes, store.listen).unwrap();
+            }
+        }
+    }
+    for bytes in
+        [&b"\r\n\r\n"[..], b"GET\r\n\r\n", b"POST /local HTTP/1.1\r\ncontent-length: -1\r\n\r\n", &[0xff; 100_000]]
+    {
+        for address in [cluster.stores[0].admin, cluster.stores[0].metrics] {
+            let mut nonsense = Client::connect(address);
+            // The other end may close while this still sends.
+            let answer = nonsense.lines(bytes, 1);
+            assert!(answer.iter().all(|line| line.starts_with("HTTP/1.1 4")), "{answer:?}");
+        }
+    }
+    for at in 0..3 {
+        assert_eq!(cluster.client(at).ask("GET k"), "$1|v|");
+        assert_eq!(http(cluster.stores[at].admin, "GET /status", "").0, "HTTP/1.1 200 OK");
     }
 }
 

@@ -175,6 +175,52 @@ fn damage_in_the_log_is_named_and_nothing_acknowledged_is_lost_or_miscounted() {
     assert!(told == ":100|" || told.starts_with("-CLUSTERDOWN "), "{told}");
 }
 
+#[test]
+fn a_torn_end_of_the_log_is_cut_and_nothing_is_lost() {
+    let mut cluster = Cluster::start(&["--bootstrap-regions", "4", "--request-timeout", "2s"]);
+    let mut client = cluster.client(0);
+    let keys: Vec<String> = (0..100).map(|number| format!("key:000000{:06}", number * 9_999)).collect();
+    for key in &keys {
+        assert_eq!(client.ask(&format!("SET {key} v")), "+OK|");
+    }
+    for at in 0..3 {
+        cluster.kill(at);
+        tear_the_end(&cluster.data_dir(at).join("log"), at);
+    }
+    for at in 0..3 {
+        cluster.spawn(at);
+    }
+    for at in 0..3 {
+        cluster.wait_ready(at);
+    }
+    for at in 0..3 {
+        let mut client = cluster.client(at);
+        for key in &keys {
+            assert_eq!(ask_until_led(&mut client, &format!("GET {key}")), "$1|v|", "{key}");
+        }
+        let (_, body) = http(cluster.stores[at].admin, "GET /status", "");
+        let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert!(status["damaged"].as_array().unwrap().is_empty(), "{body}");
+    }
+}
+
+/// Writes behind the last whole batch what a crash leaves of the next: the front of one, or bytes that are none.
+fn tear_the_end(log: &std::path::Path, kind: usize) {
+    let segments = std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
+    let segment =
+        segments.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("seg-")).max().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let end = (bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1).next_multiple_of(8);
+    let last = bytes[..end].windows(4).rposition(|window| window == b"MRFR").unwrap();
+    let torn = match kind {
+        0 => bytes[last..last + (end - last) / 2].to_vec(),
+        1 => bytes[last..end].iter().rev().copied().collect(),
+        _ => vec![0xff; 5000],
+    };
+    bytes[end..end + torn.len()].copy_from_slice(&torn);
+    std::fs::write(&segment, bytes).unwrap();
+}
+
 /// Asks until a leader is there, a few seconds at most.
 fn ask_until_led(client: &mut Client, line: &str) -> String {
     (0..5).map(|_| client.ask(line)).find(|told| !told.starts_with('-')).unwrap_or_else(|| client.ask(line))

@@ -137,8 +137,9 @@ fn an_acknowledged_entry_that_no_quorum_holds_durably_is_refused() {
 
 fn recovered(last: u64, term: u64, vote: u64) -> BTreeMap<RegionId, RecoveredGroup> {
     let hard_state = HardState { term: Term(term), vote: ReplicaId(vote), commit: LogIndex(0) };
-    let runs = if last == 0 { vec![] } else { vec![TermRun { start: LogIndex(1), term: Term(1) }] };
-    let log = LogSummary { last_index: LogIndex(last), runs, ..LogSummary::default() };
+    let runs = if last == 0 { vec![] } else { vec![TermRun { start: LogIndex(2), term: Term(1) }] };
+    let (truncated_index, truncated_term) = (LogIndex(1), Term(1));
+    let log = LogSummary { truncated_index, truncated_term, last_index: LogIndex(last + 1), runs };
     BTreeMap::from([(REGION, RecoveredGroup { hard_state, log })])
 }
 

@@ -130,6 +130,9 @@ pub struct Forward {
     pub region: RegionId,
     /// The epoch that the caller had in mind.
     pub epoch: RegionEpoch,
+    /// The term in which the receiver leads the region, as far as the sender knows. A command is proposed in this term or not
+    /// at all: one that was held up on its way must not come after what its caller has since had done by other leaders.
+    pub term: Term,
     /// How long the caller still waits, in milliseconds.
     pub timeout_ms: u32,
     /// What is asked.
@@ -203,6 +206,8 @@ pub enum ForwardOutcome {
         /// When to try again, in milliseconds.
         retry_after_ms: u32,
     },
+    /// The answering store leads the region, and its disk is full. Nothing was done.
+    NoSpace,
     /// The region no longer remembers the session. Nothing was done by this attempt.
     SessionExpired,
     /// It may have taken effect, or may yet.

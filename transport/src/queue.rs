@@ -136,7 +136,7 @@ impl SendQueue {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use multiraft_raft::{RegionEpoch, RegionId};
+    use multiraft_raft::{RegionEpoch, RegionId, Term};
 
     use super::*;
     use crate::{Forward, ForwardRequest};
@@ -146,6 +146,7 @@ mod tests {
             id,
             region: RegionId(1),
             epoch: RegionEpoch::FIRST,
+            term: Term(1),
             timeout_ms: 1,
             request: ForwardRequest::Propose { session: None, command: Bytes::from(vec![0; length]) },
         })

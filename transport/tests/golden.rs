@@ -10,8 +10,8 @@ use multiraft_raft::{
 };
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, FrameBuilder, Limits,
-    PeerMessage, RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage, SnapshotStep,
-    WIRE_VERSION, decode_frame, encode_snapshot_chunk, encode_snapshot_header,
+    PeerMessage, RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader,
+    SnapshotMessage, SnapshotStep, WIRE_VERSION, decode_frame, encode_snapshot_chunk, encode_snapshot_header,
 };
 
 /// `hex` may have spaces and comments in brackets.
@@ -163,7 +163,7 @@ fn heartbeats_one_by_one_and_together() {
 fn forwards_and_their_answers() {
     let forward = |id, request| {
         let epoch = RegionEpoch { conf_version: 1, version: 2 };
-        PeerMessage::Forward(Forward { id, region: RegionId(7), epoch, timeout_ms: 1000, request })
+        PeerMessage::Forward(Forward { id, region: RegionId(7), epoch, term: Term(5), timeout_ms: 1000, request })
     };
     let propose = |sequence| ForwardRequest::Propose {
         session: Some(SessionSeq {
@@ -175,12 +175,12 @@ fn forwards_and_their_answers() {
         command: Bytes::from_static(b"x"),
     };
     let plain = ForwardRequest::Propose { session: None, command: Bytes::from_static(b"yz") };
-    let hex = "12 [id] 02 [region] 0e [epoch] 01 02 [1000 ms] e8 07 [in a session] 01
+    let hex = "12 [id] 02 [region] 0e [epoch] 01 02 [term 5] 0a [1000 ms] e8 07 [in a session] 01
                   02 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 [opened 40] 50 [sequence 5] 05 [4] 01 01 78
-               12 02 00 01 02 e8 07 [in the same] 02 [opened] 00 [6] 06 [5] 01 01 78
-               12 02 00 01 02 e8 07 [plain] 00 02 79 7a
-               12 02 00 01 02 e8 07 [read index] 03
-               12 02 00 01 02 e8 07 [transfer] 04 [store] 03";
+               12 02 00 01 02 00 e8 07 [in the same] 02 [opened] 00 [6] 06 [5] 01 01 78
+               12 02 00 01 02 00 e8 07 [plain] 00 02 79 7a
+               12 02 00 01 02 00 e8 07 [read index] 03
+               12 02 00 01 02 00 e8 07 [transfer] 04 [store] 03";
     let messages = [
         forward(1, propose(5)),
         forward(2, propose(6)),
@@ -202,11 +202,12 @@ fn forwards_and_their_answers() {
         reply(9, ForwardOutcome::SessionExpired),
         reply(10, ForwardOutcome::Uncertain),
         reply(11, ForwardOutcome::Refused { reason: "no".to_owned() }),
+        reply(12, ForwardOutcome::NoSpace),
     ];
     let hex = format!(
         "13 02 00 [100] c8 01 02 6f 6b   13 02 01 [101] 02   13 02 02   13 02 03   13 02 04 03
          13 02 05 {DESCRIPTOR}
-         13 02 06   13 02 07 0a   13 02 08   13 02 09   13 02 0a 02 6e 6f"
+         13 02 06   13 02 07 0a   13 02 08   13 02 09   13 02 0a 02 6e 6f   13 02 0c"
     );
     is_written_as(&messages, &hex);
 }
@@ -245,7 +246,7 @@ fn the_snapshot_conversation() {
 fn changes_of_regions() {
     let epoch = RegionEpoch { conf_version: 1, version: 2 };
     let request = ForwardRequest::Admin { request: Bytes::from_static(b"xyz") };
-    let forward = Forward { id: 1, region: RegionId(7), epoch, timeout_ms: 1000, request };
+    let forward = Forward { id: 1, region: RegionId(7), epoch, term: Term(0), timeout_ms: 1000, request };
     let outcome = ForwardOutcome::Changed { regions: vec![descriptor(), descriptor()] };
     let say = |step| PeerMessage::Region(RegionMessage { region: RegionId(7), step });
     let messages = [
@@ -258,7 +259,7 @@ fn changes_of_regions() {
         say(RegionStep::IsFrozen { replica: ReplicaId(21), index: LogIndex(300) }),
     ];
     let hex = format!(
-        "12 02 0e 01 02 e8 07 [admin] 05 03 78 79 7a
+        "12 02 0e 01 02 00 e8 07 [admin] 05 03 78 79 7a
          13 00 [changed] 0b [two] 02 {DESCRIPTOR} {DESCRIPTOR}
          15 00 [ask] 00 15 01 02
          15 00 [tell] 01 {DESCRIPTOR}

@@ -13,8 +13,8 @@ use multiraft_raft::{
 };
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, FrameBuilder,
-    PeerMessage, RaftMessage, RegionMessage, RegionStep, SnapshotHeader, SnapshotMessage, SnapshotStep, encode_descriptor, encode_snapshot_header,
-    fuzz_decode,
+    PeerMessage, RaftMessage, RegionMessage, RegionStep, SnapshotHeader, SnapshotMessage, SnapshotStep,
+    encode_descriptor, encode_snapshot_header, fuzz_decode,
 };
 
 #[test]
@@ -181,7 +181,7 @@ fn store_messages() -> Vec<PeerMessage> {
     let (region, from, to, term) = (RegionId(7), ReplicaId(1), ReplicaId(3), Term(4));
     let incarnation = Incarnation(2);
     let request = ForwardRequest::Propose { session: None, command: Bytes::from_static(b"a command") };
-    let forward = |request| Forward { id: 5, region, epoch: RegionEpoch::FIRST, timeout_ms: 900, request };
+    let forward = |request| Forward { id: 5, region, epoch: RegionEpoch::FIRST, term, timeout_ms: 900, request };
     let reply = |outcome| PeerMessage::ForwardReply(ForwardReply { id: 5, outcome });
     let offer = SnapshotStep::Offer {
         index: LogIndex(90),

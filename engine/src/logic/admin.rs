@@ -40,9 +40,8 @@ impl<R> Worker<R> {
         if here.group.is_leader() {
             return self.admin_here(now, slot, epoch, request, ReplyTo::Caller(reply));
         }
-        let (leader, name) = (here.leader_store(), (region, epoch.unwrap_or_default()));
         let request = ForwardRequest::Admin { request: request.encode() };
-        self.forward(now, leader, name, request, ForwardKind::Admin(reply));
+        self.forward(now, slot, epoch.unwrap_or_default(), request, ForwardKind::Admin(reply));
     }
 
     /// A change of a region that is led here: checked, and proposed if nothing stands against it.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use multiraft_raft::{RegionEpoch, RegionId, StoreId, Time};
+use multiraft_router::SlotKey;
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage};
 
 use crate::logic::beats::{request_id, worker_of_request};
@@ -15,9 +16,6 @@ const MAX_FORWARDS: usize = 1 << 16;
 
 /// What to try again after when a queue was full.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
-
-/// When a store may be asked again whose leader's disk is full, in milliseconds.
-const NO_SPACE_RETRY_MS: u32 = 200;
 
 /// What a leader of an older version answers.
 const UNKNOWN_REQUEST: &str = "the leader's store does not know this kind of change: run the same version everywhere";
@@ -43,15 +41,17 @@ pub(super) enum ForwardKind<R> {
 }
 
 impl<R> Worker<R> {
-    /// Sends a request on to the leader's store, or refuses it.
+    /// Sends a request for a region that lives here on to its leader's store, or refuses it.
     pub(super) fn forward(
         &mut self,
         now: Time,
-        to: Option<StoreId>,
-        (id, epoch): (RegionId, RegionEpoch),
+        slot: SlotKey,
+        epoch: RegionEpoch,
         request: ForwardRequest,
         kind: ForwardKind<R>,
     ) {
+        let region = self.region(slot);
+        let (to, id, term) = (region.leader_store(), region.id(), region.group.term());
         let silence = self.config.raft.election_timeout_min;
         let heard = |store: &StoreId| self.peers.is_heard(*store, now, silence);
         let Some(to) = to.filter(heard).filter(|store| *store != self.config.store) else {
@@ -65,7 +65,8 @@ impl<R> Worker<R> {
         let deadline = now.plus(self.config.request_timeout);
         let timeout_ms = u32::try_from(self.config.request_timeout.as_millis()).unwrap_or(u32::MAX);
         let sequence = peer.forwards.add(PendingForward { region: id, deadline, kind });
-        let forward = Forward { id: request_id(sequence, self.config.worker), region: id, epoch, timeout_ms, request };
+        let name = request_id(sequence, self.config.worker);
+        let forward = Forward { id: name, region: id, epoch, term, timeout_ms, request };
         peer.push(LaneKind::Append, PeerMessage::Forward(forward));
         self.counters.forwarded += 1;
     }
@@ -96,7 +97,11 @@ impl<R> Worker<R> {
             };
             return self.answer(to, outcome.unwrap_or(Outcome::UnknownRegion));
         };
-        if !self.region(slot).group.is_leader() {
+        let group = &self.region(slot).group;
+        // A command waits in queues, and its sender for an answer only so long. What came for an earlier leadership of this
+        // store may be older than what its caller has had done elsewhere since, and must not follow it now.
+        let is_late = matches!(forward.request, ForwardRequest::Propose { .. }) && forward.term != group.term();
+        if !group.is_leader() || is_late {
             // Not sent on a second time: two stores with a stale view of each other would play ball.
             let hint = self.region(slot).leader_store();
             return self.answer(to, Outcome::NotLeader { hint });
@@ -135,7 +140,7 @@ impl<R> Worker<R> {
             (ForwardKind::Read(replies), ForwardOutcome::Uncertain) => {
                 self.refuse(ForwardKind::Read(replies), &Outcome::NotLeader { hint: None });
             }
-            (kind, outcome) => self.refuse(kind, &outcome_of(outcome)),
+            (kind, outcome) => self.refuse(kind, &outcome_of(from, outcome)),
         }
     }
 
@@ -167,8 +172,8 @@ impl<R> Worker<R> {
     }
 }
 
-/// What an answer from a peer means here.
-fn outcome_of(outcome: ForwardOutcome) -> Outcome {
+/// What an answer of a peer means here.
+fn outcome_of(store: StoreId, outcome: ForwardOutcome) -> Outcome {
     match outcome {
         ForwardOutcome::Applied { reply, index } => Outcome::Applied { reply, index },
         ForwardOutcome::ReadAt { index } => Outcome::ReadAt { index },
@@ -180,6 +185,8 @@ fn outcome_of(outcome: ForwardOutcome) -> Outcome {
         ForwardOutcome::Busy { retry_after_ms } => {
             Outcome::Busy { retry_after: Duration::from_millis(u64::from(retry_after_ms)) }
         }
+        // That store gives the region away: soon there is another one to ask.
+        ForwardOutcome::NoSpace => Outcome::NoSpace { store },
         ForwardOutcome::SessionExpired => Outcome::SessionExpired,
         ForwardOutcome::Uncertain => Outcome::Uncertain,
         ForwardOutcome::Refused { reason } => Outcome::Refused { reason },
@@ -200,8 +207,7 @@ pub fn wire_outcome(outcome: Outcome) -> ForwardOutcome {
         Outcome::Busy { retry_after } => {
             ForwardOutcome::Busy { retry_after_ms: u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX) }
         }
-        // The leader gives the region away: soon there is another one to ask.
-        Outcome::NoSpace { .. } => ForwardOutcome::Busy { retry_after_ms: NO_SPACE_RETRY_MS },
+        Outcome::NoSpace { .. } => ForwardOutcome::NoSpace,
         Outcome::SessionExpired => ForwardOutcome::SessionExpired,
         Outcome::Uncertain => ForwardOutcome::Uncertain,
         Outcome::Refused { reason } => ForwardOutcome::Refused { reason },

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft_raft::{EntryKind, Incarnation, LogIndex, Proposal, RegionEpoch, RegionId, StoreId, Time};
+use multiraft_raft::{EntryKind, Incarnation, LogIndex, Proposal, RegionEpoch, RegionId, StoreId, Term, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RegionStep};
 
@@ -242,7 +242,9 @@ impl<R> Worker<R> {
         self.merges.asked.insert(id, (source, now.plus(ANSWER_TIMEOUT)));
         let request = ForwardRequest::Admin { request: AdminRequest::Command(command).encode() };
         let timeout_ms = u32::try_from(ANSWER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
-        let forward = PeerMessage::Forward(Forward { id, region: frozen.target.id, epoch, timeout_ms, request });
+        // The target's term is not known here, and does not matter: the epoch decides whether the command fits.
+        let (region, term) = (frozen.target.id, Term::ZERO);
+        let forward = PeerMessage::Forward(Forward { id, region, epoch, term, timeout_ms, request });
         self.send_to_store(store, LaneKind::Control, forward);
     }
 

@@ -239,9 +239,9 @@ impl<R> Worker<R> {
         if here.group.is_leader() {
             return self.transfer_here(now, key, to, crate::logic::ReplyTo::Caller(reply));
         }
-        let (leader, name) = (here.leader_store(), (region, here.descriptor().epoch));
+        let epoch = here.descriptor().epoch;
         let request = multiraft_transport::ForwardRequest::Transfer { to };
-        self.forward(now, leader, name, request, crate::logic::forward::ForwardKind::Transfer(reply));
+        self.forward(now, key, epoch, request, crate::logic::forward::ForwardKind::Transfer(reply));
     }
 
     /// Starts a transfer of a region that is led here; answered when leadership has moved or the transfer was given up.

@@ -38,9 +38,8 @@ impl<R> Worker<R> {
             let current = current.clone();
             return self.reply(reply, Outcome::EpochMismatch { current });
         }
-        let (leader, name) = (here.leader_store(), (region, epoch.unwrap_or_default()));
         let request = ForwardRequest::Propose { session, command };
-        self.forward(now, leader, name, request, ForwardKind::Propose(reply));
+        self.forward(now, slot, epoch.unwrap_or_default(), request, ForwardKind::Propose(reply));
     }
 
     /// A command for a region that this store leads: it waits for the end of the turn, to be proposed with the others.

@@ -42,7 +42,7 @@ impl<R> Worker<R> {
         if region.group.is_leader() {
             return self.open_round(now, slot, reads);
         }
-        let (leader, name) = (region.leader_store(), (region.id(), region.descriptor().epoch));
+        let (leader, epoch) = (region.leader_store(), region.descriptor().epoch);
         let mut callers = Vec::with_capacity(reads.len());
         for read in reads {
             match read {
@@ -51,7 +51,7 @@ impl<R> Worker<R> {
             }
         }
         if !callers.is_empty() {
-            self.forward(now, leader, name, ForwardRequest::ReadIndex, ForwardKind::Read(callers));
+            self.forward(now, slot, epoch, ForwardRequest::ReadIndex, ForwardKind::Read(callers));
         }
     }
 

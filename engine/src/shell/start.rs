@@ -430,11 +430,12 @@ fn prepare_pool(config: &Config) -> Prepared<Work> {
 }
 
 impl Running {
-    /// Stops everything: callers first, then the links, the workers, the log, and what hangs on them. Blocks.
+    /// Stops everything: callers first, then the links, the workers, the log, and what hangs on them. Blocks until that is
+    /// done, whoever began it.
     pub(crate) fn stop(&self) {
-        let Some(threads) = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return;
-        };
+        // Held to the end: whoever comes second waits here.
+        let mut held = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(threads) = held.take() else { return };
         threads.pool.close_outside();
         self.fault.stop();
         self.transport.shutdown();

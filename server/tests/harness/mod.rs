@@ -21,9 +21,11 @@ pub(crate) fn multiraft() -> Command {
     command
 }
 
-/// Runs the program to its end.
+/// Runs the program to its end, which it must come to: one that serves instead is ended after a minute.
 pub(crate) fn run(arguments: &[&str]) -> Output {
-    multiraft().args(arguments).output().unwrap()
+    let mut command = Command::new("timeout");
+    command.args(["60", env!("CARGO_BIN_EXE_multiraft")]).args(arguments);
+    command.env("RUST_LOG", "warn").stdin(Stdio::null()).output().unwrap()
 }
 
 /// What it said on stderr when it failed; it must fail, and in order.
@@ -117,6 +119,19 @@ impl Cluster {
         self.stores[at].child = Some(child);
     }
 
+    /// Runs a store by way of another program, which must become it: a wrapper whose last arguments are the command line.
+    pub(crate) fn spawn_under(&mut self, at: usize, wrapper: &[&str]) {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_multiraft")).args(self.arguments(at));
+        command.env("RUST_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::piped());
+        self.stores[at].child = Some(command.spawn().unwrap());
+    }
+
+    /// The process of a running store.
+    pub(crate) fn pid(&self, at: usize) -> u32 {
+        self.stores[at].child.as_ref().unwrap().id()
+    }
+
     pub(crate) fn wait_ready(&mut self, at: usize) {
         let store = &mut self.stores[at];
         let stdout = store.child.as_mut().unwrap().stdout.take().unwrap();
@@ -134,7 +149,7 @@ impl Cluster {
 
     /// Sends a signal by name.
     pub(crate) fn signal(&self, at: usize, name: &str) {
-        let pid = self.stores[at].child.as_ref().unwrap().id().to_string();
+        let pid = self.pid(at).to_string();
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 

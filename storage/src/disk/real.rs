@@ -10,7 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::io::Errno;
 
 use super::{Disk, DiskFile};
 
@@ -66,7 +67,7 @@ impl RealDisk {
                 OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path.join(LOCK_FILE))?;
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => Ok(Some((File::open(&path)?, lock))),
-                Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+                Err(Errno::WOULDBLOCK) => Ok(None),
                 Err(errno) => Err(errno.into()),
             }
         };
@@ -149,6 +150,12 @@ impl DiskFile for RealFile {
         let mut at = self.file.metadata()?.len();
         if at >= len {
             return Ok(());
+        }
+        // All the room or none: a disk that is nearly full would else be written full at every attempt. What cannot reserve
+        // (some file systems) finds out by writing.
+        let reserved = fallocate(&self.file, FallocateFlags::KEEP_SIZE, at, len - at);
+        if let Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) = reserved {
+            return Err(errno.into());
         }
         // Written, not only reserved: the first write into a block that is merely reserved changes the file's extents, and
         // then every fdatasync has to wait for the file system's journal as well.

@@ -21,6 +21,9 @@ use super::writer::LogWriter;
 /// How often a log without space looks whether there is some again.
 const SPACE_RETRY: Duration = Duration::from_millis(50);
 
+/// How long the attempt to make a spare segment rests after it has failed. A writer that needs one meanwhile tries by itself.
+const SPARE_RETRY: Duration = Duration::from_secs(1);
+
 /// Who wants to know what became durable. Called on the log's thread, in order: must be quick and must not block.
 pub trait FlushListener: Send {
     /// Everything up to these tokens is durable: the newest of each lane that moved.
@@ -92,10 +95,7 @@ impl SharedLog {
         let mut log = Self { queue, record_bytes_max: options.record_bytes_max, threads: Vec::new() };
         let queue = Arc::clone(&log.queue);
         log.threads.push(thread::Builder::new().name("log-spares".into()).spawn(move || {
-            for job in todo {
-                let made = job.run().inspect_err(|error| tracing::warn!(%error, "no spare log segment could be made"));
-                queue.on_spare(made.ok());
-            }
+            make_spares(&todo, &queue);
         })?);
         let queue = Arc::clone(&log.queue);
         log.threads.push(thread::Builder::new().name("log-writer".into()).spawn(move || {
@@ -145,6 +145,24 @@ impl SharedLog {
 impl Drop for SharedLog {
     fn drop(&mut self) {
         self.close_and_join();
+    }
+}
+
+/// Makes spare segments until the writer ends. A writer that hears of a failure asks again at its next commit: it hears a
+/// while later, so that a busy log on a full disk does not try all the time.
+fn make_spares(todo: &crossbeam_channel::Receiver<SpareJob>, queue: &Queue) {
+    let mut has_failed = false;
+    while let Ok(job) = todo.recv() {
+        let made = job.run();
+        let failed_before = std::mem::replace(&mut has_failed, made.is_err());
+        if let Err(error) = &made {
+            if !failed_before {
+                tracing::warn!(%error, "no spare log segment could be made: tried again every now and then");
+            }
+            // Nobody asks before the answer; the end of the writer is noticed at once.
+            let _ = todo.recv_timeout(SPARE_RETRY);
+        }
+        queue.on_spare(made.ok());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use multiraft_raft::{LogIndex, RegionEpoch, RegionId, StoreId};
+use multiraft_raft::{LogIndex, RegionEpoch, RegionId, StoreId, Term};
 
 use super::{
     WireError, WireFault,
@@ -33,6 +33,7 @@ const SESSION_EXPIRED: u8 = 8;
 const UNCERTAIN: u8 = 9;
 const REFUSED: u8 = 10;
 const CHANGED: u8 = 11;
+const NO_SPACE: u8 = 12;
 
 /// A descriptor takes at least its format, id, bounds, epoch and count.
 const DESCRIPTOR_MIN: usize = 7;
@@ -45,6 +46,8 @@ impl Context {
         (self.forward, self.region) = (forward.id, forward.region.0);
         put_varint(out, forward.epoch.conf_version);
         put_varint(out, forward.epoch.version);
+        put_delta(out, self.term, forward.term.0);
+        self.term = forward.term.0;
         put_varint(out, u64::from(forward.timeout_ms));
         match &forward.request {
             ForwardRequest::Propose { session: None, command } => {
@@ -81,6 +84,7 @@ impl Context {
         self.forward = reader.delta(self.forward)?;
         self.region = reader.delta(self.region)?;
         let epoch = RegionEpoch { conf_version: reader.varint()?, version: reader.varint()? };
+        self.term = reader.delta(self.term)?;
         let timeout_ms = reader.varint_u32()?;
         let request = match reader.byte("a request")? {
             PROPOSE => ForwardRequest::Propose { session: None, command: reader.payload("a command")? },
@@ -100,7 +104,8 @@ impl Context {
             ADMIN => ForwardRequest::Admin { request: reader.payload("an admin request")? },
             value => return reader.fail(WireFault::Unknown { what: "request", value }),
         };
-        Ok(Forward { id: self.forward, region: RegionId(self.region), epoch, timeout_ms, request })
+        let (region, term) = (RegionId(self.region), Term(self.term));
+        Ok(Forward { id: self.forward, region, epoch, term, timeout_ms, request })
     }
 
     pub(super) fn put_forward_reply(&mut self, out: &mut Vec<u8>, reply: &ForwardReply) {
@@ -132,6 +137,7 @@ impl Context {
                 out.push(BUSY);
                 put_varint(out, u64::from(*retry_after_ms));
             }
+            ForwardOutcome::NoSpace => out.push(NO_SPACE),
             ForwardOutcome::SessionExpired => out.push(SESSION_EXPIRED),
             ForwardOutcome::Uncertain => out.push(UNCERTAIN),
             ForwardOutcome::Refused { reason } => {
@@ -162,6 +168,7 @@ impl Context {
             EPOCH_MISMATCH => ForwardOutcome::EpochMismatch { current: Arc::new(read_descriptor(reader)?) },
             UNKNOWN_REGION => ForwardOutcome::UnknownRegion,
             BUSY => ForwardOutcome::Busy { retry_after_ms: reader.varint_u32()? },
+            NO_SPACE => ForwardOutcome::NoSpace,
             SESSION_EXPIRED => ForwardOutcome::SessionExpired,
             UNCERTAIN => ForwardOutcome::Uncertain,
             CHANGED => {

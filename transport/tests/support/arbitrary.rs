@@ -9,7 +9,8 @@ use multiraft_raft::{
 };
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage,
-    RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage, SnapshotStep,
+    RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage,
+    SnapshotStep,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -155,11 +156,12 @@ fn forward() -> BoxedStrategy<Forward> {
         1 => number().prop_map(|to| ForwardRequest::Transfer { to: StoreId(to) }),
         1 => bytes(100).prop_map(|request| ForwardRequest::Admin { request }),
     ];
-    (number(), number(), epoch(), any::<u32>(), request)
-        .prop_map(|(id, region, epoch, timeout_ms, request)| Forward {
+    (number(), number(), epoch(), number(), any::<u32>(), request)
+        .prop_map(|(id, region, epoch, term, timeout_ms, request)| Forward {
             id,
             region: RegionId(region),
             epoch,
+            term: Term(term),
             timeout_ms,
             request,
         })
@@ -175,6 +177,7 @@ fn forward_reply() -> BoxedStrategy<ForwardReply> {
         descriptor().prop_map(|current| ForwardOutcome::EpochMismatch { current: Arc::new(current) }),
         Just(ForwardOutcome::UnknownRegion),
         any::<u32>().prop_map(|retry_after_ms| ForwardOutcome::Busy { retry_after_ms }),
+        Just(ForwardOutcome::NoSpace),
         Just(ForwardOutcome::SessionExpired),
         Just(ForwardOutcome::Uncertain),
         any::<String>().prop_map(|reason| ForwardOutcome::Refused { reason }),

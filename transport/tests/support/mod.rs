@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use multiraft_raft::{ClusterId, Incarnation, RegionEpoch, RegionId, StoreId};
+use multiraft_raft::{ClusterId, Incarnation, RegionEpoch, RegionId, StoreId, Term};
 use multiraft_transport::{
     Forward, ForwardRequest, Handler, Lane, LinkEvent, PeerMessage, ReceivedFrame, SnapshotHeader, SnapshotReceiver,
     Tls, Transport, TransportConfig, store_dns_name,
@@ -246,6 +246,7 @@ pub(crate) fn message(id: u64, length: usize) -> PeerMessage {
         id,
         region: RegionId(id % 100),
         epoch: RegionEpoch::FIRST,
+        term: Term(1),
         timeout_ms: 1000,
         request: ForwardRequest::Propose { session: None, command: Bytes::from(vec![id as u8; length]) },
     })
