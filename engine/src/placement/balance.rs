@@ -60,7 +60,9 @@ pub(super) fn plan(round: &mut Round<'_>) {
                 if !round.may_begin(KIND) {
                     break;
                 }
-                if is_above(round, from, is_leader, threshold) {
+                // What handing over leadership cures, no data moves for.
+                let is_cured = !is_leader && round.board.seat(from).is_some_and(|seat| seat.slots.transfers_out > 0);
+                if !is_cured && is_above(round, from, is_leader, threshold) {
                     searched_any = true;
                     found |= move_one(round, from, is_leader, threshold);
                 }
