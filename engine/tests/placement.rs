@@ -185,7 +185,10 @@ fn a_change_that_needs_a_voter_that_lags_waits() {
 #[test]
 fn a_joint_region_and_one_with_something_under_way_are_left_alone() {
     let mut case = Case::new(4);
-    case.region(region_of(2, &[(1, Role::Voter), (2, Role::OutgoingVoter), (3, Role::IncomingVoter), (4, Role::Voter)]));
+    case.region(region_of(
+        2,
+        &[(1, Role::Voter), (2, Role::OutgoingVoter), (3, Role::IncomingVoter), (4, Role::Voter)],
+    ));
     case.region(RegionInfo { pending: true, ..region(3, &[1, 2]) });
     assert_eq!(case.plan(), Plan::default());
 }
@@ -427,6 +430,7 @@ fn limits_hold_over_rounds_and_leave_room_for_what_cannot_wait() {
     let mut case = Case::with(5, |options| {
         options.limits.snapshots_in = 4;
         options.limits.snapshots_out = 4;
+        options.balance.wake_after = Duration::ZERO;
     });
     // All on three stores: balancing wants to fill 4 and 5.
     for id in 2..60 {
@@ -452,7 +456,7 @@ fn limits_hold_over_rounds_and_leave_room_for_what_cannot_wait() {
 
 #[test]
 fn load_that_leaders_can_take_along_moves_no_data() {
-    let mut case = Case::new(4);
+    let mut case = Case::with(4, |options| options.balance.wake_after = Duration::ZERO);
     for id in 2..42 {
         let at = id % 4;
         let mut even = region(id, &[1 + at, 1 + (at + 1) % 4, 1 + (at + 2) % 4]);
@@ -465,6 +469,32 @@ fn load_that_leaders_can_take_along_moves_no_data() {
     for operation in &plan.operations {
         assert!(matches!(operation.reason, Reason::UnevenLeaders { .. }), "{operation}");
     }
+}
+
+#[test]
+fn balancing_wakes_only_when_stores_stay_uneven() {
+    let mut case = Case::new(4);
+    for id in 2..12 {
+        case.region(region(id, &[1, 2, 3]));
+    }
+    for _ in 0..30 {
+        assert_eq!(case.plan(), Plan::default());
+        case.later(Duration::from_secs(1));
+    }
+    assert!(!case.plan().operations.is_empty());
+}
+
+#[test]
+fn no_data_moves_for_balance_while_a_store_is_silent() {
+    let mut case = Case::with(5, |options| options.balance.wake_after = Duration::ZERO);
+    for id in 2..12 {
+        case.region(region(id, &[1, 2, 3]));
+    }
+    case.silent(5, 20);
+    let plan = case.plan();
+    assert!(plan.operations.iter().all(|operation| matches!(operation.step, Step::TransferLeader { .. })), "{plan:?}");
+    case.later(Duration::from_secs(20));
+    assert!(case.steps().iter().any(|(_, step)| matches!(step, Step::Change(_))));
 }
 
 #[test]

@@ -2,12 +2,13 @@
 //!
 //! Each move lowers the potential by at least a threshold (see `potential`), and none makes a region's spread worse. A round
 //! looks at a bounded sample of each store's regions and goes on there in the next. Hysteresis: once nothing has been found
-//! for a whole pass over all regions, balancing rests, and only a move that gains clearly more wakes it.
+//! for a whole pass over all regions, balancing rests, and only a move that gains clearly more wakes it. While a store is
+//! silent only leaders move: what it leaves to the others is theirs for a short time only, or a matter for repair.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
-use multiraft_raft::{RegionId, Replica, Role, StoreId};
+use multiraft_raft::{RegionId, Replica, Role, StoreId, Time};
 
 use super::board::Class;
 use super::cluster::RegionInfo;
@@ -29,6 +30,8 @@ const LEADER_DIMENSIONS: [usize; 2] = [2, 3];
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
     is_awake: bool,
+    /// While it rests: since when stores are so uneven that it might wake.
+    uneven_since: Option<Time>,
     /// Rounds in a row in which nothing was found and nothing ran.
     quiet_rounds: usize,
     /// Per store, the last replica and the last leader that were looked at.
@@ -50,7 +53,11 @@ pub(super) fn plan(round: &mut Round<'_>) {
     let is_awake = round.memory.balance.is_awake;
     let threshold = if is_awake { balance.tolerance_permille } else { balance.wake_permille };
     let threshold = f64::from(threshold) / 1000.0;
+    if !is_awake && !may_wake(round, threshold) {
+        return;
+    }
     let was_idle = round.is_idle();
+    let one_is_silent = round.board.seats.iter().any(|seat| seat.class == Class::Silent);
     let mut found_any = false;
     let mut searched_any = false;
     for _ in 0..SWEEPS {
@@ -60,9 +67,10 @@ pub(super) fn plan(round: &mut Round<'_>) {
                 if !round.may_begin(KIND) {
                     break;
                 }
-                // What handing over leadership cures, no data moves for.
-                let is_cured = !is_leader && round.board.seat(from).is_some_and(|seat| seat.slots.transfers_out > 0);
-                if !is_cured && is_above(round, from, is_leader, threshold) {
+                // What handing over leadership cures, no data moves for; nor for a store that may soon be back.
+                let is_cured = round.board.seat(from).is_some_and(|seat| seat.slots.transfers_out > 0);
+                let may_move = is_leader || !(is_cured || one_is_silent);
+                if may_move && is_above(round, from, is_leader, threshold) {
                     searched_any = true;
                     found |= move_one(round, from, is_leader, threshold);
                 }
@@ -82,6 +90,20 @@ pub(super) fn plan(round: &mut Round<'_>) {
         // One round more than a pass needs: a cursor may stand anywhere.
         memory.is_awake &= searched_any && memory.quiet_rounds <= largest / SAMPLE + 1;
     }
+    if memory.is_awake {
+        memory.uneven_since = None;
+    }
+}
+
+/// Whether stores have been uneven by `threshold` for long enough.
+fn may_wake(round: &mut Round<'_>, threshold: f64) -> bool {
+    let live = round.board.seats.iter().filter(|seat| seat.class == Class::Live);
+    let is_uneven = live
+        .into_iter()
+        .any(|seat| [true, false].into_iter().any(|is_leader| is_above(round, seat.id, is_leader, threshold)));
+    let since = &mut round.memory.balance.uneven_since;
+    *since = if is_uneven { Some(since.unwrap_or(round.now)) } else { None };
+    since.is_some_and(|since| round.now.since(since) >= round.options.balance.wake_after)
 }
 
 /// The live stores, the one that bears most first.

@@ -232,6 +232,10 @@ impl<'a> Board<'a> {
                     let is_new = region.descriptor.replica_on(*store).is_none();
                     self.arrive(*store, operation.leader, region, is_running, is_new);
                 }
+                if is_running && !moves.is_empty() {
+                    // They are made one after the other, and so need one slot where they come from.
+                    self.slots(operation.leader, |slots| slots.snapshots_out -= moves.len() - 1);
+                }
             }
         }
     }

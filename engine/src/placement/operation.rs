@@ -72,7 +72,7 @@ pub enum Step {
         into: RegionId,
         /// Its epoch.
         into_epoch: RegionEpoch,
-        /// The stores to which replicas of the region have to move first.
+        /// The stores to which replicas of the region have to move first, one after the other.
         moves: Vec<StoreId>,
     },
 }

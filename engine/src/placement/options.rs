@@ -202,6 +202,9 @@ pub struct Balance {
     pub tolerance_permille: u32,
     /// Balancing that has come to rest begins again only for a move that gains this many.
     pub wake_permille: u32,
+    /// And only once stores have been uneven for so long without a break: a peak, or a store that is away for a moment, moves
+    /// nothing.
+    pub wake_after: Duration,
 }
 
 impl Default for Balance {
@@ -215,6 +218,7 @@ impl Default for Balance {
             load_floor_per_s: 200,
             tolerance_permille: 50,
             wake_permille: 100,
+            wake_after: Duration::from_secs(30),
         }
     }
 }
