@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[allow(dead_code, reason = "the benchmark uses more of it")]
 mod placement_model;
 
 use std::time::Duration;

@@ -15,6 +15,7 @@ use super::cluster::RegionInfo;
 use super::domains::Spread;
 use super::operation::{Reason, ReplicaChange};
 use super::options::Kind;
+use super::potential::Scale;
 use super::round::Round;
 
 const KIND: Kind = Kind::Balance;
@@ -109,7 +110,7 @@ fn may_wake(round: &mut Round<'_>, threshold: f64) -> bool {
 /// The live stores, the one that bears most first.
 fn by_pressure(round: &Round<'_>) -> Vec<StoreId> {
     let live = round.board.seats.iter().filter(|seat| seat.class == Class::Live);
-    let mut stores: Vec<_> = live.map(|seat| (round.board.scale.pressure(seat), seat.id)).collect();
+    let mut stores: Vec<_> = live.map(|seat| (Scale::pressure(seat), seat.id)).collect();
     stores.sort_by(|(a, one), (b, other)| b.total_cmp(a).then(one.cmp(other)));
     stores.into_iter().map(|(_, store)| store).collect()
 }

@@ -61,6 +61,8 @@ pub(super) struct Seat {
     pub(super) weight: f64,
     /// With everything that runs at its end.
     pub(super) usage: Usage,
+    /// The same in fair shares.
+    pub(super) shares: [f64; 4],
     pub(super) slots: Slots,
     place: Place,
     /// How many more bytes fit; `None`: no limit is known.
@@ -89,13 +91,17 @@ impl<'a> Board<'a> {
                 class: *class,
                 weight: f64::from(store.weight.max(1)),
                 usage: view.tally(store.id).map_or([0; 4], |tally| tally.usage),
+                shares: [0.0; 4],
                 slots: Slots::default(),
                 place,
                 room: (store.disk_bytes > 0).then(|| i64::try_from(room).unwrap_or(i64::MAX)),
             }
         };
-        let seats: Vec<_> = with_class().zip(places).map(seat).collect();
+        let mut seats: Vec<_> = with_class().zip(places).map(seat).collect();
         let scale = Scale::new(&options.balance, &seats);
+        for seat in &mut seats {
+            seat.shares = scale.shares_of(seat);
+        }
         Self { options, seats, domains, scale }
     }
 
@@ -254,6 +260,7 @@ impl<'a> Board<'a> {
         if let Some(at) = self.at(store) {
             let seat = &mut self.seats[at];
             add(&mut seat.usage, what, sign);
+            seat.shares = self.scale.shares_of(seat);
             // What leaves frees the disk only once it is gone.
             if sign > 0 {
                 seat.room = seat.room.map(|room| room - what[1]);

@@ -48,7 +48,7 @@ impl Scale {
     }
 
     /// What a store bears in fair shares, one number a dimension.
-    fn shares_of(&self, seat: &Seat) -> [f64; 4] {
+    pub(super) fn shares_of(&self, seat: &Seat) -> [f64; 4] {
         let mut shares = [0.0; 4];
         for (d, share) in shares.iter_mut().enumerate() {
             *share = seat.usage[d] as f64 * self.shares[d] / seat.weight;
@@ -58,7 +58,7 @@ impl Scale {
 
     /// What moving `what` from one store to another gains, in fair shares.
     pub(super) fn gain(&self, from: &Seat, to: &Seat, what: Usage) -> f64 {
-        let (shares_from, shares_to) = (self.shares_of(from), self.shares_of(to));
+        let (shares_from, shares_to) = (&from.shares, &to.shares);
         let both = (1.0 / from.weight + 1.0 / to.weight) / 2.0;
         let mut fall = 0.0;
         let mut size = 0.0;
@@ -72,27 +72,27 @@ impl Scale {
 
     /// No move of anything from one store to another gains more: the gain is a mean of what it is in each dimension.
     pub(super) fn gain_bound(&self, from: &Seat, to: &Seat, dimensions: &[usize]) -> f64 {
-        let (shares_from, shares_to) = (self.shares_of(from), self.shares_of(to));
+        let (shares_from, shares_to) = (&from.shares, &to.shares);
         let gaps = dimensions.iter().filter(|d| self.factors[**d] > 0.0).map(|d| shares_from[*d] - shares_to[*d]);
         gaps.fold(0.0, f64::max)
     }
 
     /// How much the potential rises if `what` comes onto a store, for comparisons between stores.
     pub(super) fn rise(&self, seat: &Seat, what: Usage) -> f64 {
-        let shares = self.shares_of(seat);
+        let shares = &seat.shares;
         let part = |d: usize| what[d] as f64 * self.shares[d];
         (0..4).map(|d| self.factors[d] * part(d) * (shares[d] + part(d) / seat.weight / 2.0)).sum()
     }
 
     /// How far above its fair share a store is where it is furthest above.
-    pub(super) fn pressure(&self, seat: &Seat) -> f64 {
-        self.shares_of(seat).into_iter().fold(0.0, f64::max)
+    pub(super) fn pressure(seat: &Seat) -> f64 {
+        seat.shares.into_iter().fold(0.0, f64::max)
     }
 
     /// The potential of all live stores.
     pub(super) fn potential(&self, seats: &[Seat]) -> f64 {
         let of = |seat: &Seat| {
-            let shares = self.shares_of(seat);
+            let shares = &seat.shares;
             (0..4).map(|d| self.factors[d] * seat.weight * shares[d] * shares[d] / 2.0).sum::<f64>()
         };
         seats.iter().filter(|seat| seat.class == Class::Live).map(of).sum()

@@ -10,7 +10,7 @@ mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use multiraft::placement::{
@@ -67,6 +67,8 @@ pub(crate) struct Model {
     pub(crate) view: ClusterView,
     pub(crate) planner: Planner,
     pub(crate) tally: Tally,
+    /// How long each round took, in real time: for the benchmark.
+    pub(crate) rounds: Vec<Duration>,
     /// What runs, and when it ends.
     running: BTreeMap<OperationId, Operation>,
     ends: BTreeSet<(Time, OperationId)>,
@@ -87,6 +89,7 @@ impl Model {
             view: ClusterView::new(),
             planner: Planner::new(options).expect("options fit"),
             tally: Tally::default(),
+            rounds: Vec::new(),
             running: BTreeMap::new(),
             ends: BTreeSet::new(),
             reports: BTreeSet::new(),
@@ -174,7 +177,9 @@ impl Model {
             self.tell_region(id);
         }
         let before = self.planner.potential(self.now, &self.view);
+        let begin = Instant::now();
         let plan = self.planner.plan(self.now, &self.view);
+        self.rounds.push(begin.elapsed());
         let after = self.planner.potential(self.now, &self.view);
         for id in &plan.given_up {
             self.tally.given_up += 1;
