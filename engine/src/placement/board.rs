@@ -64,7 +64,7 @@ pub(super) struct Seat {
     /// The same in fair shares.
     pub(super) shares: [f64; 4],
     pub(super) slots: Slots,
-    place: Place,
+    pub(super) place: Place,
     /// How many more bytes fit; `None`: no limit is known.
     room: Option<i64>,
 }

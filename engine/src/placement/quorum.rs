@@ -27,9 +27,11 @@ pub(super) fn survives(replicas: &[Replica], change: ReplicaChange, live: &dyn F
 
 /// The configurations that follow `replicas`.
 fn stages(replicas: &[Replica], change: ReplicaChange) -> Vec<Vec<Replica>> {
+    // A learner that is there already catches up before it votes, just like one that is new.
     let plus = |store: StoreId, role: Role| {
         let new = Replica { id: NEW, store, role };
-        replicas.iter().copied().chain([new]).collect::<Vec<_>>()
+        let others = replicas.iter().copied().filter(|replica| replica.store != store);
+        others.chain([new]).collect::<Vec<_>>()
     };
     match change {
         ReplicaChange::AddVoter { store } => vec![plus(store, Role::Voter)],
@@ -40,13 +42,8 @@ fn stages(replicas: &[Replica], change: ReplicaChange) -> Vec<Vec<Replica>> {
             vec![replicas.iter().filter(|other| other.id != replica).copied().collect()]
         }
         ReplicaChange::Replace { remove, add } => {
-            let is_there = replicas.iter().find(|replica| replica.store == add);
-            let joined = |role| match is_there {
-                Some(learner) => with_role(replicas, learner.id, role),
-                None => plus(add, role),
-            };
-            let joint = with_role(&joined(Role::IncomingVoter), remove, Role::OutgoingVoter);
-            let after = joined(Role::Voter).into_iter().filter(|replica| replica.id != remove).collect();
+            let joint = with_role(&plus(add, Role::IncomingVoter), remove, Role::OutgoingVoter);
+            let after = plus(add, Role::Voter).into_iter().filter(|replica| replica.id != remove).collect();
             vec![joint, after]
         }
     }

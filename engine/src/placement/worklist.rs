@@ -1,7 +1,7 @@
 //! What each region needs, kept up to date from round to round.
 //!
-//! A refresh looks at the regions that the view's journal names, and at those on stores whose class has changed (live,
-//! draining, silent, gone). A first one looks at all, and so does one that finds other options, other failure domains or too
+//! A refresh looks at the regions that the view's journal names, and at those on stores whose class (live,
+//! draining, silent, gone) or place has changed. A first one looks at all, and so does one that finds other options, other failure domains or too
 //! short a journal.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use multiraft_raft::{RegionId, StoreId, Time};
 
 use super::board::{Board, Class};
 use super::cluster::ClusterView;
-use super::domains::Domains;
+use super::domains::{Domains, Place};
 use super::health::{Needs, needs};
 use super::options::PlacementOptions;
 
@@ -19,7 +19,8 @@ use super::options::PlacementOptions;
 pub(super) struct Worklist {
     /// The view's revision up to which this is right; `None`: not at all.
     seen: Option<u64>,
-    classes: BTreeMap<StoreId, Class>,
+    /// What each store was good for, and where it stood, in numbers: those of two rounds group stores alike if they are equal.
+    classes: BTreeMap<StoreId, (Class, Place)>,
     domains: Domains,
     needs: BTreeMap<RegionId, Needs>,
     /// The urgent ones come first.
@@ -46,7 +47,7 @@ impl Worklist {
 
     /// Brings the list up to date with the view.
     pub(super) fn refresh(&mut self, cluster: &ClusterView, board: &Board<'_>, options: &PlacementOptions, now: Time) {
-        let classes: BTreeMap<_, _> = board.seats.iter().map(|seat| (seat.id, seat.class)).collect();
+        let classes: BTreeMap<_, _> = board.seats.iter().map(|seat| (seat.id, (seat.class, seat.place))).collect();
         let same_domains = self.domains == board.domains;
         let changes = self.seen.filter(|_| same_domains).and_then(|seen| cluster.changed_since(seen));
         let mut look_at: BTreeSet<RegionId> = BTreeSet::new();
