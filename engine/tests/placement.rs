@@ -520,6 +520,35 @@ fn merges_wait_for_calm_prefer_pairs_on_the_same_stores_and_need_both_healthy() 
 }
 
 #[test]
+fn what_a_merge_makes_is_far_from_being_split() {
+    let with_neighbour = |bytes: u64| {
+        let mut case = Case::with(3, |options| options.enabled = Kinds::NONE.with(Kind::Merge));
+        for (id, bytes) in [(2, 20 << 20), (3, bytes)] {
+            let mut idle = region(id, &[1, 2, 3]);
+            (idle.stats.bytes, idle.stats.writes_per_s, idle.stats.reads_per_s) = (bytes, 1, 1);
+            case.region(idle);
+        }
+        case.plan();
+        case.later(Duration::from_secs(600));
+        case.plan().operations.len()
+    };
+    assert_eq!(with_neighbour(108 << 20), 1, "half of 256 MiB together");
+    assert_eq!(with_neighbour(109 << 20), 0);
+}
+
+#[test]
+fn a_busy_store_is_passed_over_for_one_in_as_good_a_place() {
+    let mut case = Case::with(4, |options| options.limits.snapshots_in = 1);
+    for id in 5..9 {
+        case.region(region(id, &[1, 2, 4]));
+    }
+    case.region(region(2, &[1, 2]));
+    case.region(region(3, &[1, 2]));
+    let add = |store| change(ReplicaChange::AddVoter { store: StoreId(store) });
+    assert_eq!(case.steps(), [(2, add(3)), (3, add(4))], "store 3 bears less, but can take only one");
+}
+
+#[test]
 fn merges_stop_at_the_least_number_of_regions() {
     let mut case = Case::with(3, |options| {
         options.enabled = Kinds::NONE.with(Kind::Merge);
