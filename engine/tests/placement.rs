@@ -579,7 +579,7 @@ fn figures_of_an_earlier_version_neither_split_nor_merge() {
         }])),
         ..Stats::default()
     };
-    case.region(large.clone());
+    case.region(large);
     assert_eq!(case.plan(), Plan::default());
 }
 

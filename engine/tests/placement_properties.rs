@@ -66,8 +66,8 @@ fn region_info(id: u64, random: &RandomRegion, conf_version: u64) -> RegionInfo 
         0..=8 => Some(Role::Voter),
         9 => Some(Role::Learner),
         10 => Some(Role::Witness),
-        11 if id % 8 == 0 => Some(Role::IncomingVoter),
-        12 if id % 8 == 0 => Some(Role::OutgoingVoter),
+        11 if id.is_multiple_of(8) => Some(Role::IncomingVoter),
+        12 if id.is_multiple_of(8) => Some(Role::OutgoingVoter),
         _ => None,
     };
     let replica = |(store, (code, _)): (u64, &(u8, bool))| {
@@ -85,7 +85,7 @@ fn region_info(id: u64, random: &RandomRegion, conf_version: u64) -> RegionInfo 
         leader,
         stats: Stats { version: 1, bytes: load << 17, writes_per_s: *load, reads_per_s: *load, ..Stats::default() },
         behind: behind.collect(),
-        replication: Some(Replication { voters: *voters, witnesses: usize::from(id % 5 == 0), learners: 0 }),
+        replication: Some(Replication { voters: *voters, witnesses: usize::from(id.is_multiple_of(5)), learners: 0 }),
         pending: *pending,
         descriptor: Arc::new(RegionDescriptor {
             id: RegionId(id),
