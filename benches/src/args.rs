@@ -22,6 +22,8 @@ pub(crate) enum Bench {
     Sweep(Sweep),
     /// What regions cost that nobody uses: memory per replica, processor time, messages.
     Idle(Idle),
+    /// What a round of the placement planner costs, on a simulated cluster that loses, empties and gains stores.
+    Placement(Placement),
     /// One of the stores; started by the others.
     #[command(hide = true)]
     Store(Store),
@@ -102,6 +104,23 @@ pub(crate) struct Idle {
     pub(crate) state: State,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
+}
+
+/// What `placement` measures. No store runs: the cluster is a model on virtual time.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Placement {
+    /// Stores, in five zones of four racks.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(8..=10_000))]
+    pub(crate) stores: u64,
+    /// Regions, each with three replicas.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(16..=10_000_000))]
+    pub(crate) regions: u64,
+    /// What everything random derives from.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// End with one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What the stores of any benchmark are given.

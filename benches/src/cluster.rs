@@ -40,6 +40,8 @@ pub(crate) enum Problem {
     Late { store: u64, stage: &'static str, within: Duration },
     #[error("nothing was written: {0}")]
     NothingWritten(String),
+    #[error("the planner did not come to rest: {operations} operations in an hour without a cause; drained: {drained}")]
+    NoRest { operations: u64, drained: bool },
 }
 
 /// What the stores of one run are given.

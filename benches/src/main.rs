@@ -5,6 +5,7 @@
 //!   throughput   writes per second under clients that run inside the stores
 //!   sweep        the same over numbers of regions, clients and sizes of values, with medians
 //!   idle         what regions cost that nobody uses: memory, processor time, messages
+//!   placement    what a round of the placement planner costs; runs no stores, but a model of them on virtual time
 //! ```
 //!
 //! The parent ([`cluster`]) starts this program three more times as [`store`] and talks to them in lines of text; when it is
@@ -18,6 +19,7 @@ mod clients;
 mod cluster;
 mod idle;
 mod keyspace;
+mod placement;
 mod report;
 mod store;
 mod sweep;
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         args::Bench::Throughput(options) => throughput::run(&options),
         args::Bench::Sweep(options) => sweep::run(&options),
         args::Bench::Idle(options) => idle::run(&options),
+        args::Bench::Placement(options) => placement::run(&options),
         args::Bench::Store(options) => store::run(options),
     };
     match outcome {

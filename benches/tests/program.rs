@@ -55,6 +55,18 @@ fn an_idle_run_tells_memory_and_processor_time() {
     assert_eq!(line["leaderless"], 0, "{line}");
 }
 
+#[test]
+fn the_placement_of_a_small_cluster_comes_to_rest() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_multiraft-benches"));
+    let output = command.args(["placement", "--stores", "10", "--regions", "300", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert!(line["full_round_ms"].as_f64().unwrap() > 0.0 && line["steady"]["rounds"].as_u64() == Some(300), "{line}");
+    assert!(line["repair"]["operations"].as_u64() > Some(0) && line["drained"] == true, "{line}");
+    assert_eq!(line["rest"]["operations"], 0, "{line}");
+}
+
 /// A parent that is killed outright cannot end its stores: they must notice.
 #[cfg(target_os = "linux")]
 #[test]

@@ -17,6 +17,7 @@ mod error;
 mod events;
 pub mod logic;
 pub mod machine;
+pub mod placement;
 mod region;
 mod regions;
 mod session;

@@ -1,0 +1,125 @@
+//! Splits: a region that is too large or too busy is divided where what is too much falls into halves.
+
+use bytes::Bytes;
+
+use super::cluster::{KeySample, RegionInfo};
+use super::operation::{Obstacle, Reason, Step};
+use super::options::{Kind, Sizes};
+use super::round::Round;
+use super::worklist::Worklist;
+
+const KIND: Kind = Kind::Split;
+
+pub(super) fn plan(round: &mut Round<'_>, worklist: &Worklist) {
+    for (_, id) in round.candidates(KIND, false, &worklist.split) {
+        if !round.may_begin(KIND) {
+            return;
+        }
+        let Some((region, leader)) = round.free_region(id, KIND) else { continue };
+        match divide(region, &round.options.sizes) {
+            Some((key, reason)) => round.begin(region, leader, Step::Split { keys: vec![key] }, reason),
+            None => round.block(id, KIND, Obstacle::NoKey),
+        }
+    }
+}
+
+/// Where to divide, and why; the cause that is furthest above its threshold comes first.
+fn divide(region: &RegionInfo, sizes: &Sizes) -> Option<(Bytes, Reason)> {
+    let stats = &region.stats;
+    let (bytes, writes, reads) = (stats.bytes, stats.writes_per_s, stats.reads_per_s);
+    let reasons: [fn(u64, u32) -> Reason; 3] = [
+        |bytes, before_percent| Reason::Large { bytes, before_percent },
+        |per_s, before_percent| Reason::ManyWrites { per_s, before_percent },
+        |per_s, before_percent| Reason::ManyReads { per_s, before_percent },
+    ];
+    let weights: [fn(&KeySample) -> u64; 3] = [|sample| sample.bytes, |sample| sample.writes, |sample| sample.reads];
+    let mut causes =
+        [(bytes, sizes.split_bytes, 0), (writes, sizes.split_writes_per_s, 1), (reads, sizes.split_reads_per_s, 2)];
+    // By value over threshold, without a division.
+    causes.sort_by_key(|(value, threshold, at)| {
+        (std::cmp::Reverse(u128::from(*value) * 1_000 / u128::from((*threshold).max(1))), *at)
+    });
+    causes.into_iter().filter(|(value, threshold, _)| value > threshold).find_map(|(value, _, at)| {
+        let (key, percent) = halving_key(region, weights[at], sizes.split_part_min_percent)?;
+        Some((key, reasons[at](value, percent)))
+    })
+}
+
+/// The sampled key inside the range that divides `weight` most evenly, and the part before it in per cent; none if the
+/// smaller part would be below `part_min` per cent.
+fn halving_key(region: &RegionInfo, weight: fn(&KeySample) -> u64, part_min: u64) -> Option<(Bytes, u32)> {
+    let range = &region.descriptor.range;
+    let samples = region.stats.samples.as_deref()?;
+    let inside = || samples.iter().filter(|sample| range.contains(&sample.key));
+    let all: u128 = inside().map(|sample| u128::from(weight(sample))).sum();
+    let mut before = 0;
+    let mut best: Option<(u128, &Bytes, u128)> = None;
+    for sample in inside() {
+        let smaller = before.min(all - before);
+        if sample.key > range.start && best.is_none_or(|(most, ..)| smaller > most) {
+            best = Some((smaller, &sample.key, before));
+        }
+        before += u128::from(weight(sample));
+    }
+    let (smaller, key, before) = best?;
+    let is_even = all > 0 && smaller * 100 >= all * u128::from(part_min);
+    is_even.then(|| (key.clone(), (before * 100 / all) as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::Stats;
+    use multiraft_raft::{KeyRange, RegionDescriptor, RegionEpoch, RegionId};
+    use std::sync::Arc;
+
+    fn region(samples: &[(&'static str, [u64; 3])], bytes: u64, writes_per_s: u64) -> RegionInfo {
+        let sample = |(key, [bytes, writes, reads]): &(&'static str, [u64; 3])| KeySample {
+            key: Bytes::from(*key),
+            bytes: *bytes,
+            writes: *writes,
+            reads: *reads,
+        };
+        RegionInfo {
+            descriptor: Arc::new(RegionDescriptor {
+                id: RegionId(2),
+                range: KeyRange { start: "b".into(), end: "m".into() },
+                epoch: RegionEpoch::FIRST,
+                replicas: vec![],
+            }),
+            leader: None,
+            stats: Stats {
+                version: 1,
+                bytes,
+                writes_per_s,
+                samples: Some(samples.iter().map(sample).collect()),
+                ..Stats::default()
+            },
+            behind: vec![],
+            replication: None,
+            pending: false,
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_falls_into_halves() {
+        let samples = [("b", [10, 1, 0]), ("d", [10, 1, 0]), ("f", [10, 2, 0]), ("h", [10, 4, 0])];
+        let sizes = Sizes::default();
+        let large = divide(&region(&samples, 300 << 20, 0), &sizes);
+        assert_eq!(large, Some(("f".into(), Reason::Large { bytes: 300 << 20, before_percent: 50 })));
+        let busy = divide(&region(&samples, 300 << 20, 40_000), &sizes);
+        assert_eq!(busy, Some(("h".into(), Reason::ManyWrites { per_s: 40_000, before_percent: 50 })));
+        assert_eq!(divide(&region(&samples, 1, 1), &sizes), None);
+    }
+
+    #[test]
+    fn one_hot_key_is_not_divided_and_samples_outside_do_not_count() {
+        let sizes = Sizes::default();
+        assert_eq!(divide(&region(&[("b", [1, 1, 0]), ("c", [1, 98, 0]), ("d", [1, 1, 0])], 0, 9_000), &sizes), None);
+        assert_eq!(
+            divide(&region(&[("a", [9; 3]), ("b", [9; 3]), ("m", [9; 3]), ("z", [9; 3])], 0, 9_000), &sizes),
+            None
+        );
+        assert_eq!(divide(&region(&[], 0, 9_000), &sizes), None);
+    }
+}
