@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
-    Applied, ApplyTask, DiskUse, Input, LaneKind, Outcome, ReplyTo, TurnOutput, Worker, WorkerConfig,
+    Applied, ApplyTask, DiskUse, Input, LaneKind, Outcome, ReplyTo, SnapshotLimits, TurnOutput, Worker, WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RaftOptions, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{Body, Message, ReplicaId, Term, Time};
@@ -45,6 +45,7 @@ impl Store {
             compact_entries: 100,
             compact_keep_entries: 10,
             snapshots_at_once: 2,
+            snapshots: SnapshotLimits::default(),
             balance_leaders: false,
             seed: 7,
         };
