@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::StartError;
+use crate::logic::SnapshotLimits;
 
 /// The settings of a store. Stores of one cluster should agree on `raft` and `max_command_bytes`.
 #[derive(Clone, Debug)]
@@ -38,10 +39,16 @@ pub struct Config {
     pub compact_entries: u64,
     /// ...and keeps this many applied entries for followers that lag.
     pub compact_keep_entries: u64,
-    /// How many snapshots a store sends, and how many it receives, at once.
+    /// How many snapshots a store sends, and how many it receives, at once. Each worker has an equal part of them, and one at
+    /// least.
     pub snapshots_at_once: usize,
-    /// What snapshots may use of the network to one peer, in bytes per second.
+    /// How fast this store sends snapshots, all of them together, in bytes per second: at least 262144 (256 KiB), or zero for
+    /// no limit.
     pub snapshot_bytes_per_second: u64,
+    /// How fast this store takes in snapshots that peers send, likewise.
+    pub snapshot_receive_bytes_per_second: u64,
+    /// How long snapshots may take, and what may be kept for them.
+    pub snapshots: SnapshotLimits,
     /// Whether a leader hands over to the region's preferred store when that one is back and holds everything.
     pub balance_leaders: bool,
 }
@@ -64,7 +71,9 @@ impl Default for Config {
             compact_entries: 4096,
             compact_keep_entries: 1024,
             snapshots_at_once: 8,
-            snapshot_bytes_per_second: 256 << 20,
+            snapshot_bytes_per_second: 64 << 20,
+            snapshot_receive_bytes_per_second: 0,
+            snapshots: SnapshotLimits::default(),
             balance_leaders: true,
         }
     }
@@ -95,6 +104,16 @@ impl Config {
         }
         if self.snapshots_at_once == 0 {
             return refuse("snapshots_at_once must be at least 1");
+        }
+        // A chunk must get through well within the time that a step may take, also beside others.
+        let is_too_slow = |rate: u64| rate != 0 && rate < 256 << 10;
+        if is_too_slow(self.snapshot_bytes_per_second) || is_too_slow(self.snapshot_receive_bytes_per_second) {
+            return refuse(
+                "snapshot_bytes_per_second and snapshot_receive_bytes_per_second must be 0 (no limit) or at least 262144",
+            );
+        }
+        if self.snapshots.step_timeout < Duration::from_secs(5) {
+            return refuse("snapshots.step_timeout must be at least 5 s: signs of movement come once a second");
         }
         if self.raft.max_append_bytes > Self::MAX_COMMAND_BYTES {
             return refuse("raft.max_append_bytes must not exceed 8388608 (8 MiB), so that appends fit into a frame");

@@ -398,6 +398,8 @@ impl Engine {
             counters.reads += counted.reads;
             counters.busy += counted.busy;
             counters.snapshots_installed += counted.snapshots_installed;
+            counters.snapshots_resumed += counted.snapshots_resumed;
+            counters.snapshots_failed += counted.snapshots_failed;
         }
         regions.sort_by_key(|region| region.descriptor.id);
         if let Some(open) = &*running.open.read().unwrap_or_else(PoisonError::into_inner) {
@@ -406,7 +408,12 @@ impl Engine {
         }
         let (beats, messages) = running.beats.lock().unwrap_or_else(PoisonError::into_inner).sent();
         (counters.beats_sent, counters.beat_messages_sent) = (beats, messages);
-        let peers: Vec<PeerStatus> = running.transport.status().into_iter().map(peer_status).collect();
+        let links = running.transport.status();
+        for link in &links {
+            counters.snapshot_bytes_sent += link.snapshot_bytes_sent;
+            counters.snapshot_bytes_received += link.snapshot_bytes_received;
+        }
+        let peers: Vec<PeerStatus> = links.into_iter().map(peer_status).collect();
         for peer in &peers {
             counters.frames_sent += peer.frames_sent;
             counters.messages_sent += peer.messages_sent;

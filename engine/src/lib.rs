@@ -30,7 +30,7 @@ pub use config::Config;
 pub use engine::{Consistency, Engine, ProposeOptions, ReadOptions};
 pub use error::{ProposeError, ReadError, RegionError, StartError, TransferError};
 pub use events::{Event, Events};
-pub use logic::{MergeFault, SplitFault};
+pub use logic::{MergeFault, SnapshotLimits, SplitFault};
 pub use machine::{
     ApplyContext, KeyOutsideRegion, OwnState, OwnStateFactory, RegionView, SnapshotWrite, StateMachine, StateTxn,
 };

@@ -5,21 +5,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, StoreId, Term};
 use multiraft_storage::snapshot::{
-    SnapshotError, SnapshotId, SnapshotItem, SnapshotReader, SnapshotStore, SnapshotWriter,
+    SnapshotError, SnapshotId, SnapshotItem, SnapshotReader, SnapshotStore, SnapshotWriter, Spool, SpoolChunk,
 };
 use multiraft_storage::{Disk, RealDisk};
-use multiraft_transport::{SnapshotHeader, decode_descriptor};
+use multiraft_transport::{CaptureId, SnapshotChunk, SnapshotHeader, decode_descriptor};
 
 use crate::apply::{
     AppliedRegion, Backend, CHUNK_BYTES, Chunks, FIRST_INDEX, ReceivedSnapshots, SnapshotSource, Tombstone,
     stored_descriptor,
 };
 use crate::error::StartError;
+use crate::logic::KeptSnapshot;
 use crate::region::merge::{Absorbed, MergeState};
 
 /// Snapshots up to this size share a file with others.
@@ -238,7 +240,7 @@ impl SnapshotFiles {
             });
             // The one that has absorbed it is durable, and its own removal was not.
             let is_absorbed =
-                found.iter().any(|(_, _, absorbed)| absorbed.contains(descriptor.id, descriptor.epoch.version));
+                found.iter().any(|(_, _, absorbed)| absorbed.0.iter().any(|(source, _)| *source == descriptor.id));
             let overlaps = |other: &&(LogIndex, RegionDescriptor, Absorbed)| {
                 let other = &other.1;
                 other.id != descriptor.id
@@ -264,6 +266,134 @@ impl SnapshotFiles {
     }
 }
 
+/// How many bytes of a snapshot that is sent stay in memory; only what is beyond costs a file.
+const SENT_IN_MEMORY_BYTES: u64 = 512 << 10;
+
+/// A captured snapshot on its way out: written once, read by every transfer of it.
+#[derive(Debug)]
+pub struct Captured {
+    name: CaptureId,
+    descriptor: Arc<RegionDescriptor>,
+    /// What the region has absorbed.
+    absorbed: Arc<Absorbed>,
+    index: LogIndex,
+    term: Term,
+    spool: Spool,
+}
+
+impl Captured {
+    /// What the region has absorbed, as a stream's header tells it.
+    #[must_use]
+    pub fn absorbed(&self) -> Bytes {
+        self.absorbed.encode()
+    }
+
+    /// What it is, and how much of it there is.
+    #[must_use]
+    pub fn describe(&self) -> KeptSnapshot {
+        let (chunks, bytes) = self.spool.size();
+        KeptSnapshot {
+            region: self.descriptor.id,
+            capture: self.name,
+            index: self.index,
+            index_term: self.term,
+            descriptor: Arc::clone(&self.descriptor),
+            chunks,
+            bytes,
+        }
+    }
+
+    /// Writes what was captured, until nobody holds it any more or `is_over` says so.
+    pub fn fill(place: &Weak<Self>, source: SnapshotSource, is_over: &dyn Fn() -> bool) {
+        Self::fill_by(place, source, CHUNK_BYTES, is_over);
+    }
+
+    /// [`Captured::fill`] with chunks of another size.
+    pub fn fill_by(place: &Weak<Self>, source: SnapshotSource, chunk_bytes: usize, is_over: &dyn Fn() -> bool) {
+        let written = source.stream_by(chunk_bytes, &mut |chunk| match place.upgrade().filter(|_| !is_over()) {
+            Some(captured) => captured.spool.append(chunk).map_err(to_io),
+            None => Err(io::Error::other("nobody wants it any more")),
+        });
+        let Some(captured) = place.upgrade() else { return };
+        match written {
+            Ok(()) => captured.spool.finish(),
+            Err(error) => {
+                tracing::warn!(region = %captured.descriptor.id, %error, "a captured state could not be written out");
+                captured.spool.fail(error.to_string());
+            }
+        }
+    }
+
+    /// A chunk of it; waits up to `patience` for it to be written. `None`: it is not there yet.
+    ///
+    /// # Errors
+    /// It never will be: the state could not be read, or the disk is full or failed.
+    pub fn chunk(&self, number: u64, patience: Duration) -> io::Result<Option<SnapshotChunk>> {
+        let chunk = self.spool.read(number, patience).map_err(to_io)?;
+        Ok(chunk.map(|SpoolChunk { data, is_last, whole_crc }| {
+            let crc = crc32c::crc32c(&data);
+            SnapshotChunk { number, last: is_last, data, crc, whole_crc }
+        }))
+    }
+}
+
+/// The captured snapshots of a store that are sent, or kept to be sent again.
+#[derive(Debug)]
+pub struct Captures {
+    store: SnapshotStore,
+    held: Mutex<BTreeMap<CaptureId, Arc<Captured>>>,
+}
+
+impl Captures {
+    /// None yet. What does not fit into memory lies among `files`.
+    #[must_use]
+    pub fn new(files: &SnapshotFiles) -> Self {
+        Self { store: files.store.clone(), held: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<CaptureId, Arc<Captured>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a place for what was captured, to be filled.
+    #[must_use]
+    pub fn insert(&self, name: CaptureId, source: &SnapshotSource) -> Arc<Captured> {
+        let captured = Arc::new(Captured {
+            name,
+            descriptor: Arc::clone(&source.descriptor),
+            absorbed: Arc::clone(&source.absorbed),
+            index: source.index,
+            term: source.term,
+            spool: self.store.spool(SENT_IN_MEMORY_BYTES),
+        });
+        self.lock().insert(name, Arc::clone(&captured));
+        captured
+    }
+
+    /// The capture of this name, if it is there.
+    #[must_use]
+    pub fn get(&self, name: CaptureId) -> Option<Arc<Captured>> {
+        self.lock().get(&name).cloned()
+    }
+
+    /// What is there to be sent again. A capture that could not be written out is let go.
+    #[must_use]
+    pub fn kept(&self, name: CaptureId) -> Option<KeptSnapshot> {
+        let captured = self.get(name)?;
+        if captured.spool.is_good() {
+            return Some(captured.describe());
+        }
+        self.release(name);
+        None
+    }
+
+    /// Lets a capture go, as soon as nothing sends it any more.
+    pub fn release(&self, name: CaptureId) {
+        let captured = self.lock().remove(&name);
+        drop(captured);
+    }
+}
+
 /// Snapshots that peers send, from the first chunk until they are installed.
 #[derive(Debug)]
 pub struct Received {
@@ -272,6 +402,8 @@ pub struct Received {
     keep: bool,
     /// Whole, waiting to be installed.
     whole: Mutex<BTreeMap<(StoreId, u64), Reception>>,
+    /// What broken transfers have left, at most one of a region.
+    parts: Mutex<BTreeMap<RegionId, Reception>>,
     /// Being written: no two writers may share a file.
     writing: Arc<Mutex<BTreeSet<WriteKey>>>,
 }
@@ -279,11 +411,18 @@ pub struct Received {
 /// What a file that is being received is named by.
 type WriteKey = (RegionId, LogIndex, Term);
 
-/// A snapshot that is being received.
+/// A snapshot that is being received. Dropped, it is gone.
 #[derive(Debug)]
 pub struct Reception {
     writer: Option<SnapshotWriter>,
     key: WriteKey,
+    capture: CaptureId,
+    descriptor: Arc<RegionDescriptor>,
+    bytes: u64,
+    /// Of all data so far.
+    crc: u32,
+    /// False once something went wrong that more chunks do not heal.
+    is_sound: bool,
     writing: Arc<Mutex<BTreeSet<WriteKey>>>,
 }
 
@@ -294,13 +433,42 @@ impl Reception {
         self.writer.as_ref().map_or(0, SnapshotWriter::chunks)
     }
 
-    /// Adds the next chunk.
+    /// Adds a chunk, which must be the next one, and checks it; with the last one the whole.
     ///
     /// # Errors
-    /// The disk is full or failed; the snapshot is then lost.
-    pub fn append(&mut self, chunk: &[u8]) -> io::Result<()> {
+    /// The chunk is out of order or damaged; the disk is full or failed.
+    pub fn take(&mut self, chunk: &SnapshotChunk) -> io::Result<()> {
+        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if !self.is_sound {
+            return invalid("nothing can be added to what is there");
+        }
+        if chunk.number != self.chunks() || crc32c::crc32c(&chunk.data) != chunk.crc {
+            return invalid("a chunk is out of order or damaged");
+        }
+        self.is_sound = false;
         let writer = self.writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        writer.append(chunk).map_err(to_io)
+        writer.append(&chunk.data).map_err(to_io)?;
+        self.crc = crc32c::crc32c_append(self.crc, &chunk.data);
+        self.bytes += chunk.data.len() as u64;
+        if chunk.last && chunk.whole_crc != self.crc {
+            return invalid("the chunks do not make up the snapshot that was sent");
+        }
+        self.is_sound = true;
+        Ok(())
+    }
+
+    fn describe(&self) -> KeptSnapshot {
+        let (region, index, index_term) = self.key;
+        let (capture, descriptor) = (self.capture, Arc::clone(&self.descriptor));
+        KeptSnapshot { region, capture, index, index_term, descriptor, chunks: self.chunks(), bytes: self.bytes }
+    }
+
+    /// Whether a stream with this header goes on where this one ended.
+    fn is_continued_by(&self, header: &SnapshotHeader) -> bool {
+        self.key == (header.region, header.index, header.index_term)
+            && self.capture == header.capture
+            && self.descriptor == header.descriptor
+            && self.chunks() == header.first_chunk
     }
 }
 
@@ -326,25 +494,43 @@ impl Received {
             let leftovers: Vec<RegionId> = store.list().iter().map(|saved| saved.id.region).collect();
             store.remove_many(&leftovers).map_err(to_io)?;
         }
-        Ok(Self { store, keep, whole: Mutex::default(), writing: Arc::default() })
+        Ok(Self { store, keep, whole: Mutex::default(), parts: Mutex::default(), writing: Arc::default() })
     }
 
-    /// Begins to receive.
+    /// Begins to receive, or goes on where a transfer of the same capture broke off.
     ///
     /// # Errors
-    /// The same snapshot is being received already, or the disk is full or failed.
+    /// The same snapshot is being received already; the first chunks that the header leaves out are not here; or the disk is
+    /// full or failed.
     pub fn begin(&self, header: &SnapshotHeader) -> io::Result<Reception> {
+        let part = self.parts().remove(&header.region);
+        if header.first_chunk > 0 {
+            return part.filter(|part| part.is_continued_by(header)).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::NotFound, "the chunks before the first one are not here any more")
+            });
+        }
+        drop(part);
         let key = (header.region, header.index, header.index_term);
         if !self.writing.lock().unwrap_or_else(PoisonError::into_inner).insert(key) {
             let kind = io::ErrorKind::ResourceBusy;
             return Err(io::Error::new(kind, "an earlier transfer of the same snapshot has not ended yet"));
         }
-        let mut reception = Reception { writer: None, key, writing: Arc::clone(&self.writing) };
+        let mut reception = Reception {
+            writer: None,
+            key,
+            capture: header.capture,
+            descriptor: Arc::clone(&header.descriptor),
+            bytes: 0,
+            crc: 0,
+            is_sound: true,
+            writing: Arc::clone(&self.writing),
+        };
         let id = SnapshotId { region: header.region, index: header.index, term: header.index_term };
-        let file_header = file_header(RECEIVED, &Absorbed::default(), &header.descriptor);
+        let file_header =
+            file_header(RECEIVED, &Absorbed::decode(&header.absorbed).unwrap_or_default(), &header.descriptor);
         let mut writer = self.store.receive(id, &file_header).map_err(to_io)?;
         if writer.chunks() > 0 {
-            // Left by an attempt that broke off; this one starts over.
+            // Left by an attempt that nothing more is known of; this one starts over.
             writer.abort();
             writer = self.store.receive(id, &file_header).map_err(to_io)?;
         }
@@ -357,8 +543,38 @@ impl Received {
         self.lock().insert((from, header.transfer), reception);
     }
 
+    /// The transfer broke off. What is there is kept, if it is of any use, until it is gone on with or forgotten.
+    pub fn keep(&self, reception: Reception) -> Option<KeptSnapshot> {
+        if !reception.is_sound || reception.chunks() == 0 {
+            return None;
+        }
+        let kept = reception.describe();
+        let before = self.parts().insert(kept.region, reception);
+        drop(before);
+        Some(kept)
+    }
+
+    /// What is kept for a region.
+    #[must_use]
+    pub fn kept(&self, region: RegionId) -> Option<KeptSnapshot> {
+        self.parts().get(&region).map(Reception::describe)
+    }
+
+    /// What is kept of a capture is of no use any more.
+    pub fn forget(&self, region: RegionId, capture: CaptureId) {
+        let mut parts = self.parts();
+        let part =
+            if parts.get(&region).is_some_and(|part| part.capture == capture) { parts.remove(&region) } else { None };
+        drop(parts);
+        drop(part);
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(StoreId, u64), Reception>> {
         self.whole.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<RegionId, Reception>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -97,4 +97,12 @@ pub struct StoreCounters {
     pub busy: u64,
     /// Snapshots installed.
     pub snapshots_installed: u64,
+    /// Snapshots that went on to a follower where an earlier transfer had broken off.
+    pub snapshots_resumed: u64,
+    /// Transfers of snapshots to followers that came to nothing, but for those that ended with their link.
+    pub snapshots_failed: u64,
+    /// Bytes of snapshots sent.
+    pub snapshot_bytes_sent: u64,
+    /// Bytes of snapshots received.
+    pub snapshot_bytes_received: u64,
 }

@@ -8,14 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
-    Applied, ApplyTask, DiskUse, Input, LaneKind, Outcome, ReplyTo, SnapshotTask, TurnOutput, Worker, WorkerConfig,
+    Applied, ApplyTask, DiskUse, Input, LaneKind, Outcome, ReplyTo, SnapshotLimits, SnapshotTask, TurnOutput, Worker,
+    WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RaftOptions, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{Body, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
-    Beat, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage, SnapshotHeader,
-    SnapshotMessage, SnapshotStep,
+    Beat, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage,
+    SnapshotHeader, SnapshotMessage, SnapshotStep,
 };
 
 const REGION: RegionId = RegionId(2);
@@ -48,6 +49,7 @@ impl Store {
             compact_entries: 100,
             compact_keep_entries: 10,
             snapshots_at_once: 2,
+            snapshots: SnapshotLimits::default(),
             balance_leaders: false,
             seed: 7,
         };
@@ -393,7 +395,8 @@ const SNAPSHOT: (LogIndex, Term) = (LogIndex(5), Term(1));
 /// A leader on that store offers a snapshot.
 fn offer(from: u64, term: u64, transfer: u64) -> Input<u32> {
     let descriptor = bootstrap_regions(&[], &[1, 2, 3].map(StoreId))[1].clone();
-    let step = SnapshotStep::Offer { index: SNAPSHOT.0, index_term: SNAPSHOT.1, descriptor, size_hint: 0 };
+    let step =
+        SnapshotStep::Offer { index: SNAPSHOT.0, index_term: SNAPSHOT.1, descriptor, size_hint: 0, capture: None };
     let (from_id, to, term) = (ReplicaId(from), ReplicaId(1), Term(term));
     let message = SnapshotMessage { transfer, region: REGION, from: from_id, to, term, step };
     Input::Messages { from: StoreId(from), messages: vec![PeerMessage::Snapshot(message)] }
@@ -434,6 +437,7 @@ fn the_sender_of_a_snapshot_that_is_of_no_use_or_lost_is_told_so() {
     assert_eq!(snapshot_steps(&out), [(2, 7, SnapshotStep::Accept { first_chunk: 0 })]);
     store.turn(vec![entries_instead_of_a_snapshot()]);
     let header = SnapshotHeader {
+        absorbed: Bytes::from_static(&[1, 0]),
         transfer: 7,
         region: REGION,
         to: ReplicaId(1),
@@ -441,6 +445,7 @@ fn the_sender_of_a_snapshot_that_is_of_no_use_or_lost_is_told_so() {
         index_term: SNAPSHOT.1,
         descriptor: bootstrap_regions(&[], &[1, 2, 3].map(StoreId))[1].clone(),
         first_chunk: 0,
+        capture: CaptureId { store: StoreId(2), incarnation: Incarnation(1), number: 1 },
     };
     let out = store.turn(vec![Input::SnapshotReceived { from: StoreId(2), header }]);
     assert_eq!(snapshot_steps(&out), [(2, 7, SnapshotStep::Finished { installed: false })]);
@@ -449,7 +454,7 @@ fn the_sender_of_a_snapshot_that_is_of_no_use_or_lost_is_told_so() {
 
     let mut store = follower();
     store.turn(vec![offer(2, 1, 8)]);
-    let out = store.turn(vec![Input::SnapshotLost { from: StoreId(2), transfer: 8 }]);
+    let out = store.turn(vec![Input::SnapshotLost { from: StoreId(2), transfer: 8, kept: None }]);
     assert_eq!(snapshot_steps(&out), [(2, 8, SnapshotStep::Finished { installed: false })]);
 }
 
@@ -459,11 +464,16 @@ fn a_new_leaders_offer_does_not_wait_for_an_old_leaders_snapshot() {
     store.turn(vec![offer(2, 1, 7)]);
     store.turn(vec![beats(3, 3)]);
     let out = store.turn(vec![offer(3, 3, 9)]);
-    let told = [(2, 7, SnapshotStep::Finished { installed: false }), (3, 9, SnapshotStep::Accept { first_chunk: 0 })];
-    assert_eq!(snapshot_steps(&out), told);
+    assert!(matches!(snapshot_steps(&out)[..], [(3, 9, SnapshotStep::Refuse { retry_after_ms: 1.. })]));
+    assert!(matches!(out.snapshots[..], [SnapshotTask::Cancel { from: Some(StoreId(2)), transfer: 7 }]));
+    let out = store.turn(vec![Input::SnapshotLost { from: StoreId(2), transfer: 7, kept: None }]);
+    assert_eq!(snapshot_steps(&out), [(2, 7, SnapshotStep::Finished { installed: false })]);
+    let out = store.turn(vec![offer(3, 3, 10)]);
+    assert_eq!(snapshot_steps(&out), [(3, 10, SnapshotStep::Accept { first_chunk: 0 })]);
     // The old leader does not get the place back.
-    let out = store.turn(vec![offer(2, 1, 10)]);
-    assert!(matches!(snapshot_steps(&out)[..], [(2, 10, SnapshotStep::Refuse { retry_after_ms: 1.. })]));
+    let out = store.turn(vec![offer(2, 1, 11)]);
+    assert!(matches!(snapshot_steps(&out)[..], [(2, 11, SnapshotStep::Refuse { retry_after_ms: 1.. })]));
+    assert!(out.snapshots.is_empty(), "{:?}", out.snapshots);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod support;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -147,6 +148,115 @@ async fn own_state_is_cut_by_a_split_and_survives_restarts() {
     for n in 0..40 {
         assert_eq!(count(&engines[n % 3], n).await.unwrap(), "2");
     }
+    for engine in &engines {
+        engine.shutdown().await;
+    }
+}
+
+/// Holds up whoever writes a snapshot out while it is shut.
+#[derive(Default)]
+struct Gate {
+    /// Whether it is shut, and how many have come to it since.
+    state: Mutex<(bool, usize)>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn shut(&self, is_shut: bool) {
+        *self.state.lock().unwrap() = (is_shut, 0);
+        self.opened.notify_all();
+    }
+
+    fn waiting(&self) -> usize {
+        self.state.lock().unwrap().1
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 += 1;
+        drop(self.opened.wait_while(state, |(is_shut, _)| *is_shut).unwrap());
+    }
+}
+
+/// Counters whose snapshots take as long to be written as the gate is shut.
+struct Gated(Counters, Arc<Gate>);
+
+impl OwnState for Gated {
+    fn apply(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Bytes {
+        self.0.apply(context, command)
+    }
+
+    fn lookup(&self, region: &RegionDescriptor, query: &[u8]) -> Bytes {
+        self.0.lookup(region, query)
+    }
+
+    fn snapshot(&self) -> SnapshotWrite {
+        let (write, gate) = (self.0.snapshot(), Arc::clone(&self.1));
+        Box::new(move |out| {
+            gate.pass();
+            write(out)
+        })
+    }
+
+    fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()> {
+        self.0.restore(snapshot)
+    }
+
+    fn split_off(&mut self, key: &[u8]) -> Box<dyn OwnState> {
+        Box::new(Self(Counters(self.0.0.split_off(key)), Arc::clone(&self.1)))
+    }
+
+    fn absorb(&mut self, neighbour: Box<dyn OwnState>) {
+        let neighbour = neighbour.as_any().downcast::<Self>().expect("all regions run the same machine");
+        self.0.0.extend(neighbour.0.0);
+    }
+
+    fn as_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_go_on_while_a_snapshot_is_written_out_for_a_follower() {
+    let mut cluster = Cluster::new(3, 1);
+    cluster.config.compact_entries = 50;
+    cluster.config.compact_keep_entries = 5;
+    cluster.config.checkpoint_interval = Duration::from_millis(50);
+    cluster.config.volatile_log_bytes = 1000;
+    let gate = Arc::new(Gate::default());
+    let start = async |store| {
+        let gate = Arc::clone(&gate);
+        let make = move |_: &RegionDescriptor| -> Box<dyn OwnState> {
+            Box::new(Gated(Counters::default(), Arc::clone(&gate)))
+        };
+        cluster.builder(store).own_state(make).start().await.unwrap()
+    };
+    let mut engines = vec![start(1).await, start(2).await, start(3).await];
+    let region = engines[0].region_for(b"key").unwrap().id;
+    engines.remove(2).shutdown().await;
+    let session = engines[0].session();
+    for n in 0..300 {
+        session.propose(region, format!("key{}", n % 10)).await.unwrap();
+    }
+    for engine in &engines {
+        eventually(Duration::from_secs(20), "the log is cut", || async {
+            engine.status().await.regions.iter().any(|status| status.first_index.get() > 100)
+        })
+        .await;
+    }
+    gate.shut(true);
+    engines.push(start(3).await);
+    eventually(Duration::from_secs(20), "a snapshot waits at the gate", || async { gate.waiting() > 0 }).await;
+    for n in 0..100 {
+        session.propose(region, format!("key{}", n % 10)).await.unwrap();
+    }
+    assert_eq!(engines[2].status().await.counters.snapshots_installed, 0);
+    gate.shut(false);
+    // What was written meanwhile comes by the log, which was held for that.
+    eventually(Duration::from_secs(20), "the third store has it all", || async {
+        engines[2].read(region, "key7", Consistency::Local).await.unwrap() == "40"
+    })
+    .await;
     for engine in &engines {
         engine.shutdown().await;
     }

@@ -59,6 +59,8 @@ counters! {
     snapshots_installed 50,
     /// Snapshot streams that broke off.
     snapshots_broken 10,
+    /// Snapshot streams that went on where an earlier one had broken off.
+    snapshots_resumed 5,
     /// Times that entries had to be read back from the log.
     fetches 500,
     /// Log segments that were emptied and given back.

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use multiraft::logic::SnapshotLimits;
 use multiraft_raft::Options;
 use multiraft_storage::LogOptions;
 
@@ -144,6 +145,10 @@ pub struct Plan {
     pub apply_queue_bytes: usize,
     /// See `WorkerConfig::snapshots_at_once`.
     pub snapshots_at_once: usize,
+    /// See `WorkerConfig::snapshots`.
+    pub snapshots: SnapshotLimits,
+    /// The size of a snapshot's chunks: states are small here, and a transfer has to have a middle to break in.
+    pub chunk_bytes: usize,
     /// See `WorkerConfig::balance_leaders`.
     pub balance_leaders: bool,
     /// How long a caller waits.
@@ -180,6 +185,8 @@ impl Plan {
             compact_keep_entries: random.pick(&[0, 2, compact_entries / 2]),
             apply_queue_bytes: random.pick(&[600, 4 << 10, 64 << 10, 1 << 20]),
             snapshots_at_once: random.between(1, 4) as usize,
+            snapshots: draw_snapshots(seed),
+            chunk_bytes: 64 << (seed % 4),
             balance_leaders: random.chance(500),
             request_timeout: Duration::from_millis(random.between(500, 3000)),
             checkpoint_interval: random.between(100, 1500) * MILLI,
@@ -226,6 +233,21 @@ fn draw_raft(random: &mut Random) -> Options {
         pre_vote: random.chance(850),
         check_quorum: random.chance(850),
         eager_commit: random.chance(500),
+    }
+}
+
+/// Tight limits in some seeds. Has a source of its own, so that the rest of a seed stays what it was.
+fn draw_snapshots(seed: u64) -> SnapshotLimits {
+    let mut random = Random::new(seed ^ 0x005a_a950);
+    SnapshotLimits {
+        step_timeout: Duration::from_millis(random.between(2_000, 6_000)),
+        hold_entries: if random.chance(150) { random.between(0, 20) } else { 10_000 },
+        hold_bytes: if random.chance(150) { random.between(500, 5_000) } else { 10 << 20 },
+        kept_for: Duration::from_millis(random.between(1_000, 20_000)),
+        kept_count: random.between(1, 4) as usize,
+        kept_bytes: if random.chance(150) { random.between(100, 2_000) } else { 10 << 20 },
+        retry_min: Duration::from_millis(random.between(20, 500)),
+        retry_max: Duration::from_secs(2),
     }
 }
 

@@ -172,8 +172,10 @@ impl Default for LinkConfig {
 /// How snapshots travel: below everything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotConfig {
-    /// How fast this store sends snapshots, all of them together.
+    /// How fast this store sends snapshots, all of them together; zero: as fast as it goes.
     pub bytes_per_second: u64,
+    /// How fast this store reads snapshots that peers send, all of them together; zero: as fast as they come.
+    pub receive_bytes_per_second: u64,
     /// How much of one snapshot may be on its way. What is on its way delays small messages behind it.
     pub window_bytes: usize,
     /// How many snapshots a peer may be sending to this store at a time.
@@ -182,6 +184,6 @@ pub struct SnapshotConfig {
 
 impl Default for SnapshotConfig {
     fn default() -> Self {
-        Self { bytes_per_second: 128 << 20, window_bytes: 128 << 10, streams_max: 8 }
+        Self { bytes_per_second: 64 << 20, receive_bytes_per_second: 0, window_bytes: 128 << 10, streams_max: 8 }
     }
 }

@@ -35,11 +35,11 @@ pub use config::{LinkConfig, PeerAddress, QueueConfig, SnapshotConfig, Transport
 pub use handler::{DownReason, Handler, LinkEvent, Permit, ReceivedFrame};
 pub use lane::{APPEND_LANES_MAX, Lane};
 pub use message::{
-    Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage,
+    Beat, BeatReplies, BeatReply, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage,
     RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage,
     SnapshotStep,
 };
-pub use snapshot::{SnapshotError, SnapshotReceiver, SnapshotSender};
+pub use snapshot::{SnapshotCanceller, SnapshotError, SnapshotReceiver, SnapshotSender};
 pub use status::{LaneStatus, LinkStatus, PeerStatus};
 pub use tls::{Tls, TlsError, store_dns_name};
 pub use transport::{SendError, Transport, TransportError};

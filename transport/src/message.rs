@@ -282,23 +282,37 @@ pub struct SnapshotMessage {
     pub step: SnapshotStep,
 }
 
+/// Names the bytes of one captured snapshot: whoever captures gives a new name each time, so that chunks of two captures are
+/// never taken for parts of one, also if both stand for the same index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CaptureId {
+    /// The store that captured it.
+    pub store: StoreId,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Unique in that incarnation.
+    pub number: u64,
+}
+
 /// The steps of the snapshot conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotStep {
     /// "I have a snapshot at about this index for you."
     Offer {
-        /// The sender's applied index.
+        /// The index of the capture, or the sender's applied index if nothing is captured yet.
         index: LogIndex,
         /// The term there.
         index_term: Term,
         /// The region as of that index.
         descriptor: Arc<RegionDescriptor>,
-        /// About how many bytes.
+        /// How many bytes, as far as the sender knows; zero: not known.
         size_hint: u64,
+        /// The capture that would be sent, if there is one already: a receiver that has chunks of it needs only the others.
+        capture: Option<CaptureId>,
     },
     /// "Send it", starting with this chunk (more than zero when a broken transfer is resumed).
     Accept {
-        /// The first chunk wanted.
+        /// The first chunk wanted. More than zero only in answer to an offer that names a capture.
         first_chunk: u64,
     },
     /// "Not now" or "not needed".
@@ -328,8 +342,12 @@ pub struct SnapshotHeader {
     pub index_term: Term,
     /// The region as of that index.
     pub descriptor: Arc<RegionDescriptor>,
+    /// What the region has absorbed, in the engine's own encoding.
+    pub absorbed: Bytes,
     /// The number of the first chunk on this stream.
     pub first_chunk: u64,
+    /// Whose chunks they are.
+    pub capture: CaptureId,
 }
 
 /// A piece of a snapshot.
@@ -343,4 +361,6 @@ pub struct SnapshotChunk {
     pub data: Bytes,
     /// crc32c of `data`, kept end to end.
     pub crc: u32,
+    /// On the last chunk: crc32c of the data of all chunks, one after the other, those of earlier streams included. Else zero.
+    pub whole_crc: u32,
 }

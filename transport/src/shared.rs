@@ -32,7 +32,10 @@ pub(crate) struct Shared {
     /// `None` once it is closed: the socket goes with the last use of it.
     endpoint: Mutex<Option<Endpoint>>,
     pub(crate) runtime: Handle,
+    /// For snapshots that leave.
     pub(crate) throttle: Throttle,
+    /// For snapshots that come in.
+    pub(crate) receive_throttle: Throttle,
     peers: RwLock<FxHashMap<StoreId, Arc<Peer>>>,
     sessions: AtomicU64,
     link_numbers: AtomicU64,
@@ -43,6 +46,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: TransportConfig, handler: Arc<dyn Handler>, endpoint: Endpoint, runtime: Handle) -> Self {
         let throttle = Throttle::new(config.snapshots.bytes_per_second);
+        let receive_throttle = Throttle::new(config.snapshots.receive_bytes_per_second);
         Self {
             tls: RwLock::new(config.tls.clone()),
             config,
@@ -50,6 +54,7 @@ impl Shared {
             endpoint: Mutex::new(Some(endpoint)),
             runtime,
             throttle,
+            receive_throttle,
             peers: RwLock::default(),
             sessions: AtomicU64::new(0),
             link_numbers: AtomicU64::new(0),

@@ -9,9 +9,10 @@ use multiraft_raft::{
     RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
 use multiraft_transport::{
-    Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, FrameBuilder, Limits,
-    PeerMessage, RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader,
-    SnapshotMessage, SnapshotStep, WIRE_VERSION, decode_frame, encode_snapshot_chunk, encode_snapshot_header,
+    Beat, BeatReplies, BeatReply, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest,
+    FrameBuilder, Limits, PeerMessage, RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk,
+    SnapshotHeader, SnapshotMessage, SnapshotStep, WIRE_VERSION, decode_frame, encode_snapshot_chunk,
+    encode_snapshot_header,
 };
 
 /// `hex` may have spaces and comments in brackets.
@@ -212,6 +213,8 @@ fn forwards_and_their_answers() {
     is_written_as(&messages, &hex);
 }
 
+const CAPTURE: CaptureId = CaptureId { store: StoreId(2), incarnation: Incarnation(3), number: 300 };
+
 #[test]
 fn the_snapshot_conversation() {
     let say = |step| {
@@ -226,14 +229,22 @@ fn the_snapshot_conversation() {
     };
     let (index, index_term) = (LogIndex(100), Term(4));
     let messages = [
-        say(SnapshotStep::Offer { index, index_term, descriptor: descriptor(), size_hint: 300 }),
+        say(SnapshotStep::Offer { index, index_term, descriptor: descriptor(), size_hint: 300, capture: None }),
+        say(SnapshotStep::Offer {
+            index,
+            index_term,
+            descriptor: descriptor(),
+            size_hint: 300,
+            capture: Some(CAPTURE),
+        }),
         say(SnapshotStep::Accept { first_chunk: 2 }),
         say(SnapshotStep::Refuse { retry_after_ms: 0 }),
         say(SnapshotStep::Finished { installed: true }),
         say(SnapshotStep::Finished { installed: false }),
     ];
     let hex = format!(
-        "14 [transfer] 09 0e 2a 02 0a [offer] 00 [100] 64 [term 4] 01 {DESCRIPTOR} [300] ac 02
+        "14 [transfer] 09 0e 2a 02 0a [offer] 00 [100] 64 [term 4] 01 {DESCRIPTOR} [300] ac 02 [no capture] 00
+         14 09 00 00 02 00 [offer] 00 64 01 {DESCRIPTOR} ac 02 [capture] 01 02 03 ac 02
          14 09 00 00 02 00 [accept] 01 02
          14 09 00 00 02 00 [refuse] 02 00
          14 09 00 00 02 00 [finished] 03
@@ -272,6 +283,7 @@ fn changes_of_regions() {
 #[test]
 fn snapshot_headers_and_chunks() {
     let header = SnapshotHeader {
+        absorbed: Bytes::from_static(&[1, 0]),
         transfer: 9,
         region: RegionId(7),
         to: ReplicaId(22),
@@ -279,12 +291,24 @@ fn snapshot_headers_and_chunks() {
         index_term: Term(4),
         descriptor: descriptor(),
         first_chunk: 200,
+        capture: CAPTURE,
     };
     let mut out = Vec::new();
     encode_snapshot_header(&header, &mut out);
-    assert_eq!(out, unhex(&format!("09 07 16 64 04 c8 01 {DESCRIPTOR}")));
+    assert_eq!(out, unhex(&format!("09 07 16 64 04 c8 01 [capture] 02 03 ac 02 [absorbed] 02 01 00 {DESCRIPTOR}")));
     out.clear();
-    let chunk = SnapshotChunk { number: 200, last: true, data: Bytes::from_static(b"abc"), crc: 0x0403_0201 };
+    let chunk = SnapshotChunk {
+        number: 200,
+        last: true,
+        data: Bytes::from_static(b"abc"),
+        crc: 0x0403_0201,
+        whole_crc: 0x0807_0605,
+    };
     encode_snapshot_chunk(&chunk, &mut out);
-    assert_eq!(out, unhex("01 c8 01 01 02 03 04 61 62 63"));
+    assert_eq!(out, unhex("01 c8 01 01 02 03 04 05 06 07 08 61 62 63"));
+    out.clear();
+    let chunk =
+        SnapshotChunk { number: 200, last: false, data: Bytes::from_static(b"abc"), crc: 0x0403_0201, whole_crc: 0 };
+    encode_snapshot_chunk(&chunk, &mut out);
+    assert_eq!(out, unhex("00 c8 01 01 02 03 04 61 62 63"));
 }

@@ -10,9 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use multiraft_raft::{
-    KeyRange, LogIndex, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
+    Incarnation, KeyRange, LogIndex, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
-use multiraft_transport::{Lane, SnapshotChunk, SnapshotError, SnapshotHeader};
+use multiraft_transport::{CaptureId, Lane, SnapshotChunk, SnapshotError, SnapshotHeader};
 use support::{Authority, message, pair, pair_of};
 
 fn header(first_chunk: u64) -> SnapshotHeader {
@@ -23,6 +23,7 @@ fn header(first_chunk: u64) -> SnapshotHeader {
         replicas: vec![Replica { id: ReplicaId(1), store: StoreId(1), role: Role::Voter }],
     };
     SnapshotHeader {
+        absorbed: Bytes::from_static(&[1, 0]),
         transfer: 9,
         region: RegionId(7),
         to: ReplicaId(2),
@@ -30,11 +31,13 @@ fn header(first_chunk: u64) -> SnapshotHeader {
         index_term: Term(3),
         descriptor: Arc::new(descriptor),
         first_chunk,
+        capture: CaptureId { store: StoreId(1), incarnation: Incarnation(1), number: 9 },
     }
 }
 
 fn chunk(number: u64, last: bool, length: usize) -> SnapshotChunk {
-    SnapshotChunk { number, last, data: Bytes::from(vec![number as u8; length]), crc: number as u32 }
+    let whole_crc = if last { 77 } else { 0 };
+    SnapshotChunk { number, last, data: Bytes::from(vec![number as u8; length]), crc: number as u32, whole_crc }
 }
 
 #[test]
@@ -237,4 +240,122 @@ fn bulk_does_not_delay_small_messages() {
     show("beside bulk", &loaded);
     // Loose: other tests share the machine.
     assert!(loaded[loaded.len() * 99 / 100] < 100_000, "{loaded:?}");
+}
+
+#[test]
+fn a_sender_that_waits_for_a_dead_receiver_is_freed_by_its_canceller() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
+    // Never read, and never dropped.
+    let (_, _, mut unread) = b.events.snapshot();
+    let canceller = sender.canceller();
+    let error = thread::scope(|scope| {
+        let stuck =
+            scope.spawn(move || (0..).find_map(|number| sender.send_blocking(chunk(number, false, 1 << 20)).err()));
+        while snapshot_bytes_sent(&a) < 100_000 {
+            thread::yield_now();
+        }
+        assert!(!stuck.is_finished());
+        canceller.cancel();
+        stuck.join().expect("no panic")
+    });
+    assert_eq!(error, Some(SnapshotError::Cancelled));
+    // The receiver learns it too, after what had arrived before.
+    let end = (0..).find_map(|_| unread.next_blocking().err());
+    assert_eq!(end, Some(SnapshotError::Abandoned));
+}
+
+#[test]
+fn a_receiver_that_waits_for_a_dead_sender_is_freed_by_its_canceller_and_tells_the_sender() {
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
+    let (_, _, mut stream) = b.events.snapshot();
+    let canceller = stream.canceller();
+    thread::scope(|scope| {
+        let stuck = scope.spawn(move || stream.next_blocking());
+        canceller.cancel();
+        assert_eq!(stuck.join().expect("no panic"), Err(SnapshotError::Cancelled));
+    });
+    let error = (0..).find_map(|number| sender.send_blocking(chunk(number, false, 100_000)).err());
+    assert_eq!(error, Some(SnapshotError::Abandoned));
+}
+
+#[test]
+fn a_transfer_that_breaks_again_and_again_sends_little_twice() {
+    const CHUNK: usize = 64 << 10;
+    const CHUNKS: u64 = 64;
+    let authority = Authority::new();
+    let (a, b) = pair(&authority);
+    let mut next = 0;
+    let mut streams = 0;
+    while next < CHUNKS {
+        streams += 1;
+        let mut sender = a.transport.open_snapshot(StoreId(2), header(next)).expect("up");
+        let (_, found, mut stream) = b.events.snapshot();
+        assert_eq!(found.first_chunk, next);
+        // Each link but the last breaks when ten more chunks have arrived.
+        let breaks_at = next + 10;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in found.first_chunk..CHUNKS {
+                    if sender.send_blocking(chunk(number, number + 1 == CHUNKS, CHUNK)).is_err() {
+                        return;
+                    }
+                }
+                let _ = sender.finish_blocking();
+            });
+            while let Ok(Some(received)) = stream.next_blocking() {
+                assert_eq!(received, chunk(next, next + 1 == CHUNKS, CHUNK));
+                next += 1;
+                if next == breaks_at && next < CHUNKS {
+                    a.transport.disconnect(StoreId(2));
+                }
+            }
+        });
+        if next < CHUNKS {
+            for store in [&a, &b] {
+                store.events.down();
+                store.events.up();
+            }
+        }
+    }
+    let (sent, needed) = (snapshot_bytes_sent(&a), CHUNKS * CHUNK as u64);
+    println!("{needed} bytes in {streams} streams: {} bytes sent beyond them", sent - needed);
+    assert!(streams > 5);
+    // What a break costs: a window that was on its way, the chunk that was not whole, and a header.
+    let config = multiraft_transport::SnapshotConfig::default();
+    let each = config.window_bytes as u64 + 2 * CHUNK as u64;
+    assert!(sent - needed <= streams * each, "{sent} bytes for {needed}");
+}
+
+#[test]
+fn the_receivers_throttle_holds_all_transfers_together() {
+    let authority = Authority::new();
+    let mut config = authority.config(2, 1);
+    config.snapshots.receive_bytes_per_second = 4 << 20;
+    let mut fast = authority.config(1, 1);
+    fast.snapshots.bytes_per_second = 0;
+    let (a, b) = pair_of(fast, config);
+    let started = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
+            let (_, _, mut stream) = b.events.snapshot();
+            scope.spawn(move || {
+                sender.send_blocking(chunk(0, true, 1 << 20)).expect("sent");
+                sender.finish_blocking().expect("all was read");
+            });
+            scope.spawn(move || while stream.next_blocking().expect("whole").is_some() {});
+        }
+    });
+    let took = started.elapsed();
+    // Half a second, less the burst.
+    assert!(took >= Duration::from_millis(460), "{took:?}");
+}
+
+/// What a store has sent of snapshots to all others.
+fn snapshot_bytes_sent(store: &support::Store) -> u64 {
+    store.transport.status().iter().map(|peer| peer.snapshot_bytes_sent).sum()
 }

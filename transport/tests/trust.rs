@@ -202,7 +202,7 @@ fn a_malformed_snapshot_closes_the_link() {
     let reason = snapshot_violation(b"\xff\xff\xff\x7f");
     assert_eq!(reason, violation("a header of 2147483647 bytes"));
     // A good header, for chunks from number 0, then chunk 1.
-    let header = b"\x0d\x00\x00\x00\x09\x07\x02\x64\x04\x00\x01\x07\x00\x00\x01\x02\x00";
+    let header = b"\x11\x00\x00\x00\x09\x07\x02\x64\x04\x00\x01\x01\x09\x00\x01\x07\x00\x00\x01\x02\x00";
     let chunk = b"\x07\x00\x00\x00\x00\x01\x00\x00\x00\x00\xab";
     let reason = snapshot_violation(&[&header[..], chunk].concat());
     assert_eq!(reason, violation("chunk 1 where chunk 0 was due"));

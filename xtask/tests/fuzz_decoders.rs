@@ -12,8 +12,8 @@ use multiraft_raft::{
     RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
 use multiraft_transport::{
-    Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, FrameBuilder,
-    PeerMessage, RaftMessage, RegionMessage, RegionStep, SnapshotHeader, SnapshotMessage, SnapshotStep,
+    Beat, BeatReplies, BeatReply, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest,
+    FrameBuilder, PeerMessage, RaftMessage, RegionMessage, RegionStep, SnapshotHeader, SnapshotMessage, SnapshotStep,
     encode_descriptor, encode_snapshot_header, fuzz_decode,
 };
 
@@ -115,6 +115,7 @@ fn corpus() -> Vec<Vec<u8>> {
     encode_descriptor(&descriptor(), &mut bytes);
     corpus.push(bytes);
     let header = SnapshotHeader {
+        absorbed: Bytes::from_static(&[1, 0]),
         transfer: 1,
         region: RegionId(7),
         to: ReplicaId(3),
@@ -122,6 +123,7 @@ fn corpus() -> Vec<Vec<u8>> {
         index_term: Term(4),
         descriptor: Arc::new(descriptor()),
         first_chunk: 2,
+        capture: CaptureId { store: StoreId(1), incarnation: Incarnation(2), number: 3 },
     };
     let mut bytes = Vec::new();
     encode_snapshot_header(&header, &mut bytes);
@@ -188,6 +190,7 @@ fn store_messages() -> Vec<PeerMessage> {
         index_term: term,
         descriptor: Arc::new(descriptor()),
         size_hint: 1 << 20,
+        capture: Some(CaptureId { store: StoreId(1), incarnation: Incarnation(2), number: 3 }),
     };
     let snapshot = |step| PeerMessage::Snapshot(SnapshotMessage { transfer: 8, region, from, to, term, step });
     vec![

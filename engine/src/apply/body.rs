@@ -40,18 +40,23 @@ pub(super) struct OwnRecords {
 /// Cuts a stream into chunks.
 pub(super) struct ChunkWriter<'a> {
     buffer: Vec<u8>,
+    chunk_bytes: usize,
     sink: &'a mut dyn FnMut(Bytes) -> io::Result<()>,
 }
 
 impl<'a> ChunkWriter<'a> {
     /// Begins a stream of shared state.
-    pub(super) fn shared(sink: &'a mut dyn FnMut(Bytes) -> io::Result<()>) -> Self {
-        Self { buffer: vec![SHARED], sink }
+    pub(super) fn shared(chunk_bytes: usize, sink: &'a mut dyn FnMut(Bytes) -> io::Result<()>) -> Self {
+        Self { buffer: vec![SHARED], chunk_bytes, sink }
     }
 
     /// Begins a stream of own state.
-    pub(super) fn own(sink: &'a mut dyn FnMut(Bytes) -> io::Result<()>, own: &OwnRecords) -> io::Result<Self> {
-        let mut writer = Self { buffer: vec![OWN], sink };
+    pub(super) fn own(
+        chunk_bytes: usize,
+        sink: &'a mut dyn FnMut(Bytes) -> io::Result<()>,
+        own: &OwnRecords,
+    ) -> io::Result<Self> {
+        let mut writer = Self { buffer: vec![OWN], chunk_bytes, sink };
         writer.number(own.sessions.len() as u64)?;
         for (id, record) in &own.sessions {
             writer.write_all(&id.0.to_be_bytes())?;
@@ -101,9 +106,9 @@ impl<'a> ChunkWriter<'a> {
 
 impl Write for ChunkWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = bytes.len().min(CHUNK_BYTES - self.buffer.len());
+        let count = bytes.len().min(self.chunk_bytes.saturating_sub(self.buffer.len()));
         self.buffer.extend_from_slice(&bytes[..count]);
-        if self.buffer.len() == CHUNK_BYTES {
+        if self.buffer.len() >= self.chunk_bytes {
             self.cut()?;
         }
         Ok(count)
@@ -228,7 +233,7 @@ mod tests {
             all.push(chunk);
             Ok(())
         };
-        let mut writer = ChunkWriter::shared(&mut sink);
+        let mut writer = ChunkWriter::shared(CHUNK_BYTES, &mut sink);
         pairs.iter().try_for_each(|pair| writer.pair(pair)).unwrap();
         writer.finish().unwrap();
         all
@@ -272,7 +277,7 @@ mod tests {
             all.push(chunk);
             Ok(())
         };
-        let mut writer = ChunkWriter::own(&mut sink, &own).unwrap();
+        let mut writer = ChunkWriter::own(CHUNK_BYTES, &mut sink, &own).unwrap();
         writer.write_all(b"state").unwrap();
         writer.finish().unwrap();
         let (found, mut reader) = ChunkReader::own(chunks(&all)).unwrap();

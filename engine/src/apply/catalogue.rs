@@ -235,7 +235,7 @@ impl Entries {
     }
 
     /// Whether a snapshot of `descriptor`, a region that has `absorbed` these others, may be installed (C3).
-    pub(crate) fn clearance(&self, descriptor: &RegionDescriptor, absorbed: &[RegionId]) -> Clearance {
+    pub(crate) fn clearance(&self, descriptor: &RegionDescriptor, absorbed: &Absorbed) -> Clearance {
         if self.own(descriptor).is_none_or(|replica| {
             self.tombstones.get(&descriptor.id).is_some_and(|tombstone| tombstone.forbids(replica))
         }) {
@@ -252,13 +252,15 @@ impl Entries {
                 wait |= resident.pending;
                 continue;
             }
-            if !state.range.overlaps(&descriptor.range) {
+            // Wherever its keys are by now: the region itself is no more.
+            let is_absorbed = absorbed.0.iter().any(|(source, _)| *source == region);
+            if !is_absorbed && !state.range.overlaps(&descriptor.range) {
                 continue;
             }
-            if state.epoch.version >= descriptor.epoch.version {
+            if !is_absorbed && state.epoch.version >= descriptor.epoch.version {
                 return Clearance::Stale;
             }
-            wait |= resident.pending || !absorbed.contains(&region);
+            wait |= resident.pending || !is_absorbed;
             covered.push(Arc::clone(state));
         }
         if wait { Clearance::Wait } else { Clearance::Clear(covered) }
@@ -312,17 +314,17 @@ mod tests {
 
     #[test]
     fn a_childs_snapshot_waits_for_the_parents_split() {
-        let entries = with(&[region(2, "a", "z", 1)]);
-        assert_eq!(entries.clearance(&region(3, "m", "z", 2), &[]), Clearance::Wait);
+        let (entries, none) = (with(&[region(2, "a", "z", 1)]), Absorbed::default());
+        assert_eq!(entries.clearance(&region(3, "m", "z", 2), &none), Clearance::Wait);
     }
 
     #[test]
     fn a_snapshot_replaces_what_its_region_has_absorbed_and_nothing_else() {
         let older = region(2, "g", "m", 1);
         let entries = with(&[older.clone(), region(4, "m", "z", 3)]);
-        let absorbed = [RegionId(2)];
+        let (none, absorbed) = (Absorbed::default(), Absorbed(vec![(RegionId(2), 1)]));
         assert_eq!(entries.clearance(&region(3, "a", "m", 2), &absorbed), Clearance::Clear(vec![older]));
-        assert_eq!(entries.clearance(&region(3, "a", "m", 2), &[]), Clearance::Wait, "it may live on elsewhere");
+        assert_eq!(entries.clearance(&region(3, "a", "m", 2), &none), Clearance::Wait, "it may live on elsewhere");
         let newer_stands_there = entries.clearance(&region(3, "a", "z", 2), &absorbed);
         assert_eq!(newer_stands_there, Clearance::Stale);
     }
@@ -330,11 +332,12 @@ mod tests {
     #[test]
     fn nothing_is_decided_about_a_range_whose_write_is_under_way() {
         let mut entries = with(&[region(2, "a", "m", 2), region(3, "m", "z", 2)]);
+        let (none, third) = (Absorbed::default(), Absorbed(vec![(RegionId(3), 2)]));
         entries.hold(RegionId(3));
-        assert_eq!(entries.clearance(&region(3, "m", "z", 3), &[]), Clearance::Wait);
-        assert_eq!(entries.clearance(&region(4, "m", "z", 9), &[RegionId(3)]), Clearance::Wait);
+        assert_eq!(entries.clearance(&region(3, "m", "z", 3), &none), Clearance::Wait);
+        assert_eq!(entries.clearance(&region(4, "m", "z", 9), &third), Clearance::Wait);
         entries.settle(&[RegionId(3)]);
-        assert_eq!(entries.clearance(&region(3, "m", "z", 3), &[]), Clearance::Clear(Vec::new()));
+        assert_eq!(entries.clearance(&region(3, "m", "z", 3), &none), Clearance::Clear(Vec::new()));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::apply::catalogue::{Catalogue, Clearance, Entries};
 use crate::apply::decide::is_admin;
 use crate::apply::decide::wanted_source;
 use crate::logic::{Applied, ApplyTask, Input, Outcome, RegionChange, ReplyTo, SnapshotInstalled, wire_outcome};
-use crate::region::merge::MergeState;
+use crate::region::merge::{Absorbed, MergeState};
 use crate::snapshots::SnapshotFiles;
 
 pub use backend::{AppliedRegion, Backend};
@@ -238,11 +238,11 @@ impl Applier {
         }
         match tasks.pop_front() {
             Some(ApplyTask::Install { handle, from, header }) => {
-                let merge = self.install(received, from, &header)?;
+                let done = self.install(received, from, &header)?;
                 received.discard(from, &header);
-                let installed = merge.is_some();
-                let merge = merge.unwrap_or_default();
-                out.installed.push(SnapshotInstalled { handle, from, header, installed, merge });
+                let installed = done.is_some();
+                let (merge, covered) = done.unwrap_or_default();
+                out.installed.push(SnapshotInstalled { handle, from, header, installed, merge, covered });
             }
             Some(ApplyTask::Forget { region }) => {
                 self.regions.remove(&region);
@@ -427,25 +427,43 @@ impl Applier {
         received: &dyn ReceivedSnapshots,
         from: StoreId,
         header: &SnapshotHeader,
-    ) -> Result<Option<MergeState>, ApplyError> {
+    ) -> Result<Option<(MergeState, Vec<Tombstone>)>, ApplyError> {
         let mut entries = self.catalogue.lock();
-        match entries.clearance(&header.descriptor, &[]) {
-            Clearance::Clear(_) => {}
+        let Some(absorbed) = Absorbed::decode(&header.absorbed) else {
+            tracing::error!(region = %header.region, "a received snapshot does not tell what its region has absorbed");
+            return Ok(None);
+        };
+        let covered = match entries.clearance(&header.descriptor, &absorbed) {
+            Clearance::Clear(covered) => covered,
             clearance => {
                 tracing::info!(region = %header.region, ?clearance, "a received snapshot is not installed");
                 return Ok(None);
             }
-        }
-        let merge = match &mut self.form {
-            Form::Shared(shared) => shared.install(&mut self.regions, received, from, header)?,
-            Form::Own(own) => own::install(own, &mut self.regions, received, from, header),
         };
-        if let Some(merge) = &merge {
-            entries.set_state(Arc::clone(&header.descriptor));
-            let frozen = merge.frozen.as_ref().map(|frozen| frozen.index);
-            entries.set_merge(header.region, frozen, Arc::clone(&merge.absorbed));
+        let tombstones: Vec<Tombstone> =
+            covered.iter().map(|state| entries.tombstone_of(state.id, state, Cause::Merged)).collect();
+        let merge = match &mut self.form {
+            Form::Shared(shared) => {
+                shared.install(&mut self.regions, received, from, header, (&covered, &tombstones))?
+            }
+            Form::Own(own) => own::install(own, &mut self.regions, received, from, header, &covered),
+        };
+        let Some(merge) = merge else { return Ok(None) };
+        for tombstone in &tombstones {
+            entries.bury(tombstone.descriptor.id, tombstone.clone());
+            self.regions.remove(&tombstone.descriptor.id);
         }
-        Ok(merge)
+        if let Some(files) = self.files.as_ref() {
+            // The snapshot is durable, and names them: a crash here leaves no doubt whose the keys are.
+            for tombstone in &tombstones {
+                let region = tombstone.descriptor.id;
+                files.bury(entries.tombstones(), region).map_err(|error| ApplyError::State(to_state_error(error)))?;
+            }
+        }
+        entries.set_state(Arc::clone(&header.descriptor));
+        let frozen = merge.frozen.as_ref().map(|frozen| frozen.index);
+        entries.set_merge(header.region, frozen, Arc::clone(&merge.absorbed));
+        Ok(Some((merge, tombstones)))
     }
 
     /// The regions that have applied since this was last asked.

@@ -304,6 +304,7 @@ pub(super) fn install(
     received: &dyn ReceivedSnapshots,
     from: StoreId,
     header: &SnapshotHeader,
+    covered: &[Arc<RegionDescriptor>],
 ) -> Option<MergeState> {
     let progress = regions.get_mut(&header.region).filter(|progress| progress.applied < header.index)?;
     // Loaded beside the old state, and then put in its place.
@@ -317,7 +318,10 @@ pub(super) fn install(
                 Some(region) => *region.write() = held,
                 None => own.insert(held),
             }
-            Some(progress.merge.clone())
+            let merge = progress.merge.clone();
+            // G3: what the region has absorbed is in its state.
+            covered.iter().for_each(|gone| own.remove(gone.id));
+            Some(merge)
         }
         Err(error) => {
             tracing::error!(region = %header.region, %error, "a received snapshot could not be installed");

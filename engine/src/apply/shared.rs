@@ -91,13 +91,14 @@ impl SharedBackend {
         received: &dyn ReceivedSnapshots,
         from: StoreId,
         header: &SnapshotHeader,
+        covered: (&[Arc<RegionDescriptor>], &[Tombstone]),
     ) -> Result<Option<MergeState>, StateError> {
         let Some(progress) = regions.get_mut(&header.region).filter(|progress| progress.applied < header.index) else {
             return Ok(None);
         };
         // A replica without a state owns no keys: those of its descriptor may be another's.
         let old = (progress.applied > LogIndex::ZERO).then(|| Arc::clone(&progress.descriptor));
-        let batch = match self.replacement(old.as_deref(), received, from, header) {
+        let batch = match self.replacement(old.as_deref(), received, from, header, covered) {
             Ok(batch) => batch,
             Err(error) => {
                 tracing::error!(region = %header.region, %error, "a received snapshot could not be read");
@@ -135,8 +136,17 @@ impl SharedBackend {
         received: &dyn ReceivedSnapshots,
         from: StoreId,
         header: &SnapshotHeader,
+        (covered, tombstones): (&[Arc<RegionDescriptor>], &[Tombstone]),
     ) -> io::Result<StateBatch> {
         let mut batch = StateBatch::new();
+        // G3: what the region has absorbed goes in the same write.
+        for (gone, tombstone) in covered.iter().zip(tombstones) {
+            let ranges = [keys::data_range(&gone.range), keys::sessions(gone.id), keys::records(gone.id)];
+            ranges.into_iter().for_each(|(start, end)| batch.delete_range(start, end));
+            batch.delete(keys::applied(gone.id));
+            batch.delete(keys::descriptor(gone.id));
+            batch.put(keys::tombstone(gone.id), tombstone.encode());
+        }
         for range in old.map(|old| &old.range).into_iter().chain([&header.descriptor.range]) {
             if header.region != RegionId::ROOT {
                 let (start, end) = keys::data_range(range);

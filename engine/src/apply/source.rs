@@ -37,9 +37,17 @@ impl SnapshotSource {
     /// # Errors
     /// What the sink, the state store or the machine returned.
     pub fn stream(self, sink: &mut dyn FnMut(Bytes) -> io::Result<()>) -> io::Result<()> {
+        self.stream_by(CHUNK_BYTES, sink)
+    }
+
+    /// [`SnapshotSource::stream`] with chunks of another size, at least one byte.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stream_by(self, chunk_bytes: usize, sink: &mut dyn FnMut(Bytes) -> io::Result<()>) -> io::Result<()> {
         match self.content {
             Content::Shared(parts) => {
-                let mut writer = ChunkWriter::shared(sink);
+                let mut writer = ChunkWriter::shared(chunk_bytes, sink);
                 for mut part in parts {
                     loop {
                         let pairs = part.next_chunk(CHUNK_BYTES).map_err(io::Error::other)?;
@@ -52,7 +60,7 @@ impl SnapshotSource {
                 writer.finish()
             }
             Content::Own(own, write) => {
-                let mut writer = ChunkWriter::own(sink, &own)?;
+                let mut writer = ChunkWriter::own(chunk_bytes, sink, &own)?;
                 write(&mut writer)?;
                 writer.finish()
             }

@@ -147,7 +147,11 @@ impl<R> Worker<R> {
     /// Whether a change would make a voter of a replica that is still far behind: it would count without being able to help.
     fn is_premature(&self, slot: SlotKey, request: &AdminRequest) -> bool {
         let group = &self.region(slot).group;
-        let lags = |id| group.match_index(id).is_none_or(|reached| reached.plus(CATCH_UP_LAG) < group.last_index());
+        // One that has reached nothing may not even have come to be.
+        let lags = |id| {
+            let reached = group.match_index(id).unwrap_or(LogIndex::ZERO);
+            reached == LogIndex::ZERO || reached.plus(CATCH_UP_LAG) < group.last_index()
+        };
         ops_of(request).iter().any(|op| matches!(op, ChangeOp::Promote { id } if lags(*id)))
     }
 

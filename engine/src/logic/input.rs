@@ -9,7 +9,7 @@ use multiraft_raft::{
     StoreId, Term, Time,
 };
 use multiraft_storage::FlushToken;
-use multiraft_transport::{PeerMessage, SessionSeq, SnapshotHeader};
+use multiraft_transport::{CaptureId, PeerMessage, SessionSeq, SnapshotHeader};
 
 use crate::apply::Tombstone;
 use crate::region::admin::AdminRequest;
@@ -148,6 +148,8 @@ pub enum Input<R> {
         transfer: u64,
         /// Whether all of it went out.
         sent: bool,
+        /// What was captured, if it is still there to be sent again.
+        kept: Option<KeptSnapshot>,
     },
     /// A snapshot has arrived whole and is ready to be installed.
     SnapshotReceived {
@@ -162,6 +164,8 @@ pub enum Input<R> {
         from: StoreId,
         /// The transfer.
         transfer: u64,
+        /// What is there of it, if anything.
+        kept: Option<KeptSnapshot>,
     },
     /// A snapshot was installed, or could not be.
     SnapshotInstalled(SnapshotInstalled),
@@ -321,6 +325,25 @@ impl Residue {
     }
 }
 
+/// A captured snapshot, or the first chunks of a received one, that the driver keeps until it is told to let go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptSnapshot {
+    /// The region.
+    pub region: RegionId,
+    /// Whose bytes they are.
+    pub capture: CaptureId,
+    /// The last entry that the snapshot includes.
+    pub index: LogIndex,
+    /// Its term.
+    pub index_term: Term,
+    /// The region as of that index.
+    pub descriptor: Arc<RegionDescriptor>,
+    /// How many chunks there are.
+    pub chunks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// How the installation of a snapshot ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotInstalled {
@@ -334,6 +357,8 @@ pub struct SnapshotInstalled {
     pub installed: bool,
     /// How the region, as the snapshot has it, stands with merges.
     pub merge: MergeState,
+    /// What is left of replicas that went with it: their regions were absorbed by this one.
+    pub covered: Vec<Tombstone>,
 }
 
 /// A region as it is found at the start of a store.

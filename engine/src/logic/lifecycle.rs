@@ -132,6 +132,16 @@ impl<R> Worker<R> {
         self.remove_region(region);
     }
 
+    /// A leader's heartbeat for a replica that is not here: what was to make it has been lost, or came too early. The leader is
+    /// asked, and begins again with this replica.
+    pub(super) fn on_beat_of_stranger(&mut self, from: StoreId, region: RegionId, replica: ReplicaId) {
+        let is_coming = self.lives.creating.contains_key(&region) || self.lives.removing.contains_key(&region);
+        let is_gone = self.tombstone(region).is_some_and(|tombstone| tombstone.forbids(replica));
+        if !is_coming && !is_gone {
+            self.say_of_region(from, region, RegionStep::Ask { replica, epoch: RegionEpoch::default() });
+        }
+    }
+
     /// The applier has decided whether a replica may come to be (C1).
     pub(super) fn on_created(&mut self, now: Time, region: RegionId, replica: ReplicaId, allowed: bool) {
         let Some(creating) = self.lives.creating.remove(&region).filter(|creating| creating.replica == replica) else {
@@ -283,7 +293,7 @@ impl<R> Worker<R> {
     pub(super) fn handle_region_message(&mut self, now: Time, from: StoreId, message: RegionMessage) {
         let RegionMessage { region, step } = message;
         match step {
-            RegionStep::Ask { replica, epoch } => self.handle_ask(from, region, replica, epoch),
+            RegionStep::Ask { replica, epoch } => self.handle_ask(now, from, region, replica, epoch),
             RegionStep::Tell { descriptor, merged } => {
                 // That a region was absorbed is no reason to go: its keys are still to be taken over, see the rules.
                 if descriptor.id == region && !merged {
@@ -295,7 +305,15 @@ impl<R> Worker<R> {
         }
     }
 
-    fn handle_ask(&mut self, from: StoreId, region: RegionId, replica: ReplicaId, epoch: RegionEpoch) {
+    fn handle_ask(&mut self, now: Time, from: StoreId, region: RegionId, replica: ReplicaId, epoch: RegionEpoch) {
+        if let Some(key) = self.slot_of(region) {
+            let here = self.region_mut(key);
+            let is_new = here.group.match_index(replica) == Some(multiraft_raft::LogIndex::ZERO);
+            if here.group.is_leader() && here.store_of(replica) == Some(from) && is_new {
+                here.group.on_peer_unreachable(now, replica);
+                return self.touch(key);
+            }
+        }
         let known = self.slot_of(region).map(|key| (Arc::clone(self.region(key).descriptor()), false));
         let known = known.or_else(|| {
             let tombstone = self.lives.residue.tombstones.get(&region)?;

@@ -155,6 +155,11 @@ impl<R> Worker<R> {
         self.notices.push(Notice::Descriptor(region));
     }
 
+    /// Replicas of these regions went with a snapshot of the one that has absorbed them: their workers have to know.
+    pub(super) fn pass_on_absorbed(&mut self, covered: Vec<Tombstone>) {
+        self.merges.absorbed.extend(covered);
+    }
+
     /// The target beside a region of this worker has absorbed it, durably (G2): now its log and hard state go.
     pub(super) fn on_absorbed(&mut self, tombstone: Tombstone) {
         debug_assert_eq!(tombstone.cause, Cause::Merged);

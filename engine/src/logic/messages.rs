@@ -44,7 +44,7 @@ impl<R> Worker<R> {
     /// A heartbeat. Most change nothing: they are answered here, without a step of the group.
     fn handle_beat(&mut self, now: Time, from: StoreId, beat: Beat) {
         let Some(region) = self.any_slot(beat.region).and_then(|key| self.regions.get_mut(key)) else {
-            return;
+            return self.on_beat_of_stranger(from, beat.region, beat.to);
         };
         let is_own = beat.to == region.group.id() && region.store_of(beat.from) == Some(from) && !region.touched;
         if is_own && region.group.absorb_heartbeat(now, beat.from, beat.term, beat.commit) {

@@ -36,9 +36,11 @@ pub use crate::region::merge::{Absorbed, Frozen, MergeFault, MergeState};
 pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of};
 pub use forward::wire_outcome;
 pub use input::{
-    Adopt, Applied, DiskUse, Input, RegionChange, RegionHandle, RegionStart, Residue, SnapshotInstalled, SplitDone,
+    Adopt, Applied, DiskUse, Input, KeptSnapshot, RegionChange, RegionHandle, RegionStart, Residue, SnapshotInstalled,
+    SplitDone,
 };
 pub use output::{
     ApplyTask, Counters, FetchTask, LaneKind, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask, TurnOutput,
 };
+pub use snapshot::SnapshotLimits;
 pub use worker::{Worker, WorkerConfig};

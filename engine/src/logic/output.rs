@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use multiraft_raft::{Entry, Fetch, LogIndex, LogTicket, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
 use multiraft_storage::GroupRecord;
-use multiraft_transport::{PeerMessage, SnapshotHeader};
+use multiraft_transport::{CaptureId, PeerMessage, SnapshotHeader};
 
 use crate::apply::{Cause, Tombstone};
 use crate::logic::{Adopt, BeatShare, RegionHandle};
@@ -160,7 +160,9 @@ pub struct FetchTask {
 /// What to do about snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotTask {
-    /// Scan the region's applied state and stream it to a peer. Answered by `Input::SnapshotSent`.
+    /// Stream a snapshot to a peer: what is kept under the name of this capture, or else, unless chunks are left out, the
+    /// region's applied state, captured now under this name. Answered once by `Input::SnapshotSent`. What was captured is then
+    /// kept until it is released.
     Send {
         /// The region.
         handle: RegionHandle,
@@ -172,6 +174,27 @@ pub enum SnapshotTask {
         replica: ReplicaId,
         /// The first chunk wanted.
         first_chunk: u64,
+        /// The capture.
+        capture: CaptureId,
+    },
+    /// Give a transfer up at once, whatever it waits for. It is still answered, as it would be without this.
+    Cancel {
+        /// Who sends it; `None`: this store does.
+        from: Option<StoreId>,
+        /// The transfer.
+        transfer: u64,
+    },
+    /// A capture is of no use any more, but to the streams that it is on.
+    Release {
+        /// The capture.
+        capture: CaptureId,
+    },
+    /// What is kept of a broken transfer to this store is of no use any more.
+    Forget {
+        /// The region.
+        region: RegionId,
+        /// The capture that it is a part of.
+        capture: CaptureId,
     },
     /// A snapshot that was received is of no use any more: remove it.
     Discard {
@@ -180,7 +203,8 @@ pub enum SnapshotTask {
         /// What it is.
         header: SnapshotHeader,
     },
-    /// A peer may send this transfer; anything else that it sends is unasked for.
+    /// A peer may send this transfer; anything else that it sends is unasked for. Answered once, by `Input::SnapshotReceived`
+    /// or by `Input::SnapshotLost`, after a cancel at once. What has come of a lost one is kept, if it was more than nothing.
     Expect {
         /// The peer.
         from: StoreId,
@@ -318,8 +342,14 @@ pub struct Counters {
     pub rolled_back: u64,
     /// Snapshots installed.
     pub snapshots_installed: u64,
-    /// Snapshots asked to be sent.
+    /// Snapshots offered to followers.
     pub snapshots_sent: u64,
+    /// Transfers that a follower had the first chunks of already.
+    pub snapshots_resumed: u64,
+    /// Transfers to followers that came to nothing, but for those that ended with their link.
+    pub snapshots_failed: u64,
+    /// Transfers to this store that were taken up after a break.
+    pub snapshots_taken_up: u64,
     /// Commands that were proposed here and have committed.
     pub committed_here: u64,
     /// The time from proposing to handing out to be applied, of all of these together.

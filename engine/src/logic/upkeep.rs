@@ -187,8 +187,9 @@ impl<R> Worker<R> {
                 continue;
             }
             let upto = LogIndex(region.durable.get().saturating_sub(keep));
+            let upto = self.hold_log(key, upto);
             if upto >= first {
-                region.group.compact(upto);
+                self.region_mut(key).group.compact(upto);
                 self.touch(key);
             }
         }

@@ -20,7 +20,7 @@ use crate::logic::lifecycle::Lifecycle;
 use crate::logic::merge::Merges;
 use crate::logic::peers::Peers;
 use crate::logic::region::Region;
-use crate::logic::snapshot::Transfers;
+use crate::logic::snapshot::{SnapshotLimits, Transfers};
 use crate::logic::upkeep::Upkeep;
 use crate::logic::{
     Applied, BeatShare, Counters, FetchTask, Input, Notice, Outcome, RegionHandle, RegionStart, TurnOutput,
@@ -58,6 +58,8 @@ pub struct WorkerConfig {
     pub compact_keep_entries: u64,
     /// Snapshots sent, and received, at once by this worker.
     pub snapshots_at_once: usize,
+    /// How long they may take, and what may be kept for them by this worker.
+    pub snapshots: SnapshotLimits,
     /// Whether leaders hand over to the region's preferred store.
     pub balance_leaders: bool,
     /// From which the groups' random timeouts are drawn.
@@ -185,6 +187,7 @@ impl<R> Worker<R> {
     pub(super) fn remove_region(&mut self, region: RegionId) {
         let Some(key) = self.slots.remove(&region) else { return };
         self.deadlines.disarm(key);
+        self.on_region_gone(region, key);
         let Some(mut removed) = self.regions.remove(key) else { return };
         let Some(waiting) = removed.busy.take() else { return };
         let reads = waiting.reads.into_iter().chain(waiting.rounds.into_iter().flat_map(|(_, reads)| reads));
@@ -276,9 +279,9 @@ impl<R> Worker<R> {
             }
             Input::Checkpointed(regions) => self.on_checkpointed(&regions),
             Input::SnapshotMoving { from, transfer } => self.on_snapshot_moving(now, from, transfer),
-            Input::SnapshotSent { transfer, sent } => self.on_snapshot_streamed(now, transfer, sent),
+            Input::SnapshotSent { transfer, sent, kept } => self.on_snapshot_streamed(now, transfer, sent, kept),
             Input::SnapshotReceived { from, header } => self.on_snapshot_received(from, header),
-            Input::SnapshotLost { from, transfer } => self.on_snapshot_lost(from, transfer),
+            Input::SnapshotLost { from, transfer, kept } => self.on_snapshot_lost(now, from, transfer, kept),
             Input::SnapshotInstalled(done) => self.on_snapshot_installed(now, done),
             Input::Damaged { region } => self.on_damaged(region),
             Input::DiskFull { disk, full } => self.upkeep.set_disk_full(disk, full),
@@ -446,7 +449,9 @@ impl<R> Worker<R> {
 
     fn hand_out(&mut self, key: SlotKey, entries: Vec<multiraft_raft::Entry>, out: &mut TurnOutput<R>) {
         self.counters.committed += entries.len() as u64;
-        self.apply_backlog += entries.iter().map(multiraft_raft::Entry::cost).sum::<usize>();
+        let bytes = entries.iter().map(multiraft_raft::Entry::cost).sum::<usize>();
+        self.apply_backlog += bytes;
+        self.note_committed(key, bytes);
         let replies = self.claim_replies(key, &entries);
         let handle = self.region(key).handle();
         out.apply.push(crate::logic::ApplyTask::Entries { handle, entries, replies });

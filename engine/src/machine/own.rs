@@ -20,7 +20,14 @@ pub trait OwnState: Send + Sync + 'static {
     /// Answers a query without changing anything.
     fn lookup(&self, region: &RegionDescriptor, query: &[u8]) -> Bytes;
 
-    /// Captures the state of this instant, cheaply; the returned closure writes it out later, beside further applies.
+    /// Captures the state of this instant. The thread that applies waits for it, with all regions that it serves: it must be
+    /// quick whatever the size of the state, as the copy of a reference to persistent or copy-on-write data is. Nothing may be
+    /// written yet.
+    ///
+    /// The returned closure writes the captured state out later, on another thread, beside further applies and lookups; it
+    /// must write what was captured, not what is there by then. It should keep writing: a transfer to a follower for which it
+    /// yields no 256 KiB within `SnapshotLimits::step_timeout` is given up. It ends early, with an error of its writer, when
+    /// nobody wants the snapshot any more.
     fn snapshot(&self) -> SnapshotWrite;
 
     /// Replaces the state by what a snapshot holds.

@@ -6,7 +6,7 @@
 //!                              |    +--committed entries--> apply threads --answers--> callers
 //!                              +--messages--> lanes --> link thread --frames--> peers
 //!  checkpoint thread: makes applied state durable, so that the log can be cut
-//!  snapshot threads: one for each snapshot that is being sent or received
+//!  snapshot threads: one for each snapshot that is being sent, received or written out to be sent
 //! ```
 //!
 //! No decision is taken here but those about threads and queues.
@@ -16,6 +16,7 @@ mod checkpoint;
 mod completion;
 mod fault;
 mod handler;
+mod jobs;
 mod log;
 mod outbox;
 mod receive;

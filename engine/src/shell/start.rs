@@ -30,7 +30,7 @@ use crate::shell::receive::Receiving;
 use crate::shell::streams::Streams;
 use crate::shell::worker::{Meters, Work, WorkerShell};
 use crate::shell::{Fault, StoreFile};
-use crate::snapshots::{Received, RestoredRegions, SnapshotFiles};
+use crate::snapshots::{Captures, Received, RestoredRegions, SnapshotFiles};
 
 /// How many append lanes a link has at most.
 const APPEND_LANES_MAX: usize = 4;
@@ -64,6 +64,7 @@ pub(crate) struct Running {
     /// What holds files open; gone once the store has stopped, so that it can be started again in the same process.
     pub(crate) open: RwLock<Option<Open>>,
     receiving: Arc<Receiving>,
+    streams: Arc<Streams>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) events: EventSender,
     pub(crate) fault: Fault,
@@ -238,7 +239,7 @@ impl Parts {
         let log = Arc::new(log);
         let (fetch, fetch_thread) = start_reader(self.reader.clone(), mailboxes.clone(), fault.clone())
             .map_err(io("starting the log's reader"))?;
-        let streams = Arc::new(Streams { transport: Arc::clone(&transport), mailboxes: mailboxes.clone() });
+        let streams = Arc::new(Streams::new(Arc::clone(&transport), mailboxes.clone(), Captures::new(&self.files)));
         let (appliers, apply_threads) = self.start_appliers(&mailboxes, &transport, &receiving, &fault)?;
         let (stop_checkpoints, checkpoints) = self.start_checkpoints(&appliers, &mailboxes, &fault)?;
         let mut others = apply_threads;
@@ -288,6 +289,7 @@ impl Parts {
             clock,
             mailboxes,
             receiving,
+            streams,
             open: RwLock::new(Some(Open { backend: self.backend, reader: self.reader })),
             directory,
             events,
@@ -314,6 +316,9 @@ impl Parts {
         config.append_lanes = append_lanes;
         config.queues.append_send_bytes = self.config.send_queue_bytes;
         config.snapshots.bytes_per_second = self.config.snapshot_bytes_per_second;
+        config.snapshots.receive_bytes_per_second = self.config.snapshot_receive_bytes_per_second;
+        // One that was given up may still be ending when the next comes.
+        config.snapshots.streams_max = u32::try_from(2 * self.config.snapshots_at_once).unwrap_or(u32::MAX);
         let transport =
             Transport::start(config, Arc::new(handler)).map_err(|error| StartError::Transport(error.to_string()))?;
         Ok(Arc::new(transport))
@@ -345,6 +350,7 @@ impl Parts {
             compact_entries: self.config.compact_entries,
             compact_keep_entries: self.config.compact_keep_entries,
             snapshots_at_once: self.config.snapshots_at_once.div_ceil(workers),
+            snapshots: self.config.snapshots.for_one_of(workers),
             balance_leaders: self.config.balance_leaders,
             seed: (self.store.get() << 40) ^ (self.incarnation.get() << 8) ^ index as u64,
         };
@@ -450,7 +456,8 @@ impl Running {
         for thread in threads.others {
             let _ = thread.join();
         }
-        self.receiving.close();
+        self.streams.stop();
+        self.receiving.stop();
         // Waits for lookups that are under way.
         let Some(open) = self.open.write().unwrap_or_else(PoisonError::into_inner).take() else { return };
         // What was applied and not yet made durable is in the log; this only makes the next start quicker.

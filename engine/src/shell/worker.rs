@@ -78,6 +78,10 @@ pub(super) struct Meters {
     proposed: metrics::Counter,
     forwarded: metrics::Counter,
     busy: metrics::Counter,
+    snapshots_offered: metrics::Counter,
+    snapshots_resumed: metrics::Counter,
+    snapshots_failed: metrics::Counter,
+    snapshots_installed: metrics::Counter,
     commit_seconds: metrics::Histogram,
     batch_groups: metrics::Histogram,
 }
@@ -89,6 +93,10 @@ impl Meters {
             proposed: metrics::counter!("proposals_total"),
             forwarded: metrics::counter!("proposals_forwarded_total"),
             busy: metrics::counter!("proposals_busy_total"),
+            snapshots_offered: metrics::counter!("snapshots_offered_total"),
+            snapshots_resumed: metrics::counter!("snapshots_resumed_total"),
+            snapshots_failed: metrics::counter!("snapshots_failed_total"),
+            snapshots_installed: metrics::counter!("snapshots_installed_total"),
             commit_seconds: metrics::histogram!("propose_to_commit_seconds"),
             batch_groups: metrics::histogram!("worker_log_records"),
         }
@@ -99,6 +107,10 @@ impl Meters {
         self.proposed.increment(after.proposed - before.proposed);
         self.forwarded.increment(after.forwarded - before.forwarded);
         self.busy.increment(after.busy - before.busy);
+        self.snapshots_offered.increment(after.snapshots_sent - before.snapshots_sent);
+        self.snapshots_resumed.increment(after.snapshots_resumed - before.snapshots_resumed);
+        self.snapshots_failed.increment(after.snapshots_failed - before.snapshots_failed);
+        self.snapshots_installed.increment(after.snapshots_installed - before.snapshots_installed);
         let committed = after.committed_here - before.committed_here;
         if committed > 0 {
             // The mean of the turn: a histogram entry for each command would cost more than the command.

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod relay;
+pub mod wired;
+
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -57,6 +61,8 @@ pub struct Cluster {
     pub bootstrapped: u64,
     pub kind: StateKind,
     pub config: Config,
+    /// Other ways from a store to another than straight to its address.
+    pub routes: BTreeMap<(u64, u64), SocketAddr>,
 }
 
 impl Cluster {
@@ -90,7 +96,12 @@ impl Cluster {
             bootstrapped: stores,
             kind: StateKind::Memory,
             config,
+            routes: BTreeMap::new(),
         }
+    }
+
+    pub fn address(&self, store: u64) -> SocketAddr {
+        self.addresses[store as usize - 1]
     }
 
     pub fn data_dir(&self, store: u64) -> PathBuf {
@@ -119,7 +130,7 @@ impl Cluster {
             builder = builder.bootstrap(Bootstrap { boundaries: self.boundaries.clone(), stores });
         }
         for (peer, address) in self.stores().into_iter().zip(&self.addresses) {
-            builder = builder.peer(peer, *address);
+            builder = builder.peer(peer, *self.routes.get(&(store, peer.0)).unwrap_or(address));
         }
         builder
     }

@@ -60,8 +60,9 @@ impl Core {
         let RoleState::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.follower(to).filter(|progress| progress.flow == Flow::Snapshot) else { return };
         match outcome {
-            // The snapshot was made after it was asked for, so it reaches at least as far as what was applied then, where
-            // `next` points. The follower's own answer tells exactly, and is about to come.
+            // Most are made after they were asked for, and so reach at least as far as what was applied then, where `next`
+            // points; one that was gone on with after a break may be older. The follower's own answer tells exactly, and is
+            // about to come.
             SnapshotOutcome::Installed => {
                 progress.become_probe(progress.next);
                 progress.hold_until(now.plus(retry_after));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use multiraft::apply::{AppliedBatch, AppliedRegion, Applier, Backend};
 use multiraft::assembly::{Assembled, assemble, bootstrap_regions};
 use multiraft::logic::{ApplyTask, BeatMerger, Input, TurnOutput, Worker, WorkerConfig, worker_of};
-use multiraft::snapshots::{Received, SnapshotFiles};
+use multiraft::snapshots::{Captures, Received, SnapshotFiles};
 use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId};
 use multiraft_storage::disk::CrashStyle;
 use multiraft_storage::log::LogError;
@@ -65,6 +65,7 @@ pub(super) struct Process {
     pub(super) flushing: Option<Vec<LogBatch>>,
     pub(super) files: SnapshotFiles,
     pub(super) received: Received,
+    pub(super) captures: Captures,
     pub(super) streams: Streams,
     pub(super) checkpoint: Option<super::apply::Checkpoint>,
     /// By worker: regions whose snapshot files found no room.
@@ -223,6 +224,7 @@ impl Cluster {
             workers,
             merger: BeatMerger::new(self.plan.workers[store], self.nodes[store].incarnation),
             received,
+            captures: Captures::new(&files),
             backend,
             writer,
             reader,
@@ -293,6 +295,7 @@ impl Cluster {
             compact_entries: self.plan.compact_entries,
             compact_keep_entries: self.plan.compact_keep_entries,
             snapshots_at_once: self.plan.snapshots_at_once,
+            snapshots: self.plan.snapshots.clone(),
             balance_leaders: self.plan.balance_leaders,
             seed: self.random.number(),
         }

@@ -1,14 +1,16 @@
 //! Snapshots on their way: each on a stream of its own, chunk by chunk, kept on the receiver's disk until it is whole.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::logic::{Input, SnapshotTask};
-use multiraft::snapshots::Reception;
+use multiraft::logic::{Input, KeptSnapshot, SnapshotTask};
+use multiraft::snapshots::{Captured, Reception};
 use multiraft_raft::{RegionId, StoreId};
 use multiraft_transport::{
-    Limits, SnapshotChunk, SnapshotHeader, decode_snapshot_chunk, decode_snapshot_header, encode_snapshot_chunk,
-    encode_snapshot_header,
+    CaptureId, Limits, SnapshotChunk, SnapshotHeader, decode_snapshot_chunk, decode_snapshot_header,
+    encode_snapshot_chunk, encode_snapshot_header,
 };
 
 use super::faults::Point;
@@ -17,9 +19,10 @@ use crate::plan::Fault;
 use crate::plant::Plant;
 use crate::schedule::MILLI;
 
-/// What a store expects, and has received so far.
+/// What a store sends; what it expects, and has received so far.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
+    sending: BTreeMap<u64, CaptureId>,
     expected: BTreeMap<(StoreId, u64), Incoming>,
 }
 
@@ -48,57 +51,77 @@ impl Cluster {
         process.streams.expected.insert((from, transfer), incoming);
     }
 
-    /// Captures a region's state and puts it on its way to a peer.
+    /// Begins to send a snapshot.
+    pub(super) fn begin_snapshot(&mut self, store: usize, life: u64, task: SnapshotTask) {
+        let SnapshotTask::Send { transfer, capture, .. } = &task else { return };
+        let Some(process) = &mut self.nodes[store].process else { return };
+        process.streams.sending.insert(*transfer, *capture);
+        self.send_snapshot(store, life, task);
+    }
+
+    /// Takes what is kept of a capture, or captures a region's state, and puts it on its way to a peer.
     pub(super) fn send_snapshot(&mut self, store: usize, life: u64, task: SnapshotTask) {
-        let SnapshotTask::Send { handle, transfer, to, replica, first_chunk } = task else { return };
-        if !self.nodes[store].lives(life) {
+        let SnapshotTask::Send { handle, transfer, to, replica, first_chunk, capture } = task else { return };
+        let Some(process) = self.nodes[store].process.as_ref().filter(|_| self.nodes[store].lives(life)) else {
+            return;
+        };
+        if !process.streams.sending.contains_key(&transfer) {
             return;
         }
         let to = place_of(to);
         let session = self.network.session(store, to);
-        let worker = self.worker_for(store, handle.region);
-        let Some(process) = &self.nodes[store].process else { return };
-        let host = &process.workers[worker];
-        if host.stalled.is_some() {
-            // What waits for room is not in the state store: a snapshot of now would say more than it holds.
-            return self.schedule.plan_in(50 * MILLI, Event::SendSnapshot { store, life, task });
-        }
-        let captured = host.applier.capture(handle.region).ok().flatten();
-        let (Some(source), Some(session)) = (captured, session) else {
+        let host = &process.workers[self.worker_for(store, handle.region)];
+        let captured = match process.captures.get(capture) {
+            Some(captured) => Some(captured),
+            None if host.stalled.is_some() => {
+                // What waits for room is not in the state store: a snapshot of now would say more than it holds.
+                return self.schedule.plan_in(50 * MILLI, Event::SendSnapshot { store, life, task });
+            }
+            None if first_chunk > 0 => None,
+            None => {
+                let source = host.applier.capture(handle.region).ok().flatten();
+                source.map(|source| {
+                    let captured = process.captures.insert(capture, &source);
+                    Captured::fill_by(&Arc::downgrade(&captured), source, self.plan.chunk_bytes, &|| false);
+                    captured
+                })
+            }
+        };
+        let chunks = captured.as_ref().and_then(|captured| chunks_from(captured, first_chunk));
+        let (Some(captured), Some(chunks), Some(session)) = (captured, chunks, session) else {
             let event = Event::StreamSent { store, life, transfer, sent: false };
             return self.schedule.plan_in(MILLI, event);
         };
+        let KeptSnapshot { region, index, index_term, descriptor, .. } = captured.describe();
+        let absorbed = captured.absorbed();
         let mut header = SnapshotHeader {
             transfer,
-            region: handle.region,
+            region,
             to: replica,
-            index: source.index,
-            index_term: source.term,
-            descriptor: source.descriptor.clone(),
+            index,
+            index_term,
+            descriptor,
+            absorbed,
             first_chunk,
+            capture,
         };
         self.plant_in_header(&mut header);
-        let mut chunks = Vec::new();
-        let streamed = source.stream(&mut |data| {
-            chunks.push(data);
-            Ok(())
-        });
-        if let Err(error) = streamed {
-            return self.fail("a captured state can be written out", error.to_string());
-        }
         self.send_chunks(store, to, session, &header, chunks);
     }
 
-    fn send_chunks(&mut self, from: usize, to: usize, session: u64, header: &SnapshotHeader, chunks: Vec<Bytes>) {
+    fn send_chunks(
+        &mut self,
+        from: usize,
+        to: usize,
+        session: u64,
+        header: &SnapshotHeader,
+        chunks: Vec<SnapshotChunk>,
+    ) {
         let transfer = header.transfer;
-        let count = chunks.len().max(1);
         let mut head = Vec::new();
         encode_snapshot_header(header, &mut head);
         let mut pieces: Vec<(bool, Bytes)> = vec![(true, head.into())];
-        for number in 0..count {
-            let data = chunks.get(number).cloned().unwrap_or_default();
-            let crc = crc32c::crc32c(&data);
-            let chunk = SnapshotChunk { number: number as u64, last: number + 1 == count, data, crc };
+        for chunk in chunks {
             let mut piece = Vec::new();
             encode_snapshot_chunk(&chunk, &mut piece);
             pieces.push((false, piece.into()));
@@ -108,7 +131,7 @@ impl Cluster {
         let mut at = self.usual_arrival();
         let arrives = if is_broken { self.random.below(pieces.len() as u64) as usize } else { pieces.len() };
         for (is_header, body) in pieces.into_iter().take(arrives) {
-            at = at.plus(self.random.around(5 * self.plan.latencies.network));
+            at = at.plus(self.random.around(2 * self.plan.latencies.network));
             self.schedule.plan(at, Event::Chunk(Chunk { from, to, session, transfer, is_header, body }));
         }
         let (sender, receiver) = (self.nodes[from].life, self.nodes[to].life);
@@ -150,10 +173,11 @@ impl Cluster {
         };
         match process.received.begin(&header) {
             Ok(writer) => {
+                self.counters.snapshots_resumed += u64::from(header.first_chunk > 0);
                 (incoming.header, incoming.writer) = (Some(header), Some(writer));
                 None
             }
-            Err(_) => Some(Input::SnapshotLost { from: name.0, transfer: name.1 }),
+            Err(_) => Some(Input::SnapshotLost { from: name.0, transfer: name.1, kept: None }),
         }
     }
 
@@ -167,8 +191,9 @@ impl Cluster {
             return None;
         };
         let writer = incoming.writer.as_mut()?;
-        if chunk.number != writer.chunks() || writer.append(&chunk.data).is_err() {
-            return Some(Input::SnapshotLost { from, transfer });
+        if writer.take(&chunk).is_err() {
+            let kept = incoming.writer.take().and_then(|writer| process.received.keep(writer));
+            return Some(Input::SnapshotLost { from, transfer, kept });
         }
         if !chunk.last {
             let region = incoming.region;
@@ -186,21 +211,43 @@ impl Cluster {
         process.streams.expected.remove(&name).map(|incoming| incoming.region)
     }
 
+    /// A stream to this store has ended before its last chunk, or is given up: what came of it is kept.
     pub(super) fn on_stream_lost(&mut self, store: usize, life: u64, from: StoreId, transfer: u64) {
         if !self.nodes[store].lives(life) {
             return;
         }
-        let Some(region) = self.forget_stream(store, (from, transfer)) else { return };
+        let Some(process) = &mut self.nodes[store].process else { return };
+        let Some(incoming) = process.streams.expected.remove(&(from, transfer)) else { return };
+        let region = incoming.region;
+        let kept = match incoming.writer {
+            Some(writer) => process.received.keep(writer),
+            None => process.received.kept(region),
+        };
         let worker = self.worker_for(store, region);
-        self.input(store, worker, Input::SnapshotLost { from, transfer });
+        self.input(store, worker, Input::SnapshotLost { from, transfer, kept });
+    }
+
+    /// A worker has given a transfer up.
+    pub(super) fn cancel_stream(&mut self, store: usize, from: Option<StoreId>, transfer: u64) {
+        let life = self.nodes[store].life;
+        let event = match from {
+            Some(from) => Event::StreamLost { store, life, from, transfer },
+            None => Event::StreamSent { store, life, transfer, sent: false },
+        };
+        self.schedule.plan_in(MILLI, event);
     }
 
     pub(super) fn on_stream_sent(&mut self, store: usize, life: u64, transfer: u64, sent: bool) {
-        if self.nodes[store].lives(life) {
-            // The low byte of a transfer's name tells the worker that gave it.
-            let worker = (transfer & 0xff) as usize;
-            self.input(store, worker, Input::SnapshotSent { transfer, sent });
+        if !self.nodes[store].lives(life) {
+            return;
         }
+        let Some(process) = &mut self.nodes[store].process else { return };
+        // Else it has ended before, and that was told.
+        let Some(capture) = process.streams.sending.remove(&transfer) else { return };
+        let kept = process.captures.kept(capture);
+        // The low byte of a transfer's name tells the worker that gave it.
+        let worker = (transfer & 0xff) as usize;
+        self.input(store, worker, Input::SnapshotSent { transfer, sent, kept });
     }
 
     /// The connection to a peer is gone, and with it what it was sending.
@@ -218,6 +265,19 @@ impl Cluster {
     fn plant_in_header(&self, header: &mut SnapshotHeader) {
         if self.plant == Some(Plant::BoastfulSnapshot) {
             header.index = header.index.plus(3);
+        }
+    }
+}
+
+/// All chunks of a capture from one on, if it could be written out.
+fn chunks_from(captured: &Captured, first: u64) -> Option<Vec<SnapshotChunk>> {
+    let mut chunks = Vec::new();
+    loop {
+        let chunk = captured.chunk(first + chunks.len() as u64, Duration::ZERO).ok()??;
+        let is_last = chunk.last;
+        chunks.push(chunk);
+        if is_last {
+            return Some(chunks);
         }
     }
 }

@@ -92,7 +92,18 @@ impl Cluster {
                         process.received.discard(from, &header);
                     }
                 }
-                task @ SnapshotTask::Send { .. } => self.send_snapshot(store, life, task),
+                SnapshotTask::Cancel { from, transfer } => self.cancel_stream(store, from, transfer),
+                SnapshotTask::Release { capture } => {
+                    if let Some(process) = &self.nodes[store].process {
+                        process.captures.release(capture);
+                    }
+                }
+                SnapshotTask::Forget { region, capture } => {
+                    if let Some(process) = &self.nodes[store].process {
+                        process.received.forget(region, capture);
+                    }
+                }
+                task @ SnapshotTask::Send { .. } => self.begin_snapshot(store, life, task),
             }
         }
         for adopt in out.adopts.drain(..) {

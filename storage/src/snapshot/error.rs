@@ -46,6 +46,12 @@ pub enum SnapshotError {
         /// How long it may be.
         max: usize,
     },
+    /// A snapshot on its way out was given up, or could not be made.
+    #[error("the snapshot was not finished ({reason}): capture it again")]
+    Unfinished {
+        /// Why.
+        reason: String,
+    },
     /// The operating system refused.
     #[error("the snapshot file {file} failed: {source}")]
     Io {

@@ -8,7 +8,7 @@
 //! container that nobody needs any more goes. `docs/snapshot-format.md` describes the bytes.
 //!
 //! ```text
-//!   temp-*   being written              removed at the next start
+//!   temp-*   being written or sent      removed at the next start
 //!   part-*   being received             taken up by SnapshotStore::receive
 //!   snap-*   complete, durable, named after fdatasync; the directory is synced before anybody is told
 //! ```
@@ -20,6 +20,7 @@ mod container;
 mod error;
 mod format;
 mod receive;
+mod spool;
 mod store;
 mod writer;
 
@@ -27,4 +28,5 @@ pub use container::SnapshotReader;
 pub use error::SnapshotError;
 pub use format::{CHUNK_BYTES_MAX, HEADER_BYTES_MAX, SnapshotId};
 pub use receive::SnapshotWriter;
+pub use spool::{Spool, SpoolChunk};
 pub use store::{DamagedFile, SnapshotInfo, SnapshotItem, SnapshotStore};

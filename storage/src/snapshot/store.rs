@@ -14,6 +14,7 @@ use super::{
     error::SnapshotError,
     format::{EntryKind, IndexEntry, Section, SnapshotId},
     receive::{SnapshotWriter, parse_part_name, part_name},
+    spool::Spool,
     writer::ContainerWriter,
 };
 use crate::disk::Disk;
@@ -204,6 +205,18 @@ impl SnapshotStore {
             }
         };
         Ok(SnapshotWriter::new(self.clone(), writer, id, true))
+    }
+
+    /// A place for a snapshot on its way out. Its first `memory_bytes` stay in memory.
+    #[must_use]
+    pub fn spool(&self, memory_bytes: u64) -> Spool {
+        Spool::new(self.clone(), memory_bytes)
+    }
+
+    /// The name and salt of a file that is gone at the next start.
+    pub(super) fn working_file(&self) -> Result<(Arc<dyn Disk>, String, u64), SnapshotError> {
+        self.shared.check()?;
+        Ok((Arc::clone(&self.shared.disk), self.shared.temp_name(), self.shared.salt()))
     }
 
     /// The snapshots that were received in part, ascending.
@@ -414,8 +427,11 @@ impl Shared {
 
     fn temp_writer(&self) -> Result<ContainerWriter, SnapshotError> {
         self.check()?;
-        let name = format!("{TEMP_PREFIX}{:016x}", self.next_number());
-        ContainerWriter::create(Arc::clone(&self.disk), name, self.salt())
+        ContainerWriter::create(Arc::clone(&self.disk), self.temp_name(), self.salt())
+    }
+
+    fn temp_name(&self) -> String {
+        format!("{TEMP_PREFIX}{:016x}", self.next_number())
     }
 
     /// Another one for each file.

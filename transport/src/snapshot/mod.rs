@@ -4,13 +4,15 @@
 //! ahead of whatever comes after, a window does: the sender keeps at most
 //! [`SnapshotConfig::window_bytes`](crate::SnapshotConfig) unacknowledged, the receiver acknowledges what it has *read*.
 //! So bulk never fills the path's buffers, and a receiver that is slow holds up its own transfer only. A throttle over
-//! all transfers comes on top.
+//! all transfers, in either direction, comes on top.
 
 mod blocking;
+mod cancel;
 mod receive;
 mod send;
 mod throttle;
 
+pub use cancel::SnapshotCanceller;
 pub use receive::SnapshotReceiver;
 pub use send::SnapshotSender;
 
@@ -35,6 +37,9 @@ pub enum SnapshotError {
     /// The other side gave the transfer up.
     #[error("the other side gave the transfer up")]
     Abandoned,
+    /// The transfer was given up here, by its [`SnapshotCanceller`].
+    #[error("the transfer was given up here")]
+    Cancelled,
     /// The chunk is longer than the limits allow.
     #[error("a chunk of {bytes} bytes where at most {limit} are allowed: cut smaller chunks")]
     ChunkTooLarge {

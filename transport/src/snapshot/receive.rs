@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::mpsc;
 
-use super::{ACK_BYTES, SnapshotError, blocking::block_on};
+use super::{ACK_BYTES, SnapshotCanceller, SnapshotError, blocking::block_on};
 use crate::{
     SnapshotChunk,
     codec::{CHUNK_PREFIX_MAX, decode_snapshot_chunk, decode_snapshot_header},
@@ -18,9 +18,16 @@ use crate::{
 pub struct SnapshotReceiver {
     chunks: mpsc::Receiver<Result<SnapshotChunk, SnapshotError>>,
     is_over: bool,
+    canceller: SnapshotCanceller,
 }
 
 impl SnapshotReceiver {
+    /// What gives the transfer up from elsewhere.
+    #[must_use]
+    pub fn canceller(&self) -> SnapshotCanceller {
+        self.canceller.clone()
+    }
+
     /// The next chunk; `None` after the last. While nobody asks, the sender is held up.
     ///
     /// # Errors
@@ -29,7 +36,11 @@ impl SnapshotReceiver {
         if self.is_over {
             return Ok(None);
         }
-        match self.chunks.recv().await {
+        let next = tokio::select! {
+            next = self.chunks.recv() => next,
+            () = self.canceller.cancelled() => return Err(SnapshotError::Cancelled),
+        };
+        match next {
             Some(Ok(chunk)) => {
                 self.is_over = chunk.last;
                 Ok(Some(chunk))
@@ -59,7 +70,7 @@ pub(crate) async fn receive(
     send: SendStream,
     recv: RecvStream,
 ) -> Result<(), String> {
-    let mut stream = ChunkStream { peer, input: Input::new(recv), acks: send, unacknowledged: 0 };
+    let mut stream = ChunkStream { shared, peer, input: Input::new(recv), acks: send, unacknowledged: 0 };
     let limits = &shared.config.limits;
     let header = match stream.record(limits.chunk_bytes_max).await {
         Ok(Some(bytes)) => decode_snapshot_header(&bytes, limits).map_err(|error| error.to_string())?,
@@ -72,11 +83,17 @@ pub(crate) async fn receive(
     if !peer.is_current(session) {
         return Ok(());
     }
-    shared.handler.on_snapshot(peer.id, header, SnapshotReceiver { chunks: receiver, is_over: false });
+    let canceller = SnapshotCanceller::default();
+    shared.handler.on_snapshot(peer.id, header, SnapshotReceiver { chunks: receiver, is_over: false, canceller });
     while let Some(expected) = due {
         // Room first: what nobody takes is not read, and its sender is held up.
         let Ok(place) = chunks.reserve().await else { break };
-        let bytes = match stream.record(limits.chunk_bytes_max + CHUNK_PREFIX_MAX).await {
+        let record = tokio::select! {
+            record = stream.record(limits.chunk_bytes_max + CHUNK_PREFIX_MAX) => record,
+            // Nobody takes the next chunk any more: its sender is told, and need not even be alive for that.
+            () = chunks.closed() => break,
+        };
+        let bytes = match record {
             Ok(Some(bytes)) => bytes,
             Ok(None) => {
                 place.send(Err(SnapshotError::Abandoned));
@@ -106,6 +123,7 @@ enum RecordError {
 
 /// Records from a stream, acknowledged as they are read.
 struct ChunkStream<'a> {
+    shared: &'a Shared,
     peer: &'a Peer,
     input: Input,
     acks: SendStream,
@@ -134,6 +152,8 @@ impl ChunkStream<'_> {
             };
             record.extend_from_slice(&piece);
             self.unacknowledged += piece.len();
+            // What is not acknowledged holds up its sender.
+            self.shared.receive_throttle.pass(piece.len()).await;
             if self.unacknowledged >= ACK_BYTES {
                 self.acknowledge().await;
             }

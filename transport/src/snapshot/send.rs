@@ -13,7 +13,7 @@ use bytes::Bytes;
 use quinn::{Connection, SendStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{ACK_BYTES, SnapshotError, blocking::block_on};
+use super::{ACK_BYTES, SnapshotCanceller, SnapshotError, blocking::block_on};
 use crate::{
     SnapshotChunk, SnapshotHeader,
     codec::{CHUNK_PREFIX_MAX, encode_chunk_prefix, encode_snapshot_header},
@@ -39,6 +39,7 @@ pub struct SnapshotSender {
     chunk_bytes_max: usize,
     /// The number of the next chunk; `None` after the last.
     due: Option<u64>,
+    canceller: SnapshotCanceller,
 }
 
 #[derive(Debug)]
@@ -60,15 +61,23 @@ pub(crate) fn open(
     let (report, outcome) = oneshot::channel();
     let due = Some(header.first_chunk);
     let (shared_, peer) = (Arc::clone(shared), Arc::clone(peer));
+    let canceller = SnapshotCanceller::default();
+    let given_up = canceller.clone();
     shared.runtime.spawn(async move {
-        let result = run(&shared_, &peer, &connection, &header, receiver).await;
+        let result = run(&shared_, &peer, &connection, &header, receiver, &given_up).await;
         // Nobody may be waiting any more.
         let _ = report.send(result);
     });
-    Ok(SnapshotSender { commands, outcome, chunk_bytes_max: shared.config.limits.chunk_bytes_max, due })
+    Ok(SnapshotSender { commands, outcome, chunk_bytes_max: shared.config.limits.chunk_bytes_max, due, canceller })
 }
 
 impl SnapshotSender {
+    /// What gives the transfer up from elsewhere.
+    #[must_use]
+    pub fn canceller(&self) -> SnapshotCanceller {
+        self.canceller.clone()
+    }
+
     /// Hands over the next chunk; waits while the one before has not gone out.
     ///
     /// # Errors
@@ -131,31 +140,28 @@ async fn run(
     peer: &Peer,
     connection: &Connection,
     header: &SnapshotHeader,
-    mut commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Command>,
+    given_up: &SnapshotCanceller,
 ) -> Result<(), SnapshotError> {
-    let opened = tokio::time::timeout(OPEN_TIMEOUT, connection.open_bi()).await;
+    let opening = tokio::time::timeout(OPEN_TIMEOUT, connection.open_bi());
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = given_up.cancelled() => return Err(SnapshotError::Cancelled),
+    };
     let (send, recv) = opened.map_err(|_| SnapshotError::Abandoned)?.map_err(|_| SnapshotError::LinkLost)?;
     // An error means that the stream is over, which the first write tells too.
     let _ = send.set_priority(PRIORITY);
     let window = shared.config.snapshots.window_bytes;
     let mut output = Output { shared, peer, send, acks: Input::new(recv), window, unread: 0 };
-    let mut prefix = vec![0; 4];
-    encode_snapshot_header(header, &mut prefix);
-    output.record(prefix, Bytes::new()).await?;
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::Chunk(chunk) => {
-                let mut prefix = Vec::with_capacity(4 + CHUNK_PREFIX_MAX);
-                prefix.resize(4, 0);
-                encode_chunk_prefix(&chunk, &mut prefix);
-                output.record(prefix, chunk.data).await?;
-            }
-            Command::Finish => return output.finish().await,
-        }
+    let sent = tokio::select! {
+        sent = output.run(header, commands) => sent,
+        () = given_up.cancelled() => Err(SnapshotError::Cancelled),
+    };
+    if sent.is_err() {
+        // The receiver must not take what it has for the whole. An error means that the stream is over already.
+        let _ = output.send.reset(CloseCode::Requested.number());
     }
-    // Dropped without finish: the receiver must not take what it has for the whole.
-    let _ = output.send.reset(CloseCode::Requested.number());
-    Err(SnapshotError::Abandoned)
+    sent
 }
 
 /// The stream, never with more than the window on its way.
@@ -170,6 +176,29 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
+    async fn run(
+        &mut self,
+        header: &SnapshotHeader,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> Result<(), SnapshotError> {
+        let mut prefix = vec![0; 4];
+        encode_snapshot_header(header, &mut prefix);
+        self.record(prefix, Bytes::new()).await?;
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Chunk(chunk) => {
+                    let mut prefix = Vec::with_capacity(4 + CHUNK_PREFIX_MAX);
+                    prefix.resize(4, 0);
+                    encode_chunk_prefix(&chunk, &mut prefix);
+                    self.record(prefix, chunk.data).await?;
+                }
+                Command::Finish => return self.finish().await,
+            }
+        }
+        // Dropped without finish.
+        Err(SnapshotError::Abandoned)
+    }
+
     /// Writes a record: its length goes into the first four bytes of `prefix`.
     async fn record(&mut self, mut prefix: Vec<u8>, data: Bytes) -> Result<(), SnapshotError> {
         let length = u32::try_from(prefix.len() - 4 + data.len()).expect("a chunk is far below 4 GiB");

@@ -1,4 +1,4 @@
-//! How fast snapshots leave this store, all of them together.
+//! How fast snapshots leave this store, or come in: all of them together.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -12,17 +12,21 @@ const BURST: Duration = Duration::from_millis(20);
 
 /// A token bucket, kept as the moment up to which the allowance is used.
 pub(crate) struct Throttle {
+    /// Zero: no limit.
     bytes_per_second: u64,
     used_until: Mutex<Option<Instant>>,
 }
 
 impl Throttle {
     pub(crate) fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second: bytes_per_second.max(1), used_until: Mutex::new(None) }
+        Self { bytes_per_second, used_until: Mutex::new(None) }
     }
 
     /// Waits until `bytes` may go out. Who comes first goes first.
     pub(crate) async fn pass(&self, bytes: usize) {
+        if self.bytes_per_second == 0 {
+            return;
+        }
         let now = Instant::now();
         let due = self.reserve(bytes, now);
         if due > now {

@@ -8,7 +8,7 @@ use multiraft_raft::{
     RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
 use multiraft_transport::{
-    Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage,
+    Beat, BeatReplies, BeatReply, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage,
     RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage,
     SnapshotStep,
 };
@@ -187,12 +187,24 @@ fn forward_reply() -> BoxedStrategy<ForwardReply> {
     (number(), outcome).prop_map(|(id, outcome)| ForwardReply { id, outcome }).boxed()
 }
 
+fn capture() -> BoxedStrategy<CaptureId> {
+    (number(), number(), number())
+        .prop_map(|(store, incarnation, number)| CaptureId {
+            store: StoreId(store),
+            incarnation: Incarnation(incarnation),
+            number,
+        })
+        .boxed()
+}
+
 fn snapshot() -> BoxedStrategy<SnapshotMessage> {
     let step = prop_oneof![
-        (number(), number(), descriptor(), number()).prop_map(|(index, term, descriptor, size_hint)| {
-            let (index, index_term) = (LogIndex(index), Term(term));
-            SnapshotStep::Offer { index, index_term, descriptor: Arc::new(descriptor), size_hint }
-        }),
+        (number(), number(), descriptor(), number(), option::of(capture())).prop_map(
+            |(index, term, descriptor, size_hint, capture)| {
+                let (index, index_term) = (LogIndex(index), Term(term));
+                SnapshotStep::Offer { index, index_term, descriptor: Arc::new(descriptor), size_hint, capture }
+            }
+        ),
         number().prop_map(|first_chunk| SnapshotStep::Accept { first_chunk }),
         any::<u32>().prop_map(|retry_after_ms| SnapshotStep::Refuse { retry_after_ms }),
         any::<bool>().prop_map(|installed| SnapshotStep::Finished { installed }),
@@ -238,8 +250,9 @@ pub(crate) fn message() -> BoxedStrategy<PeerMessage> {
 }
 
 pub(crate) fn header() -> BoxedStrategy<SnapshotHeader> {
-    (number(), number(), number(), number(), number(), descriptor(), number())
-        .prop_map(|(transfer, region, to, index, index_term, descriptor, first_chunk)| SnapshotHeader {
+    (number(), number(), number(), number(), number(), descriptor(), number(), capture())
+        .prop_map(|(transfer, region, to, index, index_term, descriptor, first_chunk, capture)| SnapshotHeader {
+            absorbed: Bytes::from_static(b"list"),
             transfer,
             region: RegionId(region),
             to: ReplicaId(to),
@@ -247,12 +260,16 @@ pub(crate) fn header() -> BoxedStrategy<SnapshotHeader> {
             index_term: Term(index_term),
             descriptor: Arc::new(descriptor),
             first_chunk,
+            capture,
         })
         .boxed()
 }
 
 pub(crate) fn chunk() -> BoxedStrategy<SnapshotChunk> {
-    (number(), any::<bool>(), bytes(9000), any::<u32>())
-        .prop_map(|(number, last, data, crc)| SnapshotChunk { number, last, data, crc })
+    (number(), any::<bool>(), bytes(9000), any::<u32>(), any::<u32>())
+        .prop_map(|(number, last, data, crc, whole)| {
+            let whole_crc = if last { whole } else { 0 };
+            SnapshotChunk { number, last, data, crc, whole_crc }
+        })
         .boxed()
 }

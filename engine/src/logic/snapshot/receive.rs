@@ -1,0 +1,273 @@
+//! The follower's side: what is accepted, what of a broken transfer is still there, and what is installed.
+//!
+//! Invariant: every `SnapshotTask::Expect` is answered by one `Input::SnapshotReceived` or `Input::SnapshotLost`, after a
+//! `SnapshotTask::Cancel` at once; until then it counts against the limit, and its region takes no other snapshot.
+
+use std::collections::BTreeMap;
+
+use multiraft_raft::{LogIndex, Membership, RegionId, StoreId, Term, Time};
+use multiraft_router::SlotKey;
+use multiraft_transport::{CaptureId, PeerMessage, SnapshotHeader, SnapshotMessage, SnapshotStep};
+
+use super::kept::Kept;
+use crate::logic::input::KeptSnapshot;
+use crate::logic::worker::Worker;
+use crate::logic::{LaneKind, Notice, Outcome, RegionHandle, SnapshotInstalled, SnapshotTask};
+
+/// How long a refused offer waits.
+const RETRY_AFTER_MS: u32 = 200;
+
+/// Snapshots on their way into one worker's regions.
+#[derive(Debug)]
+pub(super) struct Receiving {
+    active: BTreeMap<(StoreId, u64), Incoming>,
+    /// What broken transfers have left in the driver's hands.
+    partial: Kept<RegionId, Partial>,
+    pub(super) installs: Vec<(RegionHandle, StoreId, SnapshotHeader)>,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    key: SlotKey,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing has to come later than this.
+    Expected(Time),
+    /// Given up; its end is waited for.
+    Cancelled,
+    /// Whole. That ends by itself.
+    Installing,
+}
+
+/// The first chunks of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Partial {
+    capture: CaptureId,
+    chunks: u64,
+}
+
+/// What is to be done with a snapshot that is here as a whole.
+enum Verdict {
+    Install,
+    Discard,
+}
+
+impl Receiving {
+    pub(super) fn new() -> Self {
+        Self { active: BTreeMap::new(), partial: Kept::new(), installs: Vec::new() }
+    }
+
+    fn names(&self, is_meant: impl Fn(StoreId, &Incoming) -> bool) -> Vec<(StoreId, u64)> {
+        self.active.iter().filter(|((from, _), incoming)| is_meant(*from, incoming)).map(|(name, _)| *name).collect()
+    }
+}
+
+impl<R> Worker<R> {
+    /// Whether an offered snapshot is wanted, and from which chunk on.
+    pub(super) fn consider(
+        &mut self,
+        now: Time,
+        key: SlotKey,
+        (from, leads): (StoreId, bool),
+        transfer: u64,
+        (index, term): (LogIndex, Term),
+        capture: Option<CaptureId>,
+    ) -> SnapshotStep {
+        let region = self.region(key);
+        if !region.group.would_install(index, term) {
+            return SnapshotStep::Refuse { retry_after_ms: 0 };
+        }
+        let region = region.id();
+        // A new offer of the same leader tells that its earlier one came to nothing, and the present leader's that nobody
+        // needs to wait for an earlier leader's; unless that is being installed.
+        let is_void = |store, incoming: &Incoming| incoming.key == key && (leads || store == from);
+        for name in self.transfers.receiving.names(is_void) {
+            self.cancel_incoming(name);
+        }
+        let receiving = &self.transfers.receiving;
+        let is_busy = receiving.active.values().any(|incoming| incoming.key == key);
+        if is_busy || receiving.active.len() >= self.config.snapshots_at_once {
+            return SnapshotStep::Refuse { retry_after_ms: RETRY_AFTER_MS };
+        }
+        let first_chunk = match self.transfers.receiving.partial.remove(region) {
+            Some(partial) if capture == Some(partial.capture) => partial.chunks,
+            Some(partial) => {
+                self.transfers.tasks.push(SnapshotTask::Forget { region, capture: partial.capture });
+                0
+            }
+            None => 0,
+        };
+        self.counters.snapshots_taken_up += u64::from(first_chunk > 0);
+        let stage = Stage::Expected(now.plus(self.config.snapshots.step_timeout));
+        self.transfers.receiving.active.insert((from, transfer), Incoming { key, stage });
+        self.transfers.tasks.push(SnapshotTask::Expect { from, transfer, region });
+        SnapshotStep::Accept { first_chunk }
+    }
+
+    /// Gives up what is still expected; that it has ended is told later.
+    fn cancel_incoming(&mut self, name: (StoreId, u64)) {
+        let incoming = self.transfers.receiving.active.get_mut(&name);
+        if let Some(incoming) = incoming.filter(|incoming| matches!(incoming.stage, Stage::Expected(_))) {
+            incoming.stage = Stage::Cancelled;
+            self.transfers.tasks.push(SnapshotTask::Cancel { from: Some(name.0), transfer: name.1 });
+        }
+    }
+
+    pub(super) fn on_incoming_moving(&mut self, now: Time, name: (StoreId, u64)) {
+        let deadline = now.plus(self.config.snapshots.step_timeout);
+        if let Some(Incoming { stage: Stage::Expected(until), .. }) = self.transfers.receiving.active.get_mut(&name) {
+            *until = deadline;
+        }
+    }
+
+    /// A whole snapshot is here: it is installed if it still helps.
+    pub(in crate::logic) fn on_snapshot_received(&mut self, from: StoreId, header: SnapshotHeader) {
+        let name = (from, header.transfer);
+        let incoming = self.transfers.receiving.active.get_mut(&name);
+        let Some(incoming) = incoming.filter(|incoming| matches!(incoming.stage, Stage::Expected(_))) else {
+            // Given up meanwhile.
+            self.transfers.receiving.active.remove(&name);
+            self.transfers.tasks.push(SnapshotTask::Discard { from, header });
+            return;
+        };
+        let key = incoming.key;
+        incoming.stage = Stage::Installing;
+        match self.judge_received(key, &header) {
+            Verdict::Install => {
+                let handle = self.region(key).handle();
+                self.transfers.receiving.installs.push((handle, from, header));
+            }
+            Verdict::Discard => {
+                self.transfers.receiving.active.remove(&name);
+                self.tell_finished(key, from, header.transfer, false);
+                self.transfers.tasks.push(SnapshotTask::Discard { from, header });
+            }
+        }
+    }
+
+    /// What a peer says is checked: it must be this replica's region, with this replica in it, and still help.
+    fn judge_received(&self, key: SlotKey, header: &SnapshotHeader) -> Verdict {
+        let own = self.config.store;
+        let is_useful = self.regions.get(key).is_some_and(|region| {
+            let descriptor = &header.descriptor;
+            region.id() == header.region
+                && descriptor.id == header.region
+                && header.to == region.group.id()
+                && descriptor.replica_on(own).is_some_and(|replica| replica.id == header.to)
+                && !descriptor.epoch.is_behind(region.descriptor().epoch)
+                && region.group.would_install(header.index, header.index_term)
+        });
+        if is_useful { Verdict::Install } else { Verdict::Discard }
+    }
+
+    /// A snapshot that was expected will not come, as a whole. What is there of it is kept.
+    pub(in crate::logic) fn on_snapshot_lost(
+        &mut self,
+        now: Time,
+        from: StoreId,
+        transfer: u64,
+        kept: Option<KeptSnapshot>,
+    ) {
+        let incoming = self.transfers.receiving.active.remove(&(from, transfer));
+        if let Some(KeptSnapshot { region, capture, chunks, bytes, .. }) = kept {
+            let is_here = incoming.as_ref().is_some_and(|incoming| self.regions.get(incoming.key).is_some());
+            if is_here {
+                let partial = Partial { capture, chunks };
+                let gone = self.transfers.receiving.partial.insert(now, &self.config.snapshots, region, bytes, partial);
+                self.forget_partials(gone);
+            } else {
+                self.transfers.tasks.push(SnapshotTask::Forget { region, capture });
+            }
+        }
+        if let Some(incoming) = incoming {
+            self.tell_finished(incoming.key, from, transfer, false);
+        }
+    }
+
+    fn forget_partials(&mut self, gone: Vec<(RegionId, Partial)>) {
+        let forget = |(region, partial): (RegionId, Partial)| SnapshotTask::Forget { region, capture: partial.capture };
+        self.transfers.tasks.extend(gone.into_iter().map(forget));
+    }
+
+    /// Tells the sender how a transfer ended, so that it can use the place for another.
+    fn tell_finished(&mut self, key: SlotKey, from: StoreId, transfer: u64, installed: bool) {
+        let Some(region) = self.regions.get(key) else { return };
+        let Some(leader) = region.descriptor().replica_on(from).map(|replica| replica.id) else { return };
+        let message = SnapshotMessage {
+            transfer,
+            region: region.id(),
+            from: region.group.id(),
+            to: leader,
+            term: region.group.term(),
+            step: SnapshotStep::Finished { installed },
+        };
+        self.peers.entry(from).push(LaneKind::Control, PeerMessage::Snapshot(message));
+    }
+
+    /// The state was replaced, durably; now the group's log begins after it.
+    pub(in crate::logic) fn on_snapshot_installed(&mut self, now: Time, done: SnapshotInstalled) {
+        let SnapshotInstalled { handle, from, header, installed, merge, covered } = done;
+        self.pass_on_absorbed(covered);
+        self.transfers.receiving.active.remove(&(from, header.transfer));
+        let Some(key) = self.live(handle) else { return };
+        if installed {
+            let region = self.region_mut(key);
+            let membership = Membership::from_replicas(&header.descriptor.replicas);
+            // False: the log reached the index by itself meanwhile. The applier has skipped ahead, and that is all.
+            let restored = region.group.restore(now, header.index, header.index_term, membership);
+            if restored {
+                region.initialised = true;
+                region.set_descriptor(header.descriptor.clone());
+                self.set_merge_state(key, merge);
+                self.notices.push(Notice::Descriptor(header.descriptor.clone()));
+            }
+            let region = self.region_mut(key);
+            region.durable = region.durable.max(header.index);
+            self.counters.snapshots_installed += 1;
+            self.notices.push(Notice::SnapshotInstalled { region: handle.region, index: header.index });
+            self.forget_covered(key, header.index);
+            self.release_confirmed(key);
+            self.touch(key);
+        }
+        self.tell_finished(key, from, header.transfer, installed);
+    }
+
+    /// Commands proposed here that a snapshot covers: whether they are in it cannot be told.
+    fn forget_covered(&mut self, key: SlotKey, index: LogIndex) {
+        let Some(waiting) = self.region_mut(key).busy.as_mut() else { return };
+        let covered = waiting.proposed.partition_point(|proposed| proposed.index <= index);
+        let unknown: Vec<_> = waiting.proposed.drain(..covered).collect();
+        for proposed in unknown {
+            self.answer(proposed.reply, Outcome::Uncertain);
+        }
+    }
+
+    /// The link to a peer changed: what was to come over the old one will not.
+    pub(super) fn on_link_incoming(&mut self, peer: StoreId) {
+        for name in self.transfers.receiving.names(|from, _| from == peer) {
+            self.cancel_incoming(name);
+        }
+    }
+
+    /// Gives up what takes too long, and what was kept for too long.
+    pub(super) fn expire_incoming(&mut self, now: Time) {
+        let is_late = |incoming: &Incoming| matches!(incoming.stage, Stage::Expected(until) if until <= now);
+        for name in self.transfers.receiving.names(|_, incoming| is_late(incoming)) {
+            self.cancel_incoming(name);
+        }
+        let old = self.transfers.receiving.partial.expire(now);
+        self.forget_partials(old);
+    }
+
+    /// A region is not here any more.
+    pub(super) fn on_region_gone_incoming(&mut self, region: RegionId, key: SlotKey) {
+        for name in self.transfers.receiving.names(|_, incoming| incoming.key == key) {
+            self.cancel_incoming(name);
+        }
+        let partial = self.transfers.receiving.partial.remove(region);
+        self.forget_partials(partial.map(|partial| (region, partial)).into_iter().collect());
+    }
+}
