@@ -44,7 +44,7 @@ impl Core {
     /// sent. The commit index cannot move by it: what it covers is committed, and the answers of the others were counted
     /// when they came.
     pub(crate) fn absorb_accepted(&mut self, now: Time, from: ReplicaId, term: Term, match_index: LogIndex) -> bool {
-        let (last, commit, eager) = (self.log.last_index(), self.hard.commit, self.options.eager_commit);
+        let (last, commit, eager) = (self.log.last_index(), self.hard.commit, self.tells_commit_at_once());
         let RoleState::Leader(leader) = &mut self.role else { return false };
         if term != self.hard.term || match_index > commit || leader.transfer.is_some() {
             return false;

@@ -1,6 +1,6 @@
 //! What needs no turn: flushes and answers that decide nothing. And commit indexes that are learnt beside the protocol.
 
-use multiraft_raft::{AppendOutcome, Body, Options, RoleKind, Term};
+use multiraft_raft::{AppendOutcome, Body, ChangeOp, MembershipChange, Options, RoleKind, Term};
 
 use crate::hand::{Hand, NOW, append, command, from_me, id, x};
 
@@ -132,4 +132,17 @@ fn what_was_learnt_in_one_term_says_nothing_about_what_a_later_leader_sends() {
         gated.into_iter().next().unwrap().release(&crate::hand::proof(hand.seq)).unwrap(),
         from_me(3, 3, accepted)
     );
+}
+
+#[test]
+fn who_is_removed_hears_of_it_at_once() {
+    let mut hand = Hand::leader(lazy(), 3);
+    let change = MembershipChange::Simple(ChangeOp::Remove { id: id(3) });
+    hand.group.propose_membership(NOW, &change, bytes::Bytes::new()).unwrap();
+    hand.turn();
+    hand.flush();
+    hand.accepted(3, 7);
+    let told = hand.turn().messages;
+    assert_eq!(told, [from_me(3, 2, append((7, 2), 7, vec![]))], "the other one has not answered yet");
+    assert!(!absorbed(&mut hand, 2, 7), "and is told as well");
 }
