@@ -57,7 +57,13 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             workers: 0,
-            raft: multiraft_raft::Options { heartbeat_interval: Duration::from_millis(200), ..Default::default() },
+            // A follower hears of a commit with the next append, heartbeat or read, not in a message of its own: with many
+            // regions that message would be most of what a write costs a follower.
+            raft: multiraft_raft::Options {
+                heartbeat_interval: Duration::from_millis(200),
+                eager_commit: false,
+                ..Default::default()
+            },
             request_timeout: Duration::from_secs(5),
             max_command_bytes: 8 << 20,
             mailbox_bytes: 64 << 20,

@@ -270,7 +270,11 @@ impl Engine {
             if !self.pause(&mut pause, deadline).await {
                 return Err(RegionError::Uncertain);
             }
-            current = self.describe(region, deadline).await?;
+            // A new leader that has not applied the change yet describes what was before it.
+            let told = self.describe(region, deadline).await?;
+            if !told.epoch.is_behind(current.epoch) {
+                current = told;
+            }
         }
         Ok(current)
     }

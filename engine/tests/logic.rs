@@ -12,7 +12,7 @@ use multiraft::logic::{
     WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RaftOptions, RegionEpoch, RegionId, StoreId};
-use multiraft_raft::{Body, Message, ReplicaId, Term, Time};
+use multiraft_raft::{Body, Entry, EntryKind, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     Beat, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage,
@@ -194,14 +194,15 @@ fn a_command_for_another_epoch_is_refused_with_the_current_descriptor() {
 fn a_read_is_served_once_its_index_is_applied() {
     let mut store = Store::lead_alone();
     let deadline = store.now.plus(Duration::from_secs(5));
+    let term = store.worker.status(REGION).unwrap().term;
     let read = |reply| Input::Read { region: REGION, epoch: None, deadline, reply };
-    assert_eq!(store.turn(vec![read(1)]).replies, [(1, Outcome::ReadAt { index: LogIndex(1) })]);
+    assert_eq!(store.turn(vec![read(1)]).replies, [(1, Outcome::ReadAt { index: LogIndex(1), term })]);
     let mut out = store.turn(vec![store.propose(b"a", 2)]);
     let flushed = store.flush(&mut out);
     let waits = store.turn(vec![read(3)]);
     assert_eq!(waits.replies, [], "committed, but not applied yet");
     let applied = flushed.apply.iter().map(report).collect();
-    assert_eq!(store.turn(vec![Input::Applied(applied)]).replies, [(3, Outcome::ReadAt { index: LogIndex(2) })]);
+    assert_eq!(store.turn(vec![Input::Applied(applied)]).replies, [(3, Outcome::ReadAt { index: LogIndex(2), term })]);
 }
 
 /// Store 1 of three follows store 2.
@@ -221,6 +222,37 @@ fn sent_forward(out: &TurnOutput<u32>) -> (u64, ForwardRequest) {
         }
         other => panic!("unexpected {other:?}"),
     }
+}
+
+#[test]
+fn a_followers_read_learns_of_the_commit_with_the_leaders_answer() {
+    let mut store = follower();
+    let entry = |index| Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Empty, data: Bytes::new() };
+    let append = |prev: u64, entry| {
+        let (prev_index, prev_term) = (LogIndex(prev), Term(prev.min(1)));
+        let body = Body::Append { prev_index, prev_term, commit: LogIndex(0), entries: vec![entry] };
+        let message = Message { from: ReplicaId(2), to: ReplicaId(1), term: Term(1), body };
+        let append = PeerMessage::Raft(RaftMessage { region: REGION, message, descriptor: None });
+        Input::Messages { from: StoreId(2), messages: vec![append] }
+    };
+    let out = store.turn(vec![append(0, entry(1))]);
+    store.settle(out);
+    let deadline = store.now.plus(Duration::from_secs(5));
+    let out = store.turn(vec![Input::Read { region: REGION, epoch: None, deadline, reply: 7 }]);
+    let (id, _) = sent_forward(&out);
+    // Its second entry is committed, and has not arrived yet.
+    let outcome = ForwardOutcome::ReadAt { index: LogIndex(2), term: Term(1) };
+    let answer = PeerMessage::ForwardReply(ForwardReply { id, outcome });
+    let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![answer] }]);
+    assert_eq!(out.apply.iter().map(|task| report(task).index).collect::<Vec<_>>(), [LogIndex(1)]);
+    let applied = out.apply.iter().map(report).collect();
+    assert_eq!(store.turn(vec![Input::Applied(applied)]).replies, []);
+    let mut out = store.turn(vec![append(1, entry(2))]);
+    let out = store.flush(&mut out);
+    assert_eq!(out.apply.iter().map(|task| report(task).index).collect::<Vec<_>>(), [LogIndex(2)]);
+    let applied = out.apply.iter().map(report).collect();
+    let replies = store.turn(vec![Input::Applied(applied)]).replies;
+    assert_eq!(replies, [(7, Outcome::ReadAt { index: LogIndex(2), term: Term(1) })]);
 }
 
 #[test]

@@ -211,6 +211,13 @@ impl GroupLog {
     /// Copies of the entries from `from`, which must be cached, to `to`, as many as cost `max_bytes` together, at least
     /// one. Payloads are shared, not copied.
     pub(crate) fn cached(&self, from: LogIndex, to: LogIndex, max_bytes: usize) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        self.copy_cached(from, to, max_bytes, &mut entries);
+        entries
+    }
+
+    /// As [`Self::cached`], behind what `entries` holds already.
+    pub(crate) fn copy_cached(&self, from: LogIndex, to: LogIndex, max_bytes: usize, entries: &mut Vec<Entry>) {
         let start = self.cache_start();
         assert!(from >= start, "the entries are in memory");
         let skip = from.since(start) as usize;
@@ -224,9 +231,8 @@ impl GroupLog {
             }
             end += 1;
         }
-        let mut entries = Vec::with_capacity(end - skip);
+        entries.reserve_exact(end - skip);
         entries.extend(self.cache.range(skip..end).cloned());
-        entries
     }
 
     /// Whether these consecutive entries are the ones that the log holds.

@@ -43,7 +43,7 @@ pub struct Options {
     pub check_quorum: bool,
     /// Tell an idle follower at once, in a message of its own, that the commit index has advanced. Without it followers
     /// learn it from the next append or heartbeat, so they apply up to one heartbeat interval later, for one message less
-    /// per follower and write.
+    /// per follower and write; of a membership change they are told at once all the same.
     pub eager_commit: bool,
 }
 

@@ -186,6 +186,8 @@ pub enum ForwardOutcome {
     ReadAt {
         /// The index.
         index: LogIndex,
+        /// A term whose leader had committed it.
+        term: Term,
     },
     /// Done, with nothing to tell (a transfer).
     Done,

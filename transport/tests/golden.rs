@@ -193,7 +193,7 @@ fn forwards_and_their_answers() {
     let reply = |id, outcome| PeerMessage::ForwardReply(ForwardReply { id, outcome });
     let messages = [
         reply(1, ForwardOutcome::Applied { reply: Bytes::from_static(b"ok"), index: LogIndex(100) }),
-        reply(2, ForwardOutcome::ReadAt { index: LogIndex(101) }),
+        reply(2, ForwardOutcome::ReadAt { index: LogIndex(101), term: Term(5) }),
         reply(3, ForwardOutcome::Done),
         reply(4, ForwardOutcome::NotLeader { hint: None }),
         reply(5, ForwardOutcome::NotLeader { hint: Some(StoreId(3)) }),
@@ -206,7 +206,7 @@ fn forwards_and_their_answers() {
         reply(12, ForwardOutcome::NoSpace),
     ];
     let hex = format!(
-        "13 02 00 [100] c8 01 02 6f 6b   13 02 01 [101] 02   13 02 02   13 02 03   13 02 04 03
+        "13 02 00 [100] c8 01 02 6f 6b   13 02 01 [101] 02 [term 5] 0a   13 02 02   13 02 03   13 02 04 03
          13 02 05 {DESCRIPTOR}
          13 02 06   13 02 07 0a   13 02 08   13 02 09   13 02 0a 02 6e 6f   13 02 0c"
     );

@@ -53,6 +53,12 @@ impl<R> Worker<R> {
         request: &AdminRequest,
         to: ReplyTo<R>,
     ) {
+        // A new leader knows what the region is once it has applied all that earlier ones have committed: until then it can
+        // neither describe it nor say that somebody else's idea of it is old.
+        let group = &self.region(slot).group;
+        if group.term_at(group.applied_index()) != Some(group.term()) {
+            return self.answer(to, Outcome::Busy { retry_after: RETRY });
+        }
         if *request == AdminRequest::Describe {
             let regions = vec![self.region(slot).descriptor().clone()];
             return self.answer(to, Outcome::Changed { regions });

@@ -73,8 +73,8 @@ impl<R> Worker<R> {
             }
             let Some((_, groups)) = self.flush.appends.pop_front() else { break };
             for key in groups {
-                if let Some(region) = self.regions.get_mut(key) {
-                    region.group.on_flushed(now, &token);
+                // What is gated goes by the token alone, at the end of the turn.
+                if self.regions.get_mut(key).is_some_and(|region| region.group.on_flushed(now, &token)) {
                     self.touch(key);
                 }
             }

@@ -133,8 +133,8 @@ impl<R> Worker<R> {
             return;
         };
         match (pending.kind, reply.outcome) {
-            (ForwardKind::Read(replies), ForwardOutcome::ReadAt { index }) => {
-                self.wait_applied(pending.region, index, replies);
+            (ForwardKind::Read(replies), ForwardOutcome::ReadAt { index, term }) => {
+                self.wait_applied(pending.region, (index, term), replies);
             }
             // A read has no effect: whatever went wrong, it may simply be tried again.
             (ForwardKind::Read(replies), ForwardOutcome::Uncertain) => {
@@ -176,7 +176,7 @@ impl<R> Worker<R> {
 fn outcome_of(store: StoreId, outcome: ForwardOutcome) -> Outcome {
     match outcome {
         ForwardOutcome::Applied { reply, index } => Outcome::Applied { reply, index },
-        ForwardOutcome::ReadAt { index } => Outcome::ReadAt { index },
+        ForwardOutcome::ReadAt { index, term } => Outcome::ReadAt { index, term },
         ForwardOutcome::Done => Outcome::Done,
         ForwardOutcome::Changed { regions } => Outcome::Changed { regions },
         ForwardOutcome::NotLeader { hint } => Outcome::NotLeader { hint },
@@ -198,7 +198,7 @@ fn outcome_of(store: StoreId, outcome: ForwardOutcome) -> Outcome {
 pub fn wire_outcome(outcome: Outcome) -> ForwardOutcome {
     match outcome {
         Outcome::Applied { reply, index } => ForwardOutcome::Applied { reply, index },
-        Outcome::ReadAt { index } => ForwardOutcome::ReadAt { index },
+        Outcome::ReadAt { index, term } => ForwardOutcome::ReadAt { index, term },
         Outcome::Done => ForwardOutcome::Done,
         Outcome::Changed { regions } => ForwardOutcome::Changed { regions },
         Outcome::NotLeader { hint } => ForwardOutcome::NotLeader { hint },

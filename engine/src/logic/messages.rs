@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use multiraft_raft::{Body, Event, LogIndex, Message, RegionDescriptor, RegionId, ReplicaId, StoreId, Term, Time};
+use multiraft_raft::{
+    AppendOutcome, Body, Event, LogIndex, Message, RegionDescriptor, RegionId, ReplicaId, StoreId, Term, Time,
+};
 use multiraft_router::SlotKey;
 use multiraft_transport::{Beat, BeatReply, PeerMessage, RaftMessage};
 
@@ -94,6 +96,12 @@ impl<R> Worker<R> {
             return;
         }
         if gives_away && message.body == Body::TimeoutNow {
+            return;
+        }
+        if let Body::AppendReply(AppendOutcome::Accepted { match_index }) = message.body
+            && !here.touched
+            && here.group.absorb_accepted(now, message.from, message.term, match_index)
+        {
             return;
         }
         here.group.handle_message(now, message);

@@ -230,6 +230,8 @@ pub enum Outcome {
     ReadAt {
         /// The index.
         index: LogIndex,
+        /// A term whose leader had committed it.
+        term: Term,
     },
     /// Done, with nothing to tell.
     Done,

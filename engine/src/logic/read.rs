@@ -1,6 +1,6 @@
 //! Linearizable reads: one round of the leader confirms all reads of a turn (Ongaro's dissertation, section 6.4).
 
-use multiraft_raft::{LogIndex, ReadReady, RegionEpoch, RegionId, Time};
+use multiraft_raft::{LogIndex, ReadReady, RegionEpoch, RegionId, Term, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::ForwardRequest;
 
@@ -74,16 +74,18 @@ impl<R> Worker<R> {
         for ReadReady { context, index } in ready.drain(..) {
             let reads = self.take_round(slot, context);
             self.counters.reads += reads.len() as u64;
-            let region = self.region(slot).id();
+            let region = self.region(slot);
+            // The round is confirmed in this very turn, so this is the term that it was opened in.
+            let (region, term) = (region.id(), region.group.term());
             let mut callers = Vec::new();
             for read in reads {
                 match read {
                     ReplyTo::Caller(reply) => callers.push(reply),
                     // The asking store waits for its own replica to apply the index.
-                    peer @ ReplyTo::Peer { .. } => self.answer(peer, Outcome::ReadAt { index }),
+                    peer @ ReplyTo::Peer { .. } => self.answer(peer, Outcome::ReadAt { index, term }),
                 }
             }
-            self.wait_applied(region, index, callers);
+            self.wait_applied(region, (index, term), callers);
         }
         for context in failed.drain(..) {
             for read in self.take_round(slot, context) {
@@ -103,7 +105,7 @@ impl<R> Worker<R> {
     }
 
     /// Answers confirmed reads at once if their index is applied here, else when it is.
-    pub(super) fn wait_applied(&mut self, region: RegionId, index: LogIndex, replies: Vec<R>) {
+    pub(super) fn wait_applied(&mut self, region: RegionId, (index, term): (LogIndex, Term), replies: Vec<R>) {
         if replies.is_empty() {
             return;
         }
@@ -116,11 +118,14 @@ impl<R> Worker<R> {
         let deadline = self.now.plus(self.config.request_timeout);
         let here = self.region_mut(slot);
         if here.group.applied_index() < index {
-            here.waiting().confirmed.push(Confirmed { index, deadline, replies });
+            here.waiting().confirmed.push(Confirmed { index, term, deadline, replies });
+            // No leader hurries to tell an idle follower of a commit: the answer has told of this one.
+            here.group.learn_commit(term, index);
+            self.touch(slot);
             return;
         }
         for reply in replies {
-            self.reply(reply, Outcome::ReadAt { index });
+            self.reply(reply, Outcome::ReadAt { index, term });
         }
     }
 
@@ -134,9 +139,9 @@ impl<R> Worker<R> {
         let (ready, still): (Vec<_>, Vec<_>) =
             std::mem::take(&mut waiting.confirmed).into_iter().partition(|confirmed| confirmed.index <= applied);
         waiting.confirmed = still;
-        for Confirmed { index, replies, .. } in ready {
+        for Confirmed { index, term, replies, .. } in ready {
             for reply in replies {
-                self.reply(reply, Outcome::ReadAt { index });
+                self.reply(reply, Outcome::ReadAt { index, term });
             }
         }
     }

@@ -97,6 +97,8 @@ pub(super) struct Proposed<R> {
 pub(super) struct Confirmed<R> {
     /// They may be served once this is applied.
     pub(super) index: LogIndex,
+    /// A term whose leader had committed it.
+    pub(super) term: Term,
     /// When nobody waits any more.
     pub(super) deadline: Time,
     pub(super) replies: Vec<R>,

@@ -82,20 +82,20 @@ impl Core {
                 break;
             }
             let from = self.applying.delivered.next();
-            let entries = if !self.applying.fetched.is_empty() {
-                std::mem::take(&mut self.applying.fetched)
+            let added = committed.len();
+            if !self.applying.fetched.is_empty() {
+                committed.extend(std::mem::take(&mut self.applying.fetched));
             } else if from >= self.log.cache_start() {
-                self.log.cached(from, upto, budget)
+                self.log.copy_cached(from, upto, budget, committed);
             } else {
                 self.fetch_to_apply(from, upto);
                 break;
-            };
-            let bytes = entries.iter().map(Entry::cost).sum::<usize>();
+            }
+            let bytes = committed[added..].iter().map(Entry::cost).sum::<usize>();
             budget = budget.saturating_sub(bytes.max(1));
             self.applying.bytes += bytes;
-            self.applying.delivered = entries.last().expect("one entry at least").index;
+            self.applying.delivered = committed.last().expect("one entry at least").index;
             self.applying.turns.push_back((self.applying.delivered, bytes));
-            committed.extend(entries);
         }
         debug_assert!(committed[start..].windows(2).all(|pair| pair[1].index == pair[0].index.next()));
         more

@@ -66,6 +66,9 @@ pub(crate) struct Following {
     pub(crate) refused: Option<LogIndex>,
     /// Answer the leader's heartbeat of this round at the end of the turn.
     pub(crate) beat_due: Option<u64>,
+    /// Committed by a leader of this term or of an earlier one, as was learnt beside the leader's appends; perhaps more than
+    /// this log is known to hold.
+    pub(crate) told: LogIndex,
 }
 
 /// The answers to a campaign.
@@ -241,6 +244,13 @@ impl Core {
 impl Following {
     pub(crate) fn new(commit: LogIndex) -> Self {
         // Every leader's log holds what is committed (dissertation, section 3.6.3).
-        Self { verified: commit, acknowledged: LogIndex::ZERO, answer_due: false, refused: None, beat_due: None }
+        Self {
+            verified: commit,
+            acknowledged: LogIndex::ZERO,
+            answer_due: false,
+            refused: None,
+            beat_due: None,
+            told: LogIndex::ZERO,
+        }
     }
 }

@@ -83,15 +83,21 @@ impl Core {
         }
     }
 
-    /// The newest flush may have made this candidate's own vote durable.
-    pub(crate) fn on_flushed<P: FlushProof>(&mut self, now: Time, proof: &P) {
-        let Some(pending) = self.durability.on_flushed(proof) else { return };
+    /// The newest flush may have made this candidate's own vote durable, or what completes a leader's quorum. Says whether
+    /// that leaves anything to poll: most flushes do not, because what waits for them is gated, and the answers of a quorum
+    /// are still to come.
+    pub(crate) fn on_flushed<P: FlushProof>(&mut self, now: Time, proof: &P) -> bool {
+        let Some(pending) = self.durability.on_flushed(proof) else { return false };
         self.log.note_stable(pending.last_index);
         let own_ballot = self.durability.durable_ballot() == (self.hard.term, self.id);
         if let (RoleState::Candidate(candidacy), true) = (&mut self.role, own_ballot) {
             candidacy.record(self.id, true);
             self.count_answers(now);
         }
+        // A commit index that moves leaves something to hand out, for this replica holds it durably; a change of role has
+        // queued its event.
+        self.maybe_commit();
+        self.has_undelivered() || !self.effects.is_empty()
     }
 
     pub(crate) fn handle_pre_vote(&mut self, now: Time, from: ReplicaId, term: Term, last: (LogIndex, Term)) {

@@ -43,7 +43,25 @@ impl Core {
         // index, so that it is always answered.
         let is_only_news = bare && commit > self.hard.commit && last_new <= following.acknowledged;
         following.answer_due |= !is_only_news;
-        self.commit_to(commit);
+        let learnt = following.told.min(following.verified);
+        self.commit_to(commit.max(learnt));
+    }
+
+    /// Learns beside the leader's own messages that `index` was committed when somebody led `term`.
+    ///
+    /// Safety: what was committed in a term stands in the log of every leader of that term or a later one (leader
+    /// completeness; dissertation, section 3.6.3), so also in that of the leader of the current term if `term` is not higher.
+    /// Up to `verified` this log equals that leader's. So what lies at or below both is the committed entry itself. A higher
+    /// term tells nothing here: this log may still hold what that term's leader has replaced. The rest of what was told
+    /// counts as soon as appends of this term reach it; it is forgotten with the role and the term.
+    pub(crate) fn learn_commit(&mut self, term: Term, index: LogIndex) {
+        let RoleState::Follower(following) = &mut self.role else { return };
+        if term > self.hard.term {
+            return;
+        }
+        following.told = following.told.max(index);
+        let learnt = following.told.min(following.verified);
+        self.commit_to(learnt);
     }
 
     /// Adds those entries that are not there yet; says whether the leader's log was acceptable.

@@ -53,7 +53,8 @@ use crate::{
 /// 3. `committed` entries are applied in order; then [`on_applied`](Group::on_applied). A membership entry is first reported
 ///    by [`on_membership_applied`](Group::on_membership_applied), or by
 ///    [`on_membership_noop`](Group::on_membership_noop) if it had no effect.
-/// 4. When a flush of the group's lane completes: [`on_flushed`](Group::on_flushed), and another turn for the group.
+/// 4. When a flush of the group's lane completes: [`on_flushed`](Group::on_flushed), and another turn for the group if that
+///    says so.
 ///
 /// Time is a reading of one monotonic clock per turn and never runs backwards. Messages that wait come before
 /// `handle_deadline`, so that a pause of the process is not taken for the silence of others. A group's tickets come from one
@@ -93,11 +94,18 @@ impl<P: FlushProof> Group<P> {
         self.core.absorb_heartbeat(now, from, term, commit)
     }
 
-    /// Takes the answer to a heartbeat if it changes nothing but the time: of a follower that has everything and is owed
-    /// nothing. Says whether it did: then there is nothing to poll. Else hand the message in the ordinary way.
+    /// Takes the answer to a heartbeat if it changes nothing but the time: of a follower that is owed nothing now. Says whether it did: then there is nothing to poll. Else hand the message in the ordinary way.
     #[must_use]
     pub fn absorb_heartbeat_reply(&mut self, now: Time, from: ReplicaId, term: Term, round: u64) -> bool {
         self.core.absorb_heartbeat_reply(now, from, term, round)
+    }
+
+    /// Takes a follower's answer to an append of this term if it completes no quorum and frees nothing that waits to be sent:
+    /// as a rule that of the slower follower. Says whether it did: then there is nothing to poll. Else hand the message in
+    /// the ordinary way.
+    #[must_use]
+    pub fn absorb_accepted(&mut self, now: Time, from: ReplicaId, term: Term, match_index: LogIndex) -> bool {
+        self.core.absorb_accepted(now, from, term, match_index)
     }
 
     /// Does what has become due. To be called when [`next_deadline`](Self::next_deadline) has passed; earlier calls do
@@ -166,9 +174,16 @@ impl<P: FlushProof> Group<P> {
         }
     }
 
-    /// Learns that everything is durable that `proof` covers.
-    pub fn on_flushed(&mut self, now: Time, proof: &P) {
-        self.core.on_flushed(now, proof);
+    /// Learns that everything is durable that `proof` covers. Says whether that leaves anything to poll; if not, the turn may
+    /// do without this group (what is gated is the driver's to release).
+    pub fn on_flushed(&mut self, now: Time, proof: &P) -> bool {
+        self.core.on_flushed(now, proof)
+    }
+
+    /// Learns beside the leader's messages, for instance with the answer to a read, that `index` was committed when somebody
+    /// led `term`. This replica commits as much of it as its log is known to share with the leader of the current term.
+    pub fn learn_commit(&mut self, term: Term, index: LogIndex) {
+        self.core.learn_commit(term, index);
     }
 
     /// Learns that every entry up to `applied` has been applied.

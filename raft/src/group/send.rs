@@ -18,12 +18,14 @@ struct Sender<'a> {
     term: Term,
     commit: LogIndex,
     applied: LogIndex,
+    eager_commit: bool,
     now: Time,
 }
 
 impl Core {
     /// Splits the leader's followers from what sending to them needs.
     fn sender(&mut self, now: Time) -> Option<(&mut Vec<Progress>, Sender<'_>)> {
+        let eager_commit = self.tells_commit_at_once();
         let RoleState::Leader(leader) = &mut self.role else { return None };
         let sender = Sender {
             options: &self.options,
@@ -33,9 +35,16 @@ impl Core {
             term: self.hard.term,
             commit: self.hard.commit,
             applied: self.applying.applied,
+            eager_commit,
             now,
         };
         Some((&mut leader.followers, sender))
+    }
+
+    /// Whether idle followers hear of the commit index without delay. Always so while a membership change is committed and
+    /// not applied: a member that it removes is sent nothing more once the leader has applied it.
+    pub(crate) fn tells_commit_at_once(&self) -> bool {
+        self.options.eager_commit || self.members.has_committed_change(self.applying.applied, self.hard.commit)
     }
 
     pub(crate) fn send_appends(&mut self, now: Time) {
@@ -146,7 +155,7 @@ impl Sender<'_> {
     /// News of a commit to a follower that nothing else is on its way to.
     fn tell_commit(&mut self, progress: &mut Progress) {
         let is_idle = progress.is_idle() && progress.next > self.log.last_index();
-        if self.options.eager_commit && is_idle && progress.commit_sent < self.commit {
+        if self.eager_commit && is_idle && progress.commit_sent < self.commit {
             progress.commit_sent = self.commit;
             self.send_append(progress, self.commit, Vec::new());
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    ChangeOp, EntryKind, LogIndex, MembershipChange, Message, Options, Proposal, Replica as Member, ReplicaId, Role,
-    SnapshotOutcome, StoreId, Time,
+    AppendOutcome, Body, ChangeOp, EntryKind, LogIndex, MembershipChange, Message, Options, Proposal,
+    Replica as Member, ReplicaId, Role, SnapshotOutcome, StoreId, Time,
 };
 
 use crate::checker::{Checker, check_logs};
@@ -18,7 +18,7 @@ use crate::replica::{Replica, State};
 type Action = (u64, fn(&mut Cluster));
 
 /// What may happen, and how often it does on average.
-const ACTIONS: [Action; 17] = [
+const ACTIONS: [Action; 18] = [
     (420, Cluster::deliver),
     (180, Cluster::flush),
     (100, Cluster::pass_time),
@@ -36,6 +36,7 @@ const ACTIONS: [Action; 17] = [
     (4, Cluster::campaign),
     (4, Cluster::pause),
     (30, Cluster::lose_message),
+    (40, Cluster::learn_commit),
 ];
 
 struct Cluster {
@@ -151,10 +152,37 @@ impl Cluster {
             return;
         }
         let Some(at) = self.replicas.iter().position(|replica| replica.id == message.to) else { return };
+        if self.replicas[at].polled && self.absorb(at, &message) {
+            self.turn(at);
+            assert!(self.replicas[at].out.is_empty(), "what was absorbed left something to do: {message:?}");
+            return;
+        }
         self.replicas[at].group.handle_message(self.now, message);
+        self.replicas[at].polled = false;
         // Several messages may share a turn.
         if self.dice.roll(3) != 0 {
             self.turn(at);
+        }
+    }
+
+    /// Whether the group takes the message without a turn.
+    fn absorb(&mut self, at: usize, message: &Message) -> bool {
+        let (now, from, term) = (self.now, message.from, message.term);
+        let group = &mut self.replicas[at].group;
+        match message.body {
+            Body::Heartbeat { commit, round } => {
+                let is_quiet = group.absorb_heartbeat(now, from, term, commit);
+                if is_quiet {
+                    let body = Body::HeartbeatReply { round };
+                    self.net.push(Message { from: message.to, to: from, term, body });
+                }
+                is_quiet
+            }
+            Body::HeartbeatReply { round } => group.absorb_heartbeat_reply(now, from, term, round),
+            Body::AppendReply(AppendOutcome::Accepted { match_index }) => {
+                group.absorb_accepted(now, from, term, match_index)
+            }
+            _ => false,
         }
     }
 
@@ -162,9 +190,20 @@ impl Cluster {
         let at = self.any();
         let count = 1 + self.dice.roll(3) as usize;
         let now = self.now;
+        let polled = self.replicas[at].polled;
         if self.replicas[at].flush(now, count, &mut self.net) {
             self.turn(at);
+            let Replica { flush_matters, out, .. } = &self.replicas[at];
+            assert!(!polled || *flush_matters || out.is_empty(), "a flush that left nothing to do: {out:?}");
         }
+    }
+
+    /// One replica hears beside the protocol how far another is.
+    fn learn_commit(&mut self) {
+        let (to, of) = (self.any(), self.any());
+        let (term, commit) = (self.replicas[of].group.term(), self.replicas[of].group.commit_index());
+        self.replicas[to].group.learn_commit(term, commit);
+        self.turn(to);
     }
 
     fn pass_time(&mut self) {
@@ -206,6 +245,7 @@ impl Cluster {
         }
         // A refusal is one of the outcomes that a caller must live with.
         let _ = self.replicas[at].group.propose(self.now, &mut proposals);
+        self.replicas[at].polled = false;
         if self.dice.roll(3) != 0 {
             self.turn(at);
         }

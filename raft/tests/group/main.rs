@@ -10,6 +10,7 @@ mod hand;
 mod hostile;
 mod memory;
 mod outputs;
+mod quiet;
 mod replica;
 mod script;
 mod stale;

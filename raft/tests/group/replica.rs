@@ -60,6 +60,10 @@ pub struct Replica {
     pub snapshots: Vec<ReplicaId>,
     pub gated: Vec<Gated<Message, Proof>>,
     pub out: Output<Proof>,
+    /// The last turn left nothing over, and nothing was done to the group since.
+    pub polled: bool,
+    /// The last flush said that it left something to poll.
+    pub flush_matters: bool,
     proof: Option<Proof>,
     seq: u64,
 }
@@ -91,6 +95,8 @@ impl Replica {
             snapshots: Vec::new(),
             gated: Vec::new(),
             out: Output::new(),
+            polled: false,
+            flush_matters: false,
             proof: None,
             seq: 0,
         }
@@ -117,6 +123,7 @@ impl Replica {
         self.seq += 1;
         self.out.clear();
         self.group.poll_output(now, LogTicket { lane: 0, seq: self.seq }, &mut self.out);
+        self.polled = !self.out.more;
         net.extend(self.out.messages.iter().cloned());
         if !self.out.log.is_empty() || self.out.hard_state.is_some() {
             self.disk.write(self.seq, self.out.log.clone(), self.out.hard_state);
@@ -132,7 +139,7 @@ impl Replica {
     pub fn flush(&mut self, now: Time, count: usize, net: &mut Vec<Message>) -> bool {
         let Some(proof) = self.disk.flush(count) else { return false };
         self.proof = Some(proof);
-        self.group.on_flushed(now, &proof);
+        self.flush_matters = self.group.on_flushed(now, &proof);
         self.open_gates(net);
         true
     }

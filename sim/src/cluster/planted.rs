@@ -110,7 +110,7 @@ impl Cluster {
                 let process = self.nodes[store].process.as_ref()?;
                 let status = process.workers[worker].worker.status(region)?;
                 if plant == Plant::LocalRead || status.is_leader {
-                    self.tell(store, reply, Outcome::ReadAt { index: status.applied });
+                    self.tell(store, reply, Outcome::ReadAt { index: status.applied, term: status.term });
                     return None;
                 }
                 Some(Input::Read { region, epoch, deadline, reply })

@@ -41,11 +41,14 @@ pub(crate) struct Blocks {
     one: Block,
     #[allow(clippy::box_collection, reason = "a group with one block pays one word for it, not four")]
     many: Option<Box<VecDeque<Block>>>,
+    /// The index behind the last entry, zero if there is none: what the writer asks of every group that it writes for, without
+    /// the way to the last block, which is seldom in the processor's caches.
+    end: u64,
 }
 
 impl Default for Blocks {
     fn default() -> Self {
-        Self { one: Block::NONE, many: None }
+        Self { one: Block::NONE, many: None, end: 0 }
     }
 }
 
@@ -69,6 +72,11 @@ impl Blocks {
         self.len().checked_sub(1).and_then(|at| self.get(at))
     }
 
+    /// The last entry.
+    pub(crate) fn last_index(&self) -> Option<u64> {
+        self.end.checked_sub(1)
+    }
+
     /// How many blocks lie wholly below `index`.
     pub(crate) fn position(&self, index: u64) -> usize {
         match &self.many {
@@ -79,6 +87,9 @@ impl Blocks {
 
     /// Drops all entries at or behind `index`.
     pub(crate) fn cut_from(&mut self, index: u64, ledger: &mut Ledger) {
+        if self.end <= index {
+            return;
+        }
         while let Some(last) = self.last().copied() {
             if last.first >= index {
                 self.pop_back(ledger);
@@ -117,6 +128,7 @@ impl Blocks {
     /// Appends a block behind all others.
     pub(crate) fn push(&mut self, block: Block, ledger: &mut Ledger) {
         ledger.add(block.at.segment, block.weight());
+        self.end = block.end();
         if let Some(many) = &mut self.many {
             many.push_back(block);
         } else if self.one.count == 0 {
@@ -189,8 +201,9 @@ impl Blocks {
         }
     }
 
-    /// Gives memory back: to the inline place if one block is left, else what a burst has left behind.
+    /// After a change of what is there: notes its end, and gives memory back: to the inline place if one block is left, else what a burst has left behind.
     fn settle(&mut self) {
+        self.end = self.last().map_or(0, Block::end);
         let Some(many) = &mut self.many else { return };
         if many.len() <= 1 {
             self.one = many.pop_front().unwrap_or(Block::NONE);
@@ -227,6 +240,7 @@ mod tests {
         blocks.cut_from(13, &mut ledger);
         blocks.cut_upto(2, &mut ledger);
         assert_eq!(shape(&blocks), [(3, 3, 1), (6, 5, 2), (11, 2, 3)]);
+        assert_eq!(blocks.last_index(), Some(12));
         assert_eq!(blocks.position(6), 1);
         blocks.cut_upto(5, &mut ledger);
         blocks.cut_from(11, &mut ledger);
@@ -234,7 +248,7 @@ mod tests {
         assert!(blocks.many.is_none(), "one block is held inline");
         assert_eq!(ledger.total(), 82);
         blocks.cut_upto(10, &mut ledger);
-        assert_eq!(blocks.len(), 0);
+        assert_eq!((blocks.len(), blocks.last_index()), (0, None));
         assert_eq!(ledger.total(), 0);
     }
 
@@ -251,6 +265,7 @@ mod tests {
         blocks.place(block(20, 1, 5), &mut ledger);
         blocks.place(block(4, 2, 6), &mut ledger);
         assert_eq!(shape(&blocks), [(1, 3, 5), (4, 2, 6), (6, 3, 5), (20, 1, 5)]);
+        assert_eq!(blocks.last_index(), Some(20));
         blocks.clear(&mut ledger);
         assert_eq!(ledger.total(), 0);
     }

@@ -107,7 +107,7 @@ impl Group {
 
     /// The last entry, or the mark if there is none.
     pub(crate) fn last_index(&self) -> u64 {
-        self.blocks.last().map_or(self.truncated, |last| last.end() - 1)
+        self.blocks.last_index().unwrap_or(self.truncated)
     }
 
     /// The oldest segment that holds something of the group which lives.

@@ -118,9 +118,11 @@ impl Context {
                 self.put_outcome_index(out, *index);
                 put_bytes(out, reply);
             }
-            ForwardOutcome::ReadAt { index } => {
+            ForwardOutcome::ReadAt { index, term } => {
                 out.push(READ_AT);
                 self.put_outcome_index(out, *index);
+                put_delta(out, self.term, term.0);
+                self.term = term.0;
             }
             ForwardOutcome::Done => out.push(DONE),
             ForwardOutcome::NotLeader { hint: None } => out.push(NOT_LEADER),
@@ -161,7 +163,11 @@ impl Context {
                 let index = self.read_outcome_index(reader)?;
                 ForwardOutcome::Applied { index, reply: reader.payload("a reply")? }
             }
-            READ_AT => ForwardOutcome::ReadAt { index: self.read_outcome_index(reader)? },
+            READ_AT => {
+                let index = self.read_outcome_index(reader)?;
+                self.term = reader.delta(self.term)?;
+                ForwardOutcome::ReadAt { index, term: Term(self.term) }
+            }
             DONE => ForwardOutcome::Done,
             NOT_LEADER => ForwardOutcome::NotLeader { hint: None },
             NOT_LEADER_BUT => ForwardOutcome::NotLeader { hint: Some(StoreId(reader.varint()?)) },

@@ -171,7 +171,8 @@ fn forward() -> BoxedStrategy<Forward> {
 fn forward_reply() -> BoxedStrategy<ForwardReply> {
     let outcome = prop_oneof![
         (bytes(9000), number()).prop_map(|(reply, index)| ForwardOutcome::Applied { reply, index: LogIndex(index) }),
-        number().prop_map(|index| ForwardOutcome::ReadAt { index: LogIndex(index) }),
+        (number(), number())
+            .prop_map(|(index, term)| ForwardOutcome::ReadAt { index: LogIndex(index), term: Term(term) }),
         Just(ForwardOutcome::Done),
         option::of(number()).prop_map(|hint| ForwardOutcome::NotLeader { hint: hint.map(StoreId) }),
         descriptor().prop_map(|current| ForwardOutcome::EpochMismatch { current: Arc::new(current) }),
