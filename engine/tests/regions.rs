@@ -22,7 +22,9 @@ async fn write(engine: &Engine, key: &str, value: &str) {
         let options = ProposeOptions::new(region.id).epoch(region.epoch);
         match engine.propose_with(options, put(key, value)).await {
             Ok(answer) => return assert_eq!(answer, "ok"),
-            Err(ProposeError::EpochMismatch { .. } | ProposeError::UnknownRegion { .. }) => {}
+            Err(
+                ProposeError::EpochMismatch { .. } | ProposeError::UnknownRegion { .. } | ProposeError::Busy { .. },
+            ) => {}
             Err(error) => panic!("{error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -37,7 +39,7 @@ async fn read(engine: &Engine, key: &str) -> Bytes {
         let options = ReadOptions::new(region.id, Consistency::Linearizable).epoch(region.epoch);
         match engine.read_with(options, key.to_owned()).await {
             Ok(value) => return value,
-            Err(ReadError::EpochMismatch { .. } | ReadError::UnknownRegion { .. }) => {}
+            Err(ReadError::EpochMismatch { .. } | ReadError::UnknownRegion { .. } | ReadError::Busy { .. }) => {}
             Err(error) => panic!("{error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
