@@ -82,7 +82,7 @@ pub(crate) enum Event {
     Frame(ReceivedFrame),
     Link(StoreId, LinkEvent),
     Ready(StoreId, Lane),
-    Snapshot(StoreId, SnapshotHeader, SnapshotReceiver),
+    Snapshot(StoreId, Box<SnapshotHeader>, SnapshotReceiver),
 }
 
 /// Records events in their order; tests take them out one by one.
@@ -157,7 +157,7 @@ impl Recorder {
 
     pub(crate) fn snapshot(&self) -> (StoreId, SnapshotHeader, SnapshotReceiver) {
         self.wait("a snapshot", |event| match event {
-            Event::Snapshot(from, header, stream) => Ok((from, header, stream)),
+            Event::Snapshot(from, header, stream) => Ok((from, *header, stream)),
             other => Err(other),
         })
     }
@@ -201,7 +201,7 @@ impl Handler for Recorder {
     }
 
     fn on_snapshot(&self, from: StoreId, header: SnapshotHeader, stream: SnapshotReceiver) {
-        self.record(Event::Snapshot(from, header, stream));
+        self.record(Event::Snapshot(from, Box::new(header), stream));
     }
 }
 
