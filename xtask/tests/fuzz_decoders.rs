@@ -214,7 +214,7 @@ fn store_messages() -> Vec<PeerMessage> {
         reply(ForwardOutcome::EpochMismatch { current: Arc::new(descriptor()) }),
         reply(ForwardOutcome::NotLeader { hint: Some(StoreId(2)) }),
         reply(ForwardOutcome::Refused { reason: "no".to_owned() }),
-        reply(ForwardOutcome::Changed { regions: vec![Arc::new(descriptor()); 2] }),
+        reply(ForwardOutcome::Changed { regions: vec![Arc::new(descriptor()), Arc::new(descriptor())] }),
         PeerMessage::Forward(forward(ForwardRequest::Admin { request: Bytes::from_static(b"split") })),
         PeerMessage::Region(RegionMessage {
             region,
