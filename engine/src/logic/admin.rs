@@ -198,6 +198,8 @@ impl<R> Worker<R> {
     fn note_admin(&mut self, now: Time, slot: SlotKey, index: LogIndex, reply: ReplyTo<R>) {
         let region = self.region_mut(slot);
         region.admin_barrier = index;
+        // All replicas should see a changed region soon, not only once the next command or heartbeat comes by.
+        region.group.hurry_commit(index);
         let term = region.group.term();
         let waiting = region.waiting();
         let start = waiting.proposed.partition_point(|proposed| proposed.index < index);

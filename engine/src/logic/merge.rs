@@ -301,6 +301,7 @@ impl<R> Worker<R> {
         let command = AdminCommand::RollBack { index }.encode();
         let data = Command::encode_admin(region.descriptor().epoch, &command);
         if let Ok(index) = region.group.propose(now, &mut vec![Proposal { kind: EntryKind::Command, data }]) {
+            region.group.hurry_commit(index);
             region.admin_barrier = index;
             self.touch(key);
         }

@@ -17,6 +17,9 @@ pub(crate) struct Leader {
     pub(crate) term_start: LogIndex,
     /// A membership change may stand at or before this index; the next one must wait until it is applied.
     pub(crate) pending_change: LogIndex,
+    /// Followers are told at once of commits up to here: a member that a change removes is sent nothing more once this leader
+    /// has applied it, and the driver may have reasons of its own.
+    pub(crate) tell_upto: LogIndex,
     /// What proposals of this term that are not yet committed cost.
     pub(crate) uncommitted_bytes: usize,
     /// When the next heartbeats are due.
@@ -48,6 +51,7 @@ impl Core {
             term_start: last_index.next(),
             // Any entry taken over from an earlier leader may be a change of the membership.
             pending_change: last_index,
+            tell_upto: LogIndex::ZERO,
             uncommitted_bytes: 0,
             beat_at: Time::NEVER,
             reads: Reads::default(),
@@ -69,6 +73,9 @@ impl Core {
         let (index, cost) = (entry.index, entry.cost());
         if let RoleState::Leader(leader) = &mut self.role {
             leader.uncommitted_bytes += cost;
+            if kind == EntryKind::Membership {
+                leader.tell_upto = index;
+            }
         }
         self.push_entry(entry);
         index

@@ -47,12 +47,7 @@ impl Members {
 
     /// Whether a change may stand after `applied`, up to `commit`.
     pub(crate) fn has_unapplied_change(&self, applied: LogIndex, commit: LogIndex) -> bool {
-        applied < commit.min(self.unknown_upto) || self.has_committed_change(applied, commit)
-    }
-
-    /// Whether one stands there that is known to be one.
-    pub(crate) fn has_committed_change(&self, applied: LogIndex, commit: LogIndex) -> bool {
-        self.changes.iter().any(|index| *index > applied && *index <= commit)
+        applied < commit.min(self.unknown_upto) || self.changes.iter().any(|index| *index > applied && *index <= commit)
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {

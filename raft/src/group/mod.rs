@@ -129,6 +129,13 @@ impl<P: FlushProof> Group<P> {
         self.core.propose(proposals)
     }
 
+    /// Has followers told at once when the entry at `index` is committed, whatever
+    /// [`Options::eager_commit`] says: for an entry that somebody waits to see applied everywhere. Forgotten when leadership
+    /// changes. Membership changes need no asking.
+    pub fn hurry_commit(&mut self, index: LogIndex) {
+        self.core.hurry_commit(index);
+    }
+
     /// Takes a membership change into the log; `context` is kept behind it in the entry. It has effect when it is applied.
     ///
     /// # Errors

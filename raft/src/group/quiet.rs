@@ -44,7 +44,7 @@ impl Core {
     /// sent. The commit index cannot move by it: what it covers is committed, and the answers of the others were counted
     /// when they came.
     pub(crate) fn absorb_accepted(&mut self, now: Time, from: ReplicaId, term: Term, match_index: LogIndex) -> bool {
-        let (last, commit, eager) = (self.log.last_index(), self.hard.commit, self.tells_commit_at_once());
+        let (last, commit, tell_upto) = (self.log.last_index(), self.hard.commit, self.tell_upto());
         let RoleState::Leader(leader) = &mut self.role else { return false };
         if term != self.hard.term || match_index > commit || leader.transfer.is_some() {
             return false;
@@ -55,7 +55,7 @@ impl Core {
             && !progress.nudge
             // An overdue answer may be reason to ask again, unless this is it.
             && (now < progress.retry_at || match_index > progress.matched)
-            && (!eager || progress.commit_sent >= commit);
+            && progress.commit_sent >= tell_upto;
         if is_quiet {
             self.handle_accepted(now, from, match_index);
         }

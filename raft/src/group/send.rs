@@ -18,14 +18,15 @@ struct Sender<'a> {
     term: Term,
     commit: LogIndex,
     applied: LogIndex,
-    eager_commit: bool,
+    /// Idle followers hear of a commit up to here without delay.
+    tell_upto: LogIndex,
     now: Time,
 }
 
 impl Core {
     /// Splits the leader's followers from what sending to them needs.
     fn sender(&mut self, now: Time) -> Option<(&mut Vec<Progress>, Sender<'_>)> {
-        let eager_commit = self.tells_commit_at_once();
+        let tell_upto = self.tell_upto();
         let RoleState::Leader(leader) = &mut self.role else { return None };
         let sender = Sender {
             options: &self.options,
@@ -35,16 +36,24 @@ impl Core {
             term: self.hard.term,
             commit: self.hard.commit,
             applied: self.applying.applied,
-            eager_commit,
+            tell_upto,
             now,
         };
         Some((&mut leader.followers, sender))
     }
 
-    /// Whether idle followers hear of the commit index without delay. Always so while a membership change is committed and
-    /// not applied: a member that it removes is sent nothing more once the leader has applied it.
-    pub(crate) fn tells_commit_at_once(&self) -> bool {
-        self.options.eager_commit || self.members.has_committed_change(self.applying.applied, self.hard.commit)
+    /// Up to where idle followers hear of the commit index in a message of its own.
+    pub(crate) fn tell_upto(&self) -> LogIndex {
+        let RoleState::Leader(leader) = &self.role else { return LogIndex::ZERO };
+        let upto = if self.options.eager_commit { self.hard.commit } else { leader.tell_upto };
+        upto.min(self.hard.commit)
+    }
+
+    /// Has followers told at once when `index` is committed.
+    pub(crate) fn hurry_commit(&mut self, index: LogIndex) {
+        if let RoleState::Leader(leader) = &mut self.role {
+            leader.tell_upto = leader.tell_upto.max(index);
+        }
     }
 
     pub(crate) fn send_appends(&mut self, now: Time) {
@@ -155,7 +164,7 @@ impl Sender<'_> {
     /// News of a commit to a follower that nothing else is on its way to.
     fn tell_commit(&mut self, progress: &mut Progress) {
         let is_idle = progress.is_idle() && progress.next > self.log.last_index();
-        if self.eager_commit && is_idle && progress.commit_sent < self.commit {
+        if is_idle && progress.commit_sent < self.tell_upto {
             progress.commit_sent = self.commit;
             self.send_append(progress, self.commit, Vec::new());
         }

@@ -145,4 +145,23 @@ fn who_is_removed_hears_of_it_at_once() {
     let told = hand.turn().messages;
     assert_eq!(told, [from_me(3, 2, append((7, 2), 7, vec![]))], "the other one has not answered yet");
     assert!(!absorbed(&mut hand, 2, 7), "and is told as well");
+    hand.accepted(2, 7);
+    assert_eq!(hand.turn().messages, [from_me(2, 2, append((7, 2), 7, vec![]))]);
+}
+
+#[test]
+fn an_entry_in_a_hurry_is_told_at_once_and_the_next_one_is_not() {
+    let mut hand = Hand::leader(lazy(), 2);
+    let index = hand.propose(&["a"]);
+    hand.group.hurry_commit(index);
+    hand.turn();
+    hand.flush();
+    hand.accepted(2, 7);
+    assert_eq!(hand.turn().messages, [from_me(2, 2, append((7, 2), 7, vec![]))]);
+    hand.propose(&["b"]);
+    hand.turn();
+    hand.flush();
+    hand.accepted(2, 8);
+    let out = hand.turn();
+    assert_eq!((out.messages, out.committed.len()), (vec![], 1));
 }
