@@ -20,6 +20,8 @@ pub mod machine;
 pub mod placement;
 mod region;
 mod regions;
+mod routing;
+mod scan;
 mod session;
 mod shell;
 pub mod snapshots;
@@ -41,6 +43,7 @@ pub use multiraft_raft::{
 pub use multiraft_storage::{StateError, StateStore};
 pub use multiraft_transport::{PeerAddress, SessionId, Tls, TlsError};
 pub use regions::Change;
+pub use scan::{Part, Scan};
 pub use session::Session;
 pub use status::{PeerStatus, RegionStatus, StoreCounters, StoreStatus};
 
