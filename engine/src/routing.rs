@@ -11,9 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use multiraft_raft::{RegionDescriptor, RegionEpoch, RegionId, Time};
 
-use crate::engine::{Consistency, Engine, PAUSE_MIN};
+use crate::engine::{Engine, PAUSE_MIN};
 use crate::error::{ProposeError, ReadError};
 use crate::logic::{Input, Outcome};
+use crate::options::Consistency;
 use crate::shell::Completion;
 
 /// How long one other store may take to tell where a region is.
@@ -194,7 +195,7 @@ impl Engine {
         for _ in 0..self.peer_count() {
             let until = deadline.min(self.deadline(Some(LOCATE_TIMEOUT)));
             let (reply, answer) = Completion::new();
-            let input = Input::Locate { region, key: key.cloned(), deadline: until, reply };
+            let input = Input::Locate { region, key: key.cloned(), reply };
             if self.send(region, input, 64).is_err() {
                 break;
             }

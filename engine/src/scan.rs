@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use multiraft_raft::{KeyRange, RegionDescriptor};
 
-use crate::engine::{Consistency, Engine};
+use crate::engine::Engine;
 use crate::error::ReadError;
+use crate::options::Consistency;
 
 /// A walk over a range of keys, one part after the other. Made by [`Engine::scan`].
 ///

@@ -68,9 +68,9 @@ impl Store {
         Input::Query { region: REGION, epoch: Some(RegionEpoch::FIRST), query, deadline, reply }
     }
 
-    fn locate(&self, reply: u32) -> Input<u32> {
-        let (key, deadline) = (Some(Bytes::from_static(b"k")), self.deadline());
-        Input::Locate { region: RegionId(0), key, deadline, reply }
+    fn locate(reply: u32) -> Input<u32> {
+        let key = Some(Bytes::from_static(b"k"));
+        Input::Locate { region: RegionId(0), key, reply }
     }
 
     /// Proposes; where the command goes.
@@ -231,17 +231,17 @@ fn queries_and_changes_of_a_region_travel_as_well() {
 fn peers_are_asked_in_turn_where_a_key_is_and_what_peers_ask_is_handed_out() {
     let mut store = Store::new();
     for peer in [1, 2, 3, 1] {
-        let (to, forward) = forwarded(&store.turn(vec![store.locate(1)])).unwrap();
+        let (to, forward) = forwarded(&store.turn(vec![Store::locate(1)])).unwrap();
         assert_eq!((to, forward.request), (peer, ForwardRequest::Locate { key: Some(Bytes::from_static(b"k")) }));
         let outcome = ForwardOutcome::Changed { regions: vec![region()] };
         let answer = Outcome::Changed { regions: vec![region()] };
         assert_eq!(store.answer(to, forward.id, outcome).replies, [(1, answer)]);
     }
-    let (_, forward) = forwarded(&store.turn(vec![store.locate(2)])).unwrap();
+    let (_, forward) = forwarded(&store.turn(vec![Store::locate(2)])).unwrap();
     let unknown = store.answer(2, forward.id, ForwardOutcome::UnknownRegion);
     assert_eq!(unknown.replies, [(2, Outcome::UnknownRegion)]);
     store.turn(vec![link(1, false), link(2, false), link(3, false)]);
-    assert_eq!(store.turn(vec![store.locate(3)]).replies, [(3, Outcome::NotLeader { hint: None })]);
+    assert_eq!(store.turn(vec![Store::locate(3)]).replies, [(3, Outcome::NotLeader { hint: None })]);
 
     let (id, epoch, request) = (77, RegionEpoch::default(), ForwardRequest::Locate { key: None });
     let asked = Forward { id, region: REGION, epoch, term: Term(0), timeout_ms: 100, request };

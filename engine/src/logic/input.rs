@@ -89,8 +89,6 @@ pub enum Input<R> {
         region: RegionId,
         /// The key.
         key: Option<Bytes>,
-        /// When the caller stops waiting.
-        deadline: Time,
         /// Who gets the answer: `Changed` with one descriptor, `UnknownRegion`, or `NotLeader` if no store could be asked.
         reply: R,
     },

@@ -273,12 +273,7 @@ impl<R> Worker<R> {
                 self.handle_query(now, region, epoch, query, reply);
             }
             Input::Route(descriptor) => self.on_route(descriptor),
-            Input::Locate { region, key, deadline, reply } => {
-                if now >= deadline {
-                    return self.reply(reply, Outcome::NotLeader { hint: None });
-                }
-                self.handle_locate(now, region, key, reply);
-            }
+            Input::Locate { region, key, reply } => self.handle_locate(now, region, key, reply),
             Input::Adopt(adopt) => self.on_adopt(now, adopt),
             Input::Absorbed { tombstone } => self.on_absorbed(tombstone),
             Input::Created { region, replica, allowed } => self.on_created(now, region, replica, allowed),
