@@ -14,102 +14,22 @@ use crate::builder::Builder;
 use crate::error::{ProposeError, ReadError, RegionError, TransferError};
 use crate::events::Events;
 use crate::logic::{AdminRequest, Input, Outcome, worker_of};
+use crate::options::{Consistency, ProposeOptions, ReadOptions};
 use crate::regions::Ids;
+use crate::routing::Search;
 use crate::session::Session;
 use crate::shell::{Completion, Running, Work};
 use crate::status::{PeerStatus, StoreCounters, StoreStatus};
 
 /// The first pause before a request without effect is tried again; doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(5);
+pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// How long a worker may take to tell how many regions it leads.
 const LED_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often a linearizable read is tried from a replica here before it is carried out at the leader's store.
+const LOCAL_ATTEMPTS: u32 = 3;
 /// When to try again after a full mailbox.
 const BUSY_RETRY: Duration = Duration::from_millis(10);
-
-/// How fresh a read must be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Consistency {
-    /// Sees every write that was answered before the read began, wherever it was made. Costs a round trip to a quorum,
-    /// which all reads of a moment share.
-    #[default]
-    Linearizable,
-    /// Whatever this store has applied, however old. Always answered.
-    Local,
-}
-
-/// How a command is proposed.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ProposeOptions {
-    /// The region.
-    pub region: RegionId,
-    /// The epoch that the caller routed by: if the region's range has changed since, nothing is done. Default: whatever
-    /// the region is.
-    pub epoch: Option<RegionEpoch>,
-    /// How long to wait. Default: [`Config::request_timeout`](crate::Config::request_timeout).
-    pub timeout: Option<Duration>,
-}
-
-impl ProposeOptions {
-    /// The defaults.
-    #[must_use]
-    pub fn new(region: RegionId) -> Self {
-        Self { region, epoch: None, timeout: None }
-    }
-
-    /// Only if the region's range is still what it was at this epoch.
-    #[must_use]
-    pub fn epoch(mut self, epoch: RegionEpoch) -> Self {
-        self.epoch = Some(epoch);
-        self
-    }
-
-    /// How long to wait.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-}
-
-/// How a query is read.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ReadOptions {
-    /// The region.
-    pub region: RegionId,
-    /// The epoch that the caller routed by: if the region's range has changed since, the read is refused. Default:
-    /// whatever the region is.
-    pub epoch: Option<RegionEpoch>,
-    /// How long to wait. Default: [`Config::request_timeout`](crate::Config::request_timeout).
-    pub timeout: Option<Duration>,
-    /// How fresh.
-    pub consistency: Consistency,
-}
-
-impl ReadOptions {
-    /// The defaults.
-    #[must_use]
-    pub fn new(region: RegionId, consistency: Consistency) -> Self {
-        Self { region, epoch: None, timeout: None, consistency }
-    }
-
-    /// Only if the region's range is still what it was at this epoch.
-    #[must_use]
-    pub fn epoch(mut self, epoch: RegionEpoch) -> Self {
-        self.epoch = Some(epoch);
-        self
-    }
-
-    /// How long to wait.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-}
 
 /// A running store. Cheap to clone; all clones are the same store, which stops with [`Engine::shutdown`] or when the last
 /// clone is dropped.
@@ -169,11 +89,11 @@ impl Engine {
         command: impl Into<Bytes>,
     ) -> Result<Bytes, ProposeError> {
         let deadline = self.deadline(options.timeout);
-        self.propose_until(options.region, options.epoch, None, command.into(), deadline).await
+        self.propose_until(options.region, options.epoch, None, command.into(), deadline, deadline).await
     }
 
-    /// Proposes until there is an answer or the time is up. A proposal that had no effect is tried again; one of unknown
-    /// outcome never is.
+    /// Proposes until there is an answer or the time is up. A proposal that had no effect is tried again, up to `patience`;
+    /// one of unknown outcome never is.
     pub(crate) async fn propose_until(
         &self,
         region: RegionId,
@@ -181,13 +101,14 @@ impl Engine {
         session: Option<SessionSeq>,
         command: Bytes,
         deadline: Time,
+        patience: Time,
     ) -> Result<Bytes, ProposeError> {
         let limit = self.running.config.max_command_bytes;
         if command.len() > limit {
             return Err(ProposeError::TooLarge { size: command.len(), limit });
         }
         let started = self.now();
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut search) = (PAUSE_MIN, Search::default());
         loop {
             self.check_running().map_err(|reason| ProposeError::Stopped { reason })?;
             let (reply, answer) = Completion::new();
@@ -206,9 +127,20 @@ impl Engine {
                 }
                 Outcome::NotLeader { hint } => ProposeError::NotLeader { region, hint },
                 Outcome::NoSpace { store } => ProposeError::NoSpace { store },
+                Outcome::EpochMismatch { current } => {
+                    self.learn(&current);
+                    if epoch.is_some() {
+                        return Err(ProposeError::EpochMismatch { current });
+                    }
+                    // The caller named no epoch: the leader did, before the region changed.
+                    ProposeError::Busy { retry_after: BUSY_RETRY }
+                }
+                Outcome::UnknownRegion if self.find_region(region, &mut search, patience).await => {
+                    ProposeError::NotLeader { region, hint: None }
+                }
                 other => return Err(propose_error(region, other)),
             };
-            if !self.pause(&mut pause, deadline).await {
+            if !self.pause(&mut pause, patience).await {
                 return Err(refusal);
             }
         }
@@ -216,7 +148,8 @@ impl Engine {
 
     /// Asks a region's state machine.
     ///
-    /// The query is answered from the state of this store, on the caller's thread.
+    /// The query is answered from the state of this store, on the caller's thread; by the leader's store, if this one has no
+    /// replica of the region and the read is linearizable.
     ///
     /// # Errors
     /// [`ReadError`]. A read has no effect and may always be tried again.
@@ -234,40 +167,89 @@ impl Engine {
     /// # Errors
     /// As there.
     pub async fn read_with(&self, options: ReadOptions, query: impl Into<Bytes>) -> Result<Bytes, ReadError> {
-        let query = query.into();
-        if options.consistency == Consistency::Linearizable {
-            self.confirm_read(options.region, options.epoch, self.deadline(options.timeout)).await?;
-        }
+        let deadline = self.deadline(options.timeout);
+        let name = (options.region, options.epoch);
+        self.read_until(name, query.into(), options.consistency, deadline, deadline).await
+    }
+
+    fn look_up(&self, region: RegionId, epoch: Option<RegionEpoch>, query: &[u8]) -> Result<Bytes, ReadError> {
         self.check_running().map_err(|reason| ReadError::Stopped { reason })?;
         let open = self.running.open.read().unwrap_or_else(PoisonError::into_inner);
         let stopped = || ReadError::Stopped { reason: "shut down".to_owned() };
-        open.as_ref().ok_or_else(stopped)?.backend.lookup(options.region, options.epoch, &query)
+        let found = open.as_ref().ok_or_else(stopped)?.backend.lookup(region, epoch, query);
+        if let Err(ReadError::EpochMismatch { current }) = &found {
+            self.learn(current);
+        }
+        found
     }
 
-    async fn confirm_read(
+    /// Reads until there is an answer, the time is up, or (while there is no leader) `patience` is.
+    pub(crate) async fn read_until(
         &self,
-        region: RegionId,
-        epoch: Option<RegionEpoch>,
+        (region, epoch): (RegionId, Option<RegionEpoch>),
+        query: Bytes,
+        consistency: Consistency,
         deadline: Time,
-    ) -> Result<(), ReadError> {
-        let mut pause = PAUSE_MIN;
+        patience: Time,
+    ) -> Result<Bytes, ReadError> {
+        if consistency == Consistency::Local {
+            return self.look_up(region, epoch, &query);
+        }
+        let (mut pause, mut search) = (PAUSE_MIN, Search::default());
+        let mut refusals = 0;
         loop {
             self.check_running().map_err(|reason| ReadError::Stopped { reason })?;
             let (reply, answer) = Completion::new();
-            match self.send(region, Input::Read { region, epoch, deadline, reply }, 64) {
+            // Without an epoch of the caller's, the answer must still be of the region that the round was for, and not of what
+            // it has become since.
+            let looked_up = epoch.or_else(|| self.region(region).map(|known| known.epoch));
+            // A replica here saves the way of the answer. One that cannot say who leads may have been removed without
+            // knowing it yet.
+            let (input, bytes) = if refusals < LOCAL_ATTEMPTS {
+                (Input::Read { region, epoch, deadline, reply }, 64)
+            } else {
+                let query = query.clone();
+                let bytes = query.len() as u64 + 64;
+                (Input::Query { region, epoch, query, deadline, reply }, bytes)
+            };
+            match self.send(region, input, bytes) {
                 Ok(()) => {}
                 Err(Refused::Busy) => return Err(ReadError::Busy { retry_after: BUSY_RETRY }),
                 Err(Refused::Stopped) => return Err(ReadError::Stopped { reason: "shutting down".to_owned() }),
             }
             let hint = match self.wait(answer, deadline).await {
-                Some(Outcome::ReadAt { .. }) => return Ok(()),
-                Some(Outcome::UnknownRegion) => return Err(ReadError::UnknownRegion { region }),
-                Some(Outcome::EpochMismatch { current }) => return Err(ReadError::EpochMismatch { current }),
+                Some(Outcome::ReadAt { .. }) => match self.look_up(region, looked_up, &query) {
+                    // The replica has gone since its read was confirmed.
+                    Err(ReadError::UnknownRegion { .. }) => None,
+                    Err(ReadError::EpochMismatch { .. }) if epoch.is_none() => None,
+                    found => return found,
+                },
+                Some(Outcome::Answered { answer }) => return Ok(answer),
+                Some(Outcome::UnknownRegion) if refusals < LOCAL_ATTEMPTS => {
+                    refusals = LOCAL_ATTEMPTS;
+                    continue;
+                }
+                Some(Outcome::UnknownRegion) => {
+                    if !self.find_region(region, &mut search, patience).await {
+                        return Err(ReadError::UnknownRegion { region });
+                    }
+                    None
+                }
+                Some(Outcome::EpochMismatch { current }) => {
+                    self.learn(&current);
+                    if epoch.is_some() {
+                        return Err(ReadError::EpochMismatch { current });
+                    }
+                    // The caller named no epoch: the leader did, before the region changed.
+                    None
+                }
                 Some(Outcome::Busy { retry_after }) => return Err(ReadError::Busy { retry_after }),
+                Some(Outcome::Refused { reason }) => return Err(ReadError::Refused { reason }),
                 Some(Outcome::NotLeader { hint }) => hint,
                 Some(_) | None => None,
             };
-            if !self.pause(&mut pause, deadline).await {
+            refusals += 1;
+            if !self.pause(&mut pause, patience).await {
                 return Err(ReadError::NotLeader { region, hint });
             }
         }
@@ -279,7 +261,7 @@ impl Engine {
     /// [`TransferError`].
     pub async fn transfer_leader(&self, region: RegionId, to: StoreId) -> Result<(), TransferError> {
         let deadline = self.deadline(None);
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut search) = (PAUSE_MIN, Search::default());
         loop {
             self.check_running().map_err(|reason| TransferError::Stopped { reason })?;
             let (reply, answer) = Completion::new();
@@ -292,6 +274,7 @@ impl Engine {
             match outcome {
                 Outcome::Done => return Ok(()),
                 Outcome::NotLeader { .. } | Outcome::Busy { .. } => {}
+                Outcome::UnknownRegion if self.find_region(region, &mut search, deadline).await => {}
                 Outcome::UnknownRegion => return Err(TransferError::UnknownRegion { region }),
                 Outcome::Refused { reason } => return Err(TransferError::Refused { reason }),
                 _ => return Err(TransferError::Uncertain),
@@ -314,7 +297,7 @@ impl Engine {
         request: AdminRequest,
         deadline: Time,
     ) -> Result<Outcome, RegionError> {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut search) = (PAUSE_MIN, Search::default());
         loop {
             self.check_running().map_err(|reason| RegionError::Stopped { reason })?;
             let (reply, answer) = Completion::new();
@@ -335,10 +318,21 @@ impl Engine {
                 Outcome::Uncertain if request == AdminRequest::Describe => {
                     RegionError::NotLeader { region, hint: None }
                 }
+                Outcome::UnknownRegion if self.find_region(region, &mut search, deadline).await => {
+                    RegionError::NotLeader { region, hint: None }
+                }
                 Outcome::UnknownRegion => return Err(RegionError::UnknownRegion { region }),
-                Outcome::EpochMismatch { current } => return Err(RegionError::EpochMismatch { current }),
+                Outcome::EpochMismatch { current } => {
+                    self.learn(&current);
+                    return Err(RegionError::EpochMismatch { current });
+                }
                 Outcome::Refused { reason } => return Err(RegionError::Refused { reason }),
-                Outcome::Changed { .. } | Outcome::Applied { .. } | Outcome::Done => return Ok(outcome),
+                Outcome::Changed { regions } => {
+                    // Known here before the caller hears of it: what it asks next may be routed by it.
+                    regions.iter().for_each(|region| self.learn(region));
+                    return Ok(Outcome::Changed { regions });
+                }
+                Outcome::Applied { .. } | Outcome::Done => return Ok(outcome),
                 _ => return Err(RegionError::Uncertain),
             };
             if !self.pause(&mut pause, deadline).await {
@@ -476,6 +470,12 @@ impl Engine {
         self.running.clock.now().plus(timeout.unwrap_or(self.running.config.request_timeout))
     }
 
+    /// A part of the time that is left, so that an answer which was lost can be asked for again.
+    pub(crate) fn slice(&self, deadline: Time) -> Time {
+        let left = deadline.since(self.now());
+        self.now().plus((left / 2).max(Duration::from_millis(100).min(left)))
+    }
+
     pub(crate) fn now(&self) -> Time {
         self.running.clock.now()
     }
@@ -484,7 +484,17 @@ impl Engine {
         self.running.fault.reason().map_or(Ok(()), |reason| Err(reason.to_owned()))
     }
 
-    fn send(&self, region: RegionId, input: Input<Completion>, bytes: u64) -> Result<(), Refused> {
+    /// Takes news of a region; older news than what is known is dropped.
+    pub(crate) fn learn(&self, region: &Arc<RegionDescriptor>) {
+        self.running.directory.update(region);
+    }
+
+    /// How many other stores there are.
+    pub(crate) fn peer_count(&self) -> usize {
+        self.running.transport.status().len()
+    }
+
+    pub(crate) fn send(&self, region: RegionId, input: Input<Completion>, bytes: u64) -> Result<(), Refused> {
         let mailboxes = &self.running.mailboxes;
         let mailbox = &mailboxes[worker_of(region, mailboxes.len())];
         mailbox.try_send(Work::Input(input), bytes).map_err(|error| match error {
@@ -494,7 +504,7 @@ impl Engine {
     }
 
     /// Waits for an answer; `None` if none came in time, or never will.
-    async fn wait(&self, answer: oneshot::Receiver<Outcome>, deadline: Time) -> Option<Outcome> {
+    pub(crate) async fn wait(&self, answer: oneshot::Receiver<Outcome>, deadline: Time) -> Option<Outcome> {
         let left = deadline.since(self.running.clock.now());
         within(left, answer).await?.ok()
     }
@@ -510,7 +520,7 @@ impl Engine {
     }
 }
 
-enum Refused {
+pub(crate) enum Refused {
     Busy,
     Stopped,
 }

@@ -22,12 +22,15 @@ pub enum ProposeError {
         /// Who may lead it.
         hint: Option<StoreId>,
     },
-    /// The region is not known on this store. No effect.
+    /// The region is not known here nor on any store that was reached: it was absorbed, or never was. No effect.
     #[error("region {region} is not known here: look the key up again with region_for")]
     UnknownRegion {
         /// The region.
         region: RegionId,
     },
+    /// No region is known for the key, neither here nor on any store that was reached. No effect.
+    #[error("no region is known for the key: bootstrap the cluster, or try again when more stores are reached")]
+    Unrouted,
     /// The region has changed since the caller looked it up. No effect; route again by `current`.
     #[error("region {} is at epoch {} now: route the command again", .current.id, .current.epoch)]
     EpochMismatch {
@@ -79,6 +82,20 @@ pub enum ProposeError {
     },
 }
 
+impl ProposeError {
+    /// Whether the command had no effect and may succeed if it is routed and tried again.
+    pub(crate) fn may_heal(&self) -> bool {
+        matches!(
+            self,
+            Self::NotLeader { .. }
+                | Self::UnknownRegion { .. }
+                | Self::EpochMismatch { .. }
+                | Self::Busy { .. }
+                | Self::NoSpace { .. }
+        )
+    }
+}
+
 fn hint_text(hint: &Option<StoreId>) -> String {
     hint.map_or_else(String::new, |store| format!(" (store {store} may lead it)"))
 }
@@ -95,7 +112,10 @@ pub enum ReadError {
         /// Who may lead it.
         hint: Option<StoreId>,
     },
-    /// The region has no replica on this store.
+    /// No region is known for the key, neither here nor on any store that was reached.
+    #[error("no region is known for the key: bootstrap the cluster, or try again when more stores are reached")]
+    Unrouted,
+    /// The region has no replica on this store (which a local read needs), or is not known anywhere.
     #[error("region {region} is not known here: look the key up again with region_for")]
     UnknownRegion {
         /// The region.
@@ -112,6 +132,12 @@ pub enum ReadError {
     Busy {
         /// When a retry has a chance.
         retry_after: Duration,
+    },
+    /// The leader's store refused it for good: its state failed, or the answer is too large to be sent to another store.
+    #[error("refused: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
     },
     /// The state store failed.
     #[error("the state store failed: {reason}")]

@@ -1,4 +1,19 @@
 //! What happens in a store, for those who watch.
+//!
+//! A watch tells what *this* store's replicas go through, each thing once in a life of the store:
+//!
+//! - [`Event::RegionSplit`] when the replica here has applied a split, durably. A replica that catches up by a snapshot taken
+//!   after a split does not apply it: there is then [`Event::SnapshotInstalled`] and, with the range as it is now,
+//!   [`Event::RegionChanged`].
+//! - [`Event::RegionsMerged`] when the replica here has absorbed the one of its neighbour beside it, likewise; that one's
+//!   [`Event::ReplicaRemoved`] is told as well.
+//! - [`Event::RegionChanged`] when the replicas of a region have changed, when a replica has come here (the child of a split, or
+//!   by a snapshot), and when a freeze, merge, fence or roll-back has moved the region's version.
+//! - [`Event::ReplicaRemoved`] when the replica here is gone. That of a region elsewhere is not told.
+//! - [`Event::LeaderChanged`] as this store's replica sees it; several may see a change at different times, or miss a short one.
+//!
+//! What other stores tell of their regions is no event. Events of one region come in the order in which they happened; those of
+//! several do not keep an order among them. A watcher that was too slow is told how many it has missed.
 
 use std::sync::Arc;
 
@@ -26,12 +41,12 @@ pub enum Event {
         /// What it is now.
         descriptor: Arc<RegionDescriptor>,
     },
-    /// A region was split.
+    /// This store's replica of a region has split.
     RegionSplit {
         /// The region as it is now, then its children, in key order.
         parts: Vec<Arc<RegionDescriptor>>,
     },
-    /// A region has absorbed a neighbour.
+    /// This store's replica of a region has absorbed that of its neighbour.
     RegionsMerged {
         /// What it is now.
         region: Arc<RegionDescriptor>,

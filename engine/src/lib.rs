@@ -17,9 +17,12 @@ mod error;
 mod events;
 pub mod logic;
 pub mod machine;
+mod options;
 pub mod placement;
 mod region;
 mod regions;
+mod routing;
+mod scan;
 mod session;
 mod shell;
 pub mod snapshots;
@@ -27,7 +30,7 @@ mod status;
 
 pub use builder::{Bootstrap, Builder, StateKind};
 pub use config::Config;
-pub use engine::{Consistency, Engine, ProposeOptions, ReadOptions};
+pub use engine::Engine;
 pub use error::{ProposeError, ReadError, RegionError, StartError, TransferError};
 pub use events::{Event, Events};
 pub use logic::{MergeFault, SnapshotLimits, SplitFault};
@@ -40,7 +43,9 @@ pub use multiraft_raft::{
 };
 pub use multiraft_storage::{StateError, StateStore};
 pub use multiraft_transport::{PeerAddress, SessionId, Tls, TlsError};
+pub use options::{Consistency, ProposeOptions, ReadOptions};
 pub use regions::Change;
+pub use scan::{Part, Scan};
 pub use session::Session;
 pub use status::{PeerStatus, RegionStatus, StoreCounters, StoreStatus};
 

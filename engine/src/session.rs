@@ -69,6 +69,68 @@ impl Session {
         self.attempt(region, seq, command.into(), deadline).await
     }
 
+    /// Like [`Session::propose`], in the region that owns `key`, whichever that is by then. All keys that the command touches
+    /// must belong to that region.
+    ///
+    /// An attempt of unknown outcome is made again under the same number, also when the key has come to another region by a
+    /// split meanwhile: the new region has taken over what its parent remembers of the session, and the parent no longer
+    /// carries out what was routed to it before. So the command takes effect once, wherever.
+    ///
+    /// # Errors
+    /// As [`Session::propose`].
+    pub async fn propose_key(&self, key: impl AsRef<[u8]>, command: impl Into<Bytes>) -> Result<Bytes, ProposeError> {
+        let (key, command) = (key.as_ref(), command.into());
+        let deadline = self.engine.deadline(None);
+        let ticket = self.begin();
+        let mut pause = PAUSE;
+        // Under which name the session is known to the region that may have carried an attempt out. Whoever takes the key
+        // over knows it by the same; one that has opened it anew would carry the command out again.
+        let mut uncertain: Option<LogIndex> = None;
+        loop {
+            let error = match self.attempt_routed(key, &ticket, uncertain, command.clone(), deadline).await {
+                Ok(reply) => return Ok(reply),
+                Err((opened, error)) => {
+                    if error == ProposeError::Uncertain {
+                        uncertain = uncertain.or(opened);
+                    }
+                    error
+                }
+            };
+            let again = error == ProposeError::Uncertain || error.may_heal();
+            if !again || !self.engine.pause(&mut pause, deadline).await {
+                return Err(if uncertain.is_some() { ProposeError::Uncertain } else { error });
+            }
+        }
+    }
+
+    /// One attempt in the region that owns the key; with an error, under which name of the session it was made.
+    async fn attempt_routed(
+        &self,
+        key: &[u8],
+        ticket: &Ticket<'_>,
+        uncertain: Option<LogIndex>,
+        command: Bytes,
+        deadline: Time,
+    ) -> Result<Bytes, (Option<LogIndex>, ProposeError)> {
+        let region = self.engine.route(key, deadline).await.ok_or((None, ProposeError::Unrouted))?;
+        let opened = match uncertain {
+            Some(opened) => opened,
+            // Opening it has no effect that matters, whatever becomes of it.
+            None => self.opened(region.id, self.engine.slice(deadline)).await.map_err(|error| match error {
+                ProposeError::Uncertain => (None, ProposeError::NotLeader { region: region.id, hint: None }),
+                error => (None, error),
+            })?,
+        };
+        let seq = SessionSeq { session: self.id, opened, sequence: ticket.sequence, acknowledged: ticket.acknowledged };
+        let until = self.engine.slice(deadline);
+        let epoch = Some(region.epoch);
+        let proposed = self.engine.propose_until(region.id, epoch, Some(seq), command, until, until).await;
+        if let Err(ProposeError::UnknownRegion { .. } | ProposeError::NotLeader { .. }) = &proposed {
+            self.engine.ask_if_unchanged(key, &region, deadline).await;
+        }
+        proposed.map_err(|error| (Some(opened), error))
+    }
+
     async fn opened(&self, region: RegionId, deadline: Time) -> Result<LogIndex, ProposeError> {
         if let Some(opened) = self.lock().opened.get(&region) {
             return Ok(*opened);
@@ -93,10 +155,8 @@ impl Session {
         // Once the outcome of an attempt is unknown, only an answer of the region settles it.
         let mut unknown = false;
         loop {
-            // A part of the time each, so that an answer which was lost is asked for again.
-            let left = deadline.since(self.engine.now());
-            let until = self.engine.now().plus((left / 2).max(Duration::from_millis(100).min(left)));
-            let error = match self.engine.propose_until(region, None, Some(seq), command.clone(), until).await {
+            let until = self.engine.slice(deadline);
+            let error = match self.engine.propose_until(region, None, Some(seq), command.clone(), until, until).await {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
@@ -135,3 +195,7 @@ impl Drop for Ticket<'_> {
         self.session.lock().outstanding.remove(&self.sequence);
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

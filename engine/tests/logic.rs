@@ -8,11 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
-    Applied, ApplyTask, DiskUse, Input, LaneKind, Outcome, ReplyTo, SnapshotLimits, SnapshotTask, TurnOutput, Worker,
-    WorkerConfig,
+    AdminRequest, Applied, ApplyTask, DiskUse, Input, LaneKind, LookupTask, Outcome, ReplyTo, SnapshotLimits,
+    SnapshotTask, TurnOutput, Worker, WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RaftOptions, RegionEpoch, RegionId, StoreId};
-use multiraft_raft::{Body, Entry, EntryKind, Message, ReplicaId, Term, Time};
+use multiraft_raft::{Body, ChangeOp, Entry, EntryKind, MembershipChange, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     Beat, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage,
@@ -184,10 +184,26 @@ fn a_command_whose_caller_has_stopped_waiting_is_refused_without_effect() {
 fn a_command_for_another_epoch_is_refused_with_the_current_descriptor() {
     let mut store = Store::lead_alone();
     let Input::Propose { region, session, command, deadline, reply, .. } = store.propose(b"a", 1) else { return };
-    let epoch = Some(RegionEpoch { conf_version: 1, version: 2 });
+    let epoch = Some(RegionEpoch { conf_version: 1, version: 0 });
     let out = store.turn(vec![Input::Propose { region, epoch, session, command, deadline, reply }]);
     let current = store.worker.status(REGION).unwrap().descriptor;
     assert_eq!(out.replies, [(1, Outcome::EpochMismatch { current })]);
+}
+
+#[test]
+fn a_caller_that_knows_more_than_the_worker_is_not_sent_away_with_old_news() {
+    let mut store = Store::lead_alone();
+    let Input::Propose { region, session, command, deadline, .. } = store.propose(b"a", 1) else { return };
+    let epoch = Some(RegionEpoch { conf_version: 2, version: 2 });
+    let propose = Input::Propose { region, epoch, session, command, deadline, reply: 1 };
+    let read = Input::Read { region, epoch, deadline, reply: 2 };
+    let request = AdminRequest::Membership(MembershipChange::Simple(ChangeOp::Remove { id: ReplicaId(9) }));
+    let admin = Input::Admin { region, epoch, request, deadline, reply: 3 };
+    let out = store.turn(vec![propose, read, admin]);
+    assert!(matches!(out.replies[0], (3, Outcome::Busy { .. })), "a change waits: {:?}", out.replies);
+    let term = store.worker.status(REGION).unwrap().term;
+    assert_eq!(out.replies[1..], [(2, Outcome::ReadAt { index: LogIndex(1), term })], "the lookup decides");
+    assert_eq!(out.log.len(), 1, "what applies the command decides");
 }
 
 #[test]
@@ -203,6 +219,69 @@ fn a_read_is_served_once_its_index_is_applied() {
     assert_eq!(waits.replies, [], "committed, but not applied yet");
     let applied = flushed.apply.iter().map(report).collect();
     assert_eq!(store.turn(vec![Input::Applied(applied)]).replies, [(3, Outcome::ReadAt { index: LogIndex(2), term })]);
+}
+
+#[test]
+fn a_query_of_another_store_waits_for_its_round_and_its_index_and_is_then_looked_up() {
+    let mut store = Store::lead_alone();
+    let epoch = store.worker.status(REGION).unwrap().descriptor.epoch;
+    let mut next = 0;
+    let mut ask = |epoch| {
+        next += 1;
+        let request = ForwardRequest::Query { query: Bytes::from_static(b"q") };
+        let forward = Forward { id: next, region: REGION, epoch, term: Term(0), timeout_ms: 1000, request };
+        Input::Messages { from: StoreId(2), messages: vec![PeerMessage::Forward(forward)] }
+    };
+    let task = |id, epoch| LookupTask {
+        region: REGION,
+        epoch,
+        query: Bytes::from_static(b"q"),
+        to: ReplyTo::Peer { store: StoreId(2), id },
+    };
+    assert_eq!(store.turn(vec![ask(epoch)]).lookups, [task(1, Some(epoch))]);
+    let mut out = store.turn(vec![store.propose(b"a", 2)]);
+    let flushed = store.flush(&mut out);
+    assert_eq!(store.turn(vec![ask(RegionEpoch::default())]).lookups, [], "committed, but not applied yet");
+    let applied = flushed.apply.iter().map(report).collect();
+    assert_eq!(store.turn(vec![Input::Applied(applied)]).lookups, [task(2, Some(epoch))], "of this instant's region");
+    let other = RegionEpoch { version: epoch.version - 1, ..epoch };
+    let out = store.turn(vec![ask(other)]);
+    let current = store.worker.status(REGION).unwrap().descriptor;
+    let refusal = PeerMessage::ForwardReply(ForwardReply { id: 3, outcome: ForwardOutcome::EpochMismatch { current } });
+    assert_eq!((out.lookups.len(), &out.sends[0].messages), (0, &vec![refusal]));
+}
+
+#[test]
+fn a_sender_without_a_replica_is_told_the_term_before_its_command_is_taken() {
+    let mut store = Store::lead_alone();
+    let term = store.worker.status(REGION).unwrap().term;
+    let mut send = |id, term| {
+        let request = ForwardRequest::Propose { session: None, command: Bytes::from_static(b"a") };
+        let forward = Forward { id, region: REGION, epoch: RegionEpoch::default(), term, timeout_ms: 1000, request };
+        store.turn(vec![Input::Messages { from: StoreId(3), messages: vec![PeerMessage::Forward(forward)] }])
+    };
+    let out = send(1, Term(0));
+    let told = PeerMessage::ForwardReply(ForwardReply { id: 1, outcome: ForwardOutcome::Leads { term } });
+    assert_eq!((out.log.len(), &out.sends[0].messages), (0, &vec![told]));
+    assert_eq!(send(2, term).log.len(), 1);
+}
+
+#[test]
+fn queries_that_wait_are_bounded_in_bytes() {
+    let mut store = Store::lead_alone();
+    let mut out = store.turn(vec![store.propose(b"a", 1)]);
+    store.flush(&mut out);
+    let ask = |id| {
+        let request = ForwardRequest::Query { query: Bytes::from(vec![0; 400 << 10]) };
+        let forward =
+            Forward { id, region: REGION, epoch: RegionEpoch::default(), term: Term(0), timeout_ms: 1000, request };
+        Input::Messages { from: StoreId(2), messages: vec![PeerMessage::Forward(forward)] }
+    };
+    let refused = |out: &TurnOutput<u32>| out.sends.iter().map(|sent| sent.messages.len()).sum::<usize>();
+    assert_eq!(refused(&store.turn((0..3).map(ask).collect())), 0);
+    assert_eq!(refused(&store.turn((3..5).map(ask).collect())), 2, "a megabyte waits already");
+    store.turn(vec![Input::Damaged { region: REGION }]);
+    assert_eq!(store.worker.status(REGION), None);
 }
 
 /// Store 1 of three follows store 2.

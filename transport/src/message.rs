@@ -161,6 +161,17 @@ pub enum ForwardRequest {
         /// What is wanted.
         request: Bytes,
     },
+    /// Confirm leadership, then ask the state machine there: a linearizable read for a store without a replica.
+    Query {
+        /// The query.
+        query: Bytes,
+    },
+    /// Which region owns a key, or (without one) what is the region that this is addressed to, as far as the receiving store
+    /// has heard? A hint: any store answers, from what it knows, and a region checks key and epoch again.
+    Locate {
+        /// The key.
+        key: Option<Bytes>,
+    },
 }
 
 /// What became of a forwarded request.
@@ -187,6 +198,16 @@ pub enum ForwardOutcome {
         /// The index.
         index: LogIndex,
         /// A term whose leader had committed it.
+        term: Term,
+    },
+    /// What the state machine answered to a query.
+    Answered {
+        /// Its answer.
+        answer: Bytes,
+    },
+    /// This store leads the region, in this term, which the sender of a command did not know. Nothing was done.
+    Leads {
+        /// The term.
         term: Term,
     },
     /// Done, with nothing to tell (a transfer).

@@ -254,6 +254,28 @@ fn the_snapshot_conversation() {
 }
 
 #[test]
+fn questions_of_stores_without_a_replica() {
+    let forward = |id, request| {
+        let epoch = RegionEpoch { conf_version: 1, version: 2 };
+        PeerMessage::Forward(Forward { id, region: RegionId(7), epoch, term: Term(0), timeout_ms: 1000, request })
+    };
+    let outcome = ForwardOutcome::Answered { answer: Bytes::from_static(b"ok") };
+    let messages = [
+        forward(1, ForwardRequest::Query { query: Bytes::from_static(b"yz") }),
+        forward(2, ForwardRequest::Locate { key: None }),
+        forward(3, ForwardRequest::Locate { key: Some(Bytes::from_static(b"k")) }),
+        PeerMessage::ForwardReply(ForwardReply { id: 4, outcome }),
+        PeerMessage::ForwardReply(ForwardReply { id: 5, outcome: ForwardOutcome::Leads { term: Term(7) } }),
+    ];
+    let hex = "12 02 0e 01 02 00 e8 07 [query] 06 02 79 7a
+               12 02 00 01 02 00 e8 07 [locate] 07
+               12 02 00 01 02 00 e8 07 [locate a key] 08 01 6b
+               13 02 [answered] 0d 02 6f 6b
+               13 02 [leads] 0e [term 7] 07";
+    is_written_as(&messages, hex);
+}
+
+#[test]
 fn changes_of_regions() {
     let epoch = RegionEpoch { conf_version: 1, version: 2 };
     let request = ForwardRequest::Admin { request: Bytes::from_static(b"xyz") };

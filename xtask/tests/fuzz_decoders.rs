@@ -215,6 +215,11 @@ fn store_messages() -> Vec<PeerMessage> {
         reply(ForwardOutcome::NotLeader { hint: Some(StoreId(2)) }),
         reply(ForwardOutcome::Refused { reason: "no".to_owned() }),
         reply(ForwardOutcome::Changed { regions: vec![Arc::new(descriptor()), Arc::new(descriptor())] }),
+        PeerMessage::Forward(forward(ForwardRequest::Query { query: Bytes::from_static(b"a query") })),
+        PeerMessage::Forward(forward(ForwardRequest::Locate { key: None })),
+        PeerMessage::Forward(forward(ForwardRequest::Locate { key: Some(Bytes::from_static(b"a key")) })),
+        reply(ForwardOutcome::Leads { term: Term(7) }),
+        reply(ForwardOutcome::Answered { answer: Bytes::from_static(b"an answer") }),
         PeerMessage::Forward(forward(ForwardRequest::Admin { request: Bytes::from_static(b"split") })),
         PeerMessage::Region(RegionMessage {
             region,

@@ -14,7 +14,7 @@ use crate::logic::region::Proposed;
 use crate::logic::worker::Worker;
 use crate::logic::{AdminCommand, AdminRequest, Outcome};
 use crate::region::admin::split_descriptor;
-use crate::region::command::{Command, encode_epoch};
+use crate::region::command::{Command, EpochRule, encode_epoch};
 use crate::region::merge::{FROZEN_RETRY, MergeFault, are_together, check_merge};
 
 /// A learner that is behind by no more entries than this may become a voter.
@@ -33,15 +33,13 @@ impl<R> Worker<R> {
         request: &AdminRequest,
         reply: R,
     ) {
-        let Some(slot) = self.slot_of(region) else {
-            return self.reply(reply, Outcome::UnknownRegion);
-        };
-        let here = self.region(slot);
-        if here.group.is_leader() {
+        let slot = self.slot_of(region);
+        if let Some(slot) = slot.filter(|slot| self.region(*slot).group.is_leader()) {
             return self.admin_here(now, slot, epoch, request, ReplyTo::Caller(reply));
         }
+        let name = (region, epoch.unwrap_or_default());
         let request = ForwardRequest::Admin { request: request.encode() };
-        self.forward(now, slot, epoch.unwrap_or_default(), request, ForwardKind::Admin(reply));
+        self.forward_on(now, slot, name, request, ForwardKind::Admin(reply));
     }
 
     /// A change of a region that is led here: checked, and proposed if nothing stands against it.
@@ -75,9 +73,13 @@ impl<R> Worker<R> {
         }
         let region = self.region(slot);
         let current = region.descriptor();
-        if epoch.is_some_and(|epoch| epoch != current.epoch) {
+        if epoch.is_some_and(|epoch| EpochRule::MEMBERSHIP.is_outdated(epoch, current.epoch)) {
             let current = current.clone();
             return self.answer(to, Outcome::EpochMismatch { current });
+        }
+        // The applier has told the caller of a change before it told this worker.
+        if epoch.is_some_and(|epoch| epoch != current.epoch) {
+            return self.answer(to, Outcome::Busy { retry_after: RETRY });
         }
         if let AdminRequest::Command(AdminCommand::Fence { version, .. }) = request
             && current.epoch.version != *version

@@ -68,6 +68,30 @@ pub enum Input<R> {
         /// Who gets the answer.
         reply: R,
     },
+    /// A caller's linearizable read, to be carried out at the leader's store: this one may have no replica.
+    Query {
+        /// The region.
+        region: RegionId,
+        /// The epoch that the caller had in mind; `None`: whatever it is.
+        epoch: Option<RegionEpoch>,
+        /// The query.
+        query: Bytes,
+        /// When the caller stops waiting.
+        deadline: Time,
+        /// Who gets the answer.
+        reply: R,
+    },
+    /// A region that this store has heard of; where to send requests while it has no replica here.
+    Route(Arc<RegionDescriptor>),
+    /// A caller wants another store to be asked where a key or a region is. Asked again, another one is asked.
+    Locate {
+        /// The region, if there is no key.
+        region: RegionId,
+        /// The key.
+        key: Option<Bytes>,
+        /// Who gets the answer: `Changed` with one descriptor, `UnknownRegion`, or `NotLeader` if no store could be asked.
+        reply: R,
+    },
     /// A region of this worker was made by a split; its first state is durable.
     Adopt(Adopt),
     /// Whether a replica without state may come to be.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use multiraft_raft::{
-    AppendOutcome, Body, Event, LogIndex, Message, RegionDescriptor, RegionId, ReplicaId, StoreId, Term, Time,
+    AppendOutcome, Body, Event, LogIndex, Message, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, StoreId, Term,
+    Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_transport::{Beat, BeatReply, PeerMessage, RaftMessage};
@@ -240,16 +241,13 @@ impl<R> Worker<R> {
 
     /// A caller asks for another leader.
     pub(super) fn handle_transfer(&mut self, now: Time, region: RegionId, to: StoreId, reply: R) {
-        let Some(key) = self.slot_of(region) else {
-            return self.reply(reply, Outcome::UnknownRegion);
-        };
-        let here = self.region(key);
-        if here.group.is_leader() {
+        let slot = self.slot_of(region);
+        if let Some(key) = slot.filter(|key| self.region(*key).group.is_leader()) {
             return self.transfer_here(now, key, to, crate::logic::ReplyTo::Caller(reply));
         }
-        let epoch = here.descriptor().epoch;
+        let name = (region, RegionEpoch::default());
         let request = multiraft_transport::ForwardRequest::Transfer { to };
-        self.forward(now, key, epoch, request, crate::logic::forward::ForwardKind::Transfer(reply));
+        self.forward_on(now, slot, name, request, crate::logic::forward::ForwardKind::Transfer(reply));
     }
 
     /// Starts a transfer of a region that is led here; answered when leadership has moved or the transfer was given up.

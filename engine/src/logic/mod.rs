@@ -27,6 +27,7 @@ mod peers;
 mod propose;
 mod read;
 mod region;
+mod route;
 mod snapshot;
 mod upkeep;
 mod worker;
@@ -40,7 +41,8 @@ pub use input::{
     SplitDone,
 };
 pub use output::{
-    ApplyTask, Counters, FetchTask, LaneKind, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask, TurnOutput,
+    ApplyTask, Counters, FetchTask, LaneKind, LocateTask, LookupTask, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask,
+    TurnOutput,
 };
 pub use snapshot::SnapshotLimits;
 pub use worker::{Worker, WorkerConfig};

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft_raft::{Entry, Fetch, LogIndex, LogTicket, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
+use multiraft_raft::{
+    Entry, Fetch, LogIndex, LogTicket, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, StoreId, Term,
+};
 use multiraft_storage::GroupRecord;
 use multiraft_transport::{CaptureId, PeerMessage, SnapshotHeader};
 
@@ -30,6 +32,10 @@ pub struct TurnOutput<R> {
     pub fetches: Vec<FetchTask>,
     /// What to do about snapshots.
     pub snapshots: Vec<SnapshotTask>,
+    /// Queries to be answered from the applied state, off the worker's thread.
+    pub lookups: Vec<LookupTask<R>>,
+    /// What peers want to know of regions, to be answered from what this store has heard.
+    pub locates: Vec<LocateTask>,
     /// Children of splits, each for the worker that drives it.
     pub adopts: Vec<Adopt>,
     /// What is left of regions that were absorbed here, each for the worker that drives it.
@@ -51,6 +57,8 @@ impl<R> Default for TurnOutput<R> {
             replies: Vec::new(),
             fetches: Vec::new(),
             snapshots: Vec::new(),
+            lookups: Vec::new(),
+            locates: Vec::new(),
             adopts: Vec::new(),
             absorbed: Vec::new(),
             local: Vec::new(),
@@ -148,6 +156,33 @@ pub enum ReplyTo<R> {
     },
 }
 
+/// A query whose read was confirmed and whose index is applied: answer it from the state as it is now, inside one view of
+/// which the epoch is checked. Not ordered with what is applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookupTask<R> {
+    /// The region.
+    pub region: RegionId,
+    /// The epoch that the caller had in mind; `None`: whatever it is.
+    pub epoch: Option<RegionEpoch>,
+    /// The query.
+    pub query: Bytes,
+    /// Who gets `Answered`, or why not.
+    pub to: ReplyTo<R>,
+}
+
+/// A peer asks which region owns a key, or what a region is. A hint is enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocateTask {
+    /// The region, if there is no key.
+    pub region: RegionId,
+    /// The key.
+    pub key: Option<Bytes>,
+    /// The store that asks.
+    pub from: StoreId,
+    /// Its name for the request: answered by `Changed` with one descriptor, or `UnknownRegion`.
+    pub id: u64,
+}
+
 /// Entries that are wanted from the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchTask {
@@ -233,6 +268,11 @@ pub enum Outcome {
         /// A term whose leader had committed it.
         term: Term,
     },
+    /// What the state machine answered to a query.
+    Answered {
+        /// Its answer.
+        answer: Bytes,
+    },
     /// Done, with nothing to tell.
     Done,
     /// The region was changed as asked for.
@@ -293,6 +333,8 @@ pub enum Notice {
         /// The index of the snapshot.
         index: LogIndex,
     },
+    /// Another store told what a region is, perhaps old news. Nothing has happened here.
+    Heard(Arc<RegionDescriptor>),
     /// A region's descriptor has changed.
     Descriptor(Arc<RegionDescriptor>),
     /// A region was split: what it is now, then its children, in key order.

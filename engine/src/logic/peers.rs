@@ -84,6 +84,13 @@ impl<R> Peers<R> {
         self.get(store).is_some_and(|peer| peer.up.is_some() && now.since(peer.heard) < silence)
     }
 
+    /// The first peer behind `store`, in a circle, that was heard from within `silence`.
+    pub(super) fn next_heard(&self, store: StoreId, now: Time, silence: Duration) -> Option<StoreId> {
+        let start = self.peers.partition_point(|peer| peer.store <= store);
+        let circle = self.peers[start..].iter().chain(&self.peers[..start]).map(|peer| peer.store);
+        circle.into_iter().find(|store| self.is_heard(*store, now, silence))
+    }
+
     pub(super) fn is_lane_full(&self, store: StoreId) -> bool {
         self.get(store).is_some_and(|peer| peer.lane_full)
     }

@@ -23,8 +23,10 @@ impl<R> Worker<R> {
         command: Bytes,
         reply: R,
     ) {
+        let name = (region, epoch.unwrap_or_default());
         let Some(slot) = self.slot_of(region) else {
-            return self.reply(reply, Outcome::UnknownRegion);
+            let request = ForwardRequest::Propose { session, command };
+            return self.forward_on(now, None, name, request, ForwardKind::Propose(reply));
         };
         let here = self.region(slot);
         if here.group.is_leader() {
@@ -32,14 +34,12 @@ impl<R> Worker<R> {
         }
         let current = here.descriptor();
         // Only if the caller is behind: one that knows more than this lagging replica is sent on.
-        let is_behind =
-            |epoch: RegionEpoch| epoch.is_behind(current.epoch) && !EpochRule::COMMAND.admits(epoch, current.epoch);
-        if epoch.is_some_and(is_behind) {
+        if epoch.is_some_and(|epoch| EpochRule::COMMAND.is_outdated(epoch, current.epoch)) {
             let current = current.clone();
             return self.reply(reply, Outcome::EpochMismatch { current });
         }
         let request = ForwardRequest::Propose { session, command };
-        self.forward(now, slot, epoch.unwrap_or_default(), request, ForwardKind::Propose(reply));
+        self.forward_on(now, Some(slot), name, request, ForwardKind::Propose(reply));
     }
 
     /// A command for a region that this store leads: it waits for the end of the turn, to be proposed with the others.
@@ -63,7 +63,8 @@ impl<R> Worker<R> {
         let region = self.region(slot);
         let current = region.descriptor();
         let epoch = epoch.unwrap_or(current.epoch);
-        if !EpochRule::COMMAND.admits(epoch, current.epoch) {
+        // A caller may know of a split that this worker has not heard of yet: whether it errs is decided at apply.
+        if EpochRule::COMMAND.is_outdated(epoch, current.epoch) {
             let current = current.clone();
             return self.answer(reply, Outcome::EpochMismatch { current });
         }

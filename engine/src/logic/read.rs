@@ -1,15 +1,49 @@
 //! Linearizable reads: one round of the leader confirms all reads of a turn (Ongaro's dissertation, section 6.4).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
 use multiraft_raft::{LogIndex, ReadReady, RegionEpoch, RegionId, Term, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::ForwardRequest;
 
-use crate::logic::Outcome;
-use crate::logic::forward::ForwardKind;
+use crate::logic::forward::{ForwardKind, RETRY};
 use crate::logic::output::ReplyTo;
-use crate::logic::region::Confirmed;
+use crate::logic::region::{Confirmed, Reading};
 use crate::logic::worker::Worker;
+use crate::logic::{LookupTask, Outcome};
 use crate::region::command::EpochRule;
+
+/// What a waiting query counts for beside its bytes.
+const QUERY_OVERHEAD: usize = 128;
+
+/// The bytes that are charged at present. Each charge is given back when it is dropped.
+#[derive(Default)]
+pub(super) struct Charged(Arc<AtomicUsize>);
+
+impl Charged {
+    fn charge(&self, bytes: usize) -> Charge {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        Charge { bytes, all: Arc::clone(&self.0) }
+    }
+
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// See [`Charged`].
+pub(super) struct Charge {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
 
 impl<R> Worker<R> {
     /// A read of a caller on this store.
@@ -17,18 +51,53 @@ impl<R> Worker<R> {
         let Some(slot) = self.slot_of(region) else {
             return self.reply(reply, Outcome::UnknownRegion);
         };
+        // Decided for good by the lookup, in the same view of the state: this only saves the round.
         let current = self.region(slot).descriptor();
-        if epoch.is_some_and(|epoch| !EpochRule::COMMAND.admits(epoch, current.epoch)) {
+        if epoch.is_some_and(|epoch| EpochRule::COMMAND.is_outdated(epoch, current.epoch)) {
             let current = current.clone();
             return self.reply(reply, Outcome::EpochMismatch { current });
         }
         self.read_here(slot, ReplyTo::Caller(reply));
     }
 
+    /// A read of a caller on this store that is to be carried out at the leader's.
+    pub(super) fn handle_query(
+        &mut self,
+        now: Time,
+        region: RegionId,
+        epoch: Option<RegionEpoch>,
+        query: Bytes,
+        reply: R,
+    ) {
+        let slot = self.slot_of(region);
+        if let Some(slot) = slot.filter(|slot| self.region(*slot).group.is_leader()) {
+            return self.query_here(slot, epoch, query, ReplyTo::Caller(reply));
+        }
+        let name = (region, epoch.unwrap_or_default());
+        self.forward_on(now, slot, name, ForwardRequest::Query { query }, ForwardKind::Query(reply));
+    }
+
+    /// A read that is answered here, by the leader's own state: it shares the round of the turn.
+    pub(super) fn query_here(&mut self, slot: SlotKey, epoch: Option<RegionEpoch>, query: Bytes, to: ReplyTo<R>) {
+        let current = self.region(slot).descriptor();
+        if epoch.is_some_and(|epoch| EpochRule::COMMAND.is_outdated(epoch, current.epoch)) {
+            let current = current.clone();
+            return self.answer(to, Outcome::EpochMismatch { current });
+        }
+        let Some(to) = self.refuse_frozen(slot, to) else { return };
+        if self.query_bytes.get() > self.config.apply_queue_bytes {
+            self.counters.busy += 1;
+            return self.answer(to, Outcome::Busy { retry_after: RETRY });
+        }
+        let charge = self.query_bytes.charge(query.len() + QUERY_OVERHEAD);
+        self.region_mut(slot).waiting().reads.push(Reading::Query { epoch, query, to, _charge: charge });
+        self.touch(slot);
+    }
+
     /// A read waits for the end of the turn, to share its round with the others.
     pub(super) fn read_here(&mut self, slot: SlotKey, reply: ReplyTo<R>) {
         let Some(reply) = self.refuse_frozen(slot, reply) else { return };
-        self.region_mut(slot).waiting().reads.push(reply);
+        self.region_mut(slot).waiting().reads.push(Reading::Index(reply));
         self.touch(slot);
     }
 
@@ -46,8 +115,8 @@ impl<R> Worker<R> {
         let mut callers = Vec::with_capacity(reads.len());
         for read in reads {
             match read {
-                ReplyTo::Caller(reply) => callers.push(reply),
-                peer @ ReplyTo::Peer { .. } => self.answer(peer, Outcome::NotLeader { hint: leader }),
+                Reading::Index(ReplyTo::Caller(reply)) => callers.push(reply),
+                other => self.answer(other.into_reply(), Outcome::NotLeader { hint: leader }),
             }
         }
         if !callers.is_empty() {
@@ -55,7 +124,7 @@ impl<R> Worker<R> {
         }
     }
 
-    fn open_round(&mut self, now: Time, slot: SlotKey, reads: Vec<ReplyTo<R>>) {
+    fn open_round(&mut self, now: Time, slot: SlotKey, reads: Vec<Reading<R>>) {
         self.next_read += 1;
         let context = self.next_read;
         let region = self.region_mut(slot);
@@ -65,7 +134,7 @@ impl<R> Worker<R> {
         }
         let hint = region.leader_store();
         for read in reads {
-            self.answer(read, Outcome::NotLeader { hint });
+            self.answer(read.into_reply(), Outcome::NotLeader { hint });
         }
     }
 
@@ -77,24 +146,24 @@ impl<R> Worker<R> {
             let region = self.region(slot);
             // The round is confirmed in this very turn, so this is the term that it was opened in.
             let (region, term) = (region.id(), region.group.term());
-            let mut callers = Vec::new();
+            let mut waits = Vec::new();
             for read in reads {
                 match read {
-                    ReplyTo::Caller(reply) => callers.push(reply),
                     // The asking store waits for its own replica to apply the index.
-                    peer @ ReplyTo::Peer { .. } => self.answer(peer, Outcome::ReadAt { index, term }),
+                    Reading::Index(peer @ ReplyTo::Peer { .. }) => self.answer(peer, Outcome::ReadAt { index, term }),
+                    read => waits.push(read),
                 }
             }
-            self.wait_applied(region, (index, term), callers);
+            self.wait_applied(region, (index, term), waits);
         }
         for context in failed.drain(..) {
             for read in self.take_round(slot, context) {
-                self.answer(read, Outcome::NotLeader { hint: None });
+                self.answer(read.into_reply(), Outcome::NotLeader { hint: None });
             }
         }
     }
 
-    fn take_round(&mut self, slot: SlotKey, context: u64) -> Vec<ReplyTo<R>> {
+    fn take_round(&mut self, slot: SlotKey, context: u64) -> Vec<Reading<R>> {
         let Some(waiting) = self.region_mut(slot).busy.as_mut() else {
             return Vec::new();
         };
@@ -105,27 +174,45 @@ impl<R> Worker<R> {
     }
 
     /// Answers confirmed reads at once if their index is applied here, else when it is.
-    pub(super) fn wait_applied(&mut self, region: RegionId, (index, term): (LogIndex, Term), replies: Vec<R>) {
-        if replies.is_empty() {
+    pub(super) fn wait_applied(&mut self, region: RegionId, (index, term): (LogIndex, Term), reads: Vec<Reading<R>>) {
+        if reads.is_empty() {
             return;
         }
         let Some(slot) = self.slot_of(region) else {
-            for reply in replies {
-                self.reply(reply, Outcome::UnknownRegion);
+            for read in reads {
+                self.answer(read.into_reply(), Outcome::UnknownRegion);
             }
             return;
         };
         let deadline = self.now.plus(self.config.request_timeout);
         let here = self.region_mut(slot);
         if here.group.applied_index() < index {
-            here.waiting().confirmed.push(Confirmed { index, term, deadline, replies });
+            here.waiting().confirmed.push(Confirmed { index, term, deadline, reads });
             // No leader hurries to tell an idle follower of a commit: the answer has told of this one.
             here.group.learn_commit(term, index);
             self.touch(slot);
             return;
         }
-        for reply in replies {
-            self.reply(reply, Outcome::ReadAt { index, term });
+        for read in reads {
+            self.serve(slot, (index, term), read);
+        }
+    }
+
+    /// A read is confirmed and its index applied.
+    fn serve(&mut self, slot: SlotKey, (index, term): (LogIndex, Term), read: Reading<R>) {
+        let region = self.region(slot).id();
+        // Nobody reads from a region that gives itself away (M1): its freeze may be within what was waited for.
+        match read {
+            Reading::Index(to) => {
+                let Some(to) = self.refuse_frozen(slot, to) else { return };
+                self.answer(to, Outcome::ReadAt { index, term });
+            }
+            Reading::Query { epoch, query, to, .. } => {
+                let Some(to) = self.refuse_frozen(slot, to) else { return };
+                // What the region becomes after this instant does not answer for it.
+                let epoch = Some(epoch.unwrap_or(self.region(slot).descriptor().epoch));
+                self.lookups.push(LookupTask { region, epoch, query, to });
+            }
         }
     }
 
@@ -139,9 +226,9 @@ impl<R> Worker<R> {
         let (ready, still): (Vec<_>, Vec<_>) =
             std::mem::take(&mut waiting.confirmed).into_iter().partition(|confirmed| confirmed.index <= applied);
         waiting.confirmed = still;
-        for Confirmed { index, term, replies, .. } in ready {
-            for reply in replies {
-                self.reply(reply, Outcome::ReadAt { index, term });
+        for Confirmed { index, term, reads, .. } in ready {
+            for read in reads {
+                self.serve(slot, (index, term), read);
             }
         }
     }
@@ -172,8 +259,8 @@ impl<R> Worker<R> {
         let (late, still): (Vec<_>, Vec<_>) =
             std::mem::take(&mut waiting.confirmed).into_iter().partition(|confirmed| confirmed.deadline <= now);
         waiting.confirmed = still;
-        for reply in late.into_iter().flat_map(|confirmed| confirmed.replies) {
-            self.reply(reply, Outcome::NotLeader { hint });
+        for read in late.into_iter().flat_map(|confirmed| confirmed.reads) {
+            self.answer(read.into_reply(), Outcome::NotLeader { hint });
         }
     }
 }

@@ -3,15 +3,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use multiraft_raft::{
-    Group, LogIndex, Membership, Options, Proposal, RegionDescriptor, RegionId, Replica, ReplicaId, Restored, StoreId,
-    Term, Time,
+    Group, LogIndex, Membership, Options, Proposal, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId,
+    Restored, StoreId, Term, Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_storage::FlushToken;
 
 use crate::logic::merge::Driving;
 use crate::logic::output::ReplyTo;
+use crate::logic::read::Charge;
 use crate::logic::{MergeState, RegionHandle, RegionStart};
 use crate::status::RegionStatus;
 
@@ -75,9 +77,9 @@ pub(super) struct Waiting<R> {
     /// Proposed here as leader, not committed yet, ascending.
     pub(super) proposed: VecDeque<Proposed<R>>,
     /// Reads that came in during this turn.
-    pub(super) reads: Vec<ReplyTo<R>>,
+    pub(super) reads: Vec<Reading<R>>,
     /// Reads whose round is open, by context, ascending.
-    pub(super) rounds: VecDeque<(u64, Vec<ReplyTo<R>>)>,
+    pub(super) rounds: VecDeque<(u64, Vec<Reading<R>>)>,
     /// Confirmed reads that wait until their index is applied here.
     pub(super) confirmed: Vec<Confirmed<R>>,
     /// Who waits for the end of a leadership transfer, and to whom.
@@ -93,6 +95,29 @@ pub(super) struct Proposed<R> {
     pub(super) at: Time,
 }
 
+/// A linearizable read on its way.
+pub(super) enum Reading<R> {
+    /// Its caller, or the store that sent it on, only wants to know from which index on it may read.
+    Index(ReplyTo<R>),
+    /// It is answered from the state of this store.
+    Query {
+        epoch: Option<RegionEpoch>,
+        query: Bytes,
+        to: ReplyTo<R>,
+        /// Given back when the query no longer waits.
+        _charge: Charge,
+    },
+}
+
+impl<R> Reading<R> {
+    /// Who gets the answer.
+    pub(super) fn into_reply(self) -> ReplyTo<R> {
+        match self {
+            Self::Index(to) | Self::Query { to, .. } => to,
+        }
+    }
+}
+
 /// Reads that a quorum has confirmed.
 pub(super) struct Confirmed<R> {
     /// They may be served once this is applied.
@@ -101,7 +126,7 @@ pub(super) struct Confirmed<R> {
     pub(super) term: Term,
     /// When nobody waits any more.
     pub(super) deadline: Time,
-    pub(super) replies: Vec<R>,
+    pub(super) reads: Vec<Reading<R>>,
 }
 
 impl<R> Default for Waiting<R> {

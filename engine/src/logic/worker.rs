@@ -19,11 +19,14 @@ use crate::logic::flush::FlushQueue;
 use crate::logic::lifecycle::Lifecycle;
 use crate::logic::merge::Merges;
 use crate::logic::peers::Peers;
+use crate::logic::read::Charged;
 use crate::logic::region::Region;
+use crate::logic::route::Routes;
 use crate::logic::snapshot::{SnapshotLimits, Transfers};
 use crate::logic::upkeep::Upkeep;
 use crate::logic::{
-    Applied, BeatShare, Counters, FetchTask, Input, Notice, Outcome, RegionHandle, RegionStart, TurnOutput,
+    Applied, BeatShare, Counters, FetchTask, Input, LocateTask, LookupTask, Notice, Outcome, RegionHandle, RegionStart,
+    TurnOutput,
 };
 
 /// How many due groups one turn takes: a bound on a turn's length, also when ten thousand groups are due at once.
@@ -79,6 +82,9 @@ pub struct Worker<R> {
     pub(super) upkeep: Upkeep,
     pub(super) lives: Lifecycle<R>,
     pub(super) merges: Merges,
+    pub(super) routes: Routes,
+    /// What waiting queries hold, in bytes.
+    pub(super) query_bytes: Charged,
     pub(super) counters: Counters,
     /// What was handed out to be applied and not reported back, in bytes.
     pub(super) apply_backlog: usize,
@@ -86,6 +92,10 @@ pub struct Worker<R> {
     pub(super) next_read: u64,
     /// Answers of this turn.
     pub(super) replies: Vec<(R, Outcome)>,
+    /// Queries of this turn that may be answered.
+    pub(super) lookups: Vec<LookupTask<R>>,
+    /// What peers asked in this turn.
+    pub(super) locates: Vec<LocateTask>,
     /// Notices of this turn.
     pub(super) notices: Vec<Notice>,
     /// Regions to be polled at the end of the turn.
@@ -122,10 +132,14 @@ impl<R> Worker<R> {
             upkeep: Upkeep::new(now),
             lives: Lifecycle::default(),
             merges: Merges::new(config.incarnation),
+            routes: Routes::new(),
+            query_bytes: Charged::default(),
             counters: Counters::default(),
             apply_backlog: 0,
             next_read: 0,
             replies: Vec::new(),
+            lookups: Vec::new(),
+            locates: Vec::new(),
             notices: Vec::new(),
             touched: Vec::new(),
             early_records: Vec::new(),
@@ -192,14 +206,14 @@ impl<R> Worker<R> {
         let Some(waiting) = removed.busy.take() else { return };
         let reads = waiting.reads.into_iter().chain(waiting.rounds.into_iter().flat_map(|(_, reads)| reads));
         for read in reads {
-            self.answer(read, Outcome::NotLeader { hint: None });
+            self.answer(read.into_reply(), Outcome::NotLeader { hint: None });
         }
         let proposed = waiting.proposed.into_iter().map(|proposed| proposed.reply);
         for reply in waiting.incoming_replies.into_iter().chain(proposed) {
             self.answer(reply, Outcome::Uncertain);
         }
-        for reply in waiting.confirmed.into_iter().flat_map(|confirmed| confirmed.replies) {
-            self.reply(reply, Outcome::UnknownRegion);
+        for read in waiting.confirmed.into_iter().flat_map(|confirmed| confirmed.reads) {
+            self.answer(read.into_reply(), Outcome::UnknownRegion);
         }
         if let Some((_, reply)) = waiting.transfer {
             self.answer(reply, Outcome::UnknownRegion);
@@ -221,6 +235,8 @@ impl<R> Worker<R> {
         self.merges.drain(&mut out.absorbed, &mut out.local);
         out.replies.append(&mut self.replies);
         out.notices.append(&mut self.notices);
+        out.lookups.append(&mut self.lookups);
+        out.locates.append(&mut self.locates);
         self.next_deadline()
     }
 
@@ -250,6 +266,14 @@ impl<R> Worker<R> {
                 }
                 self.handle_admin(now, region, epoch, &request, reply);
             }
+            Input::Query { region, epoch, query, deadline, reply } => {
+                if now >= deadline {
+                    return self.reply(reply, Outcome::NotLeader { hint: None });
+                }
+                self.handle_query(now, region, epoch, query, reply);
+            }
+            Input::Route(descriptor) => self.on_route(descriptor),
+            Input::Locate { region, key, reply } => self.handle_locate(now, region, key, reply),
             Input::Adopt(adopt) => self.on_adopt(now, adopt),
             Input::Absorbed { tombstone } => self.on_absorbed(tombstone),
             Input::Created { region, replica, allowed } => self.on_created(now, region, replica, allowed),

@@ -54,6 +54,13 @@ impl EpochRule {
         (!self.checks_version || proposed.version == current.version)
             && (!self.checks_conf_version || proposed.conf_version == current.conf_version)
     }
+
+    /// Whether a region at `current` is past what was proposed under. What is neither admitted nor outdated comes from a caller
+    /// that has heard of a change before this replica's worker has: the worker catches up, or the caller errs.
+    pub(crate) fn is_outdated(self, proposed: RegionEpoch, current: RegionEpoch) -> bool {
+        (self.checks_version && proposed.version < current.version)
+            || (self.checks_conf_version && proposed.conf_version < current.conf_version)
+    }
 }
 
 /// A command as it stands in the log.
@@ -207,5 +214,7 @@ mod tests {
         assert!(EpochRule::COMMAND.admits(old, RegionEpoch { conf_version: 2, version: 1 }));
         assert!(!EpochRule::COMMAND.admits(old, RegionEpoch { conf_version: 1, version: 2 }));
         assert!(!EpochRule::MEMBERSHIP.admits(old, RegionEpoch { conf_version: 2, version: 1 }));
+        assert!(EpochRule::COMMAND.is_outdated(old, RegionEpoch { conf_version: 1, version: 2 }));
+        assert!(!EpochRule::COMMAND.is_outdated(RegionEpoch { conf_version: 1, version: 2 }, old));
     }
 }

@@ -11,8 +11,9 @@ use multiraft_router::Mailbox;
 use multiraft_storage::StateError;
 use multiraft_transport::{ForwardOutcome, ForwardReply, Lane, PeerMessage, SnapshotHeader, Transport};
 
-use crate::apply::{AppliedBatch, Applier, ApplyEnd, Dirty, ReceivedSnapshots, SnapshotSource};
-use crate::logic::{ApplyTask, DiskUse, Input};
+use crate::apply::{AppliedBatch, Applier, ApplyEnd, Backend, Dirty, ReceivedSnapshots, SnapshotSource};
+use crate::error::ReadError;
+use crate::logic::{ApplyTask, DiskUse, Input, LookupTask, Outcome, ReplyTo, wire_outcome};
 use crate::shell::Completion;
 use crate::shell::fault::{Fault, PanicGuard};
 use crate::shell::receive::Receiving;
@@ -34,6 +35,8 @@ const REPLIES_AT_ONCE_BYTES: usize = 1 << 20;
 pub(super) enum ApplyWork {
     /// Carry these out.
     Tasks(Vec<ApplyTask<Completion>>),
+    /// Answer these from the state of this instant.
+    Lookups(Vec<LookupTask<Completion>>),
     /// Which regions have applied since the last checkpoint?
     Dirty(Sender<BTreeMap<RegionId, Dirty>>),
     /// Remove a received snapshot that is of no use.
@@ -45,6 +48,7 @@ pub(super) enum ApplyWork {
 /// One worker's apply thread.
 pub(super) struct ApplyThread {
     pub(super) applier: Applier,
+    pub(super) backend: Backend,
     pub(super) work: Receiver<ApplyWork>,
     pub(super) worker: Mailbox<Work>,
     pub(super) transport: Arc<Transport>,
@@ -88,6 +92,7 @@ impl ApplyThread {
                     }
                     self.apply(tasks);
                 }
+                ApplyWork::Lookups(lookups) => self.look_up(lookups),
                 ApplyWork::Dirty(reply) => {
                     let _ = reply.send(self.applier.take_dirty());
                 }
@@ -172,11 +177,47 @@ impl ApplyThread {
         }
     }
 
+    /// Answers queries. An answer to another store leaves as soon as there are enough bytes of them: they are not gathered
+    /// beyond that.
+    fn look_up(&self, lookups: Vec<LookupTask<Completion>>) {
+        let mut replies = Vec::new();
+        let mut bytes = 0;
+        for LookupTask { region, epoch, query, to } in lookups {
+            // What the embedder's machine makes of a query must not take the applier with it.
+            let lookup = || self.backend.lookup(region, epoch, &query);
+            let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(lookup)).unwrap_or_else(|_| {
+                Err(ReadError::State { reason: "the state machine panicked over the query".to_owned() })
+            });
+            let outcome = match found {
+                Ok(answer) => Outcome::Answered { answer },
+                Err(ReadError::EpochMismatch { current }) => Outcome::EpochMismatch { current },
+                Err(ReadError::UnknownRegion { .. }) => Outcome::UnknownRegion,
+                Err(error) => Outcome::Refused { reason: error.to_string() },
+            };
+            match to {
+                ReplyTo::Caller(reply) => reply.complete(outcome),
+                ReplyTo::Peer { store, id } => {
+                    let outcome = within_limit(outcome);
+                    if let Outcome::Answered { answer } = &outcome {
+                        bytes += answer.len();
+                    }
+                    replies.push((store, ForwardReply { id, outcome: wire_outcome(outcome) }));
+                    if bytes > REPLIES_AT_ONCE_BYTES {
+                        self.send_replies(std::mem::take(&mut replies));
+                        bytes = 0;
+                    }
+                }
+            }
+        }
+        self.send_replies(replies);
+    }
+
     fn send_replies(&self, replies: Vec<(StoreId, ForwardReply)>) {
         let mut by_store: BTreeMap<StoreId, (usize, Vec<PeerMessage>)> = BTreeMap::new();
         for (store, mut reply) in replies {
             let mut bytes = 64;
-            if let ForwardOutcome::Applied { reply: answer, .. } = &reply.outcome {
+            if let ForwardOutcome::Applied { reply: answer, .. } | ForwardOutcome::Answered { answer } = &reply.outcome
+            {
                 bytes += answer.len();
             }
             if bytes > REPLY_BYTES_MAX {
@@ -224,5 +265,18 @@ impl ApplyThread {
             }
         }
         let _ = reply.send(sources);
+    }
+}
+
+/// An answer that is too large to be sent to another store says so: asking again would not make it smaller.
+fn within_limit(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Answered { answer } if answer.len() + 64 > REPLY_BYTES_MAX => Outcome::Refused {
+            reason: format!(
+                "the answer has {} bytes, more than the {REPLY_BYTES_MAX} that are sent to another store: ask for less at once",
+                answer.len()
+            ),
+        },
+        outcome => outcome,
     }
 }

@@ -217,6 +217,10 @@ impl Parts {
         for start in &self.assembled.starts {
             directory.update(&start.descriptor);
         }
+        // Where regions went that once had a replica here.
+        for tombstone in self.assembled.residue.tombstones.values() {
+            directory.update(&tombstone.descriptor);
+        }
         let prepared = prepare_pool(&self.config);
         let mailboxes = prepared.mailboxes().to_vec();
         let workers = mailboxes.len();
@@ -385,6 +389,7 @@ impl Parts {
             let (sender, work): (Sender<ApplyWork>, Receiver<ApplyWork>) = bounded(APPLY_BATCHES_MAX);
             let thread = ApplyThread {
                 applier,
+                backend: self.backend.clone(),
                 work,
                 worker: mailbox.clone(),
                 transport: Arc::clone(transport),

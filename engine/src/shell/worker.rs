@@ -7,12 +7,15 @@ use crossbeam_channel::{Sender, TrySendError};
 use multiraft_raft::{StoreId, Time};
 use multiraft_router::{Driver, Mailbox};
 use multiraft_storage::{LogBatch, SharedLog, SubmitError};
-use multiraft_transport::{Lane, PeerMessage, Permit, Transport};
+use multiraft_transport::{ForwardOutcome, ForwardReply, Lane, PeerMessage, Permit, Transport};
 use tokio::sync::oneshot;
 
 use crate::directory::Directory;
 use crate::events::{Event, EventSender};
-use crate::logic::{BeatMerger, Counters, FetchTask, Input, Notice, TurnOutput, Worker, split_by_worker, worker_of};
+use crate::logic::{
+    BeatMerger, Counters, FetchTask, Input, LocateTask, Notice, Outcome, ReplyTo, TurnOutput, Worker, split_by_worker,
+    wire_outcome, worker_of,
+};
 use crate::shell::Completion;
 use crate::shell::apply::ApplyWork;
 use crate::shell::fault::Fault;
@@ -24,6 +27,8 @@ use crate::status::RegionStatus;
 
 /// How long a worker waits before it tries again what a full queue did not take.
 const RETRY: Duration = Duration::from_millis(1);
+/// When a query may be tried again that the applier had no room for.
+const LOOKUP_RETRY: Duration = Duration::from_millis(20);
 
 /// What comes to a worker thread.
 pub(crate) enum Work {
@@ -213,6 +218,8 @@ impl WorkerShell {
             let tasks = std::mem::take(&mut self.out.apply);
             self.hand_over(ApplyWork::Tasks(tasks));
         }
+        self.hand_out_lookups();
+        self.answer_locates();
         for task in self.out.fetches.drain(..) {
             if let Err(refused) = self.fetch.try_send(FetchWork { worker: self.index, task }) {
                 let FetchTask { handle, fetch } = refused.into_inner().task;
@@ -259,6 +266,41 @@ impl WorkerShell {
         }
     }
 
+    /// Queries change nothing: where the applier is behind by all that it may hold they are refused rather than kept.
+    fn hand_out_lookups(&mut self) {
+        if self.out.lookups.is_empty() {
+            return;
+        }
+        let lookups = ApplyWork::Lookups(std::mem::take(&mut self.out.lookups));
+        let Err(TrySendError::Full(ApplyWork::Lookups(refused))) = self.apply.try_send(lookups) else { return };
+        for lookup in refused {
+            let outcome = Outcome::Busy { retry_after: LOOKUP_RETRY };
+            match lookup.to {
+                ReplyTo::Caller(reply) => reply.complete(outcome),
+                ReplyTo::Peer { store, id } => self.say(store, id, wire_outcome(outcome)),
+            }
+        }
+    }
+
+    /// Tells peers what this store has heard of regions.
+    fn answer_locates(&mut self) {
+        for LocateTask { region, key, from, id } in std::mem::take(&mut self.out.locates) {
+            let known = match key {
+                Some(key) => self.directory.lookup(&key),
+                None => self.directory.get(region),
+            };
+            let outcome =
+                known.map_or(ForwardOutcome::UnknownRegion, |known| ForwardOutcome::Changed { regions: vec![known] });
+            self.say(from, id, outcome);
+        }
+    }
+
+    /// Answers a peer. What cannot be sent is asked for again.
+    fn say(&self, store: StoreId, id: u64, outcome: ForwardOutcome) {
+        let message = PeerMessage::ForwardReply(ForwardReply { id, outcome });
+        let _ = self.transport.send(store, Lane::Control, &[message]);
+    }
+
     fn apply_again(&mut self) -> bool {
         if let Some(work) = self.unapplied.take() {
             self.hand_over(work);
@@ -296,6 +338,7 @@ fn tell(directory: &Directory, events: &EventSender, notice: Notice) {
     let event = match notice {
         Notice::Leader { region, term, leader } => Event::LeaderChanged { region, term, leader },
         Notice::SnapshotInstalled { region, index } => Event::SnapshotInstalled { region, index },
+        Notice::Heard(descriptor) => return directory.update(&descriptor),
         Notice::Descriptor(descriptor) => {
             directory.update(&descriptor);
             Event::RegionChanged { descriptor }

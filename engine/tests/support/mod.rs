@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use multiraft::{
-    ApplyContext, Bootstrap, Builder, Config, Engine, RegionView, StateError, StateKind, StateMachine, StateTxn,
-    StoreId, Tls,
+    ApplyContext, Bootstrap, Builder, Config, Engine, KeyRange, RegionView, StateError, StateKind, StateMachine,
+    StateTxn, StoreId, Tls,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-/// A map with three commands: `P key value` sets, `A key value` appends, anything else is refused.
+/// A map with three commands: `P key value` sets, `A key value` appends, anything else is refused. A query is a key, or
+/// [`keys`].
 pub struct Map;
 
 pub fn put(key: &str, value: &str) -> Bytes {
@@ -26,6 +27,15 @@ pub fn put(key: &str, value: &str) -> Bytes {
 
 pub fn append(key: &str, value: &str) -> Bytes {
     format!("A\0{key}\0{value}").into()
+}
+
+/// The query for the first keys of a range, each in a line.
+pub fn keys(range: &KeyRange, limit: usize) -> Bytes {
+    let mut query = b"S\n".to_vec();
+    for part in [&range.start[..], b"\n", &range.end, b"\n", limit.to_string().as_bytes()] {
+        query.extend_from_slice(part);
+    }
+    query.into()
 }
 
 impl StateMachine for Map {
@@ -46,6 +56,18 @@ impl StateMachine for Map {
     }
 
     fn lookup(&self, view: &RegionView<'_>, query: &[u8]) -> Result<Bytes, StateError> {
+        let mut parts = query.split(|byte| *byte == b'\n');
+        if let (Some(b"S"), Some(start), Some(end), Some(limit)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        {
+            let limit = String::from_utf8_lossy(limit).parse().unwrap();
+            let keys: Vec<String> = view
+                .scan(start, end, limit)?
+                .into_iter()
+                .map(|(key, _)| String::from_utf8_lossy(&key).into_owned())
+                .collect();
+            return Ok(keys.join("\n").into());
+        }
         Ok(view.get(query)?.unwrap_or_default())
     }
 }

@@ -71,9 +71,12 @@ fn write_one<P: PairsMut>(pairs: &mut P, op: &Op) -> Result<Answer, P::Error> {
             .iter()
             .try_for_each(|(key, value)| pairs.put(key, value.clone()))
             .map_or_else(Answer::Refused, |()| Answer::Done)),
-        Op::Get { .. } | Op::Exists { .. } | Op::Length { .. } | Op::GetMany { .. } | Op::Scan { .. } | Op::Count => {
-            read_one(pairs, op)
-        }
+        Op::Get { .. }
+        | Op::Exists { .. }
+        | Op::Length { .. }
+        | Op::GetMany { .. }
+        | Op::Scan { .. }
+        | Op::Count { .. } => read_one(pairs, op),
     }
 }
 
@@ -96,7 +99,7 @@ fn read_one<P: Pairs>(pairs: &P, op: &Op) -> Result<Answer, P::Error> {
             let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
             Answer::Values(pairs.scan(start, limit)?.into_iter().map(|(key, _)| Some(key)).collect())
         }
-        Op::Count => Answer::Number(count(pairs)?),
+        Op::Count { start, end } => Answer::Number(count(pairs, start, end)?),
         // Never sent as a query: what writes goes through the log.
         Op::Set { .. } | Op::Delete { .. } | Op::Add { .. } | Op::Append { .. } | Op::SetMany { .. } => {
             Answer::Refused(Refusal::Malformed)
@@ -119,14 +122,15 @@ fn get_many<P: Pairs>(pairs: &P, keys: &[Bytes]) -> Result<Answer, P::Error> {
     Ok(Answer::Values(values))
 }
 
-fn count<P: Pairs>(pairs: &P) -> Result<i64, P::Error> {
+fn count<P: Pairs>(pairs: &P, start: &Bytes, end: &Bytes) -> Result<i64, P::Error> {
     let mut found = 0;
-    let mut start = Bytes::new();
+    let mut start = start.clone();
     loop {
         let page = pairs.scan(&start, COUNT_PAGE)?;
-        found += as_number(page.len());
+        let below = page.iter().take_while(|(key, _)| end.is_empty() || key < end).count();
+        found += as_number(below);
         match page.last() {
-            Some((last, _)) if page.len() == COUNT_PAGE => start = successor(last),
+            Some((last, _)) if below == COUNT_PAGE => start = successor(last),
             _ => return Ok(found),
         }
     }
@@ -312,7 +316,10 @@ mod tests {
         assert_eq!(one(map, Op::Length { key: b("k") }), Answer::Number(3));
         let pairs = (0..2500).map(|i| (b(&format!("m{i:04}")), b("v"))).collect();
         assert_eq!(one(map, Op::SetMany { pairs }), Answer::Done);
-        assert_eq!(one(map, Op::Count), Answer::Number(2501));
+        let count = |start: &str, end: &str| Op::Count { start: b(start), end: b(end) };
+        assert_eq!(one(map, count("a", "")), Answer::Number(2501));
+        assert_eq!(one(map, count("m0001", "m1500")), Answer::Number(1499));
+        assert_eq!(one(map, count("b", "k")), Answer::Number(0));
         let found = one(map, Op::Scan { start: b("m0007"), limit: 2 });
         assert_eq!(found, Answer::Values(vec![Some(b("m0007")), Some(b("m0008"))]));
         assert_eq!(one(map, Op::Exists { keys: vec![b("k"), b("k"), b("x")] }), Answer::Number(2));

@@ -23,7 +23,7 @@ const LENGTH: u8 = 7;
 const GET_MANY: u8 = 8;
 const SET_MANY: u8 = 9;
 const SCAN: u8 = 10;
-const COUNT: u8 = 11;
+const COUNT: u8 = 12;
 
 /// When a [`Op::Set`] is carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +61,8 @@ pub(crate) enum Op {
     SetMany { pairs: Vec<(Bytes, Bytes)> },
     /// At most `limit` keys from `start` on, within the region.
     Scan { start: Bytes, limit: u64 },
-    /// How many keys the region holds.
-    Count,
+    /// How many keys there are from `start` on, within the region, below `end` (empty: to the end of the region).
+    Count { start: Bytes, end: Bytes },
 }
 
 impl Op {
@@ -77,7 +77,7 @@ impl Op {
             | Self::Length { .. }
             | Self::GetMany { .. }
             | Self::Scan { .. }
-            | Self::Count => false,
+            | Self::Count { .. } => false,
         }
     }
 
@@ -91,8 +91,7 @@ impl Op {
             | Self::Length { key } => vec![key],
             Self::Delete { keys } | Self::Exists { keys } | Self::GetMany { keys } => keys.iter().collect(),
             Self::SetMany { pairs } => pairs.iter().map(|(key, _)| key).collect(),
-            Self::Scan { start, .. } => vec![start],
-            Self::Count => Vec::new(),
+            Self::Scan { start, .. } | Self::Count { start, .. } => vec![start],
         }
     }
 
@@ -112,7 +111,7 @@ impl Op {
                 Self::Append { key, suffix } => key.len() + suffix.len() + 2 * FIELD,
                 Self::SetMany { pairs } => pairs.iter().map(|(key, value)| key.len() + value.len() + 2 * FIELD).sum(),
                 Self::Scan { start, .. } => start.len() + 2 * FIELD,
-                Self::Count => 0,
+                Self::Count { start, end } => start.len() + end.len() + 2 * FIELD,
             }
     }
 
@@ -154,7 +153,10 @@ impl Op {
                 put_key(out, SCAN, start);
                 out.varint(*limit);
             }
-            Self::Count => out.put_u8(COUNT),
+            Self::Count { start, end } => {
+                put_key(out, COUNT, start);
+                out.bytes(end);
+            }
         }
     }
 
@@ -185,7 +187,7 @@ impl Op {
                 Self::SetMany { pairs }
             }
             SCAN => Self::Scan { start: reader.bytes()?, limit: reader.varint()? },
-            COUNT => Self::Count,
+            COUNT => Self::Count { start: reader.bytes()?, end: reader.bytes()? },
             _ => return Err(reader.malformed()),
         })
     }
@@ -249,7 +251,7 @@ mod tests {
             Op::GetMany { keys },
             Op::SetMany { pairs: vec![(key("a"), key("1")), (key("b"), key(""))] },
             Op::Scan { start: key("s"), limit: 300 },
-            Op::Count,
+            Op::Count { start: key("a"), end: key("") },
         ]
     }
 

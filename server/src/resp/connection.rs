@@ -2,7 +2,7 @@
 //!
 //! A round is everything complete in the socket's buffer, within limits. Its data commands are sorted into lanes by region
 //! and carried out beside each other; the next round begins when all are answered. So commands of one connection on one
-//! region take effect in order, a read sees the writes before it, and a pipeline costs one proposal a region a round. While a
+//! region take effect in order (lanes never share a key, see [`Round::lane`]), a read sees the writes before it, and a pipeline costs one proposal a region a round. While a
 //! round runs nothing more is read: a client that sends faster than it is served is held back by the transport.
 
 use std::collections::{HashMap, VecDeque};
@@ -10,8 +10,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use multiraft::RegionId;
+use bytes::{Bytes, BytesMut};
+use multiraft::{RegionDescriptor, RegionId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -68,7 +68,35 @@ struct Connection {
 struct Round {
     /// Each reply, with the protocol version that it goes out in.
     replies: Vec<(Protocol, Option<Reply>)>,
-    lanes: HashMap<RegionId, VecDeque<Item>>,
+    lanes: HashMap<RegionId, Lane>,
+}
+
+/// The commands for one region, as it was when the first of them was sorted in.
+#[derive(Debug)]
+struct Lane {
+    region: Arc<RegionDescriptor>,
+    items: VecDeque<Item>,
+}
+
+impl Round {
+    /// Where commands for a region go; `None` if the lanes have to be carried out first. That is when the regions change
+    /// while commands are sorted in: two lanes that share a key would be carried out beside each other, out of order.
+    fn lane(&mut self, region: &Arc<RegionDescriptor>) -> Option<&mut VecDeque<Item>> {
+        let is_same = |lane: &Lane| lane.region.id == region.id && lane.region.epoch.version == region.epoch.version;
+        let known = self.lanes.get(&region.id).is_some_and(is_same);
+        if !known && self.lanes.values().any(|lane| lane.region.id == region.id || overlap(&lane.region, region)) {
+            return None;
+        }
+        let lane = self.lanes.entry(region.id);
+        let lane = lane.or_insert_with(|| Lane { region: Arc::clone(region), items: VecDeque::new() });
+        Some(&mut lane.items)
+    }
+}
+
+/// Whether two regions share a key.
+fn overlap(one: &RegionDescriptor, other: &RegionDescriptor) -> bool {
+    let reaches = |end: &Bytes, start: &Bytes| end.is_empty() || start < end;
+    reaches(&one.range.end, &other.range.start) && reaches(&other.range.end, &one.range.start)
 }
 
 impl Connection {
@@ -149,10 +177,14 @@ impl Connection {
         let reply = match command {
             Err(reply) => Some(reply),
             Ok(Command::Local(name, arguments)) => Some(self.client.answer(&self.front, name, &arguments).await),
-            Ok(Command::Data(op, shape)) => match region_of(&self.front.engine, &op) {
+            Ok(Command::Data(op, shape)) => match region_of(&self.front.engine, &op, deadline).await {
                 Err(reply) => Some(reply),
                 Ok(region) => {
-                    round.lanes.entry(region.id).or_default().push_back(Item { slot, op, shape });
+                    if round.lane(&region).is_none() {
+                        self.run_lanes(round, deadline).await;
+                    }
+                    let lane = round.lane(&region).expect("invariant: without lanes any region gets one");
+                    lane.push_back(Item { slot, op, shape });
                     None
                 }
             },
@@ -175,9 +207,9 @@ impl Connection {
         let Some(first) = lanes.next() else { return };
         let mut others = JoinSet::new();
         for lane in lanes {
-            others.spawn(run_lane(self.front.engine.clone(), lane, deadline));
+            others.spawn(run_lane(self.front.engine.clone(), lane.items, deadline));
         }
-        let mut replies = run_lane(self.front.engine.clone(), first, deadline).await;
+        let mut replies = run_lane(self.front.engine.clone(), first.items, deadline).await;
         while let Some(finished) = others.join_next().await {
             replies.extend(finished.expect("invariant: a lane does not panic and is not aborted"));
         }
@@ -213,4 +245,41 @@ fn too_large(size: usize, limit: usize) -> Reply {
         "ERR the command has {size} bytes, the limit is {limit}: send less at once, or raise --max-command-bytes on every \
          store"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use multiraft::{KeyRange, RegionEpoch};
+
+    use super::*;
+    use crate::machine::Op;
+    use crate::resp::command::Shape;
+
+    fn region(id: u64, start: &str, end: &str, version: u64) -> Arc<RegionDescriptor> {
+        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        Arc::new(RegionDescriptor {
+            id: RegionId(id),
+            range: KeyRange { start: bytes(start), end: bytes(end) },
+            epoch: RegionEpoch { conf_version: 1, version },
+            replicas: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn regions_that_share_a_key_with_another_lane_wait_for_it() {
+        let mut round = Round::default();
+        let item = || Item { slot: 0, op: Op::Get { key: Bytes::from_static(b"k") }, shape: Shape::Plain };
+        for known in [region(1, "", "k", 4), region(2, "k", "", 7), region(1, "", "k", 4)] {
+            round.lane(&known).unwrap().push_back(item());
+        }
+        assert_eq!(round.lanes[&RegionId(1)].items.len(), 2);
+        // The second has split: neither what it kept nor what it gave away may run beside what was sorted in before.
+        for changed in [region(2, "k", "p", 8), region(3, "p", "", 8), region(4, "j", "k", 9), region(1, "", "j", 5)] {
+            assert!(round.lane(&changed).is_none(), "{changed:?}");
+        }
+        round.lanes.clear();
+        for fresh in [region(2, "k", "p", 8), region(3, "p", "", 8)] {
+            assert!(round.lane(&fresh).is_some());
+        }
+    }
 }

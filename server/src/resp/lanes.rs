@@ -61,11 +61,12 @@ pub(crate) enum Trouble {
     Uncertain,
 }
 
-/// The region that owns all keys of an operation.
-pub(crate) fn region_of(engine: &Engine, op: &Op) -> Result<Arc<RegionDescriptor>, Reply> {
+/// The region that owns all keys of an operation, as far as this store can find out.
+pub(crate) async fn region_of(engine: &Engine, op: &Op, deadline: Instant) -> Result<Arc<RegionDescriptor>, Reply> {
     let keys = op.keys();
     let Some((first, rest)) = keys.split_first() else { return Err(Reply::error(CROSS_REGION)) };
-    let Some(region) = engine.region_for(first) else {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let Some(region) = engine.locate(first, Some(left)).await else {
         return Err(Reply::error(NO_REGION));
     };
     if rest.iter().all(|key| region.owns(key)) { Ok(region) } else { Err(Reply::error(CROSS_REGION)) }
@@ -75,7 +76,7 @@ pub(crate) fn region_of(engine: &Engine, op: &Op) -> Result<Arc<RegionDescriptor
 pub(crate) async fn run_lane(engine: Engine, mut lane: VecDeque<Item>, deadline: Instant) -> Vec<(usize, Reply)> {
     let mut replies = Vec::with_capacity(lane.len());
     while let Some(first) = lane.front() {
-        let region = match region_of(&engine, &first.op) {
+        let region = match region_of(&engine, &first.op, deadline).await {
             Ok(region) => region,
             Err(reply) => {
                 let item = lane.pop_front().expect("invariant: the loop saw it");
@@ -131,8 +132,10 @@ fn uncertain_reply(op: &Op) -> Reply {
     if op.is_write() { Reply::Error(UNCERTAIN.into()) } else { Reply::error("TRYAGAIN no answer in time: read again") }
 }
 
-/// Proposes or asks once. Answers are at least one.
-pub(crate) async fn attempt(
+/// Proposes or asks once, under the epoch at which the region was found to own the keys: one that has given a key away
+/// since does not answer for it.
+/// Answers are at least one.
+async fn attempt(
     engine: &Engine,
     (region, epoch): (RegionId, RegionEpoch),
     batch: Bytes,
@@ -183,11 +186,12 @@ fn of_propose_error(error: ProposeError) -> Trouble {
     }
 }
 
-fn of_read_error(error: ReadError) -> Trouble {
+pub(crate) fn of_read_error(error: ReadError) -> Trouble {
     let text = error.to_string();
     match error {
         ReadError::NotLeader { .. } => Trouble::Again(RETRY_PAUSE, Reply::error(format!("CLUSTERDOWN {text}"))),
         ReadError::UnknownRegion { .. } | ReadError::EpochMismatch { .. } => Trouble::Again(RETRY_PAUSE, changing()),
+        ReadError::Unrouted => Trouble::Again(RETRY_PAUSE, Reply::error(NO_REGION)),
         ReadError::Busy { retry_after } => Trouble::Again(retry_after, Reply::error(format!("BUSY {text}"))),
         _ => Trouble::Failed(Reply::error(format!("ERR {text}"))),
     }

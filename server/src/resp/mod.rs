@@ -14,6 +14,8 @@ mod listener;
 mod local;
 mod reply;
 mod request;
+#[cfg(test)]
+mod splits;
 mod table;
 mod walk;
 

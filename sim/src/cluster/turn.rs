@@ -117,6 +117,8 @@ impl Cluster {
             self.input(store, worker, Input::Absorbed { tombstone });
         }
         self.deliver_local(store, std::mem::take(&mut out.local));
+        // The simulated clients ask only stores that have a replica.
+        assert!(out.lookups.is_empty() && out.locates.is_empty(), "nobody asked");
         out.notices.clear();
         Ok(())
     }

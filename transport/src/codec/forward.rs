@@ -20,6 +20,9 @@ const PROPOSE_IN_SAME_SESSION: u8 = 2;
 const READ_INDEX: u8 = 3;
 const TRANSFER: u8 = 4;
 const ADMIN: u8 = 5;
+const QUERY: u8 = 6;
+const LOCATE: u8 = 7;
+const LOCATE_KEY: u8 = 8;
 
 const APPLIED: u8 = 0;
 const READ_AT: u8 = 1;
@@ -34,6 +37,8 @@ const UNCERTAIN: u8 = 9;
 const REFUSED: u8 = 10;
 const CHANGED: u8 = 11;
 const NO_SPACE: u8 = 12;
+const ANSWERED: u8 = 13;
+const LEADS: u8 = 14;
 
 /// A descriptor takes at least its format, id, bounds, epoch and count.
 const DESCRIPTOR_MIN: usize = 7;
@@ -77,6 +82,15 @@ impl Context {
                 out.push(ADMIN);
                 put_bytes(out, request);
             }
+            ForwardRequest::Query { query } => {
+                out.push(QUERY);
+                put_bytes(out, query);
+            }
+            ForwardRequest::Locate { key: None } => out.push(LOCATE),
+            ForwardRequest::Locate { key: Some(key) } => {
+                out.push(LOCATE_KEY);
+                put_bytes(out, key);
+            }
         }
     }
 
@@ -102,6 +116,9 @@ impl Context {
             READ_INDEX => ForwardRequest::ReadIndex,
             TRANSFER => ForwardRequest::Transfer { to: StoreId(reader.varint()?) },
             ADMIN => ForwardRequest::Admin { request: reader.payload("an admin request")? },
+            QUERY => ForwardRequest::Query { query: reader.payload("a query")? },
+            LOCATE => ForwardRequest::Locate { key: None },
+            LOCATE_KEY => ForwardRequest::Locate { key: Some(reader.payload("a key")?) },
             value => return reader.fail(WireFault::Unknown { what: "request", value }),
         };
         let (region, term) = (RegionId(self.region), Term(self.term));
@@ -123,6 +140,14 @@ impl Context {
                 self.put_outcome_index(out, *index);
                 put_delta(out, self.term, term.0);
                 self.term = term.0;
+            }
+            ForwardOutcome::Leads { term } => {
+                out.push(LEADS);
+                put_varint(out, term.0);
+            }
+            ForwardOutcome::Answered { answer } => {
+                out.push(ANSWERED);
+                put_bytes(out, answer);
             }
             ForwardOutcome::Done => out.push(DONE),
             ForwardOutcome::NotLeader { hint: None } => out.push(NOT_LEADER),
@@ -182,6 +207,8 @@ impl Context {
                 let regions = (0..count).map(|_| read_descriptor(reader).map(Arc::new));
                 ForwardOutcome::Changed { regions: regions.collect::<Result<_, _>>()? }
             }
+            LEADS => ForwardOutcome::Leads { term: Term(reader.varint()?) },
+            ANSWERED => ForwardOutcome::Answered { answer: reader.payload("an answer")? },
             REFUSED => {
                 let reason = reader.payload("a reason")?;
                 match std::str::from_utf8(&reason) {

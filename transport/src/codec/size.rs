@@ -87,10 +87,13 @@ fn payload(message: &PeerMessage) -> usize {
         PeerMessage::Forward(forward) => match &forward.request {
             ForwardRequest::Propose { command, .. } => command.len(),
             ForwardRequest::Admin { request } => request.len(),
+            ForwardRequest::Query { query } => query.len(),
+            ForwardRequest::Locate { key } => key.as_ref().map_or(0, bytes::Bytes::len),
             _ => 0,
         },
         PeerMessage::ForwardReply(reply) => match &reply.outcome {
             ForwardOutcome::Applied { reply, .. } => reply.len(),
+            ForwardOutcome::Answered { answer } => answer.len(),
             ForwardOutcome::Refused { reason } => reason.len(),
             ForwardOutcome::Changed { regions } => {
                 let size = |region: &RegionDescriptor| descriptor_size_max(region).max(descriptor_footprint(region));

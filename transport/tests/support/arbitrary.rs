@@ -155,6 +155,8 @@ fn forward() -> BoxedStrategy<Forward> {
         1 => Just(ForwardRequest::ReadIndex),
         1 => number().prop_map(|to| ForwardRequest::Transfer { to: StoreId(to) }),
         1 => bytes(100).prop_map(|request| ForwardRequest::Admin { request }),
+        1 => bytes(9000).prop_map(|query| ForwardRequest::Query { query }),
+        1 => option::of(bytes(100)).prop_map(|key| ForwardRequest::Locate { key }),
     ];
     (number(), number(), epoch(), number(), any::<u32>(), request)
         .prop_map(|(id, region, epoch, term, timeout_ms, request)| Forward {
@@ -173,6 +175,8 @@ fn forward_reply() -> BoxedStrategy<ForwardReply> {
         (bytes(9000), number()).prop_map(|(reply, index)| ForwardOutcome::Applied { reply, index: LogIndex(index) }),
         (number(), number())
             .prop_map(|(index, term)| ForwardOutcome::ReadAt { index: LogIndex(index), term: Term(term) }),
+        bytes(9000).prop_map(|answer| ForwardOutcome::Answered { answer }),
+        number().prop_map(|term| ForwardOutcome::Leads { term: Term(term) }),
         Just(ForwardOutcome::Done),
         option::of(number()).prop_map(|hint| ForwardOutcome::NotLeader { hint: hint.map(StoreId) }),
         descriptor().prop_map(|current| ForwardOutcome::EpochMismatch { current: Arc::new(current) }),
