@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use multiraft_raft::{KeyRange, RegionDescriptor, RegionId};
-use multiraft_router::RangeMap;
+use multiraft_router::{Address, RangeMap, RegionMap};
+
+use crate::logic::RegionHandle;
 
 /// Shared by workers, which keep it up to date, and callers, who route by it.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     ranges: RangeMap,
+    /// Where the replicas of this store live.
+    addresses: RegionMap,
     descriptors: RwLock<BTreeMap<RegionId, Arc<RegionDescriptor>>>,
 }
 
@@ -22,6 +26,21 @@ impl Directory {
         if entry.epoch.is_behind(descriptor.epoch) {
             *entry = Arc::clone(descriptor);
         }
+    }
+
+    /// A replica lives on this worker from now on.
+    pub(crate) fn host(&self, worker: usize, handle: RegionHandle) {
+        self.addresses.insert(handle.region, address(worker, handle));
+    }
+
+    /// It lives there no more; a successor that is there already stays known.
+    pub(crate) fn vacate(&self, worker: usize, handle: RegionHandle) {
+        self.addresses.remove(handle.region, address(worker, handle));
+    }
+
+    /// The worker that drives the region's replica on this store; `None` if there is none.
+    pub(crate) fn worker(&self, region: RegionId) -> Option<usize> {
+        self.addresses.get(region).map(|address| address.worker as usize)
     }
 
     /// Takes the news of a split: no reader sees only a part of it.
@@ -54,4 +73,9 @@ impl Directory {
         let routes = self.ranges.scan(&KeyRange::full(), usize::MAX);
         routes.into_iter().filter_map(|route| self.get(route.region)).collect()
     }
+}
+
+fn address(worker: usize, handle: RegionHandle) -> Address {
+    let worker = u32::try_from(worker).expect("invariant: at most 256 workers");
+    Address { worker, slot: handle.slot, generation: handle.generation }
 }

@@ -496,8 +496,9 @@ impl Engine {
 
     pub(crate) fn send(&self, region: RegionId, input: Input<Completion>, bytes: u64) -> Result<(), Refused> {
         let mailboxes = &self.running.mailboxes;
-        let mailbox = &mailboxes[worker_of(region, mailboxes.len())];
-        mailbox.try_send(Work::Input(input), bytes).map_err(|error| match error {
+        // One that has no replica here goes to the worker that would drive it: that one knows routes.
+        let worker = self.running.directory.worker(region).unwrap_or_else(|| worker_of(region, mailboxes.len()));
+        mailboxes[worker].try_send(Work::Input(input), bytes).map_err(|error| match error {
             SendError::Busy(_) | SendError::TooLarge(_) => Refused::Busy,
             _ => Refused::Stopped,
         })

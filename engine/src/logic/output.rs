@@ -335,6 +335,10 @@ pub enum Notice {
     },
     /// Another store told what a region is, perhaps old news. Nothing has happened here.
     Heard(Arc<RegionDescriptor>),
+    /// A replica of this store lives here from now on.
+    Hosted(RegionHandle),
+    /// It lives there no more.
+    Vacated(RegionHandle),
     /// A region's descriptor has changed.
     Descriptor(Arc<RegionDescriptor>),
     /// A region was split: what it is now, then its children, in key order.

@@ -193,6 +193,8 @@ impl<R> Worker<R> {
         let options = Arc::clone(&self.config.raft);
         let key = self.regions.insert_with(|key| Region::new(start, own, initialised, key, options, seed, now));
         self.slots.insert(start.descriptor.id, key);
+        let handle = self.region(key).handle();
+        self.notices.push(Notice::Hosted(handle));
         self.set_merge_state(key, start.merge.clone());
         self.touch(key);
     }
@@ -203,6 +205,7 @@ impl<R> Worker<R> {
         self.deadlines.disarm(key);
         self.on_region_gone(region, key);
         let Some(mut removed) = self.regions.remove(key) else { return };
+        self.notices.push(Notice::Vacated(removed.handle()));
         let Some(waiting) = removed.busy.take() else { return };
         let reads = waiting.reads.into_iter().chain(waiting.rounds.into_iter().flat_map(|(_, reads)| reads));
         for read in reads {

@@ -240,7 +240,7 @@ impl WorkerShell {
             reply.complete(outcome);
         }
         for notice in self.out.notices.drain(..) {
-            tell(&self.directory, &self.events, notice);
+            tell(&self.directory, &self.events, self.index, notice);
         }
     }
 
@@ -334,8 +334,10 @@ pub(super) fn deliver_local(workers: &[Mailbox<Work>], store: StoreId, messages:
     }
 }
 
-fn tell(directory: &Directory, events: &EventSender, notice: Notice) {
+fn tell(directory: &Directory, events: &EventSender, worker: usize, notice: Notice) {
     let event = match notice {
+        Notice::Hosted(handle) => return directory.host(worker, handle),
+        Notice::Vacated(handle) => return directory.vacate(worker, handle),
         Notice::Leader { region, term, leader } => Event::LeaderChanged { region, term, leader },
         Notice::SnapshotInstalled { region, index } => Event::SnapshotInstalled { region, index },
         Notice::Heard(descriptor) => return directory.update(&descriptor),
