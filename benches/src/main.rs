@@ -28,6 +28,10 @@ mod usage;
 
 use std::process::ExitCode;
 
+/// As in the `multiraft` program, so that its stores are measured as they run.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use clap::Parser;
 
 fn main() -> ExitCode {

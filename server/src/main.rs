@@ -21,6 +21,10 @@ use clap::Parser;
 use cli::{CertsArgs, Cli, Command};
 use error::Failure;
 
+/// Thousands of regions take and give back small pieces all the time, and seldom the ones that are still in the caches.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     start_logging(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
