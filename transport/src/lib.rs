@@ -36,7 +36,8 @@ pub use handler::{DownReason, Handler, LinkEvent, Permit, ReceivedFrame};
 pub use lane::{APPEND_LANES_MAX, Lane};
 pub use message::{
     Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage,
-    RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage, SnapshotStep,
+    RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage,
+    SnapshotStep,
 };
 pub use snapshot::{SnapshotError, SnapshotReceiver, SnapshotSender};
 pub use status::{LaneStatus, LinkStatus, PeerStatus};

@@ -10,8 +10,8 @@ use multiraft_raft::{
 };
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, FrameBuilder, Limits,
-    PeerMessage, RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage, SnapshotStep,
-    WIRE_VERSION, decode_frame, encode_snapshot_chunk, encode_snapshot_header,
+    PeerMessage, RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader,
+    SnapshotMessage, SnapshotStep, WIRE_VERSION, decode_frame, encode_snapshot_chunk, encode_snapshot_header,
 };
 
 /// `hex` may have spaces and comments in brackets.
@@ -252,15 +252,15 @@ fn changes_of_regions() {
         PeerMessage::Forward(forward),
         PeerMessage::ForwardReply(ForwardReply { id: 1, outcome }),
         say(RegionStep::Ask { replica: ReplicaId(21), epoch }),
-        say(RegionStep::Tell { descriptor: descriptor(), merged: false }),
-        say(RegionStep::Tell { descriptor: descriptor(), merged: true }),
+        say(RegionStep::Tell { descriptor: descriptor(), merged: false, committed: (LogIndex(300), Term(5)) }),
+        say(RegionStep::Tell { descriptor: descriptor(), merged: true, committed: (LogIndex(0), Term(0)) }),
     ];
     let hex = format!(
         "12 02 0e 01 02 e8 07 [admin] 05 03 78 79 7a
          13 00 [changed] 0b [two] 02 {DESCRIPTOR} {DESCRIPTOR}
          15 00 [ask] 00 15 01 02
-         15 00 [tell] 01 {DESCRIPTOR}
-         15 00 [tell merged] 02 {DESCRIPTOR}"
+         15 00 [tell] 01 ac 02 05 {DESCRIPTOR}
+         15 00 [tell merged] 02 00 00 {DESCRIPTOR}"
     );
     is_written_as(&messages, &hex);
 }

@@ -13,8 +13,8 @@ use multiraft_raft::{
 };
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, FrameBuilder,
-    PeerMessage, RaftMessage, RegionMessage, RegionStep, SnapshotHeader, SnapshotMessage, SnapshotStep, encode_descriptor, encode_snapshot_header,
-    fuzz_decode,
+    PeerMessage, RaftMessage, RegionMessage, RegionStep, SnapshotHeader, SnapshotMessage, SnapshotStep,
+    encode_descriptor, encode_snapshot_header, fuzz_decode,
 };
 
 #[test]
@@ -215,7 +215,11 @@ fn store_messages() -> Vec<PeerMessage> {
         PeerMessage::Forward(forward(ForwardRequest::Admin { request: Bytes::from_static(b"split") })),
         PeerMessage::Region(RegionMessage {
             region,
-            step: RegionStep::Tell { descriptor: Arc::new(descriptor()), merged: true },
+            step: RegionStep::Tell {
+                descriptor: Arc::new(descriptor()),
+                merged: true,
+                committed: (LogIndex(7), Term(2)),
+            },
         }),
         snapshot(offer),
         snapshot(SnapshotStep::Accept { first_chunk: 2 }),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{RegionDescriptor, RegionId, ReplicaId, StoreId};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::region::command::{get_varint, put_varint};
@@ -35,6 +35,8 @@ pub struct Tombstone {
     pub descriptor: Arc<RegionDescriptor>,
     /// Why.
     pub cause: Cause,
+    /// The last entry of the region's log that was known here to be committed, by index and term; zeros: none.
+    pub committed: (LogIndex, Term),
     /// Its log and hard state are gone too, durably: records that the log holds are a later replica's.
     pub cleaned: bool,
 }
@@ -46,13 +48,15 @@ impl Tombstone {
         replica <= self.replica || self.cause == Cause::Merged
     }
 
-    /// The stored form: `format (1) | cause (1) | cleaned (1) | varint replica | descriptor`.
+    /// The stored form: `format (1) | cause (1) | cleaned (1) | varint replica | varint index | varint term | descriptor`.
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_u8(FORMAT);
         out.put_u8(self.cause as u8);
         out.put_u8(u8::from(self.cleaned));
         put_varint(&mut out, self.replica.get());
+        put_varint(&mut out, self.committed.0.get());
+        put_varint(&mut out, self.committed.1.get());
         let mut descriptor = Vec::new();
         encode_descriptor(&self.descriptor, &mut descriptor);
         out.put_slice(&descriptor);
@@ -72,8 +76,9 @@ impl Tombstone {
         };
         let mut at = 3;
         let replica = ReplicaId(get_varint(stored, &mut at)?);
+        let committed = (LogIndex(get_varint(stored, &mut at)?), Term(get_varint(stored, &mut at)?));
         let descriptor = Arc::new(decode_descriptor(&stored.slice(at..)).ok()?);
-        Some(Self { replica, descriptor, cause, cleaned })
+        Some(Self { replica, descriptor, cause, committed, cleaned })
     }
 }
 
@@ -166,9 +171,10 @@ impl Entries {
     pub(crate) fn set_state(&mut self, descriptor: Arc<RegionDescriptor>) {
         let Some(replica) = self.own(&descriptor) else {
             // It has applied its own removal, and stays here until that is carried out.
-            if let Some(resident) = self.residents.get_mut(&descriptor.id) {
-                resident.state = Some(descriptor);
-            }
+            let gone = self.tombstones.get(&descriptor.id).map_or(ReplicaId::ZERO, |tombstone| tombstone.replica);
+            let resident = Resident { replica: gone, state: None, pending: false };
+            let region = descriptor.id;
+            self.residents.entry(region).or_insert(resident).state = Some(descriptor);
             return;
         };
         self.residents.insert(descriptor.id, Resident { replica, state: Some(descriptor), pending: false });
@@ -243,7 +249,13 @@ impl Entries {
     }
 
     /// What a replica leaves behind when it goes, given what was last heard of its region.
-    pub(crate) fn tombstone_of(&self, region: RegionId, known: &Arc<RegionDescriptor>, cause: Cause) -> Tombstone {
+    pub(crate) fn tombstone_of(
+        &self,
+        region: RegionId,
+        known: &Arc<RegionDescriptor>,
+        cause: Cause,
+        committed: (LogIndex, Term),
+    ) -> Tombstone {
         let resident = self.residents.get(&region);
         let earlier = self.tombstones.get(&region);
         let replica = resident.map(|resident| resident.replica).max(earlier.map(|earlier| earlier.replica));
@@ -252,7 +264,8 @@ impl Entries {
         let descriptor = newest.fold(Arc::clone(known), |known, other| {
             if known.epoch.is_behind(other.epoch) && !other.epoch.is_behind(known.epoch) { other } else { known }
         });
-        Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, cleaned: false }
+        let committed = earlier.map_or(committed, |earlier| earlier.committed.max(committed));
+        Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, committed, cleaned: false }
     }
 
     /// The replica is gone.
@@ -321,7 +334,7 @@ mod tests {
         assert!(entries.adopts(&child), "it has no state yet");
         entries.set_state(child.clone());
         assert!(!entries.adopts(&child), "it has one");
-        let tombstone = entries.tombstone_of(RegionId(3), &child, Cause::Removed);
+        let tombstone = entries.tombstone_of(RegionId(3), &child, Cause::Removed, (LogIndex(4), Term(2)));
         entries.bury(RegionId(3), tombstone);
         assert!(!entries.adopts(&child), "it is gone");
         assert!(!entries.create(RegionId(3), ReplicaId(31)));
@@ -333,7 +346,8 @@ mod tests {
     fn tombstones_survive_a_round_trip() {
         for cause in [Cause::Removed, Cause::Merged] {
             let descriptor = region(3, "m", "", 2);
-            let tombstone = Tombstone { replica: ReplicaId(300), descriptor, cause, cleaned: cause == Cause::Merged };
+            let (committed, cleaned) = ((LogIndex(1000), Term(7)), cause == Cause::Merged);
+            let tombstone = Tombstone { replica: ReplicaId(300), descriptor, cause, committed, cleaned };
             let stored = tombstone.encode();
             assert_eq!(Tombstone::decode(&stored), Some(tombstone));
             for len in 0..stored.len() {

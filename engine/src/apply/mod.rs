@@ -158,6 +158,7 @@ pub struct Applier {
     /// Regions that a split has just changed or made, and whose states are not durable yet: the children, then the parent.
     unsynced: Vec<Arc<RegionDescriptor>>,
     catalogue: Arc<Catalogue>,
+    store: StoreId,
     /// Where states are kept that are not durable by themselves.
     files: Option<SnapshotFiles>,
 }
@@ -180,6 +181,7 @@ impl Applier {
             })
             .collect();
         Self {
+            store: backend.store(),
             form: backend.form,
             regions,
             dirty: BTreeMap::new(),
@@ -233,16 +235,20 @@ impl Applier {
                 out.installed.push(SnapshotInstalled { handle, from, header, installed });
             }
             Some(ApplyTask::Register { descriptor, index, term }) => {
-                let installed = index == FIRST_INDEX;
-                let progress = Progress { applied: index, term, installed, descriptor };
-                self.regions.insert(progress.descriptor.id, progress);
+                // A snapshot that came first may have gone further than the split whose child this is.
+                let is_ahead = self.regions.get(&descriptor.id).is_some_and(|here| here.applied > index);
+                if !is_ahead {
+                    let installed = index == FIRST_INDEX;
+                    let progress = Progress { applied: index, term, installed, descriptor };
+                    self.regions.insert(progress.descriptor.id, progress);
+                }
             }
             Some(ApplyTask::Create { region, replica }) => {
                 let allowed = self.create(region, replica)?;
                 out.created.push((region, replica, allowed));
             }
-            Some(ApplyTask::Destroy { region, known, cause }) => {
-                let tombstone = self.destroy(region, &known, cause)?;
+            Some(ApplyTask::Destroy { region, known, cause, committed }) => {
+                let tombstone = self.destroy(region, &known, cause, committed)?;
                 out.destroyed.push((region, known, tombstone));
             }
             Some(ApplyTask::Entries { .. }) | None => {}
@@ -266,6 +272,7 @@ impl Applier {
         let mut entries = changes.then(|| catalogue.lock());
         let mut members = Vec::new();
         let context = Pass {
+            store: self.store,
             regions: &mut self.regions,
             dirty: &mut self.dirty,
             catalogue: entries.as_deref_mut(),
@@ -365,9 +372,11 @@ impl Applier {
         region: RegionId,
         known: &Arc<RegionDescriptor>,
         cause: Cause,
+        committed: (LogIndex, Term),
     ) -> Result<Option<Tombstone>, ApplyError> {
         let mut entries = self.catalogue.lock();
-        let tombstone = entries.tombstone_of(region, known, cause);
+        let here = self.regions.get(&region).map(|progress| (progress.applied, progress.term)).unwrap_or_default();
+        let tombstone = entries.tombstone_of(region, known, cause, committed.max(here));
         let state = self.regions.get(&region).filter(|progress| progress.applied > LogIndex::ZERO);
         let range = state.map(|progress| progress.descriptor.range.clone());
         entries.bury(region, tombstone.clone());
@@ -419,12 +428,16 @@ impl Applier {
         large
     }
 
-    /// The region's state of this instant, to be written out later; `None` if the region is not here.
+    /// The region's state of this instant, to be written out later; `None` if the region is not here, or has applied that
+    /// its replica here is removed: a state that does not name its replica is nobody's, and is not kept.
     ///
     /// # Errors
     /// [`StateError`] if the state store failed.
     pub fn capture(&self, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
-        let Some(progress) = self.regions.get(&region).filter(|progress| progress.applied > LogIndex::ZERO) else {
+        let is_kept = |progress: &&Progress| {
+            progress.applied > LogIndex::ZERO && progress.descriptor.replica_on(self.store).is_some()
+        };
+        let Some(progress) = self.regions.get(&region).filter(is_kept) else {
             return Ok(None);
         };
         match &self.form {
@@ -436,6 +449,7 @@ impl Applier {
 
 /// What one pass over entries reads and changes besides the state itself.
 struct Pass<'a> {
+    store: StoreId,
     regions: &'a mut BTreeMap<RegionId, Progress>,
     dirty: &'a mut BTreeMap<RegionId, Dirty>,
     /// Locked, if the pass ends with a change of a region.

@@ -9,6 +9,7 @@ use multiraft_raft::{Entry, EntryKind, LogIndex, RegionDescriptor, RegionEpoch, 
 use multiraft_storage::{StateBatch, StateError, StateOp, StateStore, StateView};
 use multiraft_transport::{SessionId, SessionSeq, SnapshotHeader, decode_descriptor, encode_descriptor};
 
+use crate::apply::Cause;
 use crate::apply::backend::AppliedRegion;
 use crate::apply::decide::{
     AdminDecision, RegionState, apply_command, apply_membership, decide_admin, is_admin, membership_outcome,
@@ -52,8 +53,14 @@ impl SharedBackend {
         let mut split = None;
         for task in tasks {
             let ApplyTask::Entries { handle, entries, replies } = task else { continue };
-            let mut run =
-                Run { machine: &*self.machine, view: &*view, overlay: &mut overlay, is_durable, split: &mut split };
+            let mut run = Run {
+                machine: &*self.machine,
+                view: &*view,
+                overlay: &mut overlay,
+                is_durable,
+                store: pass.store,
+                split: &mut split,
+            };
             run.entries(&mut pass, &mut batch, handle, &entries, replies, out)?;
         }
         drain_overlay(&mut overlay, &mut batch);
@@ -259,6 +266,7 @@ struct Run<'a> {
     view: &'a dyn StateView,
     overlay: &'a mut Overlay,
     is_durable: bool,
+    store: StoreId,
     /// What the pass ends with, if its last entry splits the region.
     split: &'a mut Option<Split>,
 }
@@ -360,6 +368,7 @@ impl Run<'_> {
                 let changed = apply_membership(&progress.descriptor, entry)?;
                 if let Some(descriptor) = &changed {
                     batch.put(keys::descriptor(descriptor.id), stored_descriptor(descriptor));
+                    self.leave_tombstone(progress, descriptor, entry, batch);
                     progress.descriptor = Arc::clone(descriptor);
                     members.push(Arc::clone(descriptor));
                 }
@@ -370,6 +379,24 @@ impl Run<'_> {
         };
         (progress.applied, progress.term, progress.installed) = (entry.index, entry.term, false);
         Ok(outcome)
+    }
+}
+
+impl Run<'_> {
+    /// A replica that applies its own removal leaves its tombstone in the same write (G1): after a restart nothing else would
+    /// tell which replica the state was of, and that one must not come to be again with nothing of what it promised.
+    fn leave_tombstone(&self, before: &Progress, after: &Arc<RegionDescriptor>, entry: &Entry, batch: &mut StateBatch) {
+        let own = before.descriptor.replica_on(self.store).filter(|own| after.replica(own.id).is_none());
+        if let Some(own) = own.filter(|_| self.is_durable) {
+            let tombstone = Tombstone {
+                replica: own.id,
+                descriptor: Arc::clone(after),
+                cause: Cause::Removed,
+                committed: (entry.index, entry.term),
+                cleaned: false,
+            };
+            batch.put(keys::tombstone(after.id), tombstone.encode());
+        }
     }
 }
 

@@ -90,6 +90,7 @@ impl<R> Worker<R> {
         if gives_away && message.body == Body::TimeoutNow {
             return;
         }
+        here.note_speaker(message.from, from);
         here.group.handle_message(now, message);
         self.touch(key);
     }

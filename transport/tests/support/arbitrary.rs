@@ -9,7 +9,8 @@ use multiraft_raft::{
 };
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage,
-    RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage, SnapshotStep,
+    RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage,
+    SnapshotStep,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -209,8 +210,9 @@ fn snapshot() -> BoxedStrategy<SnapshotMessage> {
 fn region() -> BoxedStrategy<RegionMessage> {
     let step = prop_oneof![
         (number(), epoch()).prop_map(|(replica, epoch)| RegionStep::Ask { replica: ReplicaId(replica), epoch }),
-        (descriptor(), any::<bool>())
-            .prop_map(|(descriptor, merged)| RegionStep::Tell { descriptor: Arc::new(descriptor), merged }),
+        (descriptor(), any::<bool>(), number(), number()).prop_map(|(descriptor, merged, index, term)| {
+            RegionStep::Tell { descriptor: Arc::new(descriptor), merged, committed: (LogIndex(index), Term(term)) }
+        }),
     ];
     (number(), step).prop_map(|(region, step)| RegionMessage { region: RegionId(region), step }).boxed()
 }
