@@ -114,12 +114,17 @@ impl<R> Worker<R> {
 
     /// A step of the conversation from the other side.
     pub(super) fn handle_snapshot(&mut self, now: Time, from: StoreId, message: SnapshotMessage) {
-        let Some(key) = self.any_slot(message.region) else {
+        let here = self.any_slot(message.region).filter(|key| self.region(*key).group.id() == message.to);
+        let Some(key) = here else {
+            // The sender learns at once that there is nobody, and not by a time-out: an append has to come first.
+            if let SnapshotStep::Offer { .. } = message.step {
+                let step = SnapshotStep::Finished { installed: false };
+                let (from_replica, to) = (message.to, message.from);
+                let answer = SnapshotMessage { from: from_replica, to, step, ..message };
+                self.peers.entry(from).push(LaneKind::Control, PeerMessage::Snapshot(answer));
+            }
             return;
         };
-        if self.region(key).group.id() != message.to {
-            return;
-        }
         match message.step {
             SnapshotStep::Offer { index, index_term, .. } => {
                 let step = self.consider(now, key, from, message.transfer, index, index_term);
@@ -157,10 +162,9 @@ impl<R> Worker<R> {
             return SnapshotStep::Refuse { retry_after_ms: 0 };
         }
         let region = region.id();
-        // A new offer of the same leader tells that its earlier one came to nothing, unless that is being installed.
-        self.transfers
-            .incoming
-            .retain(|(store, _), incoming| *store != from || incoming.key != key || incoming.deadline.is_none());
+        // A new offer tells that the earlier one came to nothing, unless that is being installed: its leader has given it up, or
+        // leads no more.
+        self.transfers.incoming.retain(|_, incoming| incoming.key != key || incoming.deadline.is_none());
         let busy = self.transfers.incoming.values().any(|incoming| incoming.key == key);
         if busy || self.transfers.incoming.len() >= self.config.snapshots_at_once {
             return SnapshotStep::Refuse { retry_after_ms: RETRY_AFTER_MS };
@@ -248,6 +252,7 @@ impl<R> Worker<R> {
     /// A whole snapshot is here: it is installed if it still helps.
     pub(super) fn on_snapshot_received(&mut self, from: StoreId, header: SnapshotHeader) {
         let Some(incoming) = self.transfers.incoming.get_mut(&(from, header.transfer)) else {
+            self.refuse_received(from, &header);
             self.transfers.tasks.push(SnapshotTask::Discard { from, header });
             return;
         };
@@ -274,11 +279,37 @@ impl<R> Worker<R> {
         self.transfers.installs.push((handle, from, header));
     }
 
+    /// A snapshot came that nobody waits for any more: its sender is told, whose place for another it takes.
+    fn refuse_received(&mut self, from: StoreId, header: &SnapshotHeader) {
+        let Some(sender) = header.descriptor.replica_on(from) else { return };
+        let message = SnapshotMessage {
+            transfer: header.transfer,
+            region: header.region,
+            from: header.to,
+            to: sender.id,
+            term: Term::ZERO,
+            step: SnapshotStep::Finished { installed: false },
+        };
+        self.peers.entry(from).push(LaneKind::Control, PeerMessage::Snapshot(message));
+    }
+
     /// A snapshot that was expected will not come.
     pub(super) fn on_snapshot_lost(&mut self, from: StoreId, transfer: u64) {
         if let Some(incoming) = self.transfers.incoming.remove(&(from, transfer)) {
             self.tell_finished(incoming.key, from, transfer, false);
         }
+    }
+
+    /// A replica is gone: transfers to and from it keep no place for others. One that is being installed ends by itself.
+    pub(super) fn forget_transfers(&mut self, key: SlotKey) {
+        self.transfers.outgoing.retain(|_, outgoing| outgoing.key != key);
+        let incoming = self.transfers.incoming.iter();
+        let lost: Vec<_> =
+            incoming.filter(|(_, one)| one.key == key && one.deadline.is_some()).map(|(name, _)| *name).collect();
+        for (from, transfer) in lost {
+            self.on_snapshot_lost(from, transfer);
+        }
+        self.transfers.queue.retain(|(_, queued, _)| *queued != key);
     }
 
     /// Tells the sender how a transfer ended, so that it can use the place for another.
