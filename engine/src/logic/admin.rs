@@ -92,7 +92,7 @@ impl<R> Worker<R> {
         self.propose_admin(now, slot, epoch, request, to);
     }
 
-    /// Whether a change would make a voter of a replica that is still far behind: it would count without being able to help.
+    /// Whether a change would make a voter of a replica that is still far behind, or has no state yet: it would count without being able to help.
     fn is_premature(&self, slot: SlotKey, request: &AdminRequest) -> bool {
         let ops = match request {
             AdminRequest::Membership(MembershipChange::Simple(op)) => std::slice::from_ref(op),
@@ -100,7 +100,10 @@ impl<R> Worker<R> {
             _ => &[],
         };
         let group = &self.region(slot).group;
-        let lags = |id| group.match_index(id).is_none_or(|reached| reached.plus(CATCH_UP_LAG) < group.last_index());
+        let lags = |id| {
+            let reached = group.match_index(id).unwrap_or_default();
+            reached == LogIndex::ZERO || reached.plus(CATCH_UP_LAG) < group.last_index()
+        };
         ops.iter().any(|op| matches!(op, ChangeOp::Promote { id } if lags(*id)))
     }
 
