@@ -137,11 +137,18 @@ impl SnapshotFiles {
     #[must_use]
     pub fn restore_all(&self, backend: &Backend) -> RestoredRegions {
         let mut restored = RestoredRegions { regions: Vec::new(), damaged: self.damaged.clone() };
-        if let Err(error) = self.remove_leftovers(backend.store()) {
-            restored.damaged.push((TOMBSTONES, error.to_string()));
-        }
+        let leftovers = match self.remove_leftovers(backend.store()) {
+            Ok(leftovers) => leftovers,
+            Err(error) => {
+                restored.damaged.push((TOMBSTONES, error.to_string()));
+                Vec::new()
+            }
+        };
         for saved in self.store.list().into_iter().filter(|saved| saved.id.region != TOMBSTONES) {
             let region = saved.id.region;
+            if leftovers.contains(&region) {
+                continue;
+            }
             match self.restore(backend, region) {
                 Ok(applied) => restored.regions.extend(applied),
                 Err(error) => restored.damaged.push((region, error.to_string())),
@@ -209,7 +216,7 @@ impl SnapshotFiles {
 
     /// Removes what a crash left of replicas that are gone, and of splits that are to be applied again: a child at its first
     /// state beside a parent that has not split yet.
-    fn remove_leftovers(&self, store: StoreId) -> io::Result<()> {
+    fn remove_leftovers(&self, store: StoreId) -> io::Result<Vec<RegionId>> {
         let tombstones = self.tombstones()?;
         let mut found = Vec::new();
         for saved in self.store.list().into_iter().filter(|saved| saved.id.region != TOMBSTONES) {
@@ -238,7 +245,13 @@ impl SnapshotFiles {
                 gone.push(descriptor.id);
             }
         }
-        if gone.is_empty() { Ok(()) } else { self.store.remove_many(&gone).map_err(to_io) }
+        if !gone.is_empty() {
+            match self.store.remove_many(&gone).map_err(to_io) {
+                Err(error) if error.kind() != io::ErrorKind::StorageFull => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(gone)
     }
 
     /// Rewrites files that are mostly superseded, some at a time. To be called now and then.
