@@ -32,11 +32,17 @@ pub enum Plant {
     ChangedEntry,
     /// A vote counts for whoever asked, also if it was refused.
     EveryVoteGranted,
+    /// A store that starts has forgotten which replicas were removed from it.
+    ForgottenTombstone,
+    /// Commands are carried out whatever the region has become since they were sent.
+    SkippedEpoch,
+    /// A split cuts a child off, and its state is lost.
+    LostChild,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::LyingDisk,
         Self::ForgottenVote,
         Self::ForgottenTerm,
@@ -51,5 +57,8 @@ impl Plant {
         Self::SkippedEntry,
         Self::ChangedEntry,
         Self::EveryVoteGranted,
+        Self::ForgottenTombstone,
+        Self::SkippedEpoch,
+        Self::LostChild,
     ];
 }

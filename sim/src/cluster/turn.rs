@@ -96,10 +96,13 @@ impl Cluster {
         }
         for adopt in out.adopts.drain(..) {
             self.die_at(store, Point::Adopting)?;
+            if self.plant == Some(Plant::LostChild) && self.random.chance(300) {
+                continue;
+            }
             let worker = worker_of(adopt.descriptor.id, self.plan.workers[store]);
             self.input(store, worker, Input::Adopt(adopt));
         }
-        out.notices.clear();
+        self.on_notices(store, std::mem::take(&mut out.notices));
         Ok(())
     }
 
