@@ -341,26 +341,34 @@ impl Engine {
         regions.into_iter().next().ok_or(RegionError::UnknownRegion { region })
     }
 
+    /// An id for a replica of a region that there is: higher than that of any replica that the region has had, or the tombstone
+    /// of one on the same store would keep it out for ever. So it does not come from a block, which others may have overtaken,
+    /// but from the root region itself, and after the epoch was learned that the change is proposed under.
     async fn allocate_id(&self, deadline: Time) -> Result<u64, RegionError> {
-        self.allocate_ids(1, deadline).await.map(|ids| ids.start)
+        self.allocate_block(1, deadline).await
     }
 
-    /// Ids that were never used, for regions or replicas. Most calls need no round trip: the root region gives them away in
-    /// blocks.
+    /// Ids that were never used, for regions and their first replicas. Most calls need no round trip: the root region gives
+    /// them away in blocks.
     pub(crate) async fn allocate_ids(&self, count: u64, deadline: Time) -> Result<std::ops::Range<u64>, RegionError> {
         loop {
             if let Some(ids) = self.ids().take(count) {
                 return Ok(ids);
             }
             let size = count.max(IDS_AT_ONCE);
-            let request = AdminRequest::Command(AdminCommand::AllocateIds { count: size });
-            let first = match self.request_admin(RegionId::ROOT, None, request, deadline).await? {
-                Outcome::Applied { reply, .. } => reply.as_ref().try_into().ok().map(u64::from_be_bytes),
-                _ => None,
-            };
-            let first = first.ok_or(RegionError::Uncertain)?;
+            let first = self.allocate_block(size, deadline).await?;
             self.ids().refill(first..first + size);
         }
+    }
+
+    /// The root region gives so many ids away; the first of them.
+    async fn allocate_block(&self, count: u64, deadline: Time) -> Result<u64, RegionError> {
+        let request = AdminRequest::Command(AdminCommand::AllocateIds { count });
+        let first = match self.request_admin(RegionId::ROOT, None, request, deadline).await? {
+            Outcome::Applied { reply, .. } => reply.as_ref().try_into().ok().map(u64::from_be_bytes),
+            _ => None,
+        };
+        first.ok_or(RegionError::Uncertain)
     }
 
     /// Has a region changed, and returns what has come of it.

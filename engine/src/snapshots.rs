@@ -149,11 +149,18 @@ impl SnapshotFiles {
     #[must_use]
     pub fn restore_all(&self, backend: &Backend) -> RestoredRegions {
         let mut restored = RestoredRegions { regions: Vec::new(), damaged: self.damaged.clone() };
-        if let Err(error) = self.remove_leftovers(backend.store()) {
-            restored.damaged.push((TOMBSTONES, error.to_string()));
-        }
+        let leftovers = match self.remove_leftovers(backend.store()) {
+            Ok(leftovers) => leftovers,
+            Err(error) => {
+                restored.damaged.push((TOMBSTONES, error.to_string()));
+                Vec::new()
+            }
+        };
         for saved in self.store.list().into_iter().filter(|saved| saved.id.region != TOMBSTONES) {
             let region = saved.id.region;
+            if leftovers.contains(&region) {
+                continue;
+            }
             match self.restore(backend, region) {
                 Ok(applied) => restored.regions.extend(applied),
                 Err(error) => restored.damaged.push((region, error.to_string())),

@@ -551,5 +551,6 @@ fn a_new_offer_of_the_same_leader_ends_its_earlier_transfer() {
     let from = StoreId(2);
     store.run(vec![Input::SnapshotReceived { from, header: header.clone() }]);
     assert_eq!(store.tasks(), [SnapshotTask::Discard { from, header }]);
+    assert_eq!(store.told(), [SnapshotStep::Finished { installed: false }]);
     assert_eq!(store.offered(3, None), SnapshotStep::Accept { first_chunk: 0 });
 }

@@ -23,6 +23,7 @@
 //! Invariants: `matched < next`; what is at or below `matched` is durable at the follower and equals the leader's log.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::{LogIndex, Options, ReplicaId, Time};
 
@@ -175,6 +176,16 @@ impl Progress {
                 self.retry_at = retry_at;
             }
             _ => {}
+        }
+    }
+
+    /// Nothing was ever heard of what it holds, nor of it at all for `silence`: it may not exist yet, since the append that was to
+    /// bring it about was lost, or not any more. Asks anew from the end of the log; whoever lives there says what it lacks.
+    pub(crate) fn seek_absent(&mut self, now: Time, silence: Duration, last_index: LogIndex) {
+        let waits = self.probing && now < self.retry_at;
+        if self.matched == LogIndex::ZERO && self.flow == Flow::Probe && !waits && now.since(self.heard_at) >= silence {
+            self.become_probe(last_index.next());
+            self.bare = true;
         }
     }
 

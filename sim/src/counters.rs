@@ -113,6 +113,32 @@ counters! {
     pauses 20,
     /// Checkpoints.
     checkpoints 2_000,
+    /// Requests that came under an epoch that was over.
+    epoch_mismatches 15,
+    /// Requests that were carried out after they had gone to the wrong region.
+    epoch_mismatches_healed 500,
+    /// Splits applied, over all replicas.
+    splits 300,
+    /// Children whose replica had come to be by a vote before the split was applied beside it.
+    children_by_vote 100,
+    /// Children whose replica was ahead of the split that makes it.
+    children_ahead 0,
+    /// Splits applied once more after a restart.
+    splits_replayed 0,
+    /// Replicas that came to be by a message.
+    replicas_created 500,
+    /// Replicas removed.
+    replicas_removed 400,
+    /// Replicas that came to a store that had one of their region before.
+    replicas_readded 200,
+    /// Snapshots installed by replicas without a state.
+    snapshots_into_empty 400,
+    /// Messages for replicas that are gone.
+    tombstone_refusals 50,
+    /// Replicas that were told of their end by a store that had known it.
+    tombstones_told 50,
+    /// States held against the same region's at the same index elsewhere.
+    states_compared 50000,
 }
 
 impl Counters {

@@ -6,7 +6,9 @@
 pub mod check;
 pub mod cluster;
 pub mod counters;
+pub mod enumerate;
 pub mod history;
+pub mod life;
 pub mod machine;
 pub mod plan;
 pub mod plant;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use multiraft_sim::cluster::Report;
+use multiraft_sim::enumerate::{Scenario, enumerate};
 use multiraft_sim::plan::Plan;
 use multiraft_sim::plant::Plant;
 use multiraft_sim::run::{Summary, find, run_seed, run_seeds};
@@ -53,6 +54,12 @@ enum Task {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Run one split, or one exchange of replicas, with each crash and each lost message that there can be.
+    Enumerate {
+        /// What to run; both if it is left out.
+        #[arg(value_parser = parse_scenario)]
+        scenario: Option<Scenario>,
+    },
     /// Plant bugs, and see that each is found.
     SelfTest {
         /// How many seeds may be needed to find one.
@@ -66,6 +73,7 @@ fn main() -> ExitCode {
         Task::Run { seeds, seconds_budget, threads } => run(seeds, seconds_budget, threads),
         Task::Replay { seed, plant } => replay(seed, plant),
         Task::Trace { seed, out } => write_trace(seed, &out),
+        Task::Enumerate { scenario } => enumerate_all(scenario),
         Task::SelfTest { seeds } => self_test(seeds),
     };
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -120,6 +128,39 @@ fn replay(seed: u64, plant: Option<Plant>) -> bool {
         None => println!("every rule holds"),
     }
     report.violation.is_none()
+}
+
+fn enumerate_all(scenario: Option<Scenario>) -> bool {
+    std::panic::set_hook(Box::new(|_| {}));
+    let all = [Scenario::Split, Scenario::Replicas];
+    let mut is_well = true;
+    for scenario in all.into_iter().filter(|one| scenario.is_none_or(|wanted| wanted == *one)) {
+        let done = enumerate(scenario);
+        for (form, strike, report) in &done.failed {
+            let Some(violation) = &report.violation else { continue };
+            eprintln!("{scenario:?}, {form:?}, {strike:?}: {violation}");
+        }
+        is_well &= done.failed.is_empty() && done.runs() > 0;
+        let line = serde_json::json!({
+            "scenario": format!("{scenario:?}"),
+            "ok": done.failed.is_empty(),
+            "runs": done.runs(),
+            "crashes": done.crashes,
+            "power_cuts": done.power_cuts,
+            "lost_messages": done.losses,
+            "failed": done.failed.len(),
+        });
+        println!("{line}");
+    }
+    is_well
+}
+
+fn parse_scenario(text: &str) -> Result<Scenario, String> {
+    match text {
+        "split" => Ok(Scenario::Split),
+        "replicas" => Ok(Scenario::Replicas),
+        _ => Err("split or replicas".to_owned()),
+    }
 }
 
 fn self_test(seeds: u64) -> bool {

@@ -9,6 +9,7 @@ use multiraft::logic::SnapshotLimits;
 use multiraft_raft::Options;
 use multiraft_storage::LogOptions;
 
+use crate::life::Life;
 use crate::random::Random;
 use crate::schedule::{MICRO, MILLI, SECOND};
 
@@ -163,6 +164,10 @@ pub struct Plan {
     pub latencies: Latencies,
     /// What clients do.
     pub load: Load,
+    /// How long faults happen, in nanoseconds; [`CHAOS`] unless a scenario is to be short.
+    pub chaos: u64,
+    /// What becomes of the regions.
+    pub life: Life,
     /// The faults that are on, with the mean time between two, in nanoseconds.
     pub faults: Vec<(Fault, u64)>,
 }
@@ -174,7 +179,7 @@ impl Plan {
         let mut random = Random::new(seed);
         let stores = if random.chance(200) { 5 } else { 3 };
         let compact_entries = random.pick(&[8, 20, 60, 200]);
-        Self {
+        let mut plan = Self {
             seed,
             workers: (0..stores).map(|_| random.between(1, 3) as usize).collect(),
             regions: if random.chance(150) { random.between(12, 20) } else { random.between(3, 8) },
@@ -195,7 +200,31 @@ impl Plan {
             latencies: draw_latencies(&mut random),
             load: draw_load(&mut random),
             faults: draw_faults(&mut random),
+            chaos: CHAOS,
+            life: Life::none(),
+        };
+        plan.life = Life::draw(seed, plan.regions);
+        // Replicas that damage puts out of service stay where they are as long as regions do not move: what is judged then
+        // knows them by their store. So a seed has one or the other.
+        let damages = plan.faults.iter().any(|(fault, _)| *fault == Fault::DamageLog);
+        if damages && !plan.life.operations.is_empty() {
+            if seed % 3 == 0 {
+                plan.life = Life::none();
+            } else {
+                plan.faults.retain(|(fault, _)| *fault != Fault::DamageLog);
+            }
         }
+        for spare in 0..plan.life.spares {
+            plan.workers.push(1 + spare);
+            plan.drift_ppm.push(0);
+        }
+        plan
+    }
+
+    /// How many stores the cluster begins with; those behind them hold nothing at first.
+    #[must_use]
+    pub fn first_stores(&self) -> usize {
+        self.workers.len() - self.life.spares
     }
 
     /// How many stores there are.

@@ -34,11 +34,17 @@ pub enum Plant {
     EveryVoteGranted,
     /// A leader commits entries of earlier terms by counting who holds them.
     CountedOldTerm,
+    /// A store that starts has forgotten which replicas were removed from it.
+    ForgottenTombstone,
+    /// Commands are carried out whatever the region has become since they were sent.
+    SkippedEpoch,
+    /// A split cuts a child off, and its state is lost.
+    LostChild,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::LyingDisk,
         Self::ForgottenVote,
         Self::ForgottenTerm,
@@ -54,5 +60,8 @@ impl Plant {
         Self::ChangedEntry,
         Self::EveryVoteGranted,
         Self::CountedOldTerm,
+        Self::ForgottenTombstone,
+        Self::SkippedEpoch,
+        Self::LostChild,
     ];
 }

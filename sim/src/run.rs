@@ -15,7 +15,10 @@ use crate::plant::Plant;
 /// Runs one seed. An assertion that fails in what ships is a violation like any other.
 #[must_use]
 pub fn run_seed(seed: u64, plant: Option<Plant>, verbose: bool) -> Report {
-    let run = || Cluster::new(Plan::draw(seed), plant, verbose).run();
+    caught(seed, || Cluster::new(Plan::draw(seed), plant, verbose).run())
+}
+
+pub(crate) fn caught(seed: u64, run: impl FnOnce() -> Report) -> Report {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use multiraft::assembly::bootstrap_regions;
 use multiraft_raft::{
     Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, RegionId, ReplicaId, StoreId, Term, TermRun,
 };
 use multiraft_sim::check::consensus::Consensus;
+use multiraft_sim::check::regions::Regions;
 use multiraft_sim::check::shadow::Shadows;
 use multiraft_sim::check::state::{ReplicaState, check_equal, check_once};
 use multiraft_sim::check::{Verdict, Violation};
@@ -18,8 +20,7 @@ const STORES: [StoreId; 3] = [StoreId(1), StoreId(2), StoreId(3)];
 fn entry(index: u64, term: u64, data: &'static str) -> Entry {
     Entry {
         term: Term(term),
-        // The first entry of a log: what comes before it is a region's first state.
-        index: LogIndex(index + 1),
+        index: LogIndex(index),
         kind: EntryKind::Command,
         data: Bytes::from_static(data.as_bytes()),
     }
@@ -28,18 +29,24 @@ fn entry(index: u64, term: u64, data: &'static str) -> Entry {
 fn batch(seq: u64, entries: Vec<Entry>) -> LogBatch {
     let term = entries.last().map_or(Term(1), |entry| entry.term);
     let hard_state = Some(HardState { term, vote: ReplicaId(1), commit: LogIndex(0) });
-    let mut records = Vec::new();
-    if entries.first().is_some_and(|entry| entry.index == LogIndex(2)) {
-        // As every log begins: behind the region's first state.
-        let log = LogChange::Reset { index: LogIndex(1), term: Term(1) };
-        records.push(GroupRecord { region: REGION, log, hard_state: None });
-    }
-    records.push(GroupRecord { region: REGION, log: LogChange::Append(entries), hard_state });
+    let first = entries.first().map_or(LogIndex(0), |entry| entry.index);
+    let record = GroupRecord { region: REGION, log: LogChange::Append(entries), hard_state };
+    // A log that begins with the second entry begins behind a region's first state.
+    let reset = LogChange::Reset { index: LogIndex(1), term: Term(1) };
+    let reset = GroupRecord { region: REGION, log: reset, hard_state: None };
+    let records = if first == LogIndex(2) && seq == 1 { vec![reset, record] } else { vec![record] };
     LogBatch { ticket: LogTicket { lane: 0, seq }, records }
 }
 
 fn rule(verdict: Verdict) -> &'static str {
     verdict.map_or_else(|Violation { rule, .. }| rule, |()| "nothing")
+}
+
+/// The region, with a voter on each store.
+fn regions() -> Regions {
+    let mut regions = Regions::default();
+    regions.begin(&bootstrap_regions(&[], &STORES)).expect("they cover the key space");
+    regions
 }
 
 /// A group that has logged and made durable the same entries on the first `count` stores.
@@ -65,25 +72,25 @@ fn two_leaders_of_one_term_are_refused() {
 
 #[test]
 fn different_entries_at_one_place_of_one_term_are_refused() {
-    let (mut consensus, logs) = logged(1, &[entry(1, 1, "a")]);
-    let other = batch(1, vec![entry(1, 1, "b")]);
+    let (mut consensus, logs) = logged(1, &[entry(2, 1, "a")]);
+    let other = batch(1, vec![entry(2, 1, "b")]);
     assert_eq!(rule(consensus.on_submitted(StoreId(2), &other, &logs)), "log matching");
 }
 
 #[test]
 fn an_entry_that_follows_different_ones_is_refused() {
-    let (mut consensus, mut logs) = logged(1, &[entry(1, 1, "a"), entry(2, 3, "b")]);
-    let other = batch(1, vec![entry(1, 2, "c")]);
+    let (mut consensus, mut logs) = logged(1, &[entry(2, 1, "a"), entry(3, 3, "b")]);
+    let other = batch(1, vec![entry(2, 2, "c")]);
     consensus.on_submitted(StoreId(2), &other, &logs).expect("another term");
     logs.on_submitted(StoreId(2), &other);
-    let next = batch(2, vec![entry(2, 3, "b")]);
+    let next = batch(2, vec![entry(3, 3, "b")]);
     assert_eq!(rule(consensus.on_submitted(StoreId(2), &next, &logs)), "log matching");
 }
 
 #[test]
 fn a_leader_without_a_committed_entry_is_refused() {
-    let (mut consensus, logs) = logged(2, &[entry(1, 1, "a"), entry(2, 1, "b")]);
-    consensus.on_handed_out(StoreId(1), REGION, Term(1), &[entry(1, 1, "a"), entry(2, 1, "b")]).expect("in order");
+    let (mut consensus, logs) = logged(2, &[entry(2, 1, "a"), entry(3, 1, "b")]);
+    consensus.on_handed_out(StoreId(1), REGION, Term(1), &[entry(2, 1, "a"), entry(3, 1, "b")]).expect("in order");
     assert_eq!(consensus.on_elected(REGION, Term(2), StoreId(2), &logs), Ok(()));
     assert_eq!(rule(consensus.on_elected(REGION, Term(2), StoreId(3), &logs)), "leader completeness");
     assert_eq!(consensus.on_elected(REGION, Term(1), StoreId(3), &logs), Ok(()), "it was committed in its own term");
@@ -92,9 +99,9 @@ fn a_leader_without_a_committed_entry_is_refused() {
 #[test]
 fn different_entries_applied_at_one_index_are_refused() {
     let mut consensus = Consensus::default();
-    consensus.on_handed_out(StoreId(1), REGION, Term(1), &[entry(1, 1, "a")]).expect("the first");
-    assert_eq!(consensus.on_handed_out(StoreId(2), REGION, Term(1), &[entry(1, 1, "a")]), Ok(()));
-    let other = consensus.on_handed_out(StoreId(3), REGION, Term(1), &[entry(1, 1, "b")]);
+    consensus.on_handed_out(StoreId(1), REGION, Term(1), &[entry(2, 1, "a")]).expect("the first");
+    assert_eq!(consensus.on_handed_out(StoreId(2), REGION, Term(1), &[entry(2, 1, "a")]), Ok(()));
+    let other = consensus.on_handed_out(StoreId(3), REGION, Term(1), &[entry(2, 1, "b")]);
     assert_eq!(rule(other), "state machine safety");
 }
 
@@ -105,16 +112,16 @@ fn a_gap_and_a_repetition_in_what_is_applied_are_refused() {
         let entries: Vec<Entry> = indexes.iter().map(|index| entry(*index, 1, "a")).collect();
         rule(consensus.on_handed_out(StoreId(1), REGION, Term(1), &entries))
     };
-    assert_eq!(hand_out(&[1, 2, 3]), "nothing");
-    assert_eq!(hand_out(&[1, 3]), "entries are applied without a gap");
-    assert_eq!(hand_out(&[1, 1]), "entries are applied without a gap");
+    assert_eq!(hand_out(&[2, 3, 4]), "nothing");
+    assert_eq!(hand_out(&[2, 4]), "entries are applied without a gap");
+    assert_eq!(hand_out(&[2, 2]), "entries are applied without a gap");
 }
 
 #[test]
 fn an_installed_snapshot_lets_the_next_entries_follow_it_or_what_was_before() {
-    for next in [2, 6] {
+    for next in [3, 7] {
         let mut consensus = Consensus::default();
-        let all: Vec<Entry> = (1..=6).map(|index| entry(index, 1, "a")).collect();
+        let all: Vec<Entry> = (2..=7).map(|index| entry(index, 1, "a")).collect();
         consensus.on_handed_out(StoreId(1), REGION, Term(1), &all).expect("in order");
         consensus.on_handed_out(StoreId(2), REGION, Term(1), &all[..1]).expect("in order");
         consensus.on_installed(StoreId(2), REGION, LogIndex(6));
@@ -126,20 +133,19 @@ fn an_installed_snapshot_lets_the_next_entries_follow_it_or_what_was_before() {
 #[test]
 fn an_acknowledged_entry_that_no_quorum_holds_durably_is_refused() {
     for (count, expected) in [(1, "what is acknowledged is durable on a quorum"), (2, "nothing"), (3, "nothing")] {
-        let (mut consensus, logs) = logged(count, &[entry(1, 1, "a")]);
-        consensus.on_handed_out(StoreId(1), REGION, Term(1), &[entry(1, 1, "a")]).expect("in order");
-        assert_eq!(rule(consensus.on_acknowledged(REGION, LogIndex(2), &STORES, &logs)), expected, "{count}");
+        let (mut consensus, logs) = logged(count, &[entry(2, 1, "a")]);
+        consensus.on_handed_out(StoreId(1), REGION, Term(1), &[entry(2, 1, "a")]).expect("in order");
+        assert_eq!(rule(consensus.on_acknowledged(REGION, LogIndex(2), &regions(), &logs)), expected, "{count}");
     }
-    let (consensus, logs) = logged(3, &[entry(1, 1, "a")]);
-    let verdict = consensus.on_acknowledged(REGION, LogIndex(2), &STORES, &logs);
+    let (consensus, logs) = logged(3, &[entry(2, 1, "a")]);
+    let verdict = consensus.on_acknowledged(REGION, LogIndex(2), &regions(), &logs);
     assert_eq!(rule(verdict), "what is acknowledged is applied");
 }
 
 fn recovered(last: u64, term: u64, vote: u64) -> BTreeMap<RegionId, RecoveredGroup> {
     let hard_state = HardState { term: Term(term), vote: ReplicaId(vote), commit: LogIndex(0) };
-    let runs = if last == 0 { vec![] } else { vec![TermRun { start: LogIndex(2), term: Term(1) }] };
-    let (truncated_index, truncated_term) = (LogIndex(1), Term(1));
-    let log = LogSummary { truncated_index, truncated_term, last_index: LogIndex(last + 1), runs };
+    let runs = if last == 0 { vec![] } else { vec![TermRun { start: LogIndex(1), term: Term(1) }] };
+    let log = LogSummary { last_index: LogIndex(last), runs, ..LogSummary::default() };
     BTreeMap::from([(REGION, RecoveredGroup { hard_state, log })])
 }
 
@@ -197,14 +203,14 @@ fn an_element_that_is_there_twice_is_refused() {
 
 #[test]
 fn of_a_region_that_damage_may_have_cost_records_nothing_is_expected_back() {
-    let (mut consensus, mut logs) = logged(3, &[entry(1, 1, "a")]);
-    consensus.on_handed_out(STORES[0], REGION, Term(1), &[entry(1, 1, "a")]).expect("the first entry");
+    let (mut consensus, mut logs) = logged(3, &[entry(2, 1, "a")]);
+    consensus.on_handed_out(STORES[0], REGION, Term(1), &[entry(2, 1, "a")]).expect("the first entry");
     for lost in &STORES[..2] {
         logs.forget(*lost, |region| region == REGION);
         consensus.on_lost(*lost, REGION);
         assert_eq!(logs.on_recovered(*lost, &BTreeMap::new()), Ok(()));
     }
-    let rest = consensus.on_acknowledged(REGION, LogIndex(2), &STORES, &logs);
+    let rest = consensus.on_acknowledged(REGION, LogIndex(2), &regions(), &logs);
     assert_eq!(rule(rest), "what is acknowledged is durable on a quorum", "what is lost counts for nothing");
     assert_eq!(rule(logs.on_recovered(STORES[2], &BTreeMap::new())), "what was flushed survives");
 }

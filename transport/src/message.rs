@@ -272,6 +272,9 @@ pub enum RegionStep {
         descriptor: Arc<RegionDescriptor>,
         /// It has been absorbed by a neighbour, and this is what it was last.
         merged: bool,
+        /// An entry of its log that is known to be committed, by index and term; zeros: none. Who holds that very entry may take
+        /// it and all before it for committed: those that could have said so may all be gone by now.
+        committed: (LogIndex, Term),
     },
     /// "Are you frozen by this entry, durably?"
     AskFrozen {

@@ -223,7 +223,11 @@ fn store_messages() -> Vec<PeerMessage> {
         PeerMessage::Forward(forward(ForwardRequest::Admin { request: Bytes::from_static(b"split") })),
         PeerMessage::Region(RegionMessage {
             region,
-            step: RegionStep::Tell { descriptor: Arc::new(descriptor()), merged: true },
+            step: RegionStep::Tell {
+                descriptor: Arc::new(descriptor()),
+                merged: true,
+                committed: (LogIndex(7), Term(2)),
+            },
         }),
         snapshot(offer),
         snapshot(SnapshotStep::Accept { first_chunk: 2 }),

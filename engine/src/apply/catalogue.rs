@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::region::command::{get_varint, put_varint};
@@ -41,6 +41,8 @@ pub struct Tombstone {
     pub version: u64,
     /// See `version`.
     pub absorbed: Absorbed,
+    /// The last entry of the region's log that was known here to be committed, by index and term; zeros: none.
+    pub committed: (LogIndex, Term),
 }
 
 impl Tombstone {
@@ -50,12 +52,15 @@ impl Tombstone {
         replica <= self.replica || self.cause == Cause::Merged
     }
 
-    /// The stored form: `format (1) | cause (1) | varint replica | varint version | varint length | absorbed | descriptor`.
+    /// The stored form: `format (1) | cause (1) | varint replica | varint index | varint term | varint version | varint length
+    /// | absorbed | descriptor`.
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_u8(FORMAT);
         out.put_u8(self.cause as u8);
         put_varint(&mut out, self.replica.get());
+        put_varint(&mut out, self.committed.0.get());
+        put_varint(&mut out, self.committed.1.get());
         put_varint(&mut out, self.version);
         let absorbed = self.absorbed.encode();
         put_varint(&mut out, absorbed.len() as u64);
@@ -74,12 +79,13 @@ impl Tombstone {
         };
         let mut at = 2;
         let replica = ReplicaId(get_varint(stored, &mut at)?);
+        let committed = (LogIndex(get_varint(stored, &mut at)?), Term(get_varint(stored, &mut at)?));
         let version = get_varint(stored, &mut at)?;
         let length = usize::try_from(get_varint(stored, &mut at)?).ok()?;
         let end = at.checked_add(length).filter(|end| *end <= stored.len())?;
         let absorbed = Absorbed::decode(&stored[at..end])?;
         let descriptor = Arc::new(decode_descriptor(&stored.slice(end..)).ok()?);
-        Some(Self { replica, descriptor, cause, version, absorbed })
+        Some(Self { replica, descriptor, cause, version, absorbed, committed })
     }
 }
 
@@ -183,9 +189,10 @@ impl Entries {
     pub(crate) fn set_state(&mut self, descriptor: Arc<RegionDescriptor>) {
         let Some(replica) = self.own(&descriptor) else {
             // It has applied its own removal, and stays here until that is carried out.
-            if let Some(resident) = self.residents.get_mut(&descriptor.id) {
-                resident.state = Some(descriptor);
-            }
+            let gone = self.tombstones.get(&descriptor.id).map_or(ReplicaId::ZERO, |tombstone| tombstone.replica);
+            let resident = Resident::new(gone, None);
+            let region = descriptor.id;
+            self.residents.entry(region).or_insert(resident).state = Some(descriptor);
             return;
         };
         match self.residents.get_mut(&descriptor.id).filter(|resident| resident.replica == replica) {
@@ -267,7 +274,13 @@ impl Entries {
     }
 
     /// What a replica leaves behind when it goes, given what was last heard of its region.
-    pub(crate) fn tombstone_of(&self, region: RegionId, known: &Arc<RegionDescriptor>, cause: Cause) -> Tombstone {
+    pub(crate) fn tombstone_of(
+        &self,
+        region: RegionId,
+        known: &Arc<RegionDescriptor>,
+        cause: Cause,
+        committed: (LogIndex, Term),
+    ) -> Tombstone {
         let resident = self.residents.get(&region);
         let earlier = self.tombstones.get(&region);
         let replica = resident.map(|resident| resident.replica).max(earlier.map(|earlier| earlier.replica));
@@ -278,7 +291,8 @@ impl Entries {
         });
         let absorbed = resident.map(|resident| Absorbed::clone(&resident.absorbed)).unwrap_or_default();
         let version = resident.and_then(|resident| resident.state.as_ref()).map_or(0, |state| state.epoch.version);
-        Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, version, absorbed }
+        let committed = earlier.map_or(committed, |earlier| earlier.committed.max(committed));
+        Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, version, absorbed, committed }
     }
 
     /// The replica is gone.
@@ -349,7 +363,7 @@ mod tests {
         assert!(entries.adopts(&child), "it has no state yet");
         entries.set_state(child.clone());
         assert!(!entries.adopts(&child), "it has one");
-        let tombstone = entries.tombstone_of(RegionId(3), &child, Cause::Removed);
+        let tombstone = entries.tombstone_of(RegionId(3), &child, Cause::Removed, (LogIndex(4), Term(2)));
         entries.bury(RegionId(3), tombstone);
         assert!(!entries.adopts(&child), "it is gone");
         assert!(!entries.create(RegionId(3), ReplicaId(31)));
@@ -362,7 +376,8 @@ mod tests {
         for cause in [Cause::Removed, Cause::Merged] {
             let descriptor = region(3, "m", "", 2);
             let absorbed = Absorbed(vec![(RegionId(9), 4)]);
-            let tombstone = Tombstone { replica: ReplicaId(300), descriptor, cause, version: 400, absorbed };
+            let (replica, version, committed) = (ReplicaId(300), 400, (LogIndex(1000), Term(7)));
+            let tombstone = Tombstone { replica, descriptor, cause, version, absorbed, committed };
             let stored = tombstone.encode();
             assert_eq!(Tombstone::decode(&stored), Some(tombstone));
             for len in 0..stored.len() {

@@ -166,6 +166,7 @@ pub struct Applier {
     /// Regions that a merge has just absorbed, and whose snapshot files are still there.
     buried: Vec<RegionId>,
     catalogue: Arc<Catalogue>,
+    store: StoreId,
     /// Where states are kept that are not durable by themselves.
     files: Option<SnapshotFiles>,
 }
@@ -188,6 +189,7 @@ impl Applier {
             })
             .collect();
         Self {
+            store: backend.store(),
             form: backend.form,
             regions,
             dirty: BTreeMap::new(),
@@ -249,16 +251,21 @@ impl Applier {
                 self.dirty.remove(&region);
             }
             Some(ApplyTask::Register { descriptor, index, term }) => {
-                let installed = index == FIRST_INDEX;
-                let progress = Progress { applied: index, term, installed, descriptor, merge: MergeState::default() };
-                self.regions.insert(progress.descriptor.id, progress);
+                // A snapshot that came first may have gone further than the split whose child this is.
+                let is_ahead = self.regions.get(&descriptor.id).is_some_and(|here| here.applied > index);
+                if !is_ahead {
+                    let installed = index == FIRST_INDEX;
+                    let progress =
+                        Progress { applied: index, term, installed, descriptor, merge: MergeState::default() };
+                    self.regions.insert(progress.descriptor.id, progress);
+                }
             }
             Some(ApplyTask::Create { region, replica }) => {
                 let allowed = self.catalogue.lock().create(region, replica);
                 out.created.push((region, replica, allowed));
             }
-            Some(ApplyTask::Destroy { region, known, cause }) => {
-                let tombstone = self.destroy(region, &known, cause)?;
+            Some(ApplyTask::Destroy { region, known, cause, committed }) => {
+                let tombstone = self.destroy(region, &known, cause, committed)?;
                 out.destroyed.push((region, known, tombstone));
             }
             Some(ApplyTask::Entries { .. }) | None => {}
@@ -295,6 +302,7 @@ impl Applier {
         }
         let mut members = Vec::new();
         let context = Pass {
+            store: self.store,
             regions: &mut self.regions,
             dirty: &mut self.dirty,
             catalogue: entries.as_deref_mut(),
@@ -405,9 +413,11 @@ impl Applier {
         region: RegionId,
         known: &Arc<RegionDescriptor>,
         cause: Cause,
+        committed: (LogIndex, Term),
     ) -> Result<Option<Tombstone>, ApplyError> {
         let mut entries = self.catalogue.lock();
-        let tombstone = entries.tombstone_of(region, known, cause);
+        let here = self.regions.get(&region).map(|progress| (progress.applied, progress.term)).unwrap_or_default();
+        let tombstone = entries.tombstone_of(region, known, cause, committed.max(here));
         let state = self.regions.get(&region).filter(|progress| progress.applied > LogIndex::ZERO);
         let range = state.map(|progress| progress.descriptor.range.clone());
         entries.bury(region, tombstone.clone());
@@ -440,8 +450,10 @@ impl Applier {
                 return Ok(None);
             }
         };
-        let tombstones: Vec<Tombstone> =
-            covered.iter().map(|state| entries.tombstone_of(state.id, state, Cause::Merged)).collect();
+        let tombstones: Vec<Tombstone> = covered
+            .iter()
+            .map(|state| entries.tombstone_of(state.id, state, Cause::Merged, Default::default()))
+            .collect();
         let merge = match &mut self.form {
             Form::Shared(shared) => {
                 shared.install(&mut self.regions, received, from, header, (&covered, &tombstones))?
@@ -479,12 +491,16 @@ impl Applier {
         large
     }
 
-    /// The region's state of this instant, to be written out later; `None` if the region is not here.
+    /// The region's state of this instant, to be written out later; `None` if the region is not here, or has applied that
+    /// its replica here is removed: a state that does not name its replica is nobody's, and is not kept.
     ///
     /// # Errors
     /// [`StateError`] if the state store failed.
     pub fn capture(&self, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
-        let Some(progress) = self.regions.get(&region).filter(|progress| progress.applied > LogIndex::ZERO) else {
+        let is_kept = |progress: &&Progress| {
+            progress.applied > LogIndex::ZERO && progress.descriptor.replica_on(self.store).is_some()
+        };
+        let Some(progress) = self.regions.get(&region).filter(is_kept) else {
             return Ok(None);
         };
         match &self.form {
@@ -529,6 +545,7 @@ fn note_change(
 
 /// What one pass over entries reads and changes besides the state itself.
 struct Pass<'a> {
+    store: StoreId,
     regions: &'a mut BTreeMap<RegionId, Progress>,
     dirty: &'a mut BTreeMap<RegionId, Dirty>,
     /// Locked, if the pass ends with a change of a region.

@@ -292,7 +292,7 @@ fn absorb(
         held.records.sessions = unite_sessions(sessions, neighbour.records.sessions.clone(), index);
     }
     own.remove(source.id);
-    let tombstone = catalogue.tombstone_of(source.id, source, Cause::Merged);
+    let tombstone = catalogue.tombstone_of(source.id, source, Cause::Merged, Default::default());
     catalogue.bury(source.id, tombstone.clone());
     buried.push(source.id);
     tombstone

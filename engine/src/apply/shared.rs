@@ -53,8 +53,14 @@ impl SharedBackend {
         let mut change = None;
         for task in tasks {
             let ApplyTask::Entries { handle, entries, replies } = task else { continue };
-            let mut run =
-                Run { machine: &*self.machine, view: &*view, overlay: &mut overlay, is_durable, change: &mut change };
+            let mut run = Run {
+                machine: &*self.machine,
+                view: &*view,
+                overlay: &mut overlay,
+                is_durable,
+                store: pass.store,
+                change: &mut change,
+            };
             run.entries(&mut pass, &mut batch, handle, &entries, replies, out)?;
         }
         drain_overlay(&mut overlay, &mut batch);
@@ -292,6 +298,7 @@ struct Run<'a> {
     view: &'a dyn StateView,
     overlay: &'a mut Overlay,
     is_durable: bool,
+    store: StoreId,
     /// What the pass ends with, if its last entry changes the region.
     change: &'a mut Option<AdminDecision>,
 }
@@ -383,6 +390,7 @@ impl Run<'_> {
                 let changed = apply_membership(&progress.descriptor, progress.merge.frozen.is_some(), entry)?;
                 if let Some(descriptor) = &changed {
                     batch.put(keys::descriptor(descriptor.id), stored_descriptor(descriptor));
+                    self.leave_tombstone(progress, descriptor, entry, batch);
                     progress.descriptor = Arc::clone(descriptor);
                     members.push(Arc::clone(descriptor));
                 }
@@ -393,6 +401,25 @@ impl Run<'_> {
         };
         (progress.applied, progress.term, progress.installed) = (entry.index, entry.term, false);
         Ok(outcome)
+    }
+}
+
+impl Run<'_> {
+    /// A replica that applies its own removal leaves its tombstone in the same write (G1): after a restart nothing else would
+    /// tell which replica the state was of, and that one must not come to be again with nothing of what it promised.
+    fn leave_tombstone(&self, before: &Progress, after: &Arc<RegionDescriptor>, entry: &Entry, batch: &mut StateBatch) {
+        let own = before.descriptor.replica_on(self.store).filter(|own| after.replica(own.id).is_none());
+        if let Some(own) = own.filter(|_| self.is_durable) {
+            let tombstone = Tombstone {
+                replica: own.id,
+                descriptor: Arc::clone(after),
+                cause: Cause::Removed,
+                committed: (entry.index, entry.term),
+                version: before.descriptor.epoch.version,
+                absorbed: Absorbed::clone(&before.merge.absorbed),
+            };
+            batch.put(keys::tombstone(after.id), tombstone.encode());
+        }
     }
 }
 
@@ -486,7 +513,7 @@ fn put_absorb<R>(
     let Pass { catalogue: Some(catalogue), buried, .. } = pass else {
         unreachable!("invariant: a pass that may change a region holds the catalogue's lock")
     };
-    let tombstone = catalogue.tombstone_of(source.id, source, Cause::Merged);
+    let tombstone = catalogue.tombstone_of(source.id, source, Cause::Merged, Default::default());
     batch.put(keys::tombstone(source.id), tombstone.encode());
     catalogue.bury(source.id, tombstone.clone());
     buried.push(source.id);

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use multiraft_raft::{
-    Body, HardState, LogSummary, Membership, Message, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, StoreId, Time,
+    Body, HardState, LogIndex, LogSummary, Membership, Message, RegionDescriptor, RegionEpoch, RegionId, ReplicaId,
+    StoreId, Term, Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_storage::{GroupRecord, LogChange};
@@ -37,7 +38,9 @@ pub(super) struct Lifecycle<R> {
     /// Removed replicas: `None` until the state is gone, then the ticket under which the log's records go.
     removing: BTreeMap<RegionId, Option<u64>>,
     /// Replicas that are to be removed at the next round, when their last messages have left.
-    doomed: Vec<(SlotKey, Arc<RegionDescriptor>)>,
+    doomed: Vec<(SlotKey, Arc<RegionDescriptor>, (LogIndex, Term))>,
+    /// What replicas were told of their regions that is newer than what they have applied: whom to ask.
+    heard: BTreeMap<RegionId, Arc<RegionDescriptor>>,
     /// For the applier, before anything else of this turn.
     tasks: Vec<ApplyTask<R>>,
     adopts: Vec<Adopt>,
@@ -56,6 +59,7 @@ impl<R> Default for Lifecycle<R> {
             creating: BTreeMap::new(),
             removing: BTreeMap::new(),
             doomed: Vec::new(),
+            heard: BTreeMap::new(),
             tasks: Vec::new(),
             adopts: Vec::new(),
         }
@@ -97,9 +101,10 @@ impl<R> Worker<R> {
         {
             // Whoever speaks so is behind; it may be gone itself.
             let merged = tombstone.cause == Cause::Merged;
-            let descriptor = Arc::clone(&tombstone.descriptor);
-            if merged || descriptor.replica(message.from).is_none() {
-                self.say_of_region(from, region, RegionStep::Tell { descriptor, merged });
+            let newer = tombstone.descriptor.epoch.conf_version > descriptor.epoch.conf_version;
+            let (descriptor, committed) = (Arc::clone(&tombstone.descriptor), tombstone.committed);
+            if merged || newer || descriptor.replica(message.from).is_none() {
+                self.say_of_region(from, region, RegionStep::Tell { descriptor, merged, committed });
             }
             return;
         }
@@ -195,8 +200,8 @@ impl<R> Worker<R> {
             descriptor: Arc::clone(&descriptor),
             hard_state,
             log: LogSummary::default(),
-            applied: multiraft_raft::LogIndex::ZERO,
-            applied_term: multiraft_raft::Term::ZERO,
+            applied: LogIndex::ZERO,
+            applied_term: Term::ZERO,
             installed: false,
             merge: MergeState::default(),
         };
@@ -272,21 +277,38 @@ impl<R> Worker<R> {
     }
 
     /// The configuration of a replica was applied: whoever it leaves out is told, and goes if it is this one (G1).
-    pub(super) fn on_members(&mut self, key: SlotKey, before: &RegionDescriptor, after: &Arc<RegionDescriptor>) {
+    pub(super) fn on_members(
+        &mut self,
+        key: SlotKey,
+        index: LogIndex,
+        before: &RegionDescriptor,
+        after: &Arc<RegionDescriptor>,
+    ) {
         let region = self.region(key);
         let (id, own, leads) = (region.id(), region.group.id(), region.group.is_leader());
+        let committed = self.position(key, index);
         if leads {
             let gone = before.replicas.iter().filter(|replica| after.replica(replica.id).is_none());
             let stores: Vec<StoreId> = gone.map(|replica| replica.store).collect();
             let own_store = self.config.store;
             for store in stores.into_iter().filter(|store| *store != own_store) {
-                let step = RegionStep::Tell { descriptor: Arc::clone(after), merged: false };
+                let step = RegionStep::Tell { descriptor: Arc::clone(after), merged: false, committed };
                 self.say_of_region(store, id, step);
             }
         }
         if after.replica(own).is_none() {
-            self.lives.doomed.push((key, Arc::clone(after)));
+            self.lives.doomed.push((key, Arc::clone(after), committed));
         }
+    }
+
+    /// An entry of a replica's log, by index and term; zeros if it is not known any more.
+    fn position(&self, key: SlotKey, index: LogIndex) -> (LogIndex, Term) {
+        self.region(key).group.term_at(index).map_or_else(Default::default, |term| (index, term))
+    }
+
+    /// The last entry that a replica has applied.
+    fn committed_of(&self, key: SlotKey) -> (LogIndex, Term) {
+        self.position(key, self.region(key).group.applied_index())
     }
 
     /// What another store says of a region.
@@ -294,10 +316,10 @@ impl<R> Worker<R> {
         let RegionMessage { region, step } = message;
         match step {
             RegionStep::Ask { replica, epoch } => self.handle_ask(now, from, region, replica, epoch),
-            RegionStep::Tell { descriptor, merged } => {
+            RegionStep::Tell { descriptor, merged, committed } => {
                 // That a region was absorbed is no reason to go: its keys are still to be taken over, see the rules.
                 if descriptor.id == region && !merged {
-                    self.handle_tell(region, descriptor);
+                    self.handle_tell(region, descriptor, committed);
                 }
             }
             RegionStep::AskFrozen { index } => self.handle_ask_frozen(from, region, index),
@@ -314,24 +336,36 @@ impl<R> Worker<R> {
                 return self.touch(key);
             }
         }
-        let known = self.slot_of(region).map(|key| (Arc::clone(self.region(key).descriptor()), false));
+        let known = self.slot_of(region);
+        let known = known.map(|key| (Arc::clone(self.region(key).descriptor()), false, self.committed_of(key)));
         let known = known.or_else(|| {
             let tombstone = self.lives.residue.tombstones.get(&region)?;
-            Some((Arc::clone(&tombstone.descriptor), tombstone.cause == Cause::Merged))
+            Some((Arc::clone(&tombstone.descriptor), tombstone.cause == Cause::Merged, tombstone.committed))
         });
-        let Some((descriptor, merged)) = known else { return };
-        let is_gone = descriptor.epoch.conf_version > epoch.conf_version && descriptor.replica(replica).is_none();
-        if merged || is_gone {
-            self.say_of_region(from, region, RegionStep::Tell { descriptor, merged });
+        let Some((descriptor, merged, committed)) = known else { return };
+        if merged || descriptor.epoch.conf_version > epoch.conf_version {
+            self.say_of_region(from, region, RegionStep::Tell { descriptor, merged, committed });
         }
     }
 
-    fn handle_tell(&mut self, region: RegionId, descriptor: Arc<RegionDescriptor>) {
+    fn handle_tell(&mut self, region: RegionId, descriptor: Arc<RegionDescriptor>, committed: (LogIndex, Term)) {
         let Some(key) = self.any_slot(region) else { return };
-        let here = self.region(key);
-        let newer = descriptor.epoch.conf_version > here.descriptor().epoch.conf_version;
-        if newer && descriptor.replica(here.group.id()).is_none() {
-            self.lives.doomed.push((key, descriptor));
+        let here = self.region_mut(key);
+        if descriptor.epoch.conf_version <= here.descriptor().epoch.conf_version {
+            return;
+        }
+        if descriptor.replica(here.group.id()).is_none() {
+            self.lives.doomed.push((key, descriptor, committed));
+            return;
+        }
+        // It belongs to the region still, and is behind. If it holds what is committed, it goes on by itself; if not, those
+        // that this descriptor names know more than those that its own does.
+        if here.group.learn_committed(committed.0, committed.1) {
+            self.touch(key);
+        }
+        let heard = self.lives.heard.entry(region).or_insert_with(|| Arc::clone(&descriptor));
+        if heard.epoch.conf_version < descriptor.epoch.conf_version {
+            *heard = descriptor;
         }
     }
 
@@ -342,21 +376,30 @@ impl<R> Worker<R> {
     /// A message of a later replica's leader reached an earlier one: that one was removed meanwhile.
     pub(super) fn on_successor(&mut self, region: RegionId, descriptor: Option<Arc<RegionDescriptor>>) {
         if let Some(descriptor) = descriptor.filter(|descriptor| descriptor.id == region) {
-            self.handle_tell(region, descriptor);
+            self.handle_tell(region, descriptor, Default::default());
         }
     }
 
     /// Removes the replicas that are to go. Once a round: what they had to say has left by now.
     pub(super) fn remove_doomed(&mut self) {
-        for (key, known) in std::mem::take(&mut self.lives.doomed) {
+        for (key, known, committed) in std::mem::take(&mut self.lives.doomed) {
             let Some(region) = self.regions.get(key).map(|region| region.id()) else { continue };
             self.keep_promises(key);
             self.remove_region(region);
             self.lives.removing.insert(region, None);
             self.counters.replicas_removed += 1;
             self.notices.push(Notice::Removed { region, known: Arc::clone(&known) });
-            self.lives.tasks.push(ApplyTask::Destroy { region, known, cause: Cause::Removed });
+            self.lives.heard.remove(&region);
+            self.lives.tasks.push(ApplyTask::Destroy { region, known, cause: Cause::Removed, committed });
         }
+    }
+
+    /// A state without a replica here was found at the start: the end came between its removal and what follows that.
+    pub(super) fn finish_removal(&mut self, start: &RegionStart) {
+        let (region, known) = (start.descriptor.id, Arc::clone(&start.descriptor));
+        self.lives.removing.insert(region, None);
+        let committed = (start.applied, start.applied_term);
+        self.lives.tasks.push(ApplyTask::Destroy { region, known, cause: Cause::Removed, committed });
     }
 
     /// A replica's state is durably gone: now its log and hard state go.
@@ -367,7 +410,8 @@ impl<R> Worker<R> {
         tombstone: Option<Tombstone>,
     ) {
         let Some(tombstone) = tombstone else {
-            return self.lives.tasks.push(ApplyTask::Destroy { region, known, cause: Cause::Removed });
+            let committed = Default::default();
+            return self.lives.tasks.push(ApplyTask::Destroy { region, known, cause: Cause::Removed, committed });
         };
         self.lives.residue.tombstones.insert(region, tombstone);
         let hard_state = self.lives.residue.orphans.get(&region).copied();
@@ -402,7 +446,7 @@ impl<R> Worker<R> {
     /// A replica without a leader for long asks the stores of its region whether it still belongs to it.
     pub(super) fn ask_if_lonely(&mut self, now: Time, key: SlotKey) {
         let region = self.region_mut(key);
-        if region.group.leader().is_some() || region.group.is_leader() {
+        if region.group.is_leader() || region.group.hears_leader(now) {
             region.lonely_since = now;
             return;
         }
@@ -414,8 +458,12 @@ impl<R> Worker<R> {
         let descriptor = Arc::clone(region.descriptor());
         let step = RegionStep::Ask { replica, epoch: descriptor.epoch };
         let own_store = self.config.store;
-        for other in descriptor.replicas.iter().filter(|other| other.store != own_store) {
-            self.say_of_region(other.store, id, step.clone());
+        let heard = self.lives.heard.get(&id).map_or(&[][..], |heard| &heard.replicas[..]);
+        let mut stores: Vec<StoreId> = descriptor.replicas.iter().chain(heard).map(|other| other.store).collect();
+        stores.sort_unstable();
+        stores.dedup();
+        for store in stores.into_iter().filter(|store| *store != own_store) {
+            self.say_of_region(store, id, step.clone());
         }
     }
 

@@ -99,6 +99,7 @@ impl<R> Worker<R> {
         if gives_away && message.body == Body::TimeoutNow {
             return;
         }
+        here.note_speaker(message.from, from);
         if let Body::AppendReply(AppendOutcome::Accepted { match_index }) = message.body
             && !here.touched
             && here.group.absorb_accepted(now, message.from, message.term, match_index)

@@ -139,6 +139,8 @@ pub enum ApplyTask<R> {
         known: Arc<RegionDescriptor>,
         /// Why.
         cause: Cause,
+        /// An entry of its log that is known to be committed, by index and term; zeros: none beyond what is applied.
+        committed: (LogIndex, Term),
     },
 }
 

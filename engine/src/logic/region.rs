@@ -23,6 +23,9 @@ pub(super) struct Region<R> {
     /// Where the first replicas live, beside the group: most messages need not look into the descriptor.
     stores: [(ReplicaId, StoreId); INLINE_REPLICAS],
     descriptor: Arc<RegionDescriptor>,
+    /// Who spoke last of those that the descriptor does not name: a replica that has fallen behind must be able to answer a
+    /// leader of which it does not know yet.
+    stranger: Option<(ReplicaId, StoreId)>,
     pub(super) group: Group<FlushToken>,
     /// Where it is in its worker.
     pub(super) key: SlotKey,
@@ -176,6 +179,7 @@ impl<R> Region<R> {
             id: start.descriptor.id,
             stores: first_stores(&start.descriptor),
             descriptor: Arc::clone(&start.descriptor),
+            stranger: None,
             group: Group::new(options, own, restored, seed, now),
             key,
             initialised,
@@ -217,7 +221,15 @@ impl<R> Region<R> {
     /// The store of a replica of this region.
     pub(super) fn store_of(&self, replica: ReplicaId) -> Option<StoreId> {
         let near = self.stores.iter().find(|(id, _)| *id == replica && *id != ReplicaId::ZERO).map(|(_, store)| *store);
-        near.or_else(|| self.descriptor.replica(replica).map(|replica| replica.store))
+        let named = near.or_else(|| self.descriptor.replica(replica).map(|replica| replica.store));
+        named.or_else(|| self.stranger.filter(|(id, _)| *id == replica).map(|(_, store)| store))
+    }
+
+    /// Takes note of where a replica lives that has just spoken, if the descriptor does not tell.
+    pub(super) fn note_speaker(&mut self, replica: ReplicaId, store: StoreId) {
+        if self.store_of(replica).is_none() {
+            self.stranger = Some((replica, store));
+        }
     }
 
     /// The store that leads, as far as is known here.

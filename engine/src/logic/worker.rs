@@ -13,6 +13,7 @@ use multiraft_raft::{
 };
 use multiraft_router::{Deadlines, Slab, SlotKey};
 use multiraft_storage::{FlushToken, GroupRecord, LogChange};
+use multiraft_transport::Beat;
 use rustc_hash::FxHashMap;
 
 use crate::logic::flush::FlushQueue;
@@ -110,6 +111,8 @@ pub struct Worker<R> {
     scratch: Output<FlushToken>,
     /// When this turn began.
     pub(super) now: Time,
+    /// A region was removed since heartbeats were handed in: some of them may be its.
+    removed: bool,
     /// The moment on the heartbeat grid up to which this worker's share was handed in.
     next_beat: Time,
 }
@@ -117,8 +120,8 @@ pub struct Worker<R> {
 impl<R> Worker<R> {
     /// A worker with the regions that were found at the start.
     ///
-    /// `durable` is the log's evidence that what it recovered is durable. Regions that have no replica on this store are
-    /// left out.
+    /// `durable` is the log's evidence that what it recovered is durable. Regions that have no replica on this store have
+    /// applied its removal: that is carried out.
     #[must_use]
     pub fn new(config: WorkerConfig, durable: FlushToken, starts: &[RegionStart], now: Time) -> Self {
         assert!(config.worker < 256, "at most 256 workers");
@@ -148,6 +151,7 @@ impl<R> Worker<R> {
             paused: Vec::new(),
             scratch: Output::new(),
             now,
+            removed: false,
             next_beat: now.next_multiple(config.raft.heartbeat_interval),
             config,
         };
@@ -160,7 +164,7 @@ impl<R> Worker<R> {
     pub(super) fn add_region(&mut self, now: Time, start: &RegionStart) {
         let id = start.descriptor.id;
         let Some(own) = start.descriptor.replica_on(self.config.store).copied() else {
-            return;
+            return self.finish_removal(start);
         };
         // The state may have applied more than the log holds: a snapshot was installed and the crash came before the
         // log's reset. What is applied is committed; the log begins after it.
@@ -203,6 +207,7 @@ impl<R> Worker<R> {
     pub(super) fn remove_region(&mut self, region: RegionId) {
         let Some(key) = self.slots.remove(&region) else { return };
         self.deadlines.disarm(key);
+        self.removed = true;
         self.on_region_gone(region, key);
         let Some(mut removed) = self.regions.remove(key) else { return };
         self.notices.push(Notice::Vacated(removed.handle()));
@@ -332,9 +337,15 @@ impl<R> Worker<R> {
         for done in applied {
             self.apply_backlog = self.apply_backlog.saturating_sub(done.cost);
             let live = self.live(done.handle);
-            let splits = done.split.is_some();
+            let (splits, changes_members) = (done.split.is_some(), !done.memberships.is_empty());
+            if let Some(key) = live {
+                for (index, descriptor) in done.memberships {
+                    self.on_membership(now, key, index, descriptor);
+                }
+            }
+            // A split is the last of the entries: what it makes of the region stands. Also if the parent is gone by now, since its
+            // children are there.
             if let Some(split) = done.split {
-                // Also if the parent is gone by now: its children are there.
                 self.on_split(live, split);
             }
             let changes = done.change.is_some();
@@ -342,10 +353,6 @@ impl<R> Worker<R> {
                 self.on_region_change(live, change);
             }
             let Some(key) = live else { continue };
-            let changes_members = !done.memberships.is_empty();
-            for (index, descriptor) in done.memberships {
-                self.on_membership(now, key, index, descriptor);
-            }
             let group = &mut self.region_mut(key).group;
             group.on_applied(now, done.index);
             // Else there is nothing that the group would want done about it.
@@ -391,7 +398,7 @@ impl<R> Worker<R> {
         let before = Arc::clone(region.descriptor());
         region.set_descriptor(Arc::clone(&descriptor));
         region.group.on_membership_applied(now, index, membership);
-        self.on_members(key, &before, &descriptor);
+        self.on_members(key, index, &before, &descriptor);
         self.notices.push(Notice::Descriptor(descriptor));
     }
 
@@ -494,8 +501,18 @@ impl<R> Worker<R> {
         let tick = self.next_beat;
         self.next_beat = now.next_multiple(self.config.raft.heartbeat_interval);
         let worker = self.config.worker;
+        let prune = std::mem::take(&mut self.removed);
+        let (slots, regions) = (&self.slots, &self.regions);
+        let is_here = |beat: &Beat| {
+            let region = slots.get(&beat.region).and_then(|key| regions.get(*key));
+            region.is_some_and(|region| region.group.id() == beat.from)
+        };
         for peer in self.peers.iter_mut() {
-            let beats = std::mem::take(&mut peer.beats);
+            let mut beats = std::mem::take(&mut peer.beats);
+            if prune {
+                // A replica that is gone says nothing any more.
+                beats.retain(is_here);
+            }
             self.counters.beats += beats.len() as u64;
             out.beats.push(BeatShare { to: peer.store, worker, tick, beats });
         }

@@ -60,8 +60,8 @@ impl SnapshotFiles {
     }
 
     /// Removes what a crash left of replicas that are gone, and of splits that are to be applied again: a child at its first
-    /// state beside a parent that has not split yet.
-    pub(super) fn remove_leftovers(&self, store: StoreId) -> io::Result<()> {
+    /// state beside a parent that has not split yet. Tells which are to be left out, also if a full disk keeps their files.
+    pub(super) fn remove_leftovers(&self, store: StoreId) -> io::Result<Vec<RegionId>> {
         let tombstones = self.tombstones()?;
         let mut found = Vec::new();
         for saved in self.store.list().into_iter().filter(|saved| saved.id.region != TOMBSTONES) {
@@ -92,6 +92,12 @@ impl SnapshotFiles {
                 gone.push(descriptor.id);
             }
         }
-        if gone.is_empty() { Ok(()) } else { self.store.remove_many(&gone).map_err(to_io) }
+        if !gone.is_empty() {
+            match self.store.remove_many(&gone).map_err(to_io) {
+                Err(error) if error.kind() != io::ErrorKind::StorageFull => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(gone)
     }
 }

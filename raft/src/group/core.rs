@@ -225,6 +225,11 @@ impl Core {
         self.members.cut(from);
     }
 
+    /// Whether a leader was heard of within the last election timeout.
+    pub(crate) fn hears_leader(&self, now: Time) -> bool {
+        self.election.leader != ReplicaId::ZERO && now.since(self.election.heard_at) < self.options.election_timeout_min
+    }
+
     /// Whether this replica believes that its group has a working leader (dissertation, section 4.2.3).
     pub(crate) fn has_live_leader(&self, now: Time) -> bool {
         if !(self.options.pre_vote || self.options.check_quorum) {
@@ -233,10 +238,7 @@ impl Core {
         match self.role {
             // A leader that has lost its quorum steps down by itself.
             RoleState::Leader(_) => true,
-            _ => {
-                self.election.leader != ReplicaId::ZERO
-                    && now.since(self.election.heard_at) < self.options.election_timeout_min
-            }
+            _ => self.hears_leader(now),
         }
     }
 }

@@ -163,8 +163,10 @@ impl Core {
             return;
         }
         self.send_heartbeats(false);
+        let (silence, last) = (self.options.election_timeout_min, self.log.last_index());
         let RoleState::Leader(leader) = &mut self.role else { return };
         for progress in &mut leader.followers {
+            progress.seek_absent(now, silence, last);
             progress.shrink();
             if progress.fetching == Fetching::Failed {
                 progress.fetching = Fetching::Nothing;

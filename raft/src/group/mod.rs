@@ -240,6 +240,20 @@ impl<P: FlushProof> Group<P> {
         self.core.restore(now, index, term, membership)
     }
 
+    /// Whether this follower has heard of its leader within the last election timeout. A learner knows a leader until it hears
+    /// of another one, however long that one has been silent.
+    #[must_use]
+    pub fn hears_leader(&self, now: Time) -> bool {
+        self.core.hears_leader(now)
+    }
+
+    /// Somebody who knows says that the entry at `index` of `term` is committed. Takes it at its word if the log holds that very
+    /// entry, and returns whether that was news. Of use where a membership change left nobody behind who may lead by what
+    /// he has applied, and whoever had applied the change is gone with it.
+    pub fn learn_committed(&mut self, index: LogIndex, term: Term) -> bool {
+        self.core.learn_committed(index, term)
+    }
+
     /// Whether a snapshot that stands for `index` would be of use here now. To be asked before anything of the state is
     /// replaced.
     #[must_use]

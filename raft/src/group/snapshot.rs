@@ -24,6 +24,15 @@ impl Core {
         !self.is_leader() && index > self.hard.commit && self.log.term(index) != Some(term)
     }
 
+    pub(crate) fn learn_committed(&mut self, index: LogIndex, term: Term) -> bool {
+        // Log matching (dissertation, figure 3.2): the same entry has the same predecessors everywhere.
+        if self.is_leader() || index <= self.hard.commit || self.log.term(index) != Some(term) {
+            return false;
+        }
+        self.commit_to(index);
+        true
+    }
+
     pub(crate) fn restore(&mut self, now: Time, index: LogIndex, term: Term, membership: Membership) -> bool {
         if self.is_leader() || index <= self.hard.commit {
             return false;

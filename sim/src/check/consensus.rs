@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use multiraft_raft::{Entry, LogIndex, RegionId, StoreId, Term};
 use multiraft_storage::{LogBatch, LogChange};
 
+use super::regions::{Regions, is_quorum};
 use super::shadow::Shadows;
 use super::{Verdict, Violation};
 use crate::random::{digest_of, fold};
@@ -35,6 +36,8 @@ pub struct Consensus {
     next: BTreeMap<(StoreId, RegionId), (LogIndex, Option<LogIndex>)>,
     /// What is durable in each replica's state.
     state: BTreeMap<(StoreId, RegionId), LogIndex>,
+    /// How far replicas that are gone had come.
+    removed: BTreeMap<(StoreId, RegionId), LogIndex>,
 }
 
 impl Consensus {
@@ -160,6 +163,14 @@ impl Consensus {
         self.on_state_durable(store, region, index);
     }
 
+    /// `store`'s replica of `region` is gone: a later one begins anew. What it held it did hold, until it was not needed any more.
+    pub fn on_removed(&mut self, store: StoreId, region: RegionId, logs: &Shadows) {
+        self.next.remove(&(store, region));
+        let state = self.state.remove(&(store, region)).unwrap_or_default();
+        let log = logs.durable(store, region).map_or(LogIndex::ZERO, |log| log.last());
+        self.removed.insert((store, region), state.max(log));
+    }
+
     /// `store`'s state of `region` is durable up to `index`.
     pub fn on_state_durable(&mut self, store: StoreId, region: RegionId, index: LogIndex) {
         let durable = self.state.entry((store, region)).or_default();
@@ -187,26 +198,28 @@ impl Consensus {
     /// A client was told that the entry at `index` of `region` is committed and applied.
     ///
     /// # Errors
-    /// No quorum of `stores` holds it durably, so some crashes could undo it.
-    pub fn on_acknowledged(&self, region: RegionId, index: LogIndex, stores: &[StoreId], logs: &Shadows) -> Verdict {
+    /// No quorum of its configuration holds it durably, so some crashes could undo it.
+    pub fn on_acknowledged(&self, region: RegionId, index: LogIndex, regions: &Regions, logs: &Shadows) -> Verdict {
         let at = (index.get() as usize).wrapping_sub(FIRST);
         let Some(entry) = self.committed.get(&region).and_then(|committed| committed.get(at)) else {
             let detail = format!("region {region}: entry {index} was acknowledged before any replica applied it");
             return Err(Violation::new("what is acknowledged is applied", detail));
         };
-        let holds = |store: &&StoreId| {
-            let in_state = self.state.get(&(**store, region)).is_some_and(|durable| *durable >= index);
+        let holds = |store: StoreId| {
+            let in_state = self.state.get(&(store, region)).is_some_and(|durable| *durable >= index);
             let in_log = logs
-                .durable(**store, region)
+                .durable(store, region)
                 .is_some_and(|log| index <= log.truncated || log.term(index) == Some(entry.term));
-            in_state || in_log
+            let was_held = self.removed.get(&(store, region)).is_some_and(|held| *held >= index);
+            in_state || in_log || was_held
         };
-        let holders = stores.iter().filter(holds).count();
-        if holders > stores.len() / 2 {
+        let configurations = regions.configurations(region, index);
+        if configurations.iter().any(|replicas| is_quorum(replicas, &holds)) {
             return Ok(());
         }
-        let detail =
-            format!("region {region}: entry {index} was acknowledged, and is durable on {holders} stores only");
+        let detail = format!(
+            "region {region}: entry {index} was acknowledged, and is durable on no quorum of {configurations:?}"
+        );
         Err(Violation::new("what is acknowledged is durable on a quorum", detail))
     }
 

@@ -52,13 +52,20 @@ impl Cluster {
         } else {
             let tasks = host.applying.take().unwrap_or_default();
             match host.applier.apply(tasks, &process.received) {
-                (batch, ApplyEnd::Done) => (batch, Vec::new()),
+                (batch, ApplyEnd::Done) => {
+                    self.observe_changes(&batch);
+                    (batch, Vec::new())
+                }
                 (batch, ApplyEnd::Stalled { rest }) => {
+                    self.observe_changes(&batch);
+                    let Some(process) = &mut self.nodes[store].process else { return };
+                    let host = &mut process.workers[worker];
                     host.stalled = Some((batch, rest));
                     self.counters.state_no_space += 1;
                     self.input(store, worker, Input::DiskFull { disk: DiskUse::State, full: true });
                     return self.schedule.plan_in(50 * MILLI, Event::ApplyDone { store, life, worker });
                 }
+                (_, ApplyEnd::Failed(_)) if self.dies_without_power(store) => return,
                 (_, ApplyEnd::Failed(error)) => {
                     return self.fail("committed entries can be applied", format!("{}: {error}", id_of(store)));
                 }
@@ -95,6 +102,7 @@ impl Cluster {
                 self.say(|| format!("{id} installs a snapshot of {:?} at {}", done.header.region, done.header.index));
             }
         }
+        self.observe_applied(store, worker, &batch);
         self.record(3, batch.applied.iter().map(|done| done.index.get()).sum());
         if self.dies_at(store, Point::AfterApply) {
             return;
@@ -128,7 +136,10 @@ impl Cluster {
         if process.checkpoint.is_some() {
             return;
         }
-        process.checkpoint = Some(gather(process));
+        let checkpoint = gather(process);
+        let regions: Vec<RegionId> = checkpoint.regions.iter().flatten().map(|(region, _)| *region).collect();
+        process.checkpoint = Some(checkpoint);
+        regions.into_iter().for_each(|region| self.sample(store, region));
         self.schedule.plan_in(took + slow, Event::CheckpointDone { store, life });
     }
 
@@ -153,6 +164,7 @@ impl Cluster {
                 process.unsaved = checkpoint.regions;
                 return;
             }
+            Err(_) if self.dies_without_power(store) => return,
             Err(error) => return self.fail("a checkpoint can be made", format!("{}: {error}", id_of(store))),
         }
         self.counters.checkpoints += 1;

@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use multiraft::ReadError;
 use multiraft::logic::{Input, Outcome};
-use multiraft_raft::{LogIndex, RegionId};
+use multiraft_raft::{LogIndex, RegionEpoch, RegionId};
 use multiraft_transport::{SessionId, SessionSeq};
 
-use super::{Cluster, Event, Waiter, id_of};
+use super::routes::Routes;
+use super::{Cluster, Event, Waiter, id_of, place_of};
 use crate::history::{Action, Answer, Key, Operation};
 use crate::machine;
 use crate::plan::Plan;
@@ -27,6 +29,8 @@ pub(super) struct Clients {
     last_waiter: u64,
     last_value: u64,
     last_session: u128,
+    /// Which region owns a key, as far as the clients know.
+    pub(super) routes: Routes,
     /// The value last seen in each register, for compare-and-set.
     seen: BTreeMap<Key, u64>,
     /// No client begins anything new.
@@ -37,8 +41,10 @@ pub(super) struct Clients {
 struct Client {
     role: Role,
     running: Option<Running>,
-    /// The session in each region.
-    sessions: BTreeMap<u64, Session>,
+    /// Its sessions: those of a region are known to all that are cut from it.
+    sessions: Vec<Session>,
+    /// The session in each region, by its place.
+    session_of: BTreeMap<RegionId, usize>,
     /// Commands that are still to be sent a second time, with what they were answered.
     repeats: VecDeque<(Running, Bytes)>,
 }
@@ -47,8 +53,8 @@ struct Client {
 enum Role {
     /// Does what the load says, until the clients are closed.
     Loader,
-    /// Shows that a region works again: writes once, and reads every key in the end.
-    Prober { region: u64, wrote: bool, reads: Option<VecDeque<Key>> },
+    /// Shows that the regions work again: writes some keys once, and reads them in the end.
+    Prober { left: VecDeque<Key>, reads: bool },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,12 +68,15 @@ struct Session {
 #[derive(Clone, Debug)]
 struct Running {
     task: Task,
-    region: u64,
+    /// What it is about: the region is the one that owns this key at each attempt.
+    key: Key,
     invoked: Moment,
     session: Option<SessionSeq>,
     attempts: u32,
     /// An earlier attempt may have had its effect, or may have it yet.
     uncertain: bool,
+    /// An attempt went to a region that did not own the key any more.
+    rerouted: bool,
     command: Bytes,
 }
 
@@ -91,6 +100,9 @@ enum Task {
 struct Attempt {
     client: usize,
     store: usize,
+    /// Where and under which epoch.
+    region: RegionId,
+    epoch: Option<RegionEpoch>,
 }
 
 /// How one attempt ended.
@@ -98,14 +110,24 @@ enum End {
     Done(Bytes, LogIndex),
     Value(Bytes),
     NoEffect,
+    /// No effect: the client was behind, and has learned better.
+    Rerouted,
+    /// No effect, and another attempt would have none either.
+    Expired,
     Uncertain,
 }
 
 impl Clients {
     pub(super) fn new(plan: &Plan, random: Random) -> Self {
-        let client = |role| Client { role, running: None, sessions: BTreeMap::new(), repeats: VecDeque::new() };
+        let client = |role| Client {
+            role,
+            running: None,
+            sessions: Vec::new(),
+            session_of: BTreeMap::new(),
+            repeats: VecDeque::new(),
+        };
         let loaders = (0..plan.load.clients).map(|_| Role::Loader);
-        let probers = (2..plan.regions + 2).map(|region| Role::Prober { region, wrote: false, reads: None });
+        let probers = (2..plan.regions + 2).map(|_| Role::Prober { left: VecDeque::new(), reads: false });
         Self {
             random,
             clients: loaders.chain(probers).map(client).collect(),
@@ -113,21 +135,25 @@ impl Clients {
             last_waiter: 0,
             last_value: 0,
             last_session: 0,
+            routes: Routes::default(),
             seen: BTreeMap::new(),
             closed: false,
         }
     }
 
-    /// Regions whose prober has not done what it is there for: written, or, in the end, read every key.
-    pub(super) fn unproven(&self, in_the_end: bool) -> Vec<u64> {
-        let is_unproven = |client: &Client| match &client.role {
-            Role::Prober { region, wrote, reads } => {
-                let is_done = if in_the_end { reads.as_ref().is_some_and(VecDeque::is_empty) } else { *wrote };
-                (!is_done).then_some(*region)
-            }
+    /// Keys that a prober has not done with: not written, or, in the end, not read.
+    pub(super) fn unproven(&self) -> Vec<Key> {
+        let left = self.clients.iter().filter_map(|client| match &client.role {
+            Role::Prober { left, .. } => Some(left),
             Role::Loader => None,
-        };
-        self.clients.iter().filter_map(is_unproven).collect()
+        });
+        left.flatten().copied().collect()
+    }
+
+    /// A name for whoever waits next.
+    pub(super) fn new_waiter(&mut self) -> Waiter {
+        self.last_waiter += 1;
+        Waiter(self.last_waiter)
     }
 
     fn new_value(&mut self) -> u64 {
@@ -144,15 +170,15 @@ impl Cluster {
         }
     }
 
-    /// Lets the probers begin: to write, or (`reads`) to read every key of their regions.
+    /// Lets the probers begin: to write, or (`reads`) to read every key, whatever region it belongs to by now.
     pub(super) fn start_probers(&mut self, reads: bool) {
         let keys = self.plan.load.keys;
+        let mut region = 1;
         for client in 0..self.clients.clients.len() {
-            let Role::Prober { region, reads: left, .. } = &mut self.clients.clients[client].role else { continue };
-            let region = *region;
-            if reads {
-                *left = Some((0..keys).map(|number| Key { region, number }).collect());
-            }
+            let Role::Prober { left, reads: is_reading } = &mut self.clients.clients[client].role else { continue };
+            region += 1;
+            *left = (0..keys).map(|number| Key { region, number }).collect();
+            *is_reading = reads;
             let wait = self.clients.random.below(100 * MILLI);
             self.schedule.plan_in(wait, Event::Client { client });
         }
@@ -170,15 +196,14 @@ impl Cluster {
 
     fn choose(&mut self, client: usize) -> Option<Running> {
         match self.clients.clients[client].role.clone() {
-            Role::Prober { region, reads: Some(left), .. } => {
+            Role::Prober { left, reads } => {
                 let key = *left.front()?;
-                debug_assert_eq!(key.region, region);
-                Some(self.operation(key, Action::Read))
-            }
-            Role::Prober { wrote: true, .. } => None,
-            Role::Prober { region, .. } => {
-                let value = self.clients.new_value();
-                Some(self.operation(Key { region, number: 0 }, Action::Put(value)))
+                let action = match (reads, key.is_list()) {
+                    (true, _) => Action::Read,
+                    (false, true) => Action::Append(self.clients.new_value()),
+                    (false, false) => Action::Put(self.clients.new_value()),
+                };
+                Some(self.operation(key, action))
             }
             Role::Loader if self.clients.closed => None,
             Role::Loader => Some(self.choose_load(client)),
@@ -196,18 +221,19 @@ impl Cluster {
         if random.chance(load.transfers) {
             let to = random.below(self.nodes.len() as u64) as usize;
             let task = Task::Transfer { to };
-            return self.running(key.region, task, Bytes::new());
+            return self.running(key, task, Bytes::new());
         }
         if random.chance(load.reads) {
             return self.operation(key, Action::Read);
         }
         let wants_session = random.chance(load.sessions);
         let is_cas = random.chance(load.cas);
-        if wants_session && !self.clients.clients[client].sessions.contains_key(&key.region) {
+        let session = if wants_session { self.session_for(client, key) } else { None };
+        if wants_session && session.is_none() {
             let id = SessionId(self.clients.last_session + 1);
             self.clients.last_session += 1;
             let session = Some(SessionSeq { session: id, opened: LogIndex::ZERO, sequence: 0, acknowledged: 0 });
-            return Running { session, ..self.running(key.region, Task::OpenSession, Bytes::new()) };
+            return Running { session, ..self.running(key, Task::OpenSession, Bytes::new()) };
         }
         let value = self.clients.new_value();
         let action = match self.clients.seen.get(&key) {
@@ -216,7 +242,8 @@ impl Cluster {
             _ => Action::Put(value),
         };
         let mut running = self.operation(key, action);
-        if wants_session && let Some(session) = self.clients.clients[client].sessions.get_mut(&key.region) {
+        if let Some(place) = session {
+            let session = &mut self.clients.clients[client].sessions[place];
             session.last += 1;
             let Session { id, opened, last } = *session;
             running.session =
@@ -225,48 +252,67 @@ impl Cluster {
         running
     }
 
-    fn running(&self, region: u64, task: Task, command: Bytes) -> Running {
+    /// The client's session where `key` lives: one that was opened there, or in a region that it was cut from.
+    fn session_for(&mut self, client: usize, key: Key) -> Option<usize> {
+        let Clients { routes, clients, .. } = &mut self.clients;
+        let owner = routes.owner(&machine::key_bytes(key))?.id;
+        let lineage = std::iter::successors(Some(owner), |region| routes.parent(*region));
+        let session_of = &mut clients[client].session_of;
+        let place = lineage.into_iter().find_map(|region| session_of.get(&region).copied())?;
+        session_of.insert(owner, place);
+        Some(place)
+    }
+
+    fn running(&self, key: Key, task: Task, command: Bytes) -> Running {
         let invoked = self.schedule.now();
-        Running { task, region, invoked, session: None, attempts: 0, uncertain: false, command }
+        Running { task, key, invoked, session: None, attempts: 0, uncertain: false, rerouted: false, command }
     }
 
     fn operation(&mut self, key: Key, action: Action) -> Running {
         let padding = self.clients.random.below(self.plan.load.padding + 1) as usize;
         let command = machine::encode(key, action, padding).unwrap_or_default();
-        self.running(key.region, Task::Operate { key, action }, command)
+        self.running(key, Task::Operate { key, action }, command)
     }
 
     /// Asks some store.
     fn attempt(&mut self, client: usize) {
         let now = self.schedule.now();
-        let store = self.clients.random.below(self.nodes.len() as u64) as usize;
         let patience = self.plan.request_timeout.as_nanos() as u64;
-        let clients = &mut self.clients;
-        let Some(running) = &mut clients.clients[client].running else { return };
+        let Some(running) = &mut self.clients.clients[client].running else { return };
         running.attempts += 1;
         if running.attempts > 1 && running.session.is_some() {
             self.counters.session_duplicates += u64::from(running.uncertain);
         }
         let running = running.clone();
-        clients.last_waiter += 1;
-        let waiter = Waiter(clients.last_waiter);
-        clients.waiting.insert(waiter, Attempt { client, store });
+        let store = self.choose_store(running.key);
+        let owner = self.route(store, running.key);
+        let region = owner.as_ref().map_or(RegionId::ROOT, |owner| owner.id);
+        let epoch = owner.as_ref().map(|owner| owner.epoch);
+        let waiter = self.clients.new_waiter();
+        self.clients.waiting.insert(waiter, Attempt { client, store, region, epoch });
+        if owner.is_none() {
+            let wait = self.clients.random.around(MILLI);
+            return self.schedule.plan_in(wait, Event::Answer { waiter, outcome: Outcome::UnknownRegion });
+        }
         let node = &self.nodes[store];
         if node.process.as_ref().is_none_or(|process| process.stopping) {
             let wait = self.clients.random.around(MILLI);
             return self.schedule.plan_in(wait, Event::Answer { waiter, outcome: Outcome::NotLeader { hint: None } });
         }
         let deadline = node.clock.read(now).plus(self.plan.request_timeout);
-        let region = RegionId(running.region);
         self.say(|| {
-            format!("client {client} asks {} for {:?} {:?} as {waiter:?}", id_of(store), running.task, running.session)
+            let Running { task, session, .. } = &running;
+            format!(
+                "client {client} asks {} for {task:?} {session:?} of {region:?} {epoch:?} as {waiter:?}",
+                id_of(store)
+            )
         });
         let input = match running.task {
-            Task::Operate { action: Action::Read, .. } => Input::Read { region, epoch: None, deadline, reply: waiter },
+            Task::Operate { action: Action::Read, .. } => Input::Read { region, epoch, deadline, reply: waiter },
             Task::Transfer { to } => Input::Transfer { region, to: id_of(to), deadline, reply: waiter },
             _ => {
                 let (session, command) = (running.session, running.command);
-                Input::Propose { region, epoch: None, session, command, deadline, reply: waiter }
+                Input::Propose { region, epoch, session, command, deadline, reply: waiter }
             }
         };
         self.schedule.plan_in(patience * 5 / 4, Event::Deadline { waiter });
@@ -275,17 +321,48 @@ impl Cluster {
         self.input(store, worker, input);
     }
 
+    /// A store to ask: mostly one that is known to have the region, sometimes any.
+    fn choose_store(&mut self, key: Key) -> usize {
+        let owner = self.clients.routes.owner(&machine::key_bytes(key));
+        let near: Vec<usize> = owner.iter().flat_map(|owner| &owner.replicas).map(|one| place_of(one.store)).collect();
+        let random = &mut self.clients.random;
+        if near.is_empty() || random.chance(250) {
+            random.below(self.nodes.len() as u64) as usize
+        } else {
+            random.pick(&near)
+        }
+    }
+
+    /// The region that owns a key, as the clients know it; where they know nothing, as a store knows it.
+    fn route(&mut self, store: usize, key: Key) -> Option<std::sync::Arc<multiraft_raft::RegionDescriptor>> {
+        let key = machine::key_bytes(key);
+        if self.clients.routes.owner(&key).is_none() {
+            self.ask_for_route(store, &key);
+        }
+        self.clients.routes.owner(&key)
+    }
+
+    /// The clients learn what a store knows of a key's owner.
+    fn ask_for_route(&mut self, store: usize, key: &[u8]) {
+        let process = self.nodes[store].process.as_ref();
+        let known = process.and_then(|process| process.routes.owner(key));
+        known.iter().for_each(|known| self.clients.routes.learn(known));
+    }
+
     /// A store answers a caller.
     pub(super) fn tell(&mut self, store: usize, waiter: Waiter, outcome: Outcome) {
         debug_assert!(self.clients.waiting.get(&waiter).is_none_or(|attempt| attempt.store == store));
+        let asked = self.clients.waiting.get(&waiter).filter(|attempt| {
+            // A repeated command may be told where it stands in the log of the region that its own was cut from.
+            let running = self.clients.clients[attempt.client].running.as_ref();
+            running.is_some_and(|one| one.attempts == 1 && !matches!(one.task, Task::Repeat { .. }))
+        });
+        let asked = asked.map(|attempt| attempt.region);
         if let Outcome::Applied { index, .. } = &outcome
-            && let Some(attempt) = self.clients.waiting.get(&waiter)
-            && let Some(running) = &self.clients.clients[attempt.client].running
+            && let Some(region) = asked.or(self.operators.region_of(waiter))
         {
             // Here and now, not when the client hears of it: later flushes must not count.
-            let region = RegionId(running.region);
-            let stores: Vec<_> = (0..self.nodes.len()).map(id_of).collect();
-            let verdict = self.consensus.on_acknowledged(region, *index, &stores, &self.shadows);
+            let verdict = self.consensus.on_acknowledged(region, *index, &self.regions, &self.shadows);
             self.judge_that(verdict);
         }
         if matches!(outcome, Outcome::Busy { .. }) {
@@ -311,6 +388,9 @@ impl Cluster {
     }
 
     pub(super) fn on_answer(&mut self, waiter: Waiter, outcome: Outcome) {
+        if self.on_operator_answer(waiter, &outcome) {
+            return;
+        }
         let Some(attempt) = self.clients.waiting.get(&waiter).copied() else { return };
         self.say(|| format!("client {} is told {outcome:?} for {waiter:?}", attempt.client));
         let end = match outcome {
@@ -325,9 +405,28 @@ impl Cluster {
                 End::NoEffect
             }
             Outcome::Uncertain => End::Uncertain,
+            Outcome::EpochMismatch { current } => {
+                self.counters.epoch_mismatches += 1;
+                self.clients.routes.learn(&current);
+                self.learn_from(attempt);
+                End::Rerouted
+            }
+            Outcome::UnknownRegion => {
+                self.learn_from(attempt);
+                End::Rerouted
+            }
+            Outcome::SessionExpired => End::Expired,
             _ => End::NoEffect,
         };
         self.end_attempt(waiter, end);
+    }
+
+    /// Who was wrong about a key asks the same store for what it knows.
+    fn learn_from(&mut self, attempt: Attempt) {
+        if let Some(running) = &self.clients.clients[attempt.client].running {
+            let key = machine::key_bytes(running.key);
+            self.ask_for_route(attempt.store, &key);
+        }
     }
 
     /// A confirmed read looks the key up.
@@ -338,43 +437,62 @@ impl Cluster {
         let node = &self.nodes[store];
         let found = match &node.process {
             Some(process) if node.lives(life) => {
-                process.backend.lookup(RegionId(key.region), None, &machine::key_bytes(key)).ok()
+                Some(process.backend.lookup(attempt.region, attempt.epoch, &machine::key_bytes(key)))
             }
             _ => None,
         };
-        self.end_attempt(waiter, found.map_or(End::NoEffect, End::Value));
+        let end = match found {
+            Some(Ok(value)) => End::Value(value),
+            Some(Err(ReadError::EpochMismatch { current })) => {
+                self.counters.epoch_mismatches += 1;
+                self.clients.routes.learn(&current);
+                End::Rerouted
+            }
+            _ => End::NoEffect,
+        };
+        self.end_attempt(waiter, end);
     }
 
     /// The client waits no longer.
     pub(super) fn on_deadline(&mut self, waiter: Waiter) {
         if self.clients.waiting.contains_key(&waiter) {
             self.end_attempt(waiter, End::Uncertain);
+        } else {
+            self.on_operator_answer(waiter, &Outcome::Uncertain);
         }
     }
 
     fn end_attempt(&mut self, waiter: Waiter, end: End) {
-        let Some(Attempt { client, .. }) = self.clients.waiting.remove(&waiter) else { return };
+        let Some(Attempt { client, region, .. }) = self.clients.waiting.remove(&waiter) else { return };
         let Some(mut running) = self.clients.clients[client].running.take() else { return };
         match end {
-            End::Done(reply, index) => self.succeed(client, running, reply, index),
+            End::Done(reply, index) => {
+                self.counters.epoch_mismatches_healed += u64::from(running.rerouted);
+                self.succeed(client, running, reply, index, region);
+            }
             End::Value(stored) => {
                 if let Task::Operate { key, action } = running.task {
                     self.counters.reads_answered += 1;
                     self.finish(client, &running, key, action, Some(machine::decode_value(key, &stored)));
                 }
             }
-            End::NoEffect | End::Uncertain => {
+            End::NoEffect | End::Uncertain | End::Rerouted | End::Expired => {
                 running.uncertain |= matches!(end, End::Uncertain);
-                self.on_unanswered(client, running);
+                running.rerouted |= matches!(end, End::Rerouted);
+                if matches!(end, End::Expired) {
+                    running.attempts = ATTEMPTS_MAX;
+                }
+                self.on_unanswered(client, running, matches!(end, End::Rerouted));
             }
         }
     }
 
     /// Tries again where that is safe, else gives up.
-    fn on_unanswered(&mut self, client: usize, running: Running) {
+    fn on_unanswered(&mut self, client: usize, running: Running, knows_better: bool) {
         let is_prober = self.clients.clients[client].role != Role::Loader;
         let is_read = matches!(running.task, Task::Operate { action: Action::Read, .. });
-        let may_retry = running.session.is_some() && running.attempts < ATTEMPTS_MAX;
+        let is_safe = running.session.is_some() || (knows_better && !running.uncertain);
+        let may_retry = is_safe && running.attempts < ATTEMPTS_MAX;
         if may_retry || (is_prober && is_read) {
             let wait = self.clients.random.around(30 * MILLI);
             self.clients.clients[client].running = Some(running);
@@ -388,12 +506,13 @@ impl Cluster {
         }
         if running.session.is_some() {
             // Whatever was given up may still come: the next session knows nothing of it.
-            self.clients.clients[client].sessions.remove(&running.region);
+            let Client { sessions, session_of, .. } = &mut self.clients.clients[client];
+            session_of.retain(|_, place| Some(sessions[*place].id) != running.session.map(|seq| seq.session));
         }
         self.go_on(client);
     }
 
-    fn succeed(&mut self, client: usize, running: Running, reply: Bytes, index: LogIndex) {
+    fn succeed(&mut self, client: usize, running: Running, reply: Bytes, index: LogIndex, region: RegionId) {
         self.counters.writes_acknowledged += 1;
         self.record(7, index.get());
         match running.task.clone() {
@@ -411,7 +530,9 @@ impl Cluster {
                     reply.as_ref().try_into().map_or(LogIndex::ZERO, |bytes| LogIndex(u64::from_be_bytes(bytes)));
                 if let Some(seq) = running.session {
                     let session = Session { id: seq.session, opened, last: 0 };
-                    self.clients.clients[client].sessions.insert(running.region, session);
+                    let Client { sessions, session_of, .. } = &mut self.clients.clients[client];
+                    session_of.insert(region, sessions.len());
+                    sessions.push(session);
                 }
                 self.go_on(client);
             }
@@ -445,13 +566,11 @@ impl Cluster {
         }
         let returned = answer.map(|answer| (now, answer));
         self.history.add(Operation { client: client as u64, key, action, invoked: running.invoked, returned });
-        if let Role::Prober { wrote, reads, .. } = &mut self.clients.clients[client].role {
-            match reads {
-                Some(left) if action == Action::Read => {
-                    left.pop_front();
-                }
-                _ => *wrote = true,
-            }
+        if let Role::Prober { left, reads } = &mut self.clients.clients[client].role
+            && (*reads == (action == Action::Read))
+            && left.front() == Some(&key)
+        {
+            left.pop_front();
         }
         self.go_on(client);
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use multiraft_storage::disk::CrashStyle;
 
 use super::{Cluster, Event, id_of};
-use crate::plan::{CHAOS, Fault};
+use crate::plan::Fault;
 use crate::random::Random;
 use crate::schedule::{MILLI, Moment};
 
@@ -103,7 +103,7 @@ impl Cluster {
     fn plan_fault(&mut self, fault: Fault) {
         let Some(interval) = self.plan.interval(fault) else { return };
         let wait = self.faults.random.around(interval);
-        if self.schedule.now().plus(wait) < Moment(CHAOS) {
+        if self.schedule.now().plus(wait) < Moment(self.plan.chaos) {
             self.schedule.plan_in(wait, Event::Fault(fault));
         }
     }
@@ -200,6 +200,9 @@ impl Cluster {
 
     /// Whether the store was to die at this point, and now has.
     pub(super) fn dies_at(&mut self, store: usize, point: Point) -> bool {
+        if self.is_struck(store, point) {
+            return true;
+        }
         let Some((armed, skip)) = &mut self.nodes[store].armed else { return false };
         if *armed != point {
             return false;

@@ -1,14 +1,16 @@
 //! After the faults: every region must take writes again within a bounded time, all replicas must become equal, and what
 //! the clients saw must make sense.
 
-use multiraft_raft::RegionId;
+use std::sync::Arc;
 
-use super::{Cluster, Event, id_of};
+use multiraft::RegionStatus;
+use multiraft_raft::{RegionDescriptor, RegionId};
+
+use super::{Cluster, Event, id_of, place_of};
 use crate::check::Violation;
 use crate::check::linearizable;
 use crate::check::state::{ReplicaState, check_equal, check_once};
 use crate::machine;
-use crate::plan::CHAOS;
 use crate::schedule::{Moment, SECOND};
 
 /// Every region must have taken a write so long after the faults have ended.
@@ -17,15 +19,14 @@ const PROGRESS_WITHIN: u64 = 12 * SECOND;
 impl Cluster {
     pub(super) fn begin_recovery(&mut self) {
         self.start_probers(false);
-        self.schedule.plan(Moment(CHAOS + PROGRESS_WITHIN), Event::Settle);
+        self.schedule.plan(Moment(self.plan.chaos + PROGRESS_WITHIN), Event::Settle);
     }
 
     /// The time for recovery is over: clients stop, and every key is read a last time.
     pub(super) fn on_settle(&mut self) {
-        let late = self.clients.unproven(false);
+        let late = self.clients.unproven();
         if !late.is_empty() {
-            let detail =
-                format!("regions {late:?} took no write within {} s after the faults", PROGRESS_WITHIN / SECOND);
+            let detail = format!("{late:?} took no write within {} s after the faults", PROGRESS_WITHIN / SECOND);
             return self.fail("every region works again", detail);
         }
         self.clients.closed = true;
@@ -35,19 +36,66 @@ impl Cluster {
     /// Judges the run as a whole.
     pub(super) fn judge(&mut self) {
         self.gather_counters();
-        let unread = self.clients.unproven(true);
+        let unread = self.clients.unproven();
         if !unread.is_empty() {
-            return self
-                .fail("every region works again", format!("keys of regions {unread:?} could not be read in the end"));
+            return self.fail("every region works again", format!("{unread:?} could not be read in the end"));
         }
-        for region in 1..self.plan.regions + 2 {
-            let replicas = self.replicas(RegionId(region));
-            self.judge_that(check_equal(RegionId(region), &replicas));
-            replicas.first().into_iter().for_each(|replica| self.judge_that(check_once(RegionId(region), replica)));
+        self.judge_quiet();
+        let regions: Vec<RegionId> = self.regions.newest().map(|descriptor| descriptor.id).collect();
+        for region in regions {
+            let replicas = self.replicas(region);
+            self.judge_that(check_equal(region, &replicas));
+            replicas.first().into_iter().for_each(|replica| self.judge_that(check_once(region, replica)));
+            (0..self.nodes.len()).for_each(|store| self.sample(store, region));
         }
         if let Err(refused) = linearizable::check(&self.history) {
             self.judge_that(Err(Violation::new("clients see one copy of each key", refused.to_string())));
         }
+    }
+
+    /// Every region is what its last committed change made of it: all its replicas are there, know that and follow a leader,
+    /// nothing is on its way, and nothing is left of what was removed.
+    fn judge_quiet(&mut self) {
+        const QUIET: &str = "a healed cluster becomes quiet";
+        let newest: Vec<Arc<RegionDescriptor>> = self.regions.newest().cloned().collect();
+        for descriptor in &newest {
+            let region = descriptor.id;
+            if descriptor.replicas.iter().any(|replica| replica.role.is_joint()) {
+                return self.fail(QUIET, format!("{descriptor:?} is still joint"));
+            }
+            let mut leaders = 0;
+            for replica in &descriptor.replicas {
+                // A replica that damage has put out of service stays out until another takes its place.
+                if self.nodes[place_of(replica.store)].out.contains(&region) {
+                    continue;
+                }
+                let status = self.status(place_of(replica.store), region);
+                if status.as_ref().is_none_or(|status| status.descriptor != *descriptor) {
+                    return self.fail(QUIET, format!("{replica:?} of {descriptor:?} is {status:?}"));
+                }
+                leaders += usize::from(status.is_some_and(|status| status.is_leader));
+            }
+            if leaders != 1 {
+                return self.fail(QUIET, format!("{descriptor:?} has {leaders} leaders"));
+            }
+        }
+        for store in 0..self.nodes.len() {
+            let Some(process) = &self.nodes[store].process else { continue };
+            let handles = process.workers.iter().flat_map(|host| host.worker.handles());
+            let stray = handles.map(|handle| handle.region).find(|region| {
+                let newest = newest.iter().find(|descriptor| descriptor.id == *region);
+                newest.is_none_or(|descriptor| descriptor.replica_on(id_of(store)).is_none())
+            });
+            if let Some(region) = stray {
+                let status = self.status(store, region);
+                return self.fail(QUIET, format!("{} still has a replica of {region:?}: {status:?}", id_of(store)));
+            }
+        }
+    }
+
+    fn status(&self, store: usize, region: RegionId) -> Option<RegionStatus> {
+        let process = self.nodes[store].process.as_ref()?;
+        process.workers[self.worker_for(store, region)].worker.status(region)
     }
 
     fn replicas(&self, region: RegionId) -> Vec<ReplicaState> {

@@ -194,6 +194,9 @@ impl Cluster {
         let mut builder = FrameBuilder::new();
         messages.iter().for_each(|message| builder.push(message));
         let body = builder.take().body();
+        if self.loses_frame(from, to, lane) {
+            return;
+        }
         let (link, side) = self.network.between(from, to);
         self.network.link(link).directions[side].lanes[lane].bytes += body.len();
         self.travel(Packet { from, to, session, lane, body });
@@ -250,6 +253,7 @@ impl Cluster {
         for message in messages.iter().filter(|message| !is_beat(message)) {
             self.say(|| format!("{} -> {}: {message:?}", id_of(from), id_of(to)));
         }
+        self.observe_receipt(to, &messages);
         let from = id_of(from);
         let (sender, messages) = self.plant_on_receipt(from, to, messages);
         let Some(process) = &mut self.nodes[to].process else { return };

@@ -65,6 +65,7 @@ impl Cluster {
                 self.on_flushed(store, &durable);
                 return;
             }
+            Err(_) if self.dies_without_power(store) => return,
             Err(CommitError::Poisoned(cause)) => return self.on_poisoned(store, life, &cause),
             Err(error) => return self.fail("the log takes what it is given", format!("{}: {error}", id_of(store))),
         }

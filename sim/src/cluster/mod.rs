@@ -23,6 +23,9 @@ mod network;
 mod node;
 mod observe;
 mod planted;
+mod regions;
+mod routes;
+mod scripted;
 mod streams;
 mod turn;
 
@@ -30,10 +33,12 @@ use multiraft_raft::StoreId;
 
 use crate::check::Violation;
 use crate::check::consensus::Consensus;
+use crate::check::regions::Regions;
 use crate::check::shadow::Shadows;
 use crate::counters::Counters;
+use crate::enumerate::Script;
 use crate::history::History;
-use crate::plan::{CHAOS, Fault, Plan, RECOVERY};
+use crate::plan::{Fault, Plan, RECOVERY};
 use crate::plant::Plant;
 use crate::random::{Random, fold};
 use crate::schedule::{Moment, SECOND, Schedule};
@@ -42,7 +47,8 @@ use clients::Clients;
 use counted::Counting;
 use faults::Faults;
 use network::{Network, Packet};
-use node::Node;
+use node::{Node, first_regions};
+use regions::Operators;
 
 /// Names who waits for an answer of a worker: an attempt of a client's operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +77,7 @@ enum Event {
     StreamLost { store: usize, life: u64, from: StoreId, transfer: u64 },
     StreamSent { store: usize, life: u64, transfer: u64, sent: bool },
     Client { client: usize },
+    Operate { operator: usize },
     Deadline { waiter: Waiter },
     Lookup { waiter: Waiter, store: usize, life: u64 },
     Answer { waiter: Waiter, outcome: multiraft::logic::Outcome },
@@ -78,6 +85,8 @@ enum Event {
     Undo(faults::Undo),
     Heal,
     Settle,
+    Begin,
+    End,
 }
 
 /// What a run was, in the end.
@@ -105,13 +114,17 @@ pub struct Cluster {
     nodes: Vec<Node>,
     network: Network,
     clients: Clients,
+    operators: Operators,
     faults: Faults,
     history: History,
     consensus: Consensus,
     shadows: Shadows,
+    regions: Regions,
     counters: Counters,
     digest: u64,
     violation: Option<Violation>,
+    /// What goes wrong, in a run in which that is given.
+    script: Option<Script>,
     /// Print what happens.
     verbose: bool,
 }
@@ -126,15 +139,18 @@ impl Cluster {
             network: Network::new(plan.stores(), &plan.workers),
             clients: Clients::new(&plan, random.fork()),
             faults: Faults::new(random.fork()),
+            operators: Operators::new(&plan, random.fork()),
             nodes,
             schedule: Schedule::default(),
             random,
             history: History::default(),
             consensus: Consensus::default(),
             shadows: Shadows::default(),
+            regions: Regions::default(),
             counters: Counters::default(),
             digest: plan.seed,
             violation: None,
+            script: None,
             plant,
             counting: Counting::default(),
             plan,
@@ -145,20 +161,29 @@ impl Cluster {
     }
 
     fn begin(&mut self) {
+        let first = first_regions(&self.plan);
+        first.iter().for_each(|descriptor| self.clients.routes.learn(descriptor));
+        let verdict = self.regions.begin(&first);
+        self.judge_that(verdict);
         for store in 0..self.nodes.len() {
             let wait = self.random.below(SECOND / 2);
             self.schedule.plan_in(wait, Event::Start { store });
         }
         self.plan_dials();
         self.plan_clients();
+        self.plan_operators();
         self.plan_faults();
-        self.schedule.plan(Moment(CHAOS), Event::Heal);
+        self.schedule.plan(Moment(self.plan.chaos), Event::Heal);
     }
 
     /// Lets everything happen, and judges it.
     #[must_use]
-    pub fn run(mut self) -> Report {
-        let end = Moment(CHAOS + RECOVERY);
+    pub fn run(self) -> Report {
+        self.run_to_end().0
+    }
+
+    fn run_to_end(mut self) -> (Report, Option<Script>) {
+        let end = Moment(self.plan.chaos + RECOVERY);
         while self.violation.is_none() {
             let Some(event) = self.schedule.next(end) else { break };
             self.counters.events += 1;
@@ -167,13 +192,15 @@ impl Cluster {
         if self.violation.is_none() {
             self.judge();
         }
-        Report {
+        let script = self.script.take();
+        let report = Report {
             seed: self.plan.seed,
             digest: fold(self.digest, self.schedule.planned()),
             virtual_nanos: if self.violation.is_none() { end.0 } else { self.schedule.now().0 },
             counters: self.counters,
             violation: self.violation,
-        }
+        };
+        (report, script)
     }
 
     fn handle(&mut self, event: Event) {
@@ -199,12 +226,15 @@ impl Cluster {
             Event::StreamLost { store, life, from, transfer } => self.on_stream_lost(store, life, from, transfer),
             Event::StreamSent { store, life, transfer, sent } => self.on_stream_sent(store, life, transfer, sent),
             Event::Client { client } => self.on_client(client),
+            Event::Operate { operator } => self.on_operate(operator),
             Event::Deadline { waiter } => self.on_deadline(waiter),
             Event::Lookup { waiter, store, life } => self.on_lookup(waiter, store, life),
             Event::Answer { waiter, outcome } => self.on_answer(waiter, outcome),
             Event::Fault(fault) => self.on_fault(fault),
             Event::Undo(undo) => self.on_undo(undo),
             Event::Heal => self.on_heal(),
+            Event::Begin => self.on_script_begins(),
+            Event::End => self.on_script_ends(),
             Event::Settle => self.on_settle(),
         }
     }

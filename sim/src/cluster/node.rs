@@ -14,11 +14,13 @@ use multiraft_storage::state::{MemStore, SimStore};
 use multiraft_storage::{LogBatch, LogReader, LogWriter, Recovered, SimDisk};
 
 use super::faults::Point;
+use super::routes::Routes;
 use super::streams::Streams;
 use super::{Cluster, Event, Waiter, id_of};
 use crate::check::Violation;
 use crate::machine::{self, OwnMachine, SharedMachine};
 use crate::plan::{Form, Plan};
+use crate::plant::Plant;
 use crate::random::Random;
 use crate::schedule::{DriftingClock, MILLI, Moment, SECOND};
 
@@ -67,6 +69,8 @@ pub(super) struct Process {
     pub(super) received: Received,
     pub(super) captures: Captures,
     pub(super) streams: Streams,
+    /// Which region owns a key, as this store knows it.
+    pub(super) routes: Routes,
     pub(super) checkpoint: Option<super::apply::Checkpoint>,
     /// By worker: regions whose snapshot files found no room.
     pub(super) unsaved: Vec<Vec<(RegionId, LogIndex)>>,
@@ -99,7 +103,8 @@ impl Node {
             files_disk: SimDisk::new(random.number()),
             state: SimStore::new(),
             incarnation: Incarnation::ZERO,
-            bootstrapped: false,
+            // Nothing is made on a spare store: what it comes to hold comes from others.
+            bootstrapped: store >= plan.first_stores(),
             life: 0,
             process: None,
             paused_until: Moment::START,
@@ -157,10 +162,10 @@ impl Node {
     }
 }
 
-/// The regions that every store begins with.
-fn first_regions(plan: &Plan) -> Vec<Arc<RegionDescriptor>> {
+/// The regions that the first stores begin with.
+pub(super) fn first_regions(plan: &Plan) -> Vec<Arc<RegionDescriptor>> {
     let boundaries: Vec<_> = (3..plan.regions + 2).map(machine::boundary).collect();
-    let stores: Vec<_> = (0..plan.stores()).map(id_of).collect();
+    let stores: Vec<_> = (0..plan.first_stores()).map(id_of).collect();
     bootstrap_regions(&boundaries, &stores)
 }
 
@@ -213,6 +218,13 @@ impl Cluster {
             self.consensus.on_state_found(id, region.descriptor.id, region.index).map_err(Some)?;
         }
         let tombstones = backend.tombstones().map_err(|error| broken("tombstones", error.to_string()))?;
+        let mut tombstones = tombstones;
+        if self.plant == Some(Plant::ForgottenTombstone) {
+            tombstones.clear();
+        }
+        let found: Vec<Arc<RegionDescriptor>> = applied.iter().map(|one| Arc::clone(&one.descriptor)).collect();
+        let gone = tombstones.iter().map(|(region, tombstone)| (*region, tombstone.replica)).collect();
+        self.regions.on_found(id, &found, &gone).map_err(Some)?;
         let assembled = assemble(applied, tombstones, &recovered);
         self.leave_out(store, &recovered, &assembled.damaged).map_err(|detail| broken("regions", detail))?;
         let Ok(received) = Received::new(&files, !backend.is_durable()) else {
@@ -232,6 +244,11 @@ impl Cluster {
             flushing: None,
             files,
             streams: Streams::default(),
+            routes: {
+                let mut routes = Routes::default();
+                found.iter().for_each(|descriptor| routes.learn(descriptor));
+                routes
+            },
             checkpoint: None,
             unsaved: Vec::new(),
             log_is_full: false,
@@ -308,6 +325,8 @@ impl Cluster {
         }
         let wait = self.random.around(self.plan.checkpoint_interval);
         self.schedule.plan_in(wait, Event::Checkpoint { store, life });
+        let regions: Vec<RegionId> = self.regions.newest().map(|descriptor| descriptor.id).collect();
+        regions.into_iter().for_each(|region| self.sample(store, region));
     }
 
     /// The process is gone: nothing of it goes on. What its disk then holds depends on `style`.
@@ -342,6 +361,7 @@ impl Cluster {
         }
         self.on_process_gone(store);
         self.abandon_callers(store);
+        self.abandon_operators(store);
         self.record(2, store as u64);
     }
 

@@ -17,6 +17,7 @@ impl Cluster {
 
     /// Shows the judges what a turn wants done, before any of it is.
     pub(super) fn observe_turn(&mut self, store: usize, worker: usize, out: &TurnOutput<Waiter>) {
+        self.observe_sends(store, out);
         for notice in &out.notices {
             if let Notice::Leader { region, term, leader: Some(leader) } = notice {
                 let verdict = self.consensus.on_leader(*region, *term, *leader);

@@ -102,6 +102,9 @@ impl Cluster {
                 let session = session.filter(|seq| seq.sequence == 0);
                 Some(Input::Propose { region, epoch, session, command, deadline, reply })
             }
+            (Some(Plant::SkippedEpoch), Input::Propose { region, session, command, deadline, reply, .. }) => {
+                Some(Input::Propose { region, epoch: None, session, command, deadline, reply })
+            }
             (
                 Some(plant @ (Plant::LocalRead | Plant::StaleLeaderRead)),
                 Input::Read { region, epoch, deadline, reply },

@@ -108,6 +108,9 @@ impl Cluster {
         }
         for adopt in out.adopts.drain(..) {
             self.die_at(store, Point::Adopting)?;
+            if self.plant == Some(Plant::LostChild) && self.random.chance(300) {
+                continue;
+            }
             let worker = worker_of(adopt.descriptor.id, self.plan.workers[store]);
             self.input(store, worker, Input::Adopt(adopt));
         }
@@ -119,7 +122,7 @@ impl Cluster {
         self.deliver_local(store, std::mem::take(&mut out.local));
         // The simulated clients ask only stores that have a replica.
         assert!(out.lookups.is_empty() && out.locates.is_empty(), "nobody asked");
-        out.notices.clear();
+        self.on_notices(store, std::mem::take(&mut out.notices));
         Ok(())
     }
 

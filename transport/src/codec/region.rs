@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use multiraft_raft::{LogIndex, RegionEpoch, RegionId, ReplicaId};
+use multiraft_raft::{LogIndex, RegionEpoch, RegionId, ReplicaId, Term};
 
 use super::{
     WireError, WireFault,
@@ -31,8 +31,10 @@ impl Context {
                 put_varint(out, epoch.conf_version);
                 put_varint(out, epoch.version);
             }
-            RegionStep::Tell { descriptor, merged } => {
+            RegionStep::Tell { descriptor, merged, committed: (index, term) } => {
                 out.push(if *merged { TELL_MERGED } else { TELL });
+                put_varint(out, index.0);
+                put_varint(out, term.0);
                 encode_descriptor(descriptor, out);
             }
             RegionStep::AskFrozen { index } => {
@@ -55,7 +57,9 @@ impl Context {
                 epoch: RegionEpoch { conf_version: reader.varint()?, version: reader.varint()? },
             },
             step @ (TELL | TELL_MERGED) => {
-                RegionStep::Tell { descriptor: Arc::new(read_descriptor(reader)?), merged: step == TELL_MERGED }
+                let committed = (LogIndex(reader.varint()?), Term(reader.varint()?));
+                let descriptor = Arc::new(read_descriptor(reader)?);
+                RegionStep::Tell { descriptor, merged: step == TELL_MERGED, committed }
             }
             ASK_FROZEN => RegionStep::AskFrozen { index: LogIndex(reader.varint()?) },
             IS_FROZEN => {

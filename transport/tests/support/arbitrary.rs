@@ -229,8 +229,9 @@ fn snapshot() -> BoxedStrategy<SnapshotMessage> {
 fn region() -> BoxedStrategy<RegionMessage> {
     let step = prop_oneof![
         (number(), epoch()).prop_map(|(replica, epoch)| RegionStep::Ask { replica: ReplicaId(replica), epoch }),
-        (descriptor(), any::<bool>())
-            .prop_map(|(descriptor, merged)| RegionStep::Tell { descriptor: Arc::new(descriptor), merged }),
+        (descriptor(), any::<bool>(), number(), number()).prop_map(|(descriptor, merged, index, term)| {
+            RegionStep::Tell { descriptor: Arc::new(descriptor), merged, committed: (LogIndex(index), Term(term)) }
+        }),
     ];
     let step = prop_oneof![
         step,

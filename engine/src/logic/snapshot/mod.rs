@@ -121,12 +121,17 @@ impl<R> Worker<R> {
 
     /// A step of the conversation from the other side.
     pub(super) fn handle_snapshot(&mut self, now: Time, from: StoreId, message: SnapshotMessage) {
-        let Some(key) = self.any_slot(message.region) else {
+        let here = self.any_slot(message.region).filter(|key| self.region(*key).group.id() == message.to);
+        let Some(key) = here else {
+            // The sender learns at once that there is nobody, and not by a time-out: an append has to come first.
+            if let SnapshotStep::Offer { .. } = message.step {
+                let step = SnapshotStep::Finished { installed: false };
+                let (own, to) = (message.to, message.from);
+                let answer = SnapshotMessage { from: own, to, step, ..message };
+                self.peers.entry(from).push(LaneKind::Control, PeerMessage::Snapshot(answer));
+            }
             return;
         };
-        if self.region(key).group.id() != message.to {
-            return;
-        }
         match message.step {
             SnapshotStep::Offer { index, index_term, capture, .. } => {
                 let group = &self.region(key).group;

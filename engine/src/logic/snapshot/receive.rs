@@ -130,6 +130,7 @@ impl<R> Worker<R> {
         let Some(incoming) = incoming.filter(|incoming| matches!(incoming.stage, Stage::Expected(_))) else {
             // Given up meanwhile.
             self.transfers.receiving.active.remove(&name);
+            self.refuse_received(from, &header);
             self.transfers.tasks.push(SnapshotTask::Discard { from, header });
             return;
         };
@@ -146,6 +147,20 @@ impl<R> Worker<R> {
                 self.transfers.tasks.push(SnapshotTask::Discard { from, header });
             }
         }
+    }
+
+    /// A snapshot came that nobody waits for any more: its sender is told, whose place for another it takes.
+    fn refuse_received(&mut self, from: StoreId, header: &SnapshotHeader) {
+        let Some(sender) = header.descriptor.replica_on(from) else { return };
+        let message = SnapshotMessage {
+            transfer: header.transfer,
+            region: header.region,
+            from: header.to,
+            to: sender.id,
+            term: Term::ZERO,
+            step: SnapshotStep::Finished { installed: false },
+        };
+        self.peers.entry(from).push(LaneKind::Control, PeerMessage::Snapshot(message));
     }
 
     /// What a peer says is checked: it must be this replica's region, with this replica in it, and still help.

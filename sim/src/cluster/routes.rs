@@ -1,0 +1,57 @@
+//! Which region owns a key, as a store's directory or the clients know it. It may be behind: whoever routes by it is told so
+//! by the epoch that travels with every request.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use multiraft_raft::{KeyRange, RegionDescriptor, RegionId};
+use multiraft_router::RangeMap;
+
+/// What is known.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    ranges: RangeMap,
+    known: BTreeMap<RegionId, Arc<RegionDescriptor>>,
+    /// Which region each child of a split was cut from.
+    parents: BTreeMap<RegionId, RegionId>,
+}
+
+impl Routes {
+    /// Takes news of a region; older news than what is known is dropped.
+    pub(super) fn learn(&mut self, descriptor: &Arc<RegionDescriptor>) {
+        self.ranges.update(descriptor);
+        let entry = self.known.entry(descriptor.id).or_insert_with(|| Arc::clone(descriptor));
+        if entry.epoch.is_behind(descriptor.epoch) {
+            *entry = Arc::clone(descriptor);
+        }
+    }
+
+    /// Takes news of a split: the region itself first.
+    pub(super) fn learn_split(&mut self, parts: &[Arc<RegionDescriptor>]) {
+        for part in parts {
+            self.learn(part);
+            if part.id != parts[0].id {
+                self.parents.insert(part.id, parts[0].id);
+            }
+        }
+    }
+
+    /// The region that owns `key`.
+    pub(super) fn owner(&self, key: &[u8]) -> Option<Arc<RegionDescriptor>> {
+        self.get(self.ranges.lookup(key)?.region)
+    }
+
+    pub(super) fn get(&self, region: RegionId) -> Option<Arc<RegionDescriptor>> {
+        self.known.get(&region).cloned()
+    }
+
+    /// The region that `region` was cut from.
+    pub(super) fn parent(&self, region: RegionId) -> Option<RegionId> {
+        self.parents.get(&region).copied()
+    }
+
+    /// The regions that own keys, in key order.
+    pub(super) fn owners(&self) -> Vec<RegionId> {
+        self.ranges.scan(&KeyRange::full(), usize::MAX).into_iter().map(|route| route.region).collect()
+    }
+}
