@@ -7,6 +7,7 @@
 mod backend;
 mod body;
 mod catalogue;
+mod changes;
 mod decide;
 mod own;
 mod record;

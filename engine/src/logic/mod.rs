@@ -15,6 +15,7 @@
 //! on virtual ones. The interface is public for such drivers and carries no promise of stability.
 
 mod admin;
+mod applied;
 mod beats;
 mod flush;
 mod forward;

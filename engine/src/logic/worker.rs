@@ -8,9 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft_raft::{
-    HardState, Incarnation, LogStep, Membership, Options, Output, RegionDescriptor, RegionId, ReplicaId, StoreId, Time,
-};
+use multiraft_raft::{HardState, Incarnation, LogStep, Options, Output, RegionId, ReplicaId, StoreId, Time};
 use multiraft_router::{Deadlines, Slab, SlotKey};
 use multiraft_storage::{FlushToken, GroupRecord, LogChange};
 use multiraft_transport::Beat;
@@ -26,7 +24,7 @@ use crate::logic::route::Routes;
 use crate::logic::snapshot::{SnapshotLimits, Transfers};
 use crate::logic::upkeep::Upkeep;
 use crate::logic::{
-    Applied, BeatShare, Counters, FetchTask, Input, LocateTask, LookupTask, Notice, Outcome, RegionHandle, RegionStart,
+    BeatShare, Counters, FetchTask, Input, LocateTask, LookupTask, Notice, Outcome, RegionHandle, RegionStart,
     TurnOutput,
 };
 
@@ -35,9 +33,6 @@ const DUE_PER_TURN: usize = 1024;
 
 /// Groups' deadlines are served in steps of this; heartbeats fall on multiples of it anyway.
 const DEADLINE_GRID: Duration = Duration::from_millis(10);
-
-/// How many groups that were held back go on in one turn.
-const HELD_PER_TURN: usize = 64;
 
 /// What a worker is told when it is made.
 #[derive(Clone, Debug)]
@@ -105,7 +100,7 @@ pub struct Worker<R> {
     pub(super) early_records: Vec<GroupRecord>,
     due: Vec<SlotKey>,
     /// Groups whose committed entries wait until the applier has caught up.
-    held: VecDeque<SlotKey>,
+    pub(super) held: VecDeque<SlotKey>,
     /// Leading groups that wait for a lane.
     pub(super) paused: Vec<SlotKey>,
     scratch: Output<FlushToken>,
@@ -331,75 +326,6 @@ impl<R> Worker<R> {
             }
         }
         self.due = due;
-    }
-
-    fn on_applied(&mut self, now: Time, applied: Vec<Applied>) {
-        for done in applied {
-            self.apply_backlog = self.apply_backlog.saturating_sub(done.cost);
-            let live = self.live(done.handle);
-            let (splits, changes_members) = (done.split.is_some(), !done.memberships.is_empty());
-            if let Some(key) = live {
-                for (index, descriptor) in done.memberships {
-                    self.on_membership(now, key, index, descriptor);
-                }
-            }
-            // A split is the last of the entries: what it makes of the region stands. Also if the parent is gone by now, since its
-            // children are there.
-            if let Some(split) = done.split {
-                self.on_split(live, split);
-            }
-            let changes = done.change.is_some();
-            if let Some(change) = done.change {
-                self.on_region_change(live, change);
-            }
-            let Some(key) = live else { continue };
-            let group = &mut self.region_mut(key).group;
-            group.on_applied(now, done.index);
-            // Else there is nothing that the group would want done about it.
-            let matters =
-                changes_members || splits || changes || group.has_undelivered() || group.membership().is_joint();
-            self.release_confirmed(key);
-            if matters {
-                self.touch(key);
-            } else {
-                self.region_mut(key).trim();
-            }
-        }
-        self.resume_held();
-    }
-
-    /// Lets some of the groups go on whose entries were held back, once there is room again.
-    fn resume_held(&mut self) {
-        if self.apply_backlog > self.config.apply_queue_bytes / 2 {
-            return;
-        }
-        let count = self.held.len().min(HELD_PER_TURN);
-        let resumed: Vec<SlotKey> = self.held.drain(..count).collect();
-        for key in resumed {
-            if let Some(region) = self.regions.get_mut(key) {
-                region.held = false;
-                self.touch(key);
-            }
-        }
-    }
-
-    fn on_membership(
-        &mut self,
-        now: Time,
-        key: SlotKey,
-        index: multiraft_raft::LogIndex,
-        descriptor: Option<Arc<RegionDescriptor>>,
-    ) {
-        let region = self.region_mut(key);
-        let Some(descriptor) = descriptor else {
-            return region.group.on_membership_noop(index);
-        };
-        let membership = Membership::from_replicas(&descriptor.replicas);
-        let before = Arc::clone(region.descriptor());
-        region.set_descriptor(Arc::clone(&descriptor));
-        region.group.on_membership_applied(now, index, membership);
-        self.on_members(key, index, &before, &descriptor);
-        self.notices.push(Notice::Descriptor(descriptor));
     }
 
     /// Polls every touched group once and sorts what it wants done.
