@@ -249,3 +249,30 @@ async fn a_merge_moves_the_source_beside_its_target() {
     }
     stop(engines).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merge_that_cannot_be_finished_is_rolled_back_and_can_be_tried_again() {
+    let cluster = Cluster::new(3, 2);
+    let mut engines = cluster.start_all().await;
+    for n in 0..20 {
+        write(&engines[0], &key(n * 40), "before").await;
+    }
+    let parts = engines[0].regions();
+    // Not every replica of the source can say that it is frozen.
+    engines.remove(2).shutdown().await;
+    let given_up = engines[0].merge(parts[0].id, parts[1].id).await.unwrap_err();
+    assert!(matches!(given_up, RegionError::RolledBack { .. }), "{given_up}");
+    for n in 0..20 {
+        write(&engines[1], &key(n * 40 + 1), "after").await;
+        assert_eq!(read(&engines[0], &key(n * 40)).await, "before");
+    }
+    assert_eq!(engines[0].regions().len(), 2);
+    engines.push(cluster.start(3).await);
+    let whole = engines[0].merge(parts[0].id, parts[1].id).await.unwrap();
+    assert_eq!((whole.id, whole.range.start.len(), whole.range.end.len()), (parts[1].id, 0, 0));
+    for n in 0..20 {
+        assert_eq!(read(&engines[n % 3], &key(n * 40)).await, "before");
+        assert_eq!(read(&engines[n % 3], &key(n * 40 + 1)).await, "after");
+    }
+    stop(engines).await;
+}
