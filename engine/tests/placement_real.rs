@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use multiraft::placement::{Blocked, Obstacle};
@@ -97,6 +98,28 @@ async fn quiet(engines: &BTreeMap<u64, Engine>) {
     }
 }
 
+/// Writes one key after the other through one store after the other, until it is told to stop; gives the keys that were
+/// acknowledged.
+async fn write_on(engines: Vec<Engine>, stop: Arc<AtomicBool>) -> Vec<String> {
+    let mut written = Vec::new();
+    for n in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        // Spread over all regions; each key once.
+        let key = format!("key{:03}-{n}", n * 7 % 1000);
+        match engines[n % engines.len()].propose_key(&key, put(&key, "under load")).await {
+            Ok(answer) => {
+                assert_eq!(answer, "ok");
+                written.push(key);
+            }
+            // A store that is gone, or a command of which nobody knows.
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    written
+}
+
 async fn write_all(engine: &Engine, from: usize) {
     for n in (from..1000).step_by(50) {
         let key = format!("key{n:03}");
@@ -132,6 +155,9 @@ async fn a_dead_store_is_replaced_a_drained_one_is_emptied_and_then_nothing_move
     .await;
     quiet(&engines).await;
 
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write_on(engines.values().cloned().collect(), Arc::clone(&stop)));
+
     // The store that plans dies, for good.
     let planner = *engines.iter().find(|(_, engine)| engine.placement().is_some()).unwrap().0;
     engines.remove(&planner).unwrap().shutdown().await;
@@ -157,9 +183,13 @@ async fn a_dead_store_is_replaced_a_drained_one_is_emptied_and_then_nothing_move
     engines.remove(&drained).unwrap().shutdown().await;
     quiet(&engines).await;
     assert!(all_have_three(&engines, all).await);
-    let key = "key000";
-    let region = other.region_for(key.as_bytes()).unwrap().id;
-    assert_eq!(other.read(region, key, Consistency::Linearizable).await.unwrap(), "value");
+    stop.store(true, Ordering::Relaxed);
+    let written = writer.await.unwrap();
+    assert!(written.len() > 100, "{} writes", written.len());
+    for key in written {
+        let value = other.read_key(&key, key.clone(), Consistency::Linearizable).await.unwrap();
+        assert_eq!(value, "under load", "{key}");
+    }
     drop(other);
     for engine in engines.values() {
         engine.shutdown().await;
