@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::error::StartError;
 use crate::machine::{OwnStateFactory, StateMachine};
 use crate::shell::{StartPlan, start};
+use crate::steward::{self, Seat};
 
 /// Where a [`StateMachine`]'s data lives.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +56,7 @@ pub struct Builder {
     machine: Option<Machine>,
     state: StateKind,
     bootstrap: Option<Bootstrap>,
+    seat: Option<Seat>,
     config: Config,
 }
 
@@ -70,6 +72,7 @@ impl Builder {
             machine: None,
             state: StateKind::default(),
             bootstrap: None,
+            seat: None,
             config: Config::default(),
         }
     }
@@ -98,7 +101,8 @@ impl Builder {
         self
     }
 
-    /// Where another store listens. Call once for each.
+    /// Where another store listens. Call once for each; a store with a [`Seat`] needs only those to begin with through which it
+    /// reaches the root region, and learns of the others when it joins.
     pub fn peer(mut self, store: StoreId, address: impl Into<PeerAddress>) -> Self {
         self.peers.push((store, address.into()));
         self
@@ -134,6 +138,13 @@ impl Builder {
         self
     }
 
+    /// The store's place in its cluster: by itself it joins with that when it is started, see
+    /// [`Engine::join`](crate::Engine::join). Default: none; a plain one with [`Config::placement`].
+    pub fn seat(mut self, seat: Seat) -> Self {
+        self.seat = Some(seat);
+        self
+    }
+
     /// Everything else.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -146,10 +157,14 @@ impl Builder {
     /// # Errors
     /// [`StartError`] says what to do.
     pub async fn start(self) -> Result<Engine, StartError> {
+        let seat = self.seat.clone();
+        let named = self.peers.iter().map(|(store, _)| *store).collect();
         let plan = self.plan()?;
         let started = tokio::task::spawn_blocking(move || start(plan)).await;
         let running = started.map_err(|error| StartError::Config(format!("the start was cut short: {error}")))??;
-        Ok(Engine::new(running))
+        let engine = Engine::new(running);
+        steward::start(&engine, seat, named);
+        Ok(engine)
     }
 
     fn plan(self) -> Result<StartPlan, StartError> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::StartError;
 use crate::logic::SnapshotLimits;
+use crate::steward::Placement;
 
 /// The settings of a store. Stores of one cluster should agree on `raft` and `max_command_bytes`.
 #[derive(Clone, Debug)]
@@ -49,8 +50,13 @@ pub struct Config {
     pub snapshot_receive_bytes_per_second: u64,
     /// How long snapshots may take, and what may be kept for them.
     pub snapshots: SnapshotLimits,
-    /// Whether a leader hands over to the region's preferred store when that one is back and holds everything.
+    /// Whether a leader hands over to the region's preferred store when that one is back and holds everything. Has no effect
+    /// with `placement`, which sees to that then.
     pub balance_leaders: bool,
+    /// Who plans where replicas and leaders should be: replaces what is lost with its store, empties stores that are to leave,
+    /// keeps replicas in different failure domains, spreads replicas and leaders. `None`: nobody does, and stores cannot be
+    /// drained. To be set alike on all stores: one that does not report counts as lost after a while.
+    pub placement: Option<Placement>,
 }
 
 impl Default for Config {
@@ -81,6 +87,7 @@ impl Default for Config {
             snapshot_receive_bytes_per_second: 0,
             snapshots: SnapshotLimits::default(),
             balance_leaders: true,
+            placement: None,
         }
     }
 }
@@ -123,6 +130,9 @@ impl Config {
         }
         if self.raft.max_append_bytes > Self::MAX_COMMAND_BYTES {
             return refuse("raft.max_append_bytes must not exceed 8388608 (8 MiB), so that appends fit into a frame");
+        }
+        if let Some(placement) = &self.placement {
+            placement.validate().map_err(StartError::Config)?;
         }
         self.raft.validate().map_err(|error| StartError::Config(error.to_string()))
     }

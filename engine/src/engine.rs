@@ -1,7 +1,7 @@
 //! The handle that embedders hold.
 
 use std::future::Future;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::routing::Search;
 use crate::session::Session;
 use crate::shell::{Completion, Running, Work};
 use crate::status::{PeerStatus, StoreCounters, StoreStatus};
+use crate::steward::PlacementState;
 
 /// The first pause before a request without effect is tried again; doubles up to [`PAUSE_MAX`].
 pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -36,6 +37,8 @@ const BUSY_RETRY: Duration = Duration::from_millis(10);
 #[derive(Clone)]
 pub struct Engine {
     running: Arc<Running>,
+    /// Held by the embedder's clones only: the store's own tasks end when there are none any more.
+    user: Option<Arc<()>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -51,7 +54,21 @@ impl Engine {
     }
 
     pub(crate) fn new(running: Running) -> Self {
-        Self { running: Arc::new(running) }
+        Self { running: Arc::new(running), user: Some(Arc::new(())) }
+    }
+
+    /// The store's own handle of itself; it does not keep the store from stopping for longer than a task takes to notice.
+    pub(crate) fn of_store(running: Arc<Running>) -> Self {
+        Self { running, user: None }
+    }
+
+    /// The running store, and whether anybody uses it, for the store's own tasks.
+    pub(crate) fn watch(&self) -> (Weak<Running>, Weak<()>) {
+        (Arc::downgrade(&self.running), self.user.as_ref().map_or_else(Weak::new, Arc::downgrade))
+    }
+
+    pub(crate) fn running(&self) -> &Running {
+        &self.running
     }
 
     /// Which store this is.
@@ -314,8 +331,8 @@ impl Engine {
                 Outcome::NotLeader { hint } => RegionError::NotLeader { region, hint },
                 Outcome::Busy { .. } => RegionError::Busy { region },
                 Outcome::NoSpace { store } => RegionError::NoSpace { store },
-                // A description has no effect, so it may be asked for again.
-                Outcome::Uncertain if request == AdminRequest::Describe => {
+                // What has no effect may be asked for again.
+                Outcome::Uncertain if matches!(request, AdminRequest::Describe | AdminRequest::Report(_)) => {
                     RegionError::NotLeader { region, hint: None }
                 }
                 Outcome::UnknownRegion if self.find_region(region, &mut search, deadline).await => {
@@ -363,6 +380,14 @@ impl Engine {
     #[must_use]
     pub fn session(&self) -> Session {
         Session::new(self.clone())
+    }
+
+    /// How planning stands, if this store plans: the one that leads the root region does, if [`Config::placement`] is set.
+    ///
+    /// [`Config::placement`]: crate::Config::placement
+    #[must_use]
+    pub fn placement(&self) -> Option<PlacementState> {
+        self.running.placement.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Watches what happens from now on.

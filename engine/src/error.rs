@@ -9,6 +9,7 @@ use multiraft_raft::{ChangeError, RegionDescriptor, RegionId, StoreId};
 
 use crate::region::admin::SplitFault;
 use crate::region::merge::MergeFault;
+use crate::region::stores::StoreFault;
 
 /// Why a command was not, or may not have been, carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -275,6 +276,59 @@ pub enum RegionError {
         /// Why.
         reason: String,
     },
+}
+
+/// Why the list of stores was not changed or told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No such store has joined.
+    #[error("store {store} has not joined: look at the list of stores")]
+    Unknown {
+        /// The store.
+        store: StoreId,
+    },
+    /// The store has left the cluster.
+    #[error("store {store} has left for good: start it with a new id and an empty data directory")]
+    Left {
+        /// The store.
+        store: StoreId,
+    },
+    /// The store may still hold replicas.
+    #[error("store {store} still holds replicas: drain it and wait until it is reported as drained")]
+    NotDrained {
+        /// The store.
+        store: StoreId,
+    },
+    /// The store has not left yet.
+    #[error("store {store} has not left: let it leave before it is forgotten")]
+    NotLeft {
+        /// The store.
+        store: StoreId,
+    },
+    /// The record of the store is not taken.
+    #[error("the record of store {store} is not taken: {fault}")]
+    TooLarge {
+        /// The store.
+        store: StoreId,
+        /// The limits.
+        fault: StoreFault,
+    },
+    /// The root region, which keeps the stores, did not answer.
+    #[error("the root region, which keeps the list of stores: {0}")]
+    Root(#[source] RegionError),
+}
+
+impl StoreError {
+    pub(crate) fn of(store: StoreId, fault: StoreFault) -> Self {
+        match fault {
+            StoreFault::Unknown => Self::Unknown { store },
+            StoreFault::Left => Self::Left { store },
+            StoreFault::NotDrained => Self::NotDrained { store },
+            StoreFault::NotLeft => Self::NotLeft { store },
+            StoreFault::TooLarge => Self::TooLarge { store, fault },
+        }
+    }
 }
 
 /// Why a store did not start.

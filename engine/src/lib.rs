@@ -27,13 +27,15 @@ mod session;
 mod shell;
 pub mod snapshots;
 mod status;
+mod steward;
+mod stores;
 
 pub use builder::{Bootstrap, Builder, StateKind};
 pub use config::Config;
 pub use engine::Engine;
-pub use error::{ProposeError, ReadError, RegionError, StartError, TransferError};
+pub use error::{ProposeError, ReadError, RegionError, StartError, StoreError, TransferError};
 pub use events::{Event, Events};
-pub use logic::{MergeFault, SnapshotLimits, SplitFault};
+pub use logic::{MergeFault, SnapshotLimits, SplitFault, StoreFault, StoreRecord, StoreStanding};
 pub use machine::{
     ApplyContext, KeyOutsideRegion, OwnState, OwnStateFactory, RegionView, SnapshotWrite, StateMachine, StateTxn,
 };
@@ -48,6 +50,7 @@ pub use regions::Change;
 pub use scan::{Part, Scan};
 pub use session::Session;
 pub use status::{PeerStatus, RegionStatus, StoreCounters, StoreStatus};
+pub use steward::{Placement, PlacementState, Seat};
 
 /// The README's example is compiled with the tests.
 #[cfg(doctest)]

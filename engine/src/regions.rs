@@ -243,9 +243,18 @@ impl Engine {
         region: RegionId,
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Arc<RegionDescriptor>, RegionError> {
-        let changes: Vec<Change> = changes.into_iter().collect();
+        let current = self.describe(region, self.deadline(Some(REPLICAS_TIMEOUT))).await?;
+        self.change_replicas_of(current, changes.into_iter().collect()).await
+    }
+
+    /// Changes the replicas of a region that is at this very epoch.
+    pub(crate) async fn change_replicas_of(
+        &self,
+        mut current: Arc<RegionDescriptor>,
+        changes: Vec<Change>,
+    ) -> Result<Arc<RegionDescriptor>, RegionError> {
+        let region = current.id;
         let deadline = self.deadline(Some(REPLICAS_TIMEOUT));
-        let mut current = self.describe(region, deadline).await?;
         check_changes(&current, &changes)?;
         // New voters begin as learners; one that an earlier attempt has left there is taken up again.
         for change in &changes {

@@ -19,6 +19,7 @@ use crate::logic::RegionStart;
 use crate::machine::{OwnStateFactory, StateMachine};
 use crate::region::keys;
 use crate::region::merge::MergeState;
+use crate::region::stores::STORES;
 use crate::snapshots::SnapshotFiles;
 
 /// A region as the state knows it.
@@ -225,6 +226,17 @@ impl Backend {
     #[must_use]
     pub fn applier(&self, regions: impl IntoIterator<Item = AppliedRegion>) -> Applier {
         Applier::new(self.clone(), regions)
+    }
+
+    /// The stores, as the root region's replica here knows them; `None`: it is not here, or knows of none.
+    ///
+    /// # Errors
+    /// The state store failed.
+    pub(crate) fn stores(&self) -> Result<Option<Bytes>, StateError> {
+        match &self.form {
+            Form::Shared(shared) => shared.record(RegionId::ROOT, STORES),
+            Form::Own(own) => Ok(own.record(RegionId::ROOT, STORES)),
+        }
     }
 
     /// Answers a query from the applied state of this instant, if the region is what the caller thinks it is.

@@ -19,6 +19,7 @@ use crate::region::merge::{
     ABSORBED, Absorbed, FROZEN, FROZEN_RETRY, Frozen, MergeFault, MergeState, are_together, check_merge, merged,
 };
 use crate::region::sessions::{Admission, SessionRecord};
+use crate::region::stores::{STORES, StoreCommand, Stores, carry_out, decode_stores, encode_answer, encode_stores};
 
 /// Where the root region notes which ids it has given away: below are those of the first regions.
 const NEXT_ID: &[u8] = b"next id";
@@ -193,6 +194,10 @@ pub(super) fn decide_admin(
             reply.put_u64(first);
             Ok(AdminDecision::Answer(Outcome::Applied { reply: reply.freeze(), index: entry.index }))
         }
+        AdminCommand::Store(command) => {
+            let reply = change_store(state, &command)?.ok_or_else(unreadable)?;
+            Ok(AdminDecision::Answer(Outcome::Applied { reply, index: entry.index }))
+        }
     }
 }
 
@@ -220,6 +225,23 @@ fn allocate_ids(state: &mut dyn RegionState, count: u64) -> Result<u64, StateErr
     let next = stored.and_then(|stored| stored.as_ref().try_into().ok()).map_or(FIRST_ALLOCATED_ID, u64::from_be_bytes);
     state.put_record(NEXT_ID, Some(Bytes::copy_from_slice(&next.saturating_add(count).to_be_bytes())));
     Ok(next)
+}
+
+/// Changes what the root region knows of a store; the answer, or `None` if what it knows cannot be read.
+fn change_store(state: &mut dyn RegionState, command: &StoreCommand) -> Result<Option<Bytes>, StateError> {
+    let stored = state.record(STORES)?;
+    let Some(mut stores) = stored.map_or(Some(Stores::new()), |stored| decode_stores(&stored)) else {
+        return Ok(None);
+    };
+    Ok(Some(match carry_out(&mut stores, command) {
+        Ok(is_changed) => {
+            if is_changed {
+                state.put_record(STORES, Some(encode_stores(&stores)));
+            }
+            encode_answer(Ok(&stores))
+        }
+        Err(fault) => encode_answer(Err(fault)),
+    }))
 }
 
 /// Whether an entry may change the region itself.

@@ -127,6 +127,11 @@ impl OwnRegions {
         })
     }
 
+    /// A record of a region itself.
+    pub(super) fn record(&self, region: RegionId, name: &[u8]) -> Option<Bytes> {
+        self.get(region)?.read().records.records.get(name).cloned()
+    }
+
     /// Answers a query, if the region is what the caller thinks it is.
     pub(crate) fn lookup(
         &self,

@@ -130,6 +130,11 @@ impl SharedBackend {
         Ok(Some(progress.merge.clone()))
     }
 
+    /// A record of a region itself.
+    pub(super) fn record(&self, region: RegionId, name: &[u8]) -> Result<Option<Bytes>, StateError> {
+        self.store.view().get(&keys::record(region, name))
+    }
+
     /// What a region's own records say of merges.
     fn merge_state(&self, region: RegionId) -> Result<MergeState, StateError> {
         let view = self.store.view();

@@ -61,6 +61,9 @@ impl<R> Worker<R> {
             let regions = vec![self.region(slot).descriptor().clone()];
             return self.answer(to, Outcome::Changed { regions });
         }
+        if let AdminRequest::Report(report) = request {
+            return self.take_report(slot, report, to);
+        }
         if let AdminRequest::Command(command) = request {
             let id = self.region(slot).id();
             if let Some(outcome) = self.settled_merge(id, command) {
@@ -113,10 +116,10 @@ impl<R> Worker<R> {
             AdminRequest::Command(AdminCommand::RollBack { .. }) => {
                 Some("only the region's own leader rolls a merge back".to_owned())
             }
-            AdminRequest::Describe => None,
-            AdminRequest::Command(AdminCommand::AllocateIds { .. }) => {
-                (current.id != RegionId::ROOT).then(|| "only the root region gives ids away".to_owned())
-            }
+            AdminRequest::Describe | AdminRequest::Report(_) => None,
+            AdminRequest::Command(AdminCommand::AllocateIds { .. } | AdminCommand::Store(_)) => (current.id
+                != RegionId::ROOT)
+                .then(|| "only the root region gives ids away and keeps stores".to_owned()),
         };
         if self.would_unseat(slot, request) {
             self.give_seat_away(now, slot);
@@ -175,7 +178,7 @@ impl<R> Worker<R> {
         let region = self.region_mut(slot);
         let proposed = match request {
             AdminRequest::Membership(change) => region.group.propose_membership(now, change, encode_epoch(epoch)),
-            AdminRequest::Describe => return,
+            AdminRequest::Describe | AdminRequest::Report(_) => return,
             AdminRequest::Command(command) => {
                 let data = Command::encode_admin(epoch, &command.encode());
                 region.group.propose(now, &mut vec![Proposal { kind: EntryKind::Command, data }])

@@ -28,6 +28,7 @@ mod peers;
 mod propose;
 mod read;
 mod region;
+mod report;
 mod route;
 mod snapshot;
 mod upkeep;
@@ -35,6 +36,7 @@ mod worker;
 
 pub use crate::region::admin::{AdminCommand, AdminRequest, Child, SplitFault};
 pub use crate::region::merge::{Absorbed, Frozen, MergeFault, MergeState};
+pub use crate::region::stores::{StoreCommand, StoreFault, StoreRecord, StoreStanding};
 pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of};
 pub use forward::wire_outcome;
 pub use input::{
@@ -45,5 +47,6 @@ pub use output::{
     ApplyTask, Counters, FetchTask, LaneKind, LocateTask, LookupTask, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask,
     TurnOutput,
 };
+pub use report::{LedPage, LedRegion};
 pub use snapshot::SnapshotLimits;
 pub use worker::{Worker, WorkerConfig};

@@ -352,6 +352,15 @@ pub enum Notice {
         /// The neighbour.
         source: RegionId,
     },
+    /// The root region is led here, in this term, and a store tells what whoever plans has to know.
+    Report {
+        /// The store.
+        from: StoreId,
+        /// The term.
+        term: Term,
+        /// What it tells.
+        report: Bytes,
+    },
     /// This store's replica of a region is gone; the region is known to have come this far.
     Removed {
         /// The region.

@@ -168,6 +168,15 @@ impl Planner {
         self.clone().plan(now, cluster)
     }
 
+    /// Like [`dry_run`](Self::dry_run), round after round: what the planner has seen it remembers, so that also what waits for a
+    /// while, such as balancing, comes up.
+    pub fn rehearse(&mut self, now: Time, cluster: &ClusterView) -> Plan {
+        let (running, next_id) = (self.running.clone(), self.next_id);
+        let plan = self.plan(now, cluster);
+        (self.running, self.next_id) = (running, next_id);
+        plan
+    }
+
     /// How much there is to do, as of the last round.
     #[must_use]
     pub fn backlog(&self) -> Backlog {

@@ -9,6 +9,8 @@
 //!   4 commit merge varint index of the freeze | descriptor of the frozen source
 //!   5 fence        varint source | varint its frozen version | varint version of the target that the freeze names
 //!   6 roll back    varint index of the freeze
+//!   7 store        a change of one store, see `stores` (in the root region only)
+//!   8 report       what a store has to tell whoever plans, to the end (to the root region's leader only)
 //!   9 describe     nothing: tells what the region is, and changes nothing
 //! ```
 //!
@@ -25,6 +27,7 @@ use multiraft_raft::{
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::region::command::{get_varint, put_varint};
+use crate::region::stores::StoreCommand;
 
 const MEMBERSHIP: u8 = 0;
 const SPLIT: u8 = 1;
@@ -33,6 +36,8 @@ const FREEZE: u8 = 3;
 const COMMIT_MERGE: u8 = 4;
 const FENCE: u8 = 5;
 const ROLL_BACK: u8 = 6;
+const STORE: u8 = 7;
+const REPORT: u8 = 8;
 const DESCRIBE: u8 = 9;
 
 /// The most children that one split makes: a bound on what one entry does.
@@ -54,6 +59,9 @@ pub enum AdminRequest {
     Command(AdminCommand),
     /// No change: what is the region, as its leader knows it?
     Describe,
+    /// No change: what the sending store has to tell whoever plans. Only the root region's leader takes it; the answer is its
+    /// term, big endian.
+    Report(Bytes),
 }
 
 /// A change that is a command in the region's log.
@@ -95,6 +103,8 @@ pub enum AdminCommand {
         /// The entry that froze it.
         index: LogIndex,
     },
+    /// The root region changes what it knows of a store; the answer is the stores as they are then, or why not.
+    Store(StoreCommand),
 }
 
 /// A region that a split makes.
@@ -121,6 +131,12 @@ impl AdminRequest {
             }
             Self::Command(command) => command.encode(),
             Self::Describe => Bytes::from_static(&[DESCRIBE]),
+            Self::Report(report) => {
+                let mut out = BytesMut::with_capacity(1 + report.len());
+                out.put_u8(REPORT);
+                out.put_slice(report);
+                out.freeze()
+            }
         }
     }
 
@@ -133,6 +149,7 @@ impl AdminRequest {
                 context.is_empty().then_some(Self::Membership(change))
             }
             DESCRIBE => (bytes.len() == 1).then_some(Self::Describe),
+            REPORT => Some(Self::Report(bytes.slice(1..))),
             _ => AdminCommand::decode(bytes).map(Self::Command),
         }
     }
@@ -180,6 +197,10 @@ impl AdminCommand {
                 out.put_u8(ROLL_BACK);
                 put_varint(&mut out, index.get());
             }
+            Self::Store(command) => {
+                out.put_u8(STORE);
+                command.encode(&mut out);
+            }
         }
         out.freeze()
     }
@@ -212,6 +233,7 @@ impl AdminCommand {
                 version: get_varint(bytes, &mut at)?,
             },
             ROLL_BACK => Self::RollBack { index: LogIndex(get_varint(bytes, &mut at)?) },
+            STORE => Self::Store(StoreCommand::decode(bytes, &mut at)?),
             _ => return None,
         };
         (at == bytes.len()).then_some(command)
@@ -345,6 +367,7 @@ mod tests {
     use multiraft_raft::{ChangeOp, Role, StoreId};
 
     use super::*;
+    use crate::region::stores::{StoreRecord, StoreStanding};
 
     fn parent() -> RegionDescriptor {
         let replica = |id| Replica { id: ReplicaId(id), store: StoreId(id), role: Role::Voter };
@@ -364,20 +387,37 @@ mod tests {
         let change = MembershipChange::Simple(ChangeOp::AddLearner { id: ReplicaId(4), store: StoreId(4) });
         let ids = AdminRequest::Command(AdminCommand::AllocateIds { count: 1000 });
         let whole = Arc::new(parent());
-        let merges = [
+        let labels = [("zone", "a"), ("rack", "7")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let joined = Arc::new(StoreRecord {
+            id: StoreId(7),
+            address: "127.0.0.1:7107".to_owned(),
+            weight: 1000,
+            labels: labels.into(),
+            standing: StoreStanding::Up,
+        });
+        let commands = [
             AdminCommand::Freeze { target: whole.clone() },
             AdminCommand::CommitMerge { index: LogIndex(300), source: whole },
             AdminCommand::Fence { source: RegionId(4), frozen: 500, version: 9 },
             AdminCommand::RollBack { index: LogIndex(300) },
+            AdminCommand::Store(StoreCommand::Join(joined)),
+            AdminCommand::Store(StoreCommand::Drain(StoreId(300))),
+            AdminCommand::Store(StoreCommand::CancelDrain(StoreId(300))),
+            AdminCommand::Store(StoreCommand::Drained(StoreId(300))),
+            AdminCommand::Store(StoreCommand::Leave(StoreId(300))),
+            AdminCommand::Store(StoreCommand::Forget(StoreId(300))),
+            AdminCommand::Store(StoreCommand::List),
         ];
         let others = [split, ids, AdminRequest::Describe, AdminRequest::Membership(change)];
-        for request in merges.map(AdminRequest::Command).into_iter().chain(others) {
+        for request in commands.map(AdminRequest::Command).into_iter().chain(others) {
             let bytes = request.encode();
             assert_eq!(AdminRequest::decode(&bytes), Some(request));
             for len in 0..bytes.len() {
                 assert_eq!(AdminRequest::decode(&bytes.slice(..len)), None, "cut at {len}");
             }
         }
+        let report = AdminRequest::Report(Bytes::from_static(b"whatever"));
+        assert_eq!(AdminRequest::decode(&report.encode()), Some(report));
         assert_eq!(AdminRequest::decode(&Bytes::from_static(&[99, 1])), None);
         assert_eq!(AdminRequest::decode(&Bytes::from_static(&[SPLIT, 0xff, 0xff, 0xff, 0x7f])), None);
     }

@@ -5,3 +5,4 @@ pub(crate) mod command;
 pub(crate) mod keys;
 pub(crate) mod merge;
 pub(crate) mod sessions;
+pub(crate) mod stores;

@@ -31,6 +31,7 @@ use crate::shell::streams::Streams;
 use crate::shell::worker::{Meters, Work, WorkerShell};
 use crate::shell::{Fault, StoreFile};
 use crate::snapshots::{Captures, Received, RestoredRegions, SnapshotFiles};
+use crate::steward::{Inbox, PlacementState};
 
 /// How many append lanes a link has at most.
 const APPEND_LANES_MAX: usize = 4;
@@ -73,6 +74,10 @@ pub(crate) struct Running {
     pub(crate) damaged: Arc<Mutex<Vec<(RegionId, String)>>>,
     /// Ids that the root region has given to this store.
     pub(crate) ids: Ids,
+    /// What stores have told whoever plans.
+    pub(crate) inbox: Inbox,
+    /// How planning stands, if this store plans.
+    pub(crate) placement: Mutex<Option<PlacementState>>,
     /// From the call to the answer, of proposals that were carried out.
     pub(crate) propose_seconds: metrics::Histogram,
     threads: Mutex<Option<Threads>>,
@@ -249,6 +254,7 @@ impl Parts {
         let mut others = apply_threads;
         others.push(fetch_thread);
         let now = clock.now();
+        let inbox = Inbox::default();
         let shells: Vec<WorkerShell> = appliers
             .into_iter()
             .enumerate()
@@ -274,6 +280,7 @@ impl Parts {
                 unapplied: None,
                 workers: mailboxes.clone(),
                 full: Vec::new(),
+                inbox: self.config.placement.is_some().then(|| inbox.clone()),
                 meters: Meters::new(),
             })
             .collect();
@@ -302,6 +309,8 @@ impl Parts {
             beats,
             damaged,
             ids: Ids::default(),
+            inbox,
+            placement: Mutex::default(),
             propose_seconds: metrics::histogram!("propose_to_answer_seconds"),
             threads: Mutex::new(Some(threads)),
         })
@@ -355,7 +364,8 @@ impl Parts {
             compact_keep_entries: self.config.compact_keep_entries,
             snapshots_at_once: self.config.snapshots_at_once.div_ceil(workers),
             snapshots: self.config.snapshots.for_one_of(workers),
-            balance_leaders: self.config.balance_leaders,
+            // Two who move leaders would play ball.
+            balance_leaders: self.config.balance_leaders && self.config.placement.is_none(),
             seed: (self.store.get() << 40) ^ (self.incarnation.get() << 8) ^ index as u64,
         };
         let lane = u32::try_from(index).expect("invariant: at most 256 workers");

@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use crate::directory::Directory;
 use crate::events::{Event, EventSender};
 use crate::logic::{
-    BeatMerger, Counters, FetchTask, Input, LocateTask, Notice, Outcome, ReplyTo, TurnOutput, Worker, split_by_worker,
-    wire_outcome, worker_of,
+    BeatMerger, Counters, FetchTask, Input, LedPage, LocateTask, Notice, Outcome, ReplyTo, TurnOutput, Worker,
+    split_by_worker, wire_outcome, worker_of,
 };
 use crate::shell::Completion;
 use crate::shell::apply::ApplyWork;
@@ -24,6 +24,7 @@ use crate::shell::outbox::Outbox;
 use crate::shell::receive::Receiving;
 use crate::shell::streams::Streams;
 use crate::status::RegionStatus;
+use crate::steward::Inbox;
 
 /// How long a worker waits before it tries again what a full queue did not take.
 const RETRY: Duration = Duration::from_millis(1);
@@ -38,6 +39,15 @@ pub(crate) enum Work {
     Frame { from: StoreId, messages: Vec<PeerMessage>, permit: Arc<Permit> },
     /// How do the regions stand?
     Status(oneshot::Sender<WorkerStatus>),
+    /// What does this worker lead, in so many slots?
+    LedPage {
+        /// The first slot.
+        from: u32,
+        /// How many.
+        slots: u32,
+        /// Who asks.
+        sender: oneshot::Sender<LedPage>,
+    },
     /// How many regions does this worker lead?
     Led(oneshot::Sender<usize>),
 }
@@ -74,6 +84,8 @@ pub(super) struct WorkerShell {
     /// The mailboxes of all workers, for children of splits.
     pub(super) workers: Vec<Mailbox<Work>>,
     pub(super) full: Vec<StoreId>,
+    /// For reports, if this store may plan.
+    pub(super) inbox: Option<Inbox>,
     pub(super) meters: Meters,
 }
 
@@ -187,6 +199,9 @@ impl WorkerShell {
                 self.inputs.push(Input::Messages { from, messages });
             }
             Work::Status(sender) => statuses.push(sender),
+            Work::LedPage { from, slots, sender } => {
+                let _ = sender.send(self.worker.led_page(from, slots));
+            }
             Work::Led(sender) => {
                 let _ = sender.send(self.worker.led());
             }
@@ -240,6 +255,12 @@ impl WorkerShell {
             reply.complete(outcome);
         }
         for notice in self.out.notices.drain(..) {
+            if let Notice::Report { from, term, report } = notice {
+                if let Some(inbox) = &self.inbox {
+                    inbox.push((from, term, report));
+                }
+                continue;
+            }
             tell(&self.directory, &self.events, self.index, notice);
         }
     }
@@ -357,6 +378,7 @@ fn tell(directory: &Directory, events: &EventSender, worker: usize, notice: Noti
             directory.update(&known);
             Event::ReplicaRemoved { region }
         }
+        Notice::Report { .. } => return,
     };
     events.send(event);
 }

@@ -1,0 +1,87 @@
+//! What whoever plans has to know of the regions that are led here, told a page at a time.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, Term};
+use multiraft_router::SlotKey;
+
+use crate::logic::Outcome;
+use crate::logic::output::{Notice, ReplyTo};
+use crate::logic::worker::Worker;
+
+/// A replica that misses more entries than this has not caught up: it would be of little help.
+const BEHIND_LAG: u64 = 1024;
+
+/// A region that is led here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedRegion {
+    /// What it is.
+    pub descriptor: Arc<RegionDescriptor>,
+    /// The term in which it is led here.
+    pub term: Term,
+    /// The replicas that have not caught up, ascending.
+    pub behind: Vec<ReplicaId>,
+    /// Whether a change of it is under way.
+    pub pending: bool,
+}
+
+/// Some of a worker's regions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LedPage {
+    /// Those that are led here.
+    pub led: Vec<LedRegion>,
+    /// How many replicas were looked at, of any kind.
+    pub held: usize,
+    /// Where the next page begins; `None`: this was the last one.
+    pub next: Option<u32>,
+}
+
+impl<R> Worker<R> {
+    /// What there is in `slots` slots from `from` on.
+    #[must_use]
+    pub fn led_page(&self, from: u32, slots: u32) -> LedPage {
+        let end = from.saturating_add(slots);
+        let mut page = LedPage { next: (end < self.regions.slots()).then_some(end), ..LedPage::default() };
+        for slot in from..end.min(self.regions.slots()) {
+            let Some((key, region)) = self.regions.occupant(slot) else { continue };
+            page.held += 1;
+            if region.group.is_leader() && region.initialised {
+                page.led.push(self.led_region(key));
+            }
+        }
+        page
+    }
+
+    fn led_region(&self, key: SlotKey) -> LedRegion {
+        let region = self.region(key);
+        let group = &region.group;
+        let lags = |id| {
+            let reached = group.match_index(id).unwrap_or(LogIndex::ZERO);
+            reached == LogIndex::ZERO || reached.plus(BEHIND_LAG) < group.last_index()
+        };
+        let replicas = region.descriptor().replicas.iter().map(|replica| replica.id);
+        let mut behind: Vec<ReplicaId> = replicas.filter(|id| *id != group.id() && lags(*id)).collect();
+        behind.sort_unstable();
+        let pending = region.merge.frozen.is_some() || group.applied_index() < region.admin_barrier;
+        LedRegion { descriptor: Arc::clone(region.descriptor()), term: group.term(), behind, pending }
+    }
+
+    /// A store tells whoever plans something. It plans where the root region is led.
+    pub(super) fn take_report(&mut self, slot: SlotKey, report: &Bytes, to: ReplyTo<R>) {
+        let region = self.region(slot);
+        if region.id() != RegionId::ROOT {
+            let reason = "only the root region's leader takes reports".to_owned();
+            return self.answer(to, Outcome::Refused { reason });
+        }
+        let term = region.group.term();
+        let from = match &to {
+            ReplyTo::Caller(_) => self.config.store,
+            ReplyTo::Peer { store, .. } => *store,
+        };
+        self.notices.push(Notice::Report { from, term, report: report.clone() });
+        let mut reply = BytesMut::with_capacity(8);
+        reply.put_u64(term.get());
+        self.answer(to, Outcome::Applied { reply: reply.freeze(), index: LogIndex::ZERO });
+    }
+}

@@ -1,0 +1,261 @@
+//! What whoever plans knows: the stores as the root region keeps them, the regions as their leaders report them.
+//!
+//! Reports come late, twice and out of order, and from leaders that are none any more. What settles it: a region's later term
+//! wins, then its epoch; and of two regions that share a key the one with the lower version is of the past.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use multiraft_raft::{RegionDescriptor, RegionId, StoreId, Term, Time};
+
+use super::report::Report;
+use crate::logic::{LedRegion, StoreStanding};
+use crate::placement::{ClusterView, RegionInfo, Stats, StoreInfo, StoreState};
+use crate::region::stores::Stores;
+
+/// What is known of the cluster, for one term of the root region.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    view: ClusterView,
+    /// Where the known regions that own keys begin. Invariant: their ranges do not overlap.
+    starts: BTreeMap<Bytes, RegionId>,
+    /// The term in which each known region was reported.
+    terms: BTreeMap<RegionId, Term>,
+    /// How many replicas each store has said it holds.
+    held: BTreeMap<StoreId, u64>,
+    standings: BTreeMap<StoreId, StoreStanding>,
+}
+
+impl Facts {
+    pub(super) fn view(&self) -> &ClusterView {
+        &self.view
+    }
+
+    /// Takes in the stores as the root region keeps them now. One that is new counts as heard of.
+    pub(super) fn take_stores(&mut self, now: Time, stores: &Stores) {
+        let gone: Vec<StoreId> = self.standings.keys().filter(|store| !stores.contains_key(store)).copied().collect();
+        for store in gone {
+            self.standings.remove(&store);
+            self.view.forget_store(store);
+        }
+        for record in stores.values() {
+            let state = match record.standing {
+                StoreStanding::Up => StoreState::Up,
+                StoreStanding::Draining | StoreStanding::Drained => StoreState::Draining,
+                StoreStanding::Left => StoreState::Left,
+            };
+            let known = self.view.store(record.id);
+            let info = StoreInfo {
+                id: record.id,
+                address: record.address.clone(),
+                weight: record.weight,
+                disk_bytes: 0,
+                disk_free_bytes: 0,
+                labels: record.labels.clone(),
+                state,
+                last_heard: known.map_or(now, |known| known.last_heard),
+            };
+            self.standings.insert(record.id, record.standing);
+            if known != Some(&info) {
+                self.view.observe_store(info);
+            }
+        }
+    }
+
+    /// Takes in what a store has reported.
+    pub(super) fn take_report(&mut self, now: Time, from: StoreId, report: Report) {
+        self.view.heard(from, now);
+        self.held.insert(from, report.held);
+        for region in report.led {
+            self.take_region(from, region);
+        }
+    }
+
+    fn take_region(&mut self, from: StoreId, region: LedRegion) {
+        let LedRegion { descriptor, term, behind, pending } = region;
+        let id = descriptor.id;
+        if descriptor.replica_on(from).is_none() || self.terms.get(&id).is_some_and(|known| *known > term) {
+            return;
+        }
+        let known = self.view.region(id).map(|known| known.descriptor.epoch);
+        if known.is_some_and(|known| descriptor.epoch.is_behind(known)) {
+            return;
+        }
+        if id != RegionId::ROOT {
+            let Some(past) = self.past_owners(&descriptor) else { return };
+            past.into_iter().for_each(|region| self.forget(region));
+            self.forget_start(id);
+            self.starts.insert(descriptor.range.start.clone(), id);
+        }
+        self.terms.insert(id, term);
+        let stats = Stats { version: 0, ..Stats::default() };
+        let leader = Some(from);
+        self.view.observe_region(RegionInfo { descriptor, leader, stats, behind, replication: None, pending });
+    }
+
+    /// The known regions that share keys with this one and are of the past; `None`: this one is.
+    fn past_owners(&self, descriptor: &RegionDescriptor) -> Option<Vec<RegionId>> {
+        let range = &descriptor.range;
+        let before = self.starts.range::<Bytes, _>(..&range.start).next_back();
+        let from = self.starts.range::<Bytes, _>(&range.start..);
+        let inside = from.take_while(|(start, _)| range.end.is_empty() || **start < range.end);
+        let mut past = Vec::new();
+        for (_, id) in before.into_iter().chain(inside).filter(|(_, id)| **id != descriptor.id) {
+            let other = &self.view.region(*id)?.descriptor;
+            let is_apart = !other.range.end.is_empty() && other.range.end <= range.start;
+            if is_apart {
+                continue;
+            }
+            if other.epoch.version >= descriptor.epoch.version {
+                return None;
+            }
+            past.push(*id);
+        }
+        Some(past)
+    }
+
+    fn forget(&mut self, region: RegionId) {
+        self.forget_start(region);
+        self.terms.remove(&region);
+        self.view.forget_region(region);
+    }
+
+    fn forget_start(&mut self, region: RegionId) {
+        let start = self.view.region(region).map(|known| known.descriptor.range.start.clone());
+        if let Some(start) = start.filter(|start| self.starts.get(start) == Some(&region)) {
+            self.starts.remove(&start);
+        }
+    }
+
+    /// Whether every region is known: the root, and one for each key.
+    pub(super) fn is_complete(&self) -> bool {
+        let mut next = Some(Bytes::new());
+        for (start, id) in &self.starts {
+            if next.as_ref() != Some(start) {
+                return false;
+            }
+            let end = self.view.region(*id).map(|region| region.descriptor.range.end.clone());
+            next = end.filter(|end| !end.is_empty());
+        }
+        next.is_none() && self.view.region(RegionId::ROOT).is_some()
+    }
+
+    /// Whether every store that has joined and has not left has reported.
+    pub(super) fn has_heard_all(&self) -> bool {
+        let mut here = self.standings.iter().filter(|(_, standing)| **standing != StoreStanding::Left);
+        here.all(|(store, _)| self.held.contains_key(store))
+    }
+
+    /// Stores that were to be emptied and are: no region names them, and they themselves say that they hold nothing, or have
+    /// not been heard of for `silent_after`.
+    pub(super) fn drained(&self, now: Time, silent_after: Duration) -> Vec<StoreId> {
+        if !self.is_complete() {
+            return Vec::new();
+        }
+        let draining = self.standings.iter().filter(|(_, standing)| **standing == StoreStanding::Draining);
+        let is_empty = |store: &StoreId| {
+            let is_silent = self.view.store(*store).is_some_and(|known| now.since(known.last_heard) > silent_after);
+            self.view.replicas_on(*store) == 0 && (is_silent || self.held.get(store) == Some(&0))
+        };
+        draining.map(|(store, _)| *store).filter(is_empty).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use multiraft_raft::{KeyRange, RegionEpoch, Replica, ReplicaId, Role};
+
+    use super::*;
+    use crate::logic::StoreRecord;
+
+    const NOW: Time = Time::ZERO;
+
+    fn led(id: u64, range: (&'static str, &'static str), version: u64, stores: &[u64], term: u64) -> LedRegion {
+        let replica =
+            |store: &u64| Replica { id: ReplicaId(id * 10 + store), store: StoreId(*store), role: Role::Voter };
+        let range = KeyRange { start: range.0.into(), end: range.1.into() };
+        let epoch = RegionEpoch { conf_version: 1, version };
+        let replicas = stores.iter().map(replica).collect();
+        let descriptor = Arc::new(RegionDescriptor { id: RegionId(id), range, epoch, replicas });
+        LedRegion { descriptor, term: Term(term), behind: Vec::new(), pending: false }
+    }
+
+    fn root() -> LedRegion {
+        led(RegionId::ROOT.get(), ("", ""), 1, &[1, 2, 3], 1)
+    }
+
+    fn report(facts: &mut Facts, from: u64, held: u64, led: Vec<LedRegion>) {
+        facts.take_report(NOW, StoreId(from), Report { held, led });
+    }
+
+    fn known(facts: &Facts) -> Vec<u64> {
+        facts.view().regions().map(|region| region.id().get()).collect()
+    }
+
+    #[test]
+    fn a_view_is_complete_when_each_key_has_a_region() {
+        let mut facts = Facts::default();
+        assert!(!facts.is_complete());
+        report(&mut facts, 1, 9, vec![root(), led(2, ("", "g"), 1, &[1, 2, 3], 1)]);
+        assert!(!facts.is_complete());
+        report(&mut facts, 2, 9, vec![led(3, ("p", ""), 1, &[1, 2, 3], 1)]);
+        assert!(!facts.is_complete(), "nobody has told of g to p");
+        report(&mut facts, 3, 9, vec![led(4, ("g", "p"), 1, &[1, 2, 3], 1)]);
+        assert!(facts.is_complete());
+    }
+
+    #[test]
+    fn newer_owners_of_keys_take_the_place_of_older_ones_and_late_reports_are_dropped() {
+        let mut facts = Facts::default();
+        let parent = led(2, ("", ""), 1, &[1, 2, 3], 1);
+        report(&mut facts, 1, 9, vec![root(), parent.clone()]);
+        report(&mut facts, 2, 9, vec![led(3, ("g", ""), 2, &[1, 2, 3], 1)]);
+        assert_eq!(known(&facts), [1, 3], "the parent must have been split");
+        report(&mut facts, 1, 9, vec![parent]);
+        assert_eq!(known(&facts), [1, 3]);
+        report(&mut facts, 1, 9, vec![led(2, ("", "g"), 2, &[1, 2, 3], 1)]);
+        assert!(facts.is_complete());
+        report(&mut facts, 1, 9, vec![led(2, ("", ""), 4, &[1, 2, 3], 1)]);
+        assert_eq!(known(&facts), [1, 2], "it has absorbed its neighbour");
+        report(&mut facts, 2, 9, vec![led(3, ("g", ""), 3, &[1, 2, 3], 1)]);
+        assert_eq!(known(&facts), [1, 2]);
+    }
+
+    #[test]
+    fn the_leader_of_the_later_term_counts_and_only_who_has_a_replica_can_lead() {
+        let mut facts = Facts::default();
+        let leader = |facts: &Facts| facts.view().region(RegionId(2)).and_then(|region| region.leader);
+        report(&mut facts, 2, 9, vec![led(2, ("", ""), 1, &[1, 2, 3], 5)]);
+        report(&mut facts, 1, 9, vec![led(2, ("", ""), 1, &[1, 2, 3], 4)]);
+        report(&mut facts, 7, 9, vec![led(2, ("", ""), 1, &[1, 2, 3], 9)]);
+        assert_eq!(leader(&facts), Some(StoreId(2)));
+        report(&mut facts, 1, 9, vec![led(2, ("", ""), 1, &[1, 2, 3], 6)]);
+        assert_eq!(leader(&facts), Some(StoreId(1)));
+    }
+
+    #[test]
+    fn a_store_is_drained_when_everybody_says_so_or_it_is_silent() {
+        let mut facts = Facts::default();
+        let silent = Duration::from_secs(10);
+        let record = |id: u64, standing| {
+            let (id, address) = (StoreId(id), String::new());
+            (id, StoreRecord { id, address, weight: 1, labels: BTreeMap::new(), standing })
+        };
+        let standings = [(1, StoreStanding::Up), (4, StoreStanding::Draining), (5, StoreStanding::Draining)];
+        facts.take_stores(NOW, &standings.map(|(id, standing)| record(id, standing)).into());
+        report(&mut facts, 4, 0, Vec::new());
+        assert_eq!(facts.drained(NOW, silent), [], "not all regions have been heard of");
+        report(&mut facts, 1, 9, vec![root(), led(2, ("", ""), 1, &[1, 2, 4], 1)]);
+        assert_eq!(facts.drained(NOW, silent), [], "a region names it");
+        report(&mut facts, 1, 9, vec![led(2, ("", ""), 2, &[1, 2, 3], 1)]);
+        assert_eq!(facts.drained(NOW, silent), [StoreId(4)]);
+        report(&mut facts, 4, 1, Vec::new());
+        assert_eq!(facts.drained(NOW, silent), [], "it has not removed its replica yet");
+        let later = NOW.plus(Duration::from_secs(11));
+        facts.view.heard(StoreId(4), later);
+        assert_eq!(facts.drained(later, silent), [StoreId(5)], "the other one was not heard of for long");
+    }
+}

@@ -1,0 +1,337 @@
+//! The task that moves the steward's data: from workers and peers into the facts, from the planner to the engine's calls.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use multiraft_raft::{RegionId, StoreId, Term};
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+
+use super::carry::carry_out;
+use super::options::{Placement, Seat};
+use super::planning::Planning;
+use super::report::{Report, Reporter};
+use crate::engine::Engine;
+use crate::error::StoreError;
+use crate::logic::{AdminRequest, LedRegion, Outcome, StoreCommand, StoreRecord, StoreStanding};
+use crate::placement::{Operation, OperationId, Outcome as Ending};
+use crate::region::stores::{Stores, decode_stores};
+use crate::shell::{Running, Work};
+
+/// How many slots of a worker are looked at in one of its turns.
+const SLOTS_PER_PAGE: u32 = 1024;
+/// How long a worker may take to tell a page, and the root region's leader to take a report.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a store reports that does not plan itself.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts the steward of a store that has a seat, or plans, or both. It ends with the store.
+/// Peers that were `named` by the embedder stay at the addresses that he gave; others are reached where they say.
+pub(crate) fn start(engine: &Engine, seat: Option<Seat>, named: BTreeSet<StoreId>) {
+    let placement = engine.running().config.placement.clone();
+    if placement.is_none() && seat.is_none() {
+        return;
+    }
+    let (running, user) = engine.watch();
+    let interval = placement.as_ref().map_or(INTERVAL, |placement| placement.interval);
+    let steward = Steward {
+        running,
+        user,
+        interval,
+        placement,
+        seat: Some(seat.unwrap_or_default()),
+        joining: None,
+        reporter: Reporter::default(),
+        planning: None,
+        operations: Operations::default(),
+        noting: None,
+        peers: Peers { named, added: BTreeMap::new() },
+    };
+    tokio::spawn(steward.run());
+}
+
+struct Steward {
+    running: Weak<Running>,
+    /// Whether the embedder still has a handle.
+    user: Weak<()>,
+    interval: Duration,
+    placement: Option<Placement>,
+    /// To join with; gone once the store has joined.
+    seat: Option<Seat>,
+    joining: Option<JoinHandle<Result<Stores, StoreError>>>,
+    reporter: Reporter,
+    planning: Option<Box<Planning>>,
+    operations: Operations,
+    /// Stores that are being noted as drained.
+    noting: Option<JoinHandle<()>>,
+    peers: Peers,
+}
+
+/// The other stores, as the transport was told of them.
+struct Peers {
+    /// By the embedder.
+    named: BTreeSet<StoreId>,
+    /// By the steward, with their addresses.
+    added: BTreeMap<StoreId, String>,
+}
+
+/// What runs. All of it ends when this is dropped.
+#[derive(Default)]
+struct Operations {
+    tasks: JoinSet<(OperationId, Ending)>,
+    handles: BTreeMap<OperationId, AbortHandle>,
+}
+
+impl Steward {
+    async fn run(mut self) {
+        loop {
+            let Some(running) = self.running.upgrade().filter(|_| self.user.strong_count() > 0) else { return };
+            let engine = Engine::of_store(running);
+            if engine.running().fault.ends_waiting() {
+                return;
+            }
+            self.maybe_join(&engine).await;
+            self.look_after(&engine).await;
+            drop(engine);
+            tokio::time::sleep(self.interval).await;
+        }
+    }
+
+    /// Joins, once; tries again until that has worked or can never.
+    async fn maybe_join(&mut self, engine: &Engine) {
+        if self.joining.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(joining) = self.joining.take()
+        {
+            match joining.await {
+                Ok(Ok(stores)) => {
+                    self.seat = None;
+                    self.peers.update(engine, &stores);
+                }
+                Ok(Err(error @ (StoreError::Left { .. } | StoreError::TooLarge { .. }))) => {
+                    tracing::error!(%error, "this store cannot join");
+                    self.seat = None;
+                }
+                Ok(Err(error)) => tracing::info!(%error, "this store has not joined yet"),
+                Err(_) => {}
+            }
+        }
+        let Some(seat) = self.seat.as_ref().filter(|_| self.joining.is_none()) else { return };
+        let record = StoreRecord {
+            id: engine.store(),
+            address: seat.address.clone().unwrap_or_else(|| engine.local_addr().to_string()),
+            weight: seat.weight,
+            labels: seat.labels.clone(),
+            standing: StoreStanding::Up,
+        };
+        let engine = engine.clone();
+        let command = StoreCommand::Join(Arc::new(record));
+        self.joining = Some(tokio::spawn(async move { engine.change_store(engine.store(), command).await }));
+    }
+
+    /// One round: reports, and plans if the root region is led here.
+    async fn look_after(&mut self, engine: &Engine) {
+        // A store whose workers stand still does not report, and falls silent.
+        let Some((held, led)) = look_at_workers(engine).await else { return };
+        let root = led.iter().find(|region| region.descriptor.id == RegionId::ROOT).map(|region| region.term);
+        if let Some(stores) = stores_here(engine).filter(|_| self.seat.is_none()) {
+            self.peers.update(engine, &stores);
+        }
+        let mut taken = None;
+        // Whoever has just begun to lead the root region hears everything at once.
+        for _ in 0..2 {
+            let mut is_known = true;
+            for report in self.reporter.reports(held, led.clone()) {
+                taken = tell(engine, &report).await;
+                let Some(term) = taken else { break };
+                is_known &= self.reporter.on_taken(term, &report);
+            }
+            if is_known {
+                break;
+            }
+        }
+        let (Some(term), Some(placement)) = (root, self.placement.clone()) else {
+            return self.stop_planning(engine);
+        };
+        if self.planning.as_ref().is_some_and(|planning| planning.term() != term) {
+            self.stop_planning(engine);
+        }
+        // A leader that takes reports has applied what its predecessors have committed: its record of the stores is whole. One
+        // that does not for a moment goes on later, with what it knows: nobody tells it again in the same term.
+        if taken == Some(term) {
+            self.plan(engine, term, &placement).await;
+        }
+    }
+
+    fn stop_planning(&mut self, engine: &Engine) {
+        if self.planning.take().is_some() {
+            self.operations = Operations::default();
+            set_state(engine, None);
+        }
+    }
+
+    async fn plan(&mut self, engine: &Engine, term: Term, placement: &Placement) {
+        let Some(stores) = stores_here(engine) else { return };
+        let now = engine.now();
+        let planning = match self.planning.take() {
+            Some(planning) => planning,
+            None => match Planning::new(term, now, placement) {
+                Ok(planning) => Box::new(planning),
+                Err(error) => return tracing::error!(%error, "nothing is planned"),
+            },
+        };
+        let posted = engine.running().inbox.take();
+        let outcomes = self.operations.ended();
+        // A round may look at a hundred thousand regions: it has a thread for itself.
+        let round = tokio::task::spawn_blocking(move || {
+            let mut planning = planning;
+            planning.take_reports(now, posted);
+            for (operation, ending) in outcomes {
+                planning.take_outcome(now, operation, ending);
+            }
+            let round = planning.round(now, &stores);
+            (planning, round)
+        });
+        let Ok((planning, round)) = round.await else {
+            self.operations = Operations::default();
+            return tracing::error!("a round of planning was cut short: planning begins anew");
+        };
+        for operation in &round.give_up {
+            self.operations.give_up(*operation);
+        }
+        for operation in round.begin {
+            tracing::info!(%operation, "begun");
+            point_the_way(engine, &planning, &operation);
+            self.operations.begin(engine.clone(), operation);
+        }
+        self.note_drained(engine, round.drained);
+        set_state(engine, Some(planning.state().clone()));
+        self.planning = Some(planning);
+    }
+
+    fn note_drained(&mut self, engine: &Engine, drained: Vec<StoreId>) {
+        if drained.is_empty() || self.noting.as_ref().is_some_and(|noting| !noting.is_finished()) {
+            return;
+        }
+        let engine = engine.clone();
+        self.noting = Some(tokio::spawn(async move {
+            for store in drained {
+                match engine.change_store(store, StoreCommand::Drained(store)).await {
+                    Ok(_) => tracing::info!(%store, "this store holds nothing any more and may leave"),
+                    Err(error) => tracing::warn!(%store, %error, "a store is empty, and that could not be noted"),
+                }
+            }
+        }));
+    }
+}
+
+impl Peers {
+    /// Tells the transport of stores that have joined and of new addresses, and of those that are no more.
+    ///
+    /// Of two stores the one that joins later learns of the other at once, so every two know of each other.
+    fn update(&mut self, engine: &Engine, stores: &Stores) {
+        let transport = &engine.running().transport;
+        let own = engine.store();
+        let here = stores.values().filter(|store| store.standing != StoreStanding::Left && store.id != own);
+        for store in here.filter(|store| !self.named.contains(&store.id)) {
+            if self.added.get(&store.id) != Some(&store.address) {
+                self.added.insert(store.id, store.address.clone());
+                if !transport.add_peer(store.id, store.address.as_str()) {
+                    tracing::error!(peer = %store.id, "too many stores: this one is not dialed");
+                }
+            }
+        }
+        let is_here = |id: &StoreId| stores.get(id).is_some_and(|store| store.standing != StoreStanding::Left);
+        self.added.retain(|id, _| {
+            if !is_here(id) {
+                transport.remove_peer(*id);
+            }
+            is_here(id)
+        });
+    }
+}
+
+impl Operations {
+    fn begin(&mut self, engine: Engine, operation: Operation) {
+        let id = operation.id;
+        let handle = self.tasks.spawn(async move {
+            match carry_out(&engine, &operation).await {
+                Ok(()) => (id, Ending::Done),
+                Err(error) => {
+                    tracing::info!(%operation, %error, "an operation came to nothing");
+                    (id, Ending::Failed)
+                }
+            }
+        });
+        self.handles.insert(id, handle);
+    }
+
+    fn give_up(&mut self, operation: OperationId) {
+        if let Some(handle) = self.handles.remove(&operation) {
+            handle.abort();
+        }
+    }
+
+    /// What has ended since this was last asked, and how.
+    fn ended(&mut self) -> Vec<(OperationId, Ending)> {
+        let mut ended = Vec::new();
+        while let Some(task) = self.tasks.try_join_next() {
+            // One that was given up: the planner knows.
+            let Ok((operation, ending)) = task else { continue };
+            self.handles.remove(&operation);
+            ended.push((operation, ending));
+        }
+        ended
+    }
+}
+
+/// How many replicas this store holds, and the regions that it leads; `None` if a worker does not tell.
+async fn look_at_workers(engine: &Engine) -> Option<(usize, Vec<LedRegion>)> {
+    let (mut held, mut led) = (0, Vec::new());
+    for mailbox in &engine.running().mailboxes {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let (sender, receiver) = oneshot::channel();
+            mailbox.send_reserved(Work::LedPage { from, slots: SLOTS_PER_PAGE, sender }).ok()?;
+            let page = tokio::time::timeout(REPORT_TIMEOUT, receiver).await.ok()?.ok()?;
+            held += page.held;
+            led.extend(page.led);
+            next = page.next;
+        }
+    }
+    Some((held, led))
+}
+
+/// Sends a report to the root region's leader; its term, if it has taken it.
+async fn tell(engine: &Engine, report: &Report) -> Option<Term> {
+    let request = AdminRequest::Report(report.encode());
+    let deadline = engine.deadline(Some(REPORT_TIMEOUT));
+    match engine.request_admin(RegionId::ROOT, None, request, deadline).await {
+        Ok(Outcome::Applied { reply, .. }) => reply.as_ref().try_into().ok().map(u64::from_be_bytes).map(Term),
+        _ => None,
+    }
+}
+
+/// The stores as the root region's replica here knows them.
+fn stores_here(engine: &Engine) -> Option<Stores> {
+    let open = engine.running().open.read().unwrap_or_else(PoisonError::into_inner);
+    match open.as_ref()?.backend.stores() {
+        Ok(Some(stored)) => decode_stores(&stored),
+        Ok(None) => Some(Stores::new()),
+        Err(error) => {
+            tracing::error!(%error, "the record of the stores cannot be read");
+            None
+        }
+    }
+}
+
+/// Lets the store know the regions of an operation, which need not have a replica here: it finds their leaders then.
+fn point_the_way(engine: &Engine, planning: &Planning, operation: &Operation) {
+    let regions = [Some(operation.region), operation.other_region()].into_iter().flatten();
+    let known = regions.filter_map(|id| planning.facts().view().region(id));
+    known.for_each(|region| engine.learn(&region.descriptor));
+}
+
+fn set_state(engine: &Engine, state: Option<super::PlacementState>) {
+    *engine.running().placement.lock().unwrap_or_else(PoisonError::into_inner) = state;
+}
