@@ -215,13 +215,16 @@ pub(crate) enum StateChoice {
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Number of stores
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=9))]
-    pub(crate) stores: u64,
-    /// Number of regions
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub(crate) regions: usize,
-    /// How long to write, at least; the whole data set is written in any case
+    /// Number of stores; by default 4, or 3 with --presplit
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(3..=9))]
+    pub(crate) stores: Option<u64>,
+    /// Number of regions; by default 100, or 1000 with --presplit
+    #[arg(long, value_name = "N")]
+    pub(crate) regions: Option<usize>,
+    /// Begin with all regions on all stores, instead of with one region that splits, moves and merges
+    #[arg(long)]
+    pub(crate) presplit: bool,
+    /// How long to write, at least, once the regions are made; the whole data set is written in any case
     #[arg(long, value_name = "N", default_value_t = 15)]
     pub(crate) seconds: u64,
     /// Directory to work in, empty or not there; by default a temporary one
@@ -239,6 +242,16 @@ pub(crate) struct DemoArgs {
     /// Where the stores keep the pairs
     #[arg(long, value_enum, value_name = "KIND", default_value = "sled")]
     pub(crate) state: StateChoice,
+}
+
+impl DemoArgs {
+    pub(crate) fn stores(&self) -> u64 {
+        self.stores.unwrap_or(if self.presplit { 3 } else { 4 })
+    }
+
+    pub(crate) fn regions(&self) -> usize {
+        self.regions.unwrap_or(if self.presplit { 1000 } else { 100 })
+    }
 }
 
 /// A key: text as it is, or `0x` and hexadecimal digits.

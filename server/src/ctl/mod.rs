@@ -17,7 +17,7 @@ use crate::cli::{CtlArgs, CtlCommand, Key, ReplicaArgs};
 use crate::error::Failure;
 use crate::hex;
 use crate::serve::{ChangeKind, ChangeRequest, RegionsAnswer};
-use client::Client;
+pub(crate) use client::{Client, fill_in};
 
 /// Carries one command out.
 pub(crate) fn run(args: &CtlArgs) -> Result<ExitCode, Failure> {
@@ -71,14 +71,14 @@ async fn carry_out(args: &CtlArgs) -> Result<Shown, Failure> {
         CtlCommand::Regions => {
             let mut answer = client.regions().await?;
             for other in others {
-                client::fill_in(&mut answer.regions, &Client::new(*other).status().await?);
+                fill_in(&mut answer.regions, &Client::new(*other).status().await?);
             }
             Ok(changed(answer))
         }
         CtlCommand::Region { region } => {
             let mut answer = client.region(*region).await?;
             for other in others {
-                client::fill_in(&mut answer.regions, &Client::new(*other).status().await?);
+                fill_in(&mut answer.regions, &Client::new(*other).status().await?);
             }
             let region = one(answer)?;
             Ok(Shown { text: table::region(&region), json: json!({"region": region}) })

@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use multiraft::{Consistency, Engine, ReadOptions, RegionDescriptor, RegionId, StoreId, TransferError};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
 use super::regions;
 use super::report::{LocalAnswer, LocalQuery, StatusReport};
@@ -25,6 +26,8 @@ use crate::machine::{Answer, Op, decode_answers, encode_batch};
 
 /// How long a local read may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait before it is read again while the regions are changing.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// The most keys asked for in one read of a region.
 const MAX_READ_KEYS: usize = 512;
 
@@ -107,14 +110,21 @@ fn understood<T: serde::de::DeserializeOwned>(request: &Request) -> Result<T, Re
 
 /// The values of keys on this store, in order; neighbours of one region are read together.
 async fn read_local(engine: &Engine, mut keys: VecDeque<Bytes>) -> Result<Vec<Option<Bytes>>, String> {
+    let deadline = Instant::now() + READ_TIMEOUT;
     let mut values = Vec::with_capacity(keys.len());
     while let Some(first) = keys.front() {
         let region = engine.region_for(first).ok_or("this store knows no region for a key yet")?;
         let count = keys.iter().take(MAX_READ_KEYS).take_while(|key| region.owns(key)).count();
         let ops: Vec<Op> = keys.iter().take(count).map(|key| Op::Get { key: key.clone() }).collect();
-        let found = read_region(engine, &region, &ops).await?;
-        keys.drain(..found.len());
-        values.extend(found);
+        match read_region(engine, &region, &ops).await {
+            Ok(found) => {
+                keys.drain(..found.len());
+                values.extend(found);
+            }
+            // What is known of the region and its state may come a moment after each other.
+            Err(_) if Instant::now() < deadline => sleep(RETRY_PAUSE).await,
+            Err(text) => return Err(text),
+        }
     }
     Ok(values)
 }
