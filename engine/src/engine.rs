@@ -571,6 +571,7 @@ fn peer_status(peer: multiraft_transport::PeerStatus) -> PeerStatus {
     PeerStatus {
         store: peer.store,
         connected: peer.link.is_some(),
+        incarnation: peer.link.as_ref().map(|link| link.incarnation),
         connections: u64::from(peer.link.is_some()),
         frames_sent: sum(|lane| lane.frames),
         messages_sent: sum(|lane| lane.messages),

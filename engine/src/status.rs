@@ -51,6 +51,8 @@ pub struct PeerStatus {
     pub store: StoreId,
     /// Whether there is a link.
     pub connected: bool,
+    /// Its incarnation, if there is a link.
+    pub incarnation: Option<Incarnation>,
     /// How many QUIC connections to it are open; never more than one once a dial from both sides has been resolved.
     pub connections: u64,
     /// Frames sent on all lanes.

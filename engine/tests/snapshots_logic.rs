@@ -343,6 +343,20 @@ fn the_next_offer_waits_until_the_cancelled_stream_has_ended() {
 }
 
 #[test]
+fn a_capture_from_before_the_follower_was_a_member_is_not_offered_to_it() {
+    let mut store = Store::leader(limits());
+    let (transfer, index, capture) = store.streaming();
+    store.link(THIRD, false);
+    assert_eq!(store.tasks(), [SnapshotTask::Cancel { from: None, transfer }]);
+    let mut kept = store.kept(capture, index, 9, 4000).unwrap();
+    Arc::make_mut(&mut kept.descriptor).replicas.retain(|replica| replica.store != THIRD);
+    store.run(vec![Input::SnapshotSent { transfer, sent: false, kept: Some(kept) }]);
+    store.link(THIRD, true);
+    store.wait(Duration::from_secs(1));
+    assert_eq!(store.offer().2, None, "the follower would refuse it, however often");
+}
+
+#[test]
 fn a_receiver_cannot_have_chunks_of_what_was_not_offered() {
     let mut store = Store::leader(limits());
     let (transfer, ..) = store.offer();

@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
+
+use crate::hex;
 
 /// Thousands of Raft groups on a few stores.
 #[derive(Debug, Parser)]
@@ -21,9 +24,98 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Make an authority and a certificate for each store
     Certs(CertsArgs),
+    /// Look at the regions and stores of a running cluster, and change them
+    Ctl(CtlArgs),
     /// Start a cluster on this machine, load data into it, kill stores, and check that nothing is lost
     Demo(DemoArgs),
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct CtlArgs {
+    /// Admin address of a store, any of the cluster; further ones are asked only for leaders that the first does not know
+    #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:7180")]
+    pub(crate) admin: Vec<SocketAddr>,
+    /// Print one JSON object as the last line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Let --admin name an address beyond loopback; what is sent there can be read and changed on the way
+    #[arg(long, global = true)]
+    pub(crate) expose: bool,
+    #[command(subcommand)]
+    pub(crate) command: CtlCommand,
+}
+
+/// Keys are written as text, or as 0x and hexadecimal digits.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CtlCommand {
+    /// All regions: range, epoch, replicas, leader
+    Regions,
+    /// One region, as its leader knows it
+    Region {
+        #[arg(value_name = "ID")]
+        region: u64,
+    },
+    /// The stores that the asked one knows
+    Stores,
+    /// Split a region at keys, which ascend
+    Split {
+        #[arg(value_name = "ID")]
+        region: u64,
+        /// The first key of each new region: text, or 0x and hexadecimal digits
+        #[arg(value_name = "KEY", required = true, value_parser = parse_key)]
+        keys: Vec<Key>,
+    },
+    /// Merge a region into its neighbour
+    Merge {
+        #[arg(value_name = "SOURCE")]
+        source: u64,
+        #[arg(value_name = "INTO")]
+        into: u64,
+    },
+    /// Replace the replica on one store by one on another, together
+    Move {
+        #[arg(value_name = "ID")]
+        region: u64,
+        #[arg(value_name = "FROM")]
+        from: u64,
+        #[arg(value_name = "TO")]
+        to: u64,
+    },
+    /// Add a voter on a store; it votes once it has caught up
+    Add {
+        #[command(flatten)]
+        replica: ReplicaArgs,
+        /// Add a learner instead: it receives everything and does not vote
+        #[arg(long)]
+        learner: bool,
+    },
+    /// Remove the replica on a store
+    Remove(ReplicaArgs),
+    /// Make the learner on a store a voter, once it has caught up
+    Promote(ReplicaArgs),
+    /// Make the voter on a store a learner
+    Demote(ReplicaArgs),
+    /// Make a store the leader of a region
+    Transfer(ReplicaArgs),
+    /// Move everything off a store: its leaderships first, then its replicas to stores that lack them
+    Drain {
+        #[arg(value_name = "STORE")]
+        store: u64,
+    },
+}
+
+/// A region's replica, by the store that it is on.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct ReplicaArgs {
+    #[arg(value_name = "ID")]
+    pub(crate) region: u64,
+    #[arg(value_name = "STORE")]
+    pub(crate) store: u64,
+}
+
+/// A key of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Key(pub(crate) Bytes);
 
 #[derive(Debug, Args)]
 pub(crate) struct CertsArgs {
@@ -123,13 +215,16 @@ pub(crate) enum StateChoice {
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Number of stores
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=9))]
-    pub(crate) stores: u64,
-    /// Number of regions
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub(crate) regions: usize,
-    /// How long to write, at least; the whole data set is written in any case
+    /// Number of stores; by default 4, or 3 with --presplit
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(3..=9))]
+    pub(crate) stores: Option<u64>,
+    /// Number of regions; by default 100, or 1000 with --presplit
+    #[arg(long, value_name = "N")]
+    pub(crate) regions: Option<usize>,
+    /// Begin with all regions on all stores, instead of with one region that splits, moves and merges
+    #[arg(long)]
+    pub(crate) presplit: bool,
+    /// How long to write, at least, once the regions are made; the whole data set is written in any case
     #[arg(long, value_name = "N", default_value_t = 15)]
     pub(crate) seconds: u64,
     /// Directory to work in, empty or not there; by default a temporary one
@@ -147,6 +242,26 @@ pub(crate) struct DemoArgs {
     /// Where the stores keep the pairs
     #[arg(long, value_enum, value_name = "KIND", default_value = "sled")]
     pub(crate) state: StateChoice,
+}
+
+impl DemoArgs {
+    pub(crate) fn stores(&self) -> u64 {
+        self.stores.unwrap_or(if self.presplit { 3 } else { 4 })
+    }
+
+    pub(crate) fn regions(&self) -> usize {
+        self.regions.unwrap_or(if self.presplit { 1000 } else { 100 })
+    }
+}
+
+/// A key: text as it is, or `0x` and hexadecimal digits.
+fn parse_key(text: &str) -> Result<Key, String> {
+    match text.strip_prefix("0x") {
+        None => Ok(Key(Bytes::copy_from_slice(text.as_bytes()))),
+        Some(digits) => hex::decode(digits)
+            .map(Key)
+            .ok_or_else(|| "behind 0x comes an even number of hexadecimal digits".to_owned()),
+    }
 }
 
 /// A number and a unit: `500ms`, `5s`, `2m`; without a unit, seconds.
@@ -180,6 +295,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn keys_are_text_or_hexadecimal() {
+        assert_eq!(parse_key("key:1"), Ok(Key(Bytes::from_static(b"key:1"))));
+        assert_eq!(parse_key("0x00Ff"), Ok(Key(Bytes::from_static(b"\x00\xff"))));
+        assert_eq!(parse_key("x0"), Ok(Key(Bytes::from_static(b"x0"))));
+        for text in ["0x0", "0xzz", "0x00 "] {
+            assert!(parse_key(text).is_err(), "{text}");
+        }
     }
 
     #[test]

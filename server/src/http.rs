@@ -17,6 +17,8 @@ use tokio::time::timeout;
 
 const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_BODY_BYTES: usize = 16 << 20;
+/// The most bytes of an answer that [`exchange`] takes.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
 /// How long reading a request, or writing its response, may take.
 const IO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many requests are served at once.
@@ -175,20 +177,62 @@ fn parse_head(head: &[u8]) -> Result<(String, String, usize), Response> {
 
 /// Asks an endpoint of this kind; the body of a response with status 200.
 pub(crate) async fn ask(address: SocketAddr, method: &str, target: &str, body: &[u8]) -> io::Result<Bytes> {
+    match exchange(address, method, target, body, IO_TIMEOUT * 3).await? {
+        (200, answer) => Ok(answer),
+        (status, answer) => Err(io::Error::other(format!("{target}: {status}: {}", answer.escape_ascii()))),
+    }
+}
+
+/// Asks an endpoint of this kind; status and body of its response.
+pub(crate) async fn exchange(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    body: &[u8],
+    patience: Duration,
+) -> io::Result<(u16, Bytes)> {
     let exchange = async {
         let mut socket = TcpStream::connect(address).await?;
         let head = format!("{method} {target} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n\r\n", body.len());
         socket.write_all(head.as_bytes()).await?;
         socket.write_all(body).await?;
-        let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).await?;
-        io::Result::Ok(Bytes::from(answer))
+        read_answer(&mut socket).await
     };
-    let answer = timeout(IO_TIMEOUT * 3, exchange).await??;
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
-    match end {
-        Some(end) if answer.starts_with(b"HTTP/1.1 200 ") => Ok(answer.slice(end + 4..)),
-        _ => Err(io::Error::other(format!("{target}: {}", answer.escape_ascii()))),
+    let answer = timeout(patience, exchange).await??;
+    parse_answer(&answer).ok_or_else(no_http)
+}
+
+/// Everything up to the end of the connection, unless it does not begin as an answer does.
+async fn read_answer(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
+    const BEGIN: &[u8] = b"HTTP/1.1 ";
+    let mut answer = BytesMut::new();
+    while socket.read_buf(&mut answer).await? > 0 {
+        let common = answer.len().min(BEGIN.len());
+        if answer[..common] != BEGIN[..common] {
+            return Err(no_http());
+        }
+        if answer.len() > MAX_ANSWER_BYTES {
+            return Err(io::Error::other("the answer is too long"));
+        }
+    }
+    Ok(answer.freeze())
+}
+
+fn no_http() -> io::Error {
+    io::Error::other("what answered there speaks no HTTP, or broke off")
+}
+
+fn parse_answer(answer: &Bytes) -> Option<(u16, Bytes)> {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&answer[..end]).ok()?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let length =
+        lines.filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let body = answer.slice(end + 4..);
+    match length {
+        Some((_, length)) => (length.trim().parse() == Ok(body.len())).then_some((status, body)),
+        None => Some((status, body)),
     }
 }
 
@@ -235,6 +279,18 @@ mod tests {
         let server = tokio::spawn(serve(listener, echo));
         assert_eq!(ask(address, "GET", "/echo", b"").await.unwrap(), "found");
         assert!(ask(address, "GET", "/other", b"").await.is_err());
+        let (status, text) = exchange(address, "GET", "/other", b"", IO_TIMEOUT).await.unwrap();
+        assert_eq!((status, text), (404, Bytes::from_static(b"nothing")));
         server.abort();
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_is_none() {
+        let whole = Bytes::from_static(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello");
+        assert_eq!(parse_answer(&whole), Some((200, Bytes::from_static(b"hello"))));
+        for len in 0..whole.len() {
+            assert_eq!(parse_answer(&whole.slice(..len)), None, "{len}");
+        }
+        assert_eq!(parse_answer(&Bytes::from_static(b"SSH-2.0-x\r\n\r\n")), None);
     }
 }

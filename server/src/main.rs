@@ -1,9 +1,11 @@
-//! The `multiraft` program: runs a store, makes certificates, shows a cluster at work.
+//! The `multiraft` program: runs a store, looks at a cluster and changes it, makes certificates, shows a cluster
+//! at work.
 //!
 //! It embeds the engine as any other program would, through its public interface.
 
 mod certs;
 mod cli;
+mod ctl;
 mod demo;
 mod error;
 mod files;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Serve(args) => serve::run(*args).map(|()| ExitCode::SUCCESS),
         Command::Certs(args) => make_certs(&args).map(|()| ExitCode::SUCCESS),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Demo(args) => demo::run(args),
     };
     outcome.unwrap_or_else(|failure| {

@@ -323,13 +323,31 @@ fn settings_may_stand_in_a_file() {
     assert_eq!(cluster.client(2).ask("SET k v"), "+OK|");
 }
 
-#[test]
-fn the_demo_holds_and_says_so() {
-    let shown = multiraft().args(["demo", "--regions", "24", "--seconds", "6", "--json"]).output().unwrap();
+/// Runs the demo; the object in its last line.
+fn demo(arguments: &[&str]) -> serde_json::Value {
+    let shown =
+        multiraft().args(["demo", "--regions", "24", "--seconds", "6", "--json"]).args(arguments).output().unwrap();
     let text = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.status.success(), "{text}\n{}", String::from_utf8_lossy(&shown.stderr));
     let json: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!((&json["ok"], &json["lost"], &json["regions"]), (&true.into(), &0.into(), &24.into()));
     assert!(json["writes"].as_u64().unwrap() >= 34_924, "{json}");
     assert!(json["failover_ms"].as_f64().unwrap() > 0.0, "{json}");
+    json
+}
+
+#[test]
+fn the_demo_lives_and_holds_and_says_so() {
+    let json = demo(&[]);
+    assert_eq!((&json["stores"], &json["splits"]), (&4.into(), &23.into()));
+    let count = |name: &str| json[name].as_u64().unwrap();
+    assert!(count("moves") > 0 && count("merges") > 0, "{json}");
+    assert_eq!(count("regions_end"), 24 - count("merges"));
+}
+
+#[test]
+fn the_presplit_demo_holds_and_says_so() {
+    let json = demo(&["--presplit"]);
+    assert_eq!((&json["stores"], &json["regions_end"]), (&3.into(), &24.into()));
+    assert_eq!((&json["splits"], &json["moves"], &json["merges"]), (&0.into(), &0.into(), &0.into()));
 }

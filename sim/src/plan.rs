@@ -208,7 +208,7 @@ impl Plan {
         // knows them by their store. So a seed has one or the other.
         let damages = plan.faults.iter().any(|(fault, _)| *fault == Fault::DamageLog);
         if damages && !plan.life.operations.is_empty() {
-            if seed % 3 == 0 {
+            if seed.is_multiple_of(3) {
                 plan.life = Life::none();
             } else {
                 plan.faults.retain(|(fault, _)| *fault != Fault::DamageLog);

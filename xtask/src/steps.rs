@@ -118,7 +118,18 @@ pub(crate) const STEPS: &[Step] = &[
         name: "demo",
         what: "a real cluster in one command",
         limit: seconds(120),
-        commands: &[plain(&["cargo", "run", "--release", "--locked", "--", "demo", "--regions", "50", "--json"])],
+        commands: &[plain(&[
+            "cargo",
+            "run",
+            "--release",
+            "--locked",
+            "--",
+            "demo",
+            "--presplit",
+            "--regions",
+            "50",
+            "--json",
+        ])],
     },
 ];
 

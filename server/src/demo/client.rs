@@ -41,16 +41,25 @@ impl Client {
 
     /// Sets a key. An error means that the connection broke, with the outcome in doubt.
     pub(crate) async fn set(&mut self, key: &Bytes, value: &Bytes) -> io::Result<Written> {
-        let words = [Bytes::from_static(b"SET"), key.clone(), value.clone()];
-        let frame = BytesFrame::Array(words.into_iter().map(BytesFrame::BulkString).collect());
+        self.write(&[Bytes::from_static(b"SET"), key.clone(), value.clone()]).await
+    }
+
+    /// Deletes a key, whether it is there or not. An error means that the connection broke, with the outcome in doubt.
+    pub(crate) async fn delete(&mut self, key: &Bytes) -> io::Result<Written> {
+        self.write(&[Bytes::from_static(b"DEL"), key.clone()]).await
+    }
+
+    async fn write(&mut self, words: &[Bytes]) -> io::Result<Written> {
+        let frame = BytesFrame::Array(words.iter().cloned().map(BytesFrame::BulkString).collect());
         let mut output = BytesMut::new();
         extend_encode(&mut output, &frame, false).map_err(io::Error::other)?;
         self.socket.write_all(&output).await?;
         match timeout(REPLY_TIMEOUT, self.reply()).await?? {
             BytesFrame::SimpleString(text) if text == "OK" => Ok(Written::Acknowledged),
+            BytesFrame::Integer(_) => Ok(Written::Acknowledged),
             BytesFrame::Error(text) if text.starts_with("UNCERTAIN") => Ok(Written::Uncertain),
             BytesFrame::Error(text) => Ok(Written::Refused(text.to_string())),
-            other => Err(io::Error::other(format!("SET was answered by {other:?}"))),
+            other => Err(io::Error::other(format!("a write was answered by {other:?}"))),
         }
     }
 

@@ -25,10 +25,16 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) struct Plan {
     pub(crate) dir: PathBuf,
     pub(crate) stores: u64,
-    pub(crate) regions: usize,
-    /// The file whose keys' quantiles cut the key space.
-    pub(crate) keys: PathBuf,
+    pub(crate) begin: Begin,
     pub(crate) state: StateChoice,
+}
+
+/// How the cluster begins.
+pub(crate) enum Begin {
+    /// With all regions on all stores, cut at the quantiles of a file's keys.
+    Presplit { regions: usize, keys: PathBuf },
+    /// With one region on the first store, which knows no others yet: they know it, and dial it.
+    Alone,
 }
 
 /// The stores, running or not.
@@ -44,6 +50,8 @@ pub(crate) struct Store {
     listen: SocketAddr,
     pub(crate) resp: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Whether it has run before.
+    started: bool,
     child: Option<Child>,
 }
 
@@ -158,7 +166,8 @@ impl Cluster {
         command.arg("serve").arg("--store").arg(store.id.to_string());
         command.arg("--dir").arg(self.plan.dir.join(format!("store-{}", store.id)));
         command.arg("--listen").arg(store.listen.to_string());
-        for peer in self.stores.iter().filter(|peer| peer.id != store.id) {
+        let bootstraps_alone = matches!(self.plan.begin, Begin::Alone) && at == 0 && !store.started;
+        for peer in self.stores.iter().filter(|peer| peer.id != store.id && !bootstraps_alone) {
             command.arg("--peer").arg(format!("{}={}", peer.id, peer.listen));
         }
         command
@@ -170,8 +179,15 @@ impl Cluster {
             .arg(certs.key(store.id));
         command.arg("--resp").arg(store.resp.to_string()).arg("--admin").arg(store.admin.to_string());
         command.arg("--state").arg(if self.plan.state == StateChoice::Sled { "sled" } else { "mem" });
-        command.arg("--bootstrap-regions").arg(self.plan.regions.to_string());
-        command.arg("--bootstrap-keys").arg(&self.plan.keys);
+        match &self.plan.begin {
+            Begin::Presplit { regions, keys } => {
+                command.arg("--bootstrap-regions").arg(regions.to_string()).arg("--bootstrap-keys").arg(keys);
+            }
+            Begin::Alone if bootstraps_alone => {
+                command.args(["--bootstrap-regions", "1"]);
+            }
+            Begin::Alone => {}
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let child = command.spawn().map_err(|error| Failure::during("a store could not be started", error))?;
         self.stores[at].child = Some(child);
@@ -238,6 +254,7 @@ fn free_places(stores: u64) -> io::Result<Vec<Store>> {
             listen: udp.local_addr()?,
             resp: resp.local_addr()?,
             admin: admin.local_addr()?,
+            started: false,
             child: None,
         });
         held.push((udp, resp, admin));

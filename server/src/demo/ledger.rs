@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
 
@@ -22,6 +22,8 @@ pub(crate) struct Ledger {
 struct Mark {
     tried: AtomicU32,
     acknowledged: AtomicU32,
+    /// Whether it was deleted after all that, which was acknowledged, too.
+    deleted: AtomicBool,
 }
 
 impl Ledger {
@@ -47,6 +49,17 @@ impl Ledger {
         self.marks[at].acknowledged.store(pass + 1, Ordering::Release);
     }
 
+    /// The pair was deleted, and is written no more.
+    pub(crate) fn note_deleted(&self, at: usize) {
+        self.marks[at].deleted.store(true, Ordering::Release);
+    }
+
+    /// Whether the stores hold the pair, in whatever pass.
+    pub(crate) fn is_held(&self, at: usize) -> bool {
+        let mark = &self.marks[at];
+        mark.acknowledged.load(Ordering::Acquire) > 0 && !mark.deleted.load(Ordering::Acquire)
+    }
+
     /// An acknowledged pair beside the data set.
     pub(crate) fn note_extra(&self, key: Bytes, value: Bytes) {
         self.extra.lock().unwrap_or_else(PoisonError::into_inner).push((key, value));
@@ -70,15 +83,16 @@ impl Ledger {
     fn expectation(&self, at: usize) -> Option<Expectation> {
         let mark = &self.marks[at];
         let (acknowledged, tried) = (mark.acknowledged.load(Ordering::Acquire), mark.tried.load(Ordering::Acquire));
+        let key = self.pairs[at].0.clone();
+        if mark.deleted.load(Ordering::Acquire) {
+            return Some(Expectation { key, values: Vec::new() });
+        }
         let first = acknowledged.checked_sub(1)?;
-        Some(Expectation {
-            key: self.pairs[at].0.clone(),
-            values: (first..tried).map(|pass| self.value(at, pass)).collect(),
-        })
+        Some(Expectation { key, values: (first..tried).map(|pass| self.value(at, pass)).collect() })
     }
 }
 
-/// An acknowledged pair: the value of the last acknowledged write, or of one tried after it.
+/// An acknowledged pair: the value of the last acknowledged write, or of one tried after it; none if it was deleted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Expectation {
     pub(crate) key: Bytes,
@@ -87,7 +101,7 @@ pub(crate) struct Expectation {
 
 impl Expectation {
     pub(crate) fn holds(&self, found: Option<&Bytes>) -> bool {
-        found.is_some_and(|found| self.values.contains(found))
+        found.map_or(self.values.is_empty(), |found| self.values.contains(found))
     }
 }
 
@@ -114,5 +128,10 @@ mod tests {
         assert!(!expected[0].holds(Some(&b(b"1"))), "an older value is a lost write");
         assert!(!expected[0].holds(None));
         assert_eq!(ledger.acknowledged(), 1);
+        assert!(ledger.is_held(0) && !ledger.is_held(1));
+        ledger.note_deleted(0);
+        assert!(!ledger.is_held(0));
+        let deleted = &ledger.expectations()[0];
+        assert!(deleted.holds(None) && !deleted.holds(Some(&b(b"1"))), "what was deleted must not come back");
     }
 }

@@ -2,16 +2,22 @@
 //!
 //! ```text
 //! start stores -> write the data set ------------------------------> check each replica
-//!                      |            |                                        |
-//!                 kill -9 one   start it again             kill -9 all, start them, check each replica
+//!                  |         |            |                                  |
+//!                grow   kill -9 one   start it again       kill -9 all, start them, check each replica
+//!                                                                            |
+//!                                                    delete a half, merge back, check each replica
 //! ```
+//!
+//! Growing and merging back are left out with `--presplit`, where all regions are there from the start.
 
 mod client;
 mod cluster;
 mod dataset;
 mod failover;
 mod ledger;
+mod living;
 mod load;
+mod plan;
 mod regions;
 mod report;
 mod verify;
@@ -30,10 +36,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::cli::DemoArgs;
 use crate::error::Failure;
-use cluster::{Cluster, Plan};
+use crate::serve::RegionView;
+use cluster::{Begin, Cluster, Plan};
 use dataset::DataSet;
 use failover::{Failover, Probes};
 use ledger::Ledger;
+use living::{Counts, Living};
 use load::Load;
 use regions::RegionMap;
 use report::{Findings, Totals};
@@ -49,15 +57,15 @@ const INTERRUPTED: u8 = 130;
 /// Runs the demo; the exit code is zero only if all held.
 pub(crate) fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let data = DataSet::load(args.load.as_deref())?;
-    if data.pairs.len() < args.regions {
+    if data.pairs.len() < args.regions() {
         return Err(Failure::new(format!(
             "{} holds {} keys, too few for {} regions with data each: choose fewer --regions or --load more",
             data.name,
             data.pairs.len(),
-            args.regions
+            args.regions()
         )));
     }
-    if args.regions == 0 {
+    if args.regions() == 0 {
         return Err(Failure::new("--regions must be at least 1"));
     }
     let place = Place::new(&args)?;
@@ -165,6 +173,8 @@ struct Demo {
     cluster: Cluster,
     ledger: Arc<Ledger>,
     regions: RegionMap,
+    /// Changes the regions; `None` if they stay as they are.
+    living: Option<Living>,
     totals: Totals,
     started: Instant,
 }
@@ -172,24 +182,38 @@ struct Demo {
 async fn run_in(args: &DemoArgs, dir: &Path, data: DataSet) -> Result<Findings, Failure> {
     let started = Instant::now();
     say(&format!(
-        "{}: {} pairs; {} stores, {} regions, in {}",
+        "{}: {} pairs; {} stores, {} regions{}, in {}",
         data.name,
         data.pairs.len(),
-        args.stores,
-        args.regions,
+        args.stores(),
+        args.regions(),
+        if args.presplit { "" } else { " to come from one" },
         dir.display()
     ))?;
-    let keys = dir.join("keys");
-    fs::write(&keys, data.key_lines()).map_err(|error| Failure::file("write", &keys, error))?;
-    let plan = Plan { dir: dir.to_owned(), stores: args.stores, regions: args.regions, keys, state: args.state };
-    let mut cluster = Cluster::prepare(plan)?;
+    let begin = if args.presplit {
+        let keys = dir.join("keys");
+        fs::write(&keys, data.key_lines()).map_err(|error| Failure::file("write", &keys, error))?;
+        Begin::Presplit { regions: args.regions(), keys }
+    } else {
+        Begin::Alone
+    };
+    let mut cluster = Cluster::prepare(Plan { dir: dir.to_owned(), stores: args.stores(), begin, state: args.state })?;
     cluster.start_all().await?;
-    let regions = RegionMap::of(&cluster.status(0).await?)
+    let regions = RegionMap::of(cluster.status(0).await?.regions.into_iter().map(RegionView::from))
         .ok_or_else(|| Failure::new("store 1 tells nonsense of its regions"))?;
-    if regions.len() != args.regions {
-        return Err(Failure::new(format!("there are {} regions, not {}", regions.len(), args.regions)));
+    let expected = if args.presplit { args.regions() } else { 1 };
+    if regions.len() != expected {
+        return Err(Failure::new(format!("there are {} regions, not {expected}", regions.len())));
     }
-    let mut demo = Demo { cluster, ledger: Arc::new(Ledger::new(data)), regions, totals: Totals::default(), started };
+    let ledger = Arc::new(Ledger::new(data));
+    let living = Living {
+        stores: cluster.stores.iter().map(|store| (store.id, store.admin)).collect(),
+        ledger: Arc::clone(&ledger),
+        wanted: args.regions(),
+        started,
+    };
+    let living = (!args.presplit).then_some(living);
+    let mut demo = Demo { cluster, ledger, regions, living, totals: Totals::default(), started };
     demo.say("all stores are ready")?;
     demo.wait_level("electing leaders").await?;
     demo.run(args).await
@@ -197,16 +221,18 @@ async fn run_in(args: &DemoArgs, dir: &Path, data: DataSet) -> Result<Findings, 
 
 impl Demo {
     async fn run(mut self, args: &DemoArgs) -> Result<Findings, Failure> {
-        let resp = self.cluster.stores.iter().map(|store| store.resp).collect();
-        let load = Arc::new(Load::new(Arc::clone(&self.ledger), resp));
+        let resp: Vec<SocketAddr> = self.cluster.stores.iter().map(|store| store.resp).collect();
+        let load = Arc::new(Load::new(Arc::clone(&self.ledger), resp.clone()));
         let writing = Instant::now();
         let writers = load.start();
-        let third = Duration::from_secs(args.seconds) / 3;
-        self.watch(&load, writing + third, |_| false).await?;
-        let failover = self.lose_a_store(&load, writing + third * 2).await?;
+        let mut counts = self.grow(&load).await?;
+        let regions = self.regions.len();
+        let (grown, third) = (Instant::now(), Duration::from_secs(args.seconds) / 3);
+        self.watch(&load, grown + third, |_| false).await?;
+        let failover = self.lose_a_store(&load, grown + third * 2).await?;
         let pairs = self.ledger.pairs.len();
-        self.watch(&load, writing + third * 3, |_| false).await?;
-        self.watch(&load, writing + LEVEL_TIMEOUT, |load| load.ledger.acknowledged() == pairs).await?;
+        self.watch(&load, grown + third * 3, |_| false).await?;
+        self.watch(&load, grown + LEVEL_TIMEOUT, |load| load.ledger.acknowledged() == pairs).await?;
         load.stop();
         let result = load.finish(writers).await;
         let writing = writing.elapsed();
@@ -214,19 +240,30 @@ impl Demo {
         let resident_bytes = self.cluster.resident_bytes();
         let mut verdicts = vec![self.check("after the writing").await?];
         let leaders = self.count_all().await?;
+        let replicas = self.regions.replicas();
+        let regions_without_data = self.regions.without(self.ledger.pairs.iter().map(|(key, _)| key));
         self.say("killing all stores with SIGKILL")?;
         self.cluster.kill_all().await?;
         self.cluster.start_all().await?;
         verdicts.push(self.check("after all were killed and started again").await?);
+        if let Some(living) = self.living.clone() {
+            counts.merges = living.shrink(&resp).await?;
+            // Those that are waited for.
+            self.look_again().await?;
+            verdicts.push(self.check("after merging back").await?);
+        }
         for status in self.cluster.all_status().await? {
             self.totals.add(&status);
         }
         self.cluster.stop_all().await?;
         self.say("all stores stopped in order")?;
-        let ledger = &self.ledger;
         Ok(Findings {
-            stores: args.stores,
-            regions: args.regions,
+            stores: args.stores(),
+            wanted: args.regions(),
+            regions,
+            regions_end: self.regions.len(),
+            replicas,
+            counts,
             leaders,
             writes: load.acknowledged() + failover.times_us.len(),
             retried: load.retried(),
@@ -237,8 +274,28 @@ impl Demo {
             totals: self.totals,
             resident_bytes,
             verdicts,
-            regions_without_data: self.regions.without(ledger.pairs.iter().map(|(key, _)| key)),
+            regions_without_data,
         })
+    }
+
+    /// Makes the regions while the data comes in, unless they are there.
+    async fn grow(&mut self, load: &Load) -> Result<Counts, Failure> {
+        let Some(living) = self.living.clone() else { return Ok(Counts::default()) };
+        let growing = tokio::spawn(living.grow());
+        while !growing.is_finished() {
+            self.watch(load, Instant::now() + TELL_INTERVAL, |_| growing.is_finished()).await?;
+        }
+        let counts = growing.await.map_err(|error| Failure::during("growing ended early", error))??;
+        self.look_again().await?;
+        Ok(counts)
+    }
+
+    /// Takes note of what the regions are by now.
+    async fn look_again(&mut self) -> Result<(), Failure> {
+        let Some(living) = &self.living else { return Ok(()) };
+        let regions = RegionMap::of(living.regions().await?);
+        self.regions = regions.ok_or_else(|| Failure::new("store 1 tells nonsense of the regions"))?;
+        Ok(())
     }
 
     /// Kills the store that leads most regions, measures how these come back, and starts it again at `restart` at the
@@ -300,7 +357,7 @@ impl Demo {
             }
             if begun.elapsed() > LEVEL_TIMEOUT {
                 return Err(Failure::new(format!(
-                    "{what}: after {LEVEL_TIMEOUT:?} only {} of {} regions have a leader and {} are level on all stores",
+                    "{what}: after {LEVEL_TIMEOUT:?} only {} of {} regions have a leader and {} are level on all replicas",
                     progress.led,
                     self.regions.len(),
                     progress.level
@@ -309,7 +366,7 @@ impl Demo {
             if told.elapsed() >= TELL_INTERVAL {
                 told = Instant::now();
                 let (led, level) = (progress.led, progress.level);
-                self.say(&format!("{what}: {led} regions have a leader, {level} are level on all stores"))?;
+                self.say(&format!("{what}: {led} regions have a leader, {level} are level on all replicas"))?;
             }
             sleep(LOOK_INTERVAL).await;
         }
@@ -318,14 +375,10 @@ impl Demo {
     /// Reads every acknowledged pair from each replica.
     async fn check(&mut self, when: &str) -> Result<verify::Verdict, Failure> {
         self.wait_level("waiting for all replicas").await?;
-        let stores: Vec<_> = self.cluster.stores.iter().map(|store| store.admin).collect();
-        let verdict = verify::verify(&stores, self.ledger.expectations()).await?;
-        self.say(&format!(
-            "{when}: {} pairs checked on each of {} stores, {} lost",
-            verdict.pairs,
-            stores.len(),
-            verdict.lost
-        ))?;
+        self.look_again().await?;
+        let stores: Vec<_> = self.cluster.stores.iter().map(|store| (store.id, store.admin)).collect();
+        let verdict = verify::verify(&stores, self.ledger.expectations(), &self.regions).await?;
+        self.say(&format!("{when}: {} pairs checked on every replica, {} lost", verdict.pairs, verdict.lost))?;
         Ok(verdict)
     }
 

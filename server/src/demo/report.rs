@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::failover::Failover;
+use super::living::Counts;
 use super::verify::Verdict;
 use crate::serve::StatusReport;
 
@@ -40,7 +41,14 @@ impl Totals {
 /// Everything that was measured.
 pub(crate) struct Findings {
     pub(crate) stores: u64,
+    /// How many regions there should have been.
+    pub(crate) wanted: usize,
+    /// How many there were at most, and at the end.
     pub(crate) regions: usize,
+    pub(crate) regions_end: usize,
+    /// Replicas of all of these, at most.
+    pub(crate) replicas: usize,
+    pub(crate) counts: Counts,
     pub(crate) leaders: Vec<(u64, usize)>,
     pub(crate) writes: u64,
     pub(crate) retried: u64,
@@ -72,6 +80,10 @@ pub(crate) struct JsonReport {
     regions_without_data: usize,
     heartbeats_per_message: f64,
     connections_per_peer_pair: u64,
+    splits: usize,
+    merges: usize,
+    moves: usize,
+    regions_end: usize,
 }
 
 impl Findings {
@@ -96,6 +108,15 @@ impl Findings {
         );
         note(self.failover.affected == 0, "the killed store led no region, so that nothing was shown".to_owned());
         note(self.regions_without_data > 0, format!("{} regions hold no pair", self.regions_without_data));
+        note(self.regions != self.wanted, format!("there were {} regions, not {}", self.regions, self.wanted));
+        note(
+            self.counts.splits > 0 && self.counts.merges == 0,
+            "no regions merged back after the half of the pairs was deleted".to_owned(),
+        );
+        note(
+            self.regions_end + self.counts.merges != self.regions,
+            format!("{} merges left {} regions", self.counts.merges, self.regions_end),
+        );
         let connections = self.totals.connections_per_pair;
         note(connections != 1, format!("there were {connections} connections between two stores, not one"));
         problems
@@ -106,7 +127,7 @@ impl Findings {
     }
 
     fn resident_bytes_per_replica(&self) -> u64 {
-        self.resident_bytes / (self.regions as u64 * self.stores).max(1)
+        self.resident_bytes / (self.replicas as u64).max(1)
     }
 
     fn failover_ms(&self, quantile: f64) -> f64 {
@@ -134,6 +155,10 @@ impl Findings {
             regions_without_data: self.regions_without_data,
             heartbeats_per_message: ratio(self.totals.beats, self.totals.beat_messages),
             connections_per_peer_pair: self.totals.connections_per_pair,
+            splits: self.counts.splits,
+            merges: self.counts.merges,
+            moves: self.counts.moves,
+            regions_end: self.regions_end,
         }
     }
 
@@ -150,6 +175,15 @@ impl Findings {
             "regions",
             format!("{} on {} stores ({} without data)", self.regions, self.stores, self.regions_without_data),
         );
+        if self.counts != Counts::default() {
+            line(
+                "lived through",
+                format!(
+                    "{} splits, {} moves, {} merges, {} regions at the end",
+                    json.splits, json.moves, json.merges, json.regions_end
+                ),
+            );
+        }
         line("leaders", leaders.join(", "));
         line(
             "writes",
@@ -194,7 +228,11 @@ mod tests {
         times_us.record(250_000).unwrap();
         Findings {
             stores: 3,
+            wanted: 10,
             regions: 10,
+            regions_end: 7,
+            replicas: 30,
+            counts: Counts { splits: 9, moves: 4, merges: 3 },
             leaders: vec![(1, 10)],
             writes: 1000,
             retried: 0,
@@ -216,20 +254,24 @@ mod tests {
             json,
             "{\"ok\":true,\"stores\":3,\"regions\":10,\"writes\":1000,\"writes_per_s\":500.0,\"p50_us\":0,\"p99_us\":0,\
              \"messages_per_frame\":0.0,\"entries_per_fsync\":3.0,\"failover_ms\":250.11,\"rss_bytes_per_replica\":100,\
-             \"lost\":0,\"regions_without_data\":0,\"heartbeats_per_message\":0.0,\"connections_per_peer_pair\":1}"
+             \"lost\":0,\"regions_without_data\":0,\"heartbeats_per_message\":0.0,\"connections_per_peer_pair\":1,\
+             \"splits\":9,\"merges\":3,\"moves\":4,\"regions_end\":7}"
         );
     }
 
     #[test]
     fn anything_that_does_not_hold_is_a_failure() {
         type Spoil = fn(&mut Findings);
-        let spoils: [Spoil; 6] = [
+        let spoils: [Spoil; 9] = [
             |found| found.verdicts[1].lost = 1,
             |found| found.given_up = 1,
             |found| found.failover.stuck = 1,
             |found| found.failover.affected = 0,
             |found| found.regions_without_data = 1,
             |found| found.totals.connections_per_pair = 2,
+            |found| found.wanted = 11,
+            |found| found.regions_end = 8,
+            |found| (found.counts.merges, found.regions_end) = (0, 10),
         ];
         assert!(findings().ok());
         for (number, spoil) in spoils.into_iter().enumerate() {

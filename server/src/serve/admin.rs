@@ -1,4 +1,4 @@
-//! The admin endpoint: how a store stands, what it holds by itself, and the two things one may ask of it.
+//! The admin endpoint: how a store stands, what it holds by itself, and what one may ask of it.
 //!
 //! ```text
 //! GET  /status                     the store, its replicas, its links, its counters
@@ -6,15 +6,19 @@
 //! POST /transfer?region=7&store=2  hand the leadership of a region over
 //! POST /stop                       hand over all leaderships and exit, as on SIGTERM
 //! ```
+//!
+//! What concerns the cluster's regions stands in `regions.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::{Consistency, Engine, ReadOptions, RegionDescriptor, RegionId, StoreId};
+use multiraft::{Consistency, Engine, ReadOptions, RegionDescriptor, RegionId, StoreId, TransferError};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
+use super::regions;
 use super::report::{LocalAnswer, LocalQuery, StatusReport};
 use crate::hex;
 use crate::http::{Request, Response};
@@ -22,6 +26,8 @@ use crate::machine::{Answer, Op, decode_answers, encode_batch};
 
 /// How long a local read may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait before it is read again while the regions are changing.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// The most keys asked for in one read of a region.
 const MAX_READ_KEYS: usize = 512;
 
@@ -38,16 +44,35 @@ impl Admin {
     pub(crate) async fn handle(self, request: Request) -> Response {
         match (request.method.as_str(), request.path()) {
             ("GET", "/status") => Response::json(200, &StatusReport::from(self.engine.status().await)),
-            ("POST", "/local") => match serde_json::from_slice(&request.body) {
+            ("GET", "/regions") => regions::list(&self.engine).await,
+            ("GET", "/region") => regions::describe(&self.engine, request.parameter("id")).await,
+            ("GET", "/stores") => regions::stores(&self.engine).await,
+            ("POST", "/split") => match understood(&request) {
+                Ok(wanted) => regions::split(&self.engine, wanted).await,
+                Err(refusal) => refusal,
+            },
+            ("POST", "/merge") => match understood(&request) {
+                Ok(wanted) => regions::merge(&self.engine, wanted).await,
+                Err(refusal) => refusal,
+            },
+            ("POST", "/replicas") => match understood(&request) {
+                Ok(wanted) => regions::change_replicas(&self.engine, wanted).await,
+                Err(refusal) => refusal,
+            },
+            ("POST", "/local") => match understood(&request) {
                 Ok(query) => self.local(query).await,
-                Err(error) => Response::text(400, format!("the body is not understood: {error}\n")),
+                Err(refusal) => refusal,
             },
             ("POST", "/transfer") => self.transfer(&request).await,
             ("POST", "/stop") => {
                 self.stop.notify_one();
                 Response::text(200, "stopping\n")
             }
-            _ => Response::text(404, "there are GET /status, POST /local, POST /transfer and POST /stop\n"),
+            _ => Response::text(
+                404,
+                "there are GET /status, /regions, /region and /stores, and POST /split, /merge, /replicas, /transfer, /local \
+                 and /stop\n",
+            ),
         }
     }
 
@@ -58,6 +83,7 @@ impl Admin {
         };
         match self.engine.transfer_leader(RegionId(region), StoreId(store)).await {
             Ok(()) => Response::text(200, "done\n"),
+            Err(error @ TransferError::UnknownRegion { .. }) => Response::text(404, format!("{error}\n")),
             Err(error) => Response::text(503, format!("{error}\n")),
         }
     }
@@ -76,16 +102,29 @@ impl Admin {
     }
 }
 
+/// The body of a request, taken apart.
+fn understood<T: serde::de::DeserializeOwned>(request: &Request) -> Result<T, Response> {
+    serde_json::from_slice(&request.body)
+        .map_err(|error| Response::text(400, format!("the body is not understood: {error}\n")))
+}
+
 /// The values of keys on this store, in order; neighbours of one region are read together.
 async fn read_local(engine: &Engine, mut keys: VecDeque<Bytes>) -> Result<Vec<Option<Bytes>>, String> {
+    let deadline = Instant::now() + READ_TIMEOUT;
     let mut values = Vec::with_capacity(keys.len());
     while let Some(first) = keys.front() {
         let region = engine.region_for(first).ok_or("this store knows no region for a key yet")?;
         let count = keys.iter().take(MAX_READ_KEYS).take_while(|key| region.owns(key)).count();
         let ops: Vec<Op> = keys.iter().take(count).map(|key| Op::Get { key: key.clone() }).collect();
-        let found = read_region(engine, &region, &ops).await?;
-        keys.drain(..found.len());
-        values.extend(found);
+        match read_region(engine, &region, &ops).await {
+            Ok(found) => {
+                keys.drain(..found.len());
+                values.extend(found);
+            }
+            // What is known of the region and its state may come a moment after each other.
+            Err(_) if Instant::now() < deadline => sleep(RETRY_PAUSE).await,
+            Err(text) => return Err(text),
+        }
     }
     Ok(values)
 }

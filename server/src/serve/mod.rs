@@ -6,6 +6,7 @@
 mod admin;
 mod boundaries;
 mod config;
+mod regions;
 mod report;
 
 use std::future::pending;
@@ -22,7 +23,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-pub(crate) use report::{LocalAnswer, LocalQuery, StatusReport};
+pub(crate) use regions::{
+    ChangeKind, ChangeRequest, MergeRequest, RegionView, RegionsAnswer, ReplicasRequest, SplitRequest, StoresAnswer,
+};
+pub(crate) use report::{LocalAnswer, LocalQuery, ReplicaReport, StatusReport};
 
 use crate::cli::{ServeArgs, StateChoice};
 use crate::error::Failure;

@@ -1,6 +1,6 @@
 //! What the admin endpoint tells of a store, as JSON; the demo reads the same.
 
-use multiraft::{RegionStatus, StoreStatus};
+use multiraft::{RegionStatus, Replica, Role, StoreStatus};
 use serde::{Deserialize, Serialize};
 
 /// A store, its replicas and its links.
@@ -24,12 +24,24 @@ pub(crate) struct RegionReport {
     pub(crate) start: String,
     /// The first key behind it, in hexadecimal; empty: to the end.
     pub(crate) end: String,
+    pub(crate) conf_version: u64,
+    pub(crate) version: u64,
+    pub(crate) replicas: Vec<ReplicaReport>,
     pub(crate) leader: Option<u64>,
     pub(crate) is_leader: bool,
     pub(crate) term: u64,
     pub(crate) commit: u64,
     pub(crate) applied: u64,
     pub(crate) last_index: u64,
+}
+
+/// A replica of a region, wherever it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReplicaReport {
+    pub(crate) id: u64,
+    pub(crate) store: u64,
+    /// `voter`, `learner`, `witness`; while replicas are being replaced `incoming-voter`, `outgoing-voter`, `demoting-voter`.
+    pub(crate) role: String,
 }
 
 /// A damaged region, and why.
@@ -44,6 +56,8 @@ pub(crate) struct DamageReport {
 pub(crate) struct PeerReport {
     pub(crate) store: u64,
     pub(crate) connected: bool,
+    /// How often it has started; null without a link.
+    pub(crate) incarnation: Option<u64>,
     pub(crate) connections: u64,
     pub(crate) frames_sent: u64,
     pub(crate) messages_sent: u64,
@@ -75,6 +89,7 @@ impl From<StoreStatus> for StatusReport {
         let peer = |peer: multiraft::PeerStatus| PeerReport {
             store: peer.store.get(),
             connected: peer.connected,
+            incarnation: peer.incarnation.map(multiraft::Incarnation::get),
             connections: peer.connections,
             frames_sent: peer.frames_sent,
             messages_sent: peer.messages_sent,
@@ -114,6 +129,9 @@ impl From<&RegionStatus> for RegionReport {
             id: status.descriptor.id.get(),
             start: crate::hex::encode(&range.start),
             end: crate::hex::encode(&range.end),
+            conf_version: status.descriptor.epoch.conf_version,
+            version: status.descriptor.epoch.version,
+            replicas: status.descriptor.replicas.iter().map(ReplicaReport::from).collect(),
             leader: status.leader.map(multiraft::StoreId::get),
             is_leader: status.is_leader,
             term: status.term.get(),
@@ -121,6 +139,20 @@ impl From<&RegionStatus> for RegionReport {
             applied: status.applied.get(),
             last_index: status.last_index.get(),
         }
+    }
+}
+
+impl From<&Replica> for ReplicaReport {
+    fn from(replica: &Replica) -> Self {
+        let role = match replica.role {
+            Role::Voter => "voter",
+            Role::Learner => "learner",
+            Role::Witness => "witness",
+            Role::IncomingVoter => "incoming-voter",
+            Role::OutgoingVoter => "outgoing-voter",
+            Role::DemotingVoter => "demoting-voter",
+        };
+        Self { id: replica.id.get(), store: replica.store.get(), role: role.to_owned() }
     }
 }
 

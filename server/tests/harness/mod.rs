@@ -68,11 +68,16 @@ impl Cluster {
 
     /// Certificates and places for three stores, none of which runs.
     pub(crate) fn prepare(extra: &[&str]) -> Self {
+        Self::prepare_many(3, extra)
+    }
+
+    /// Certificates and places for so many stores, none of which runs.
+    pub(crate) fn prepare_many(stores: u64, extra: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let certs = dir.path().join("certs");
-        let made = run(&["certs", "--out", certs.to_str().unwrap(), "--stores", "3"]);
+        let made = run(&["certs", "--out", certs.to_str().unwrap(), "--stores", &stores.to_string()]);
         assert!(made.status.success(), "{made:?}");
-        let stores = (1..=3).map(place).collect();
+        let stores = (1..=stores).map(place).collect();
         Self { dir, stores, extra: extra.iter().map(|text| (*text).to_owned()).collect() }
     }
 
@@ -156,6 +161,13 @@ impl Cluster {
     /// Waits for the end of a store that was told to stop; its exit code.
     pub(crate) fn wait_end(&mut self, at: usize) -> Option<i32> {
         self.stores[at].child.take().unwrap().wait().unwrap().code()
+    }
+
+    /// Runs `multiraft ctl` against a store: what it printed, and whether it went well.
+    pub(crate) fn ctl(&self, at: usize, command: &str) -> Output {
+        let admin = self.stores[at].admin.to_string();
+        let words = command.split(' ');
+        run(&["ctl", "--json", "--admin", &admin].into_iter().chain(words).collect::<Vec<_>>())
     }
 
     pub(crate) fn client(&self, at: usize) -> Client {

@@ -97,9 +97,13 @@ impl Sending {
         self.active.iter().filter(|(_, outgoing)| is_meant(outgoing)).map(|(transfer, _)| *transfer).collect()
     }
 
-    /// The newest capture of a region from which a follower can go on with a log that reaches back to `reach`.
-    fn usable(&self, key: SlotKey, reach: LogIndex) -> Option<(CaptureId, &Capture, u64)> {
-        let usable = |(_, capture, _): &(CaptureId, &Capture, u64)| capture.key == key && capture.index >= reach;
+    /// The newest capture of a region from which a follower can go on with a log that reaches back to `reach`. One that was
+    /// made before the follower became a member does not name it, and would be refused there.
+    fn usable(&self, (key, replica): Wanted, reach: LogIndex) -> Option<(CaptureId, &Capture, u64)> {
+        let usable = |(_, capture, _): &(CaptureId, &Capture, u64)| {
+            let names_it = capture.descriptor.replicas.iter().any(|member| member.id == replica);
+            capture.key == key && capture.index >= reach && names_it
+        };
         self.kept.iter().filter(usable).max_by_key(|(_, capture, _)| capture.index)
     }
 }
@@ -162,7 +166,7 @@ impl<R> Worker<R> {
         self.transfers.sending.next += 1;
         let transfer = request_id(self.transfers.sending.next, self.config.worker);
         let reach = region.group.first_index().prev();
-        let (index, capture, is_kept, step) = match self.transfers.sending.usable(key, reach) {
+        let (index, capture, is_kept, step) = match self.transfers.sending.usable(wanted, reach) {
             Some((name, capture, bytes)) => {
                 let Capture { index, index_term, ref descriptor, .. } = *capture;
                 let descriptor = Arc::clone(descriptor);

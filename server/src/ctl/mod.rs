@@ -1,0 +1,158 @@
+//! `multiraft ctl`: asks the admin endpoint of a store, and shows the answer to a person or a program.
+//!
+//! It decides nothing by itself but the order of a drain; what may be done and what not, the store says.
+
+mod client;
+mod drain;
+mod table;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use crate::cli::{CtlArgs, CtlCommand, Key, ReplicaArgs};
+use crate::error::Failure;
+use crate::hex;
+use crate::serve::{ChangeKind, ChangeRequest, RegionsAnswer};
+pub(crate) use client::{Client, fill_in};
+
+/// Carries one command out.
+pub(crate) fn run(args: &CtlArgs) -> Result<ExitCode, Failure> {
+    check_addresses(&args.admin, args.expose)?;
+    let runtime = Runtime::new().map_err(|error| Failure::during("the runtime could not be started", error))?;
+    let outcome = runtime.block_on(carry_out(args));
+    match outcome {
+        Ok(shown) => {
+            if args.json {
+                say(&with_ok(shown.json, true))?;
+            } else {
+                say(&shown.text)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(failure) => {
+            if args.json {
+                say(&with_ok(json!({"error": failure.to_string()}), false))?;
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// The endpoint asks nobody who he is, so it is spoken to on this machine only.
+fn check_addresses(addresses: &[SocketAddr], expose: bool) -> Result<(), Failure> {
+    match addresses.iter().find(|address| !address.ip().is_loopback()) {
+        Some(address) if !expose => Err(Failure::new(format!(
+            "--admin {address} is not a loopback address: run this on the store's machine, or say --expose if the network \
+             in between is closed"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What a command has to show.
+struct Shown {
+    text: String,
+    json: Value,
+}
+
+async fn carry_out(args: &CtlArgs) -> Result<Shown, Failure> {
+    let (first, others) = args.admin.split_first().ok_or_else(|| Failure::new("--admin is missing"))?;
+    let client = Client::new(*first);
+    let changed = |answer: RegionsAnswer| Shown {
+        text: table::regions(&answer.regions),
+        json: json!({"regions": answer.regions}),
+    };
+    let change = |change, store| ChangeRequest { change, store };
+    match &args.command {
+        CtlCommand::Regions => {
+            let mut answer = client.regions().await?;
+            for other in others {
+                fill_in(&mut answer.regions, &Client::new(*other).status().await?);
+            }
+            Ok(changed(answer))
+        }
+        CtlCommand::Region { region } => {
+            let mut answer = client.region(*region).await?;
+            for other in others {
+                fill_in(&mut answer.regions, &Client::new(*other).status().await?);
+            }
+            let region = one(answer)?;
+            Ok(Shown { text: table::region(&region), json: json!({"region": region}) })
+        }
+        CtlCommand::Stores => {
+            let answer = client.stores().await?;
+            Ok(Shown { text: table::stores(&answer), json: json!({"asked": answer.store, "stores": answer.stores}) })
+        }
+        CtlCommand::Split { region, keys } => {
+            let keys = keys.iter().map(|Key(key)| hex::encode(key)).collect();
+            client.split(*region, keys).await.map(changed)
+        }
+        CtlCommand::Merge { source, into } => client.merge(*source, *into).await.map(changed),
+        CtlCommand::Move { region, from, to } => {
+            let changes = vec![change(ChangeKind::AddVoter, *to), change(ChangeKind::Remove, *from)];
+            client.change(*region, changes).await.map(changed)
+        }
+        CtlCommand::Add { replica, learner } => {
+            let kind = if *learner { ChangeKind::AddLearner } else { ChangeKind::AddVoter };
+            client.change(replica.region, vec![change(kind, replica.store)]).await.map(changed)
+        }
+        CtlCommand::Remove(ReplicaArgs { region, store }) => {
+            client.change(*region, vec![change(ChangeKind::Remove, *store)]).await.map(changed)
+        }
+        CtlCommand::Promote(ReplicaArgs { region, store }) => {
+            client.change(*region, vec![change(ChangeKind::Promote, *store)]).await.map(changed)
+        }
+        CtlCommand::Demote(ReplicaArgs { region, store }) => {
+            client.change(*region, vec![change(ChangeKind::Demote, *store)]).await.map(changed)
+        }
+        CtlCommand::Transfer(ReplicaArgs { region, store }) => {
+            client.transfer(*region, *store).await?;
+            let text = format!("store {store} leads region {region}");
+            Ok(Shown { text, json: json!({"region": region, "leader": store}) })
+        }
+        CtlCommand::Drain { store } => {
+            let drained = drain::drain(&client, *store).await?;
+            let text = format!("store {store} is empty: {drained}");
+            Ok(Shown { text, json: json!({"store": store, "transfers": drained.transfers, "moves": drained.moves}) })
+        }
+    }
+}
+
+fn one(answer: RegionsAnswer) -> Result<crate::serve::RegionView, Failure> {
+    answer.regions.into_iter().next().ok_or_else(|| Failure::new("the store's answer makes no sense"))
+}
+
+fn with_ok(mut object: Value, ok: bool) -> String {
+    object["ok"] = Value::Bool(ok);
+    object.to_string()
+}
+
+/// Prints a line.
+fn say(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    let said = writeln!(out, "{text}").and_then(|()| out.flush());
+    said.map_err(|error| Failure::during("stdout cannot be written to", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_addresses_are_spoken_to_unless_told_otherwise() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        assert!(check_addresses(&addresses(&["127.0.0.1:1", "[::1]:1"]), false).is_ok());
+        let beyond = addresses(&["127.0.0.1:1", "10.0.0.1:1"]);
+        assert!(check_addresses(&beyond, false).unwrap_err().to_string().contains("10.0.0.1:1"));
+        assert!(check_addresses(&beyond, true).is_ok());
+    }
+
+    #[test]
+    fn every_object_says_whether_it_went_well() {
+        assert_eq!(with_ok(json!({"a": 1}), true), "{\"a\":1,\"ok\":true}");
+    }
+}

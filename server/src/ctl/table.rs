@@ -1,0 +1,133 @@
+//! Answers as tables for people.
+
+use crate::hex;
+use crate::serve::{RegionView, ReplicaReport, StoresAnswer};
+
+/// The regions, a line each.
+pub(crate) fn regions(regions: &[RegionView]) -> String {
+    let mut rows = vec![row(["region", "range", "epoch", "replicas", "leader", "applied"])];
+    for region in regions {
+        rows.push(vec![
+            region.id.to_string(),
+            range(region),
+            format!("{}.{}", region.conf_version, region.version),
+            region.replicas.iter().map(replica).collect::<Vec<_>>().join(" "),
+            or_dash(region.leader),
+            or_dash(region.applied),
+        ]);
+    }
+    columns(&rows)
+}
+
+/// One region, a line for each thing that is to say.
+pub(crate) fn region(region: &RegionView) -> String {
+    let mut rows = vec![
+        row(["region", &region.id.to_string()]),
+        row(["range", &range(region)]),
+        row(["epoch", &format!("conf_version {}, version {}", region.conf_version, region.version)]),
+        row(["leader", &region.leader.map_or_else(|| "-".to_owned(), |leader| format!("store {leader}"))]),
+        row(["applied", &or_dash(region.applied)]),
+    ];
+    for replica in &region.replicas {
+        rows.push(row(["replica", &format!("{} on store {}: {}", replica.id, replica.store, replica.role)]));
+    }
+    columns(&rows)
+}
+
+/// The stores, a line each.
+pub(crate) fn stores(answer: &StoresAnswer) -> String {
+    let mut rows = vec![row(["store", "connected", "incarnation", "regions", "leaders"])];
+    for store in &answer.stores {
+        let connected = match (store.store == answer.store, store.connected) {
+            (true, _) => "asked",
+            (false, true) => "yes",
+            (false, false) => "no",
+        };
+        rows.push(vec![
+            store.store.to_string(),
+            connected.to_owned(),
+            or_dash(store.incarnation),
+            store.regions.to_string(),
+            store.leaders.to_string(),
+        ]);
+    }
+    columns(&rows)
+}
+
+/// `from..to`, without the end that is open; `-` for the root region, which owns no keys.
+fn range(region: &RegionView) -> String {
+    if region.id == multiraft::RegionId::ROOT.get() {
+        return "-".to_owned();
+    }
+    format!("{}..{}", key(&region.start), key(&region.end))
+}
+
+/// A key as the command line takes it: text if it reads as text, else hexadecimal.
+fn key(digits: &str) -> String {
+    if digits.is_empty() {
+        return String::new();
+    }
+    let text = hex::decode(digits).and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+    let is_plain = |text: &String| !text.starts_with("0x") && text.chars().all(|c| c.is_ascii_graphic());
+    text.filter(is_plain).unwrap_or_else(|| format!("0x{digits}"))
+}
+
+fn replica(replica: &ReplicaReport) -> String {
+    match replica.role.as_str() {
+        "voter" => replica.store.to_string(),
+        role => format!("{}({role})", replica.store),
+    }
+}
+
+fn or_dash(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.into_iter().map(str::to_owned).collect()
+}
+
+/// Lines up columns; no blank is left at the end of a line.
+fn columns(rows: &[Vec<String>]) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let cell_len = |row: &Vec<String>, at: usize| row.get(at).map_or(0, |cell| cell.chars().count());
+    let widths: Vec<usize> = (0..count).map(|at| rows.iter().map(|row| cell_len(row, at)).max().unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(id: u64, start: &[u8], end: &[u8]) -> RegionView {
+        let replica = |store, role: &str| ReplicaReport { id: store, store, role: role.to_owned() };
+        RegionView {
+            id,
+            start: hex::encode(start),
+            end: hex::encode(end),
+            conf_version: 2,
+            version: 3,
+            replicas: vec![replica(1, "voter"), replica(4, "learner")],
+            leader: (id != 3).then_some(1),
+            applied: (id != 3).then_some(17),
+        }
+    }
+
+    #[test]
+    fn regions_are_lined_up_and_keys_written_as_they_are_typed() {
+        let text =
+            regions(&[view(1, b"", b""), view(2, b"", b"key:5"), view(3, b"key:5", b"\x00\xff"), view(4, b"0x", b"")]);
+        let expected = [
+            "region  range          epoch  replicas      leader  applied",
+            "1       -              2.3    1 4(learner)  1       17",
+            "2       ..key:5        2.3    1 4(learner)  1       17",
+            "3       key:5..0x00ff  2.3    1 4(learner)  -       -",
+            "4       0x3078..       2.3    1 4(learner)  1       17",
+        ];
+        assert_eq!(text, expected.join("\n"));
+    }
+}
