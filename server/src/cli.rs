@@ -218,12 +218,12 @@ pub(crate) struct DemoArgs {
     /// Number of stores; by default 4, or 3 with --presplit
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(3..=9))]
     pub(crate) stores: Option<u64>,
-    /// Number of regions; by default 100, or 1000 with --presplit
+    /// Number of regions; by default 100, or 1000 with --presplit, which more than 100 imply
     #[arg(long, value_name = "N")]
     pub(crate) regions: Option<usize>,
     /// Begin with all regions on all stores, instead of with one region that splits, moves and merges
     #[arg(long)]
-    pub(crate) presplit: bool,
+    presplit: bool,
     /// How long to write, at least, once the regions are made; the whole data set is written in any case
     #[arg(long, value_name = "N", default_value_t = 15)]
     pub(crate) seconds: u64,
@@ -244,13 +244,22 @@ pub(crate) struct DemoArgs {
     pub(crate) state: StateChoice,
 }
 
+/// The demo grows to no more regions than these; with more it begins with all of them.
+const GROWN_MAX: usize = 100;
+
 impl DemoArgs {
+    /// Whether all regions are there from the start: if that was asked for, or if there are to be so many that growing to them
+    /// one by one would take longer than anybody watches.
+    pub(crate) fn presplit(&self) -> bool {
+        self.presplit || self.regions.is_some_and(|regions| regions > GROWN_MAX)
+    }
+
     pub(crate) fn stores(&self) -> u64 {
-        self.stores.unwrap_or(if self.presplit { 3 } else { 4 })
+        self.stores.unwrap_or(if self.presplit() { 3 } else { 4 })
     }
 
     pub(crate) fn regions(&self) -> usize {
-        self.regions.unwrap_or(if self.presplit { 1000 } else { 100 })
+        self.regions.unwrap_or(if self.presplit() { 1000 } else { 100 })
     }
 }
 

@@ -187,10 +187,10 @@ async fn run_in(args: &DemoArgs, dir: &Path, data: DataSet) -> Result<Findings, 
         data.pairs.len(),
         args.stores(),
         args.regions(),
-        if args.presplit { "" } else { " to come from one" },
+        if args.presplit() { "" } else { " to come from one" },
         dir.display()
     ))?;
-    let begin = if args.presplit {
+    let begin = if args.presplit() {
         let keys = dir.join("keys");
         fs::write(&keys, data.key_lines()).map_err(|error| Failure::file("write", &keys, error))?;
         Begin::Presplit { regions: args.regions(), keys }
@@ -201,7 +201,7 @@ async fn run_in(args: &DemoArgs, dir: &Path, data: DataSet) -> Result<Findings, 
     cluster.start_all().await?;
     let regions = RegionMap::of(cluster.status(0).await?.regions.into_iter().map(RegionView::from))
         .ok_or_else(|| Failure::new("store 1 tells nonsense of its regions"))?;
-    let expected = if args.presplit { args.regions() } else { 1 };
+    let expected = if args.presplit() { args.regions() } else { 1 };
     if regions.len() != expected {
         return Err(Failure::new(format!("there are {} regions, not {expected}", regions.len())));
     }
@@ -212,7 +212,7 @@ async fn run_in(args: &DemoArgs, dir: &Path, data: DataSet) -> Result<Findings, 
         wanted: args.regions(),
         started,
     };
-    let living = (!args.presplit).then_some(living);
+    let living = (!args.presplit()).then_some(living);
     let mut demo = Demo { cluster, ledger, regions, living, totals: Totals::default(), started };
     demo.say("all stores are ready")?;
     demo.wait_level("electing leaders").await?;
