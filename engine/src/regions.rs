@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    ChangeError, ChangeOp, MembershipChange, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, Role, StoreId, Time,
-    apply_to_replicas,
+    ChangeError, ChangeOp, MembershipChange, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role,
+    StoreId, Time, apply_to_replicas,
 };
 
 use crate::engine::Engine;
@@ -230,7 +230,7 @@ impl Engine {
     }
 
     /// Changes the replicas of a region; several changes at once take effect together (by joint consensus). Returns the
-    /// region as it is afterwards.
+    /// region as it is afterwards. If no voter stays, the new ones come in one step and the old ones go in a second.
     ///
     /// A new voter first joins as a learner and catches up, so that it can help as soon as it counts. If that takes too long
     /// the learner stays, and the same call may be made again.
@@ -268,11 +268,31 @@ impl Engine {
         for change in &changes {
             ops.push(self.op_of(&current, *change, deadline).await?);
         }
+        // Leadership stays with somebody who votes before and after: if nobody does, the new voters come first.
+        let goes = |op: &ChangeOp| matches!(op, ChangeOp::Remove { .. } | ChangeOp::Demote { .. });
+        let stays =
+            |replica: &Replica| replica.role == Role::Voter && !ops.iter().any(|op| goes(op) && op.id() == replica.id);
+        if !current.replicas.iter().any(stays) && !ops.iter().all(goes) {
+            let (gone, come): (Vec<_>, Vec<_>) = ops.into_iter().partition(goes);
+            current = self.change_together(&current, come, deadline).await?;
+            ops = gone;
+        }
+        self.change_together(&current, ops, deadline).await
+    }
+
+    /// Makes several steps at once, and waits until the joint configuration that they go through is left.
+    async fn change_together(
+        &self,
+        current: &Arc<RegionDescriptor>,
+        ops: Vec<ChangeOp>,
+        deadline: Time,
+    ) -> Result<Arc<RegionDescriptor>, RegionError> {
         let change = match &ops[..] {
             [op] => MembershipChange::Simple(*op),
             _ => MembershipChange::Joint { ops, auto_leave: true },
         };
-        current = self.change_members(&current, change, deadline).await?;
+        let region = current.id;
+        let mut current = self.change_members(current, change, deadline).await?;
         // The joint configuration is left by itself.
         let mut pause = Duration::from_millis(5);
         while current.replicas.iter().any(|replica| replica.role.is_joint()) {

@@ -276,3 +276,30 @@ async fn a_merge_that_cannot_be_finished_is_rolled_back_and_can_be_tried_again()
     }
     stop(engines).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_moves_whoever_leads_it_and_whoever_stays() {
+    let mut cluster = Cluster::new(6, 1);
+    cluster.bootstrapped = 3;
+    let engines = cluster.start_all().await;
+    for n in 0..20 {
+        write(&engines[0], &key(n), "kept").await;
+    }
+    let region = engines[0].region_for(b"key").unwrap().id;
+    let stores = |region: &multiraft::RegionDescriptor| -> Vec<u64> {
+        region.replicas.iter().map(|replica| replica.store.get()).collect()
+    };
+    // Only the one with the smallest id stays, and another one leads.
+    engines[0].transfer_leader(region, StoreId(3)).await.unwrap();
+    let away = [Change::add_voter(StoreId(4)), Change::remove(StoreId(2)), Change::remove(StoreId(3))];
+    assert_eq!(stores(&engines[1].change_replicas(region, away).await.unwrap()), [1, 4]);
+    // Nobody stays.
+    let all = [5, 6].map(|store| Change::add_voter(StoreId(store)));
+    let gone = [1, 4].map(|store| Change::remove(StoreId(store)));
+    let moved = engines[4].change_replicas(region, all.into_iter().chain(gone)).await.unwrap();
+    assert_eq!(stores(&moved), [5, 6]);
+    for n in 0..20 {
+        assert_eq!(read(&engines[n % 6], &key(n)).await, "kept");
+    }
+    stop(engines).await;
+}

@@ -122,7 +122,7 @@ impl<R> Worker<R> {
                 .then(|| "only the root region gives ids away and keeps stores".to_owned()),
         };
         if self.would_unseat(slot, request) {
-            self.give_seat_away(now, slot);
+            self.give_seat_away(now, slot, request);
             return self.answer(to, Outcome::Busy { retry_after: CATCH_UP_RETRY });
         }
         if self.is_premature(slot, request) {
@@ -142,12 +142,19 @@ impl<R> Worker<R> {
         ops_of(request).iter().any(|op| matches!(op, ChangeOp::Remove { id } | ChangeOp::Demote { id } if *id == own))
     }
 
-    /// Starts to hand leadership to another voter that has everything.
-    fn give_seat_away(&mut self, now: Time, slot: SlotKey) {
+    /// Starts to hand leadership to a voter that keeps its vote.
+    fn give_seat_away(&mut self, now: Time, slot: SlotKey, request: &AdminRequest) {
+        let goes = |id| {
+            let goes = |op: &ChangeOp| matches!(op, ChangeOp::Remove { .. } | ChangeOp::Demote { .. }) && op.id() == id;
+            ops_of(request).iter().any(goes)
+        };
         let own_store = self.config.store;
         let region = self.region(slot);
         let others = region.descriptor().replicas.iter().filter(|replica| {
-            replica.role == Role::Voter && replica.store != own_store && self.peers.is_up(replica.store)
+            replica.role == Role::Voter
+                && replica.store != own_store
+                && !goes(replica.id)
+                && self.peers.is_up(replica.store)
         });
         let Some(target) = others.max_by_key(|replica| region.group.match_index(replica.id)).copied() else { return };
         if self.region_mut(slot).group.transfer_leader(now, target.id).is_ok() {
