@@ -291,30 +291,16 @@ impl Setup {
     }
 
     /// The newest segment knows which old ones are gone by intent: those must not be read, they may be in use as something
-    /// else already, under their old name.
+    /// else already, under their old name. If its header cannot tell, every mark that there is counts. Reading must learn
+    /// of no higher mark afterwards: what it then had already taken for lost would be gone by intent to the next start,
+    /// which would let regions serve again that this one has left out.
     fn find_floor(&self, replay: &mut Replay, buffer: &mut Buffer) {
         let Some(last) = self.opened.values().next_back() else { return };
-        let mut note = |floor, settled| {
-            replay.floor = replay.floor.max(floor);
-            replay.settled = replay.settled.max(settled);
-        };
-        if let Some(header) = last.header {
-            note(header.floor, header.settled);
+        if last.header.is_some() {
+            return note_marks_of(last, replay, buffer);
         }
-        let bytes = buffer.load(&last.segment);
-        let (number, seed) = (last.segment.number, last.segment.seed);
-        let mut at = SEGMENT_HEADER as u32;
-        loop {
-            match Frame::decode(bytes, Loc { segment: number, offset: at }, seed) {
-                Some(frame) => {
-                    note(frame.header.floor, frame.header.settled);
-                    at = frame.end();
-                }
-                None => match find_frame(bytes, number, at + 1, seed) {
-                    Some(next) => at = next,
-                    None => return,
-                },
-            }
+        for opened in self.opened.values() {
+            note_marks_of(opened, replay, buffer);
         }
     }
 
@@ -442,6 +428,31 @@ impl Setup {
         }
         table.insert(Arc::clone(&segment));
         Ok(Active { segment, end: SEGMENT_HEADER as u32, regions: Vec::new(), removed: BTreeMap::new() })
+    }
+}
+
+/// Takes over the marks in a segment's header, frames and footer.
+fn note_marks_of(opened: &Opened, replay: &mut Replay, buffer: &mut Buffer) {
+    if let Some(header) = opened.header {
+        replay.note_marks(header.floor, header.settled);
+    }
+    let bytes = buffer.load(&opened.segment);
+    let (number, seed) = (opened.segment.number, opened.segment.seed);
+    if let Some(footer) = Footer::decode(bytes, number, seed) {
+        replay.note_marks(footer.floor, footer.settled);
+    }
+    let mut at = SEGMENT_HEADER as u32;
+    loop {
+        match Frame::decode(bytes, Loc { segment: number, offset: at }, seed) {
+            Some(frame) => {
+                replay.note_marks(frame.header.floor, frame.header.settled);
+                at = frame.end();
+            }
+            None => match find_frame(bytes, number, at + 1, seed) {
+                Some(next) => at = next,
+                None => return,
+            },
+        }
     }
 }
 

@@ -320,7 +320,8 @@ impl Replay {
         segment < self.settled
     }
 
-    fn note_marks(&mut self, floor: u32, settled: u32) {
+    /// Marks only grow: the highest counts.
+    pub(super) fn note_marks(&mut self, floor: u32, settled: u32) {
         self.floor = self.floor.max(floor);
         self.settled = self.settled.max(settled);
     }
