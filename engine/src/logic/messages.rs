@@ -91,12 +91,12 @@ impl<R> Worker<R> {
             return self.on_stranger(from, region, message, descriptor);
         }
         // What this store gives away it does not take back.
-        let gives_away = self.upkeep.gives_away();
+        let takes_none = self.upkeep.takes_none();
         let here = self.region_mut(key);
         if message.to != here.group.id() || here.store_of(message.from).is_some_and(|store| store != from) {
             return;
         }
-        if gives_away && message.body == Body::TimeoutNow {
+        if takes_none && message.body == Body::TimeoutNow {
             return;
         }
         here.note_speaker(message.from, from);

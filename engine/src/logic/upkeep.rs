@@ -17,6 +17,11 @@ const SLOTS_PER_ROUND: u32 = 1024;
 /// How many leaders one round hands over.
 const TRANSFERS_PER_ROUND: usize = 64;
 
+/// How long a disk has to be full before leaders are given away. Disks that fill together, those of replicas do, are known
+/// to be full by then on every store: a full store refuses what it is offered, and so its reads go on where they are. One
+/// that took over before it knew could not apply its term's first entry, and would keep readers waiting for that.
+const FULL_FOR: Duration = Duration::from_millis(500);
+
 /// How long a new leader stays before it hands over for balance.
 pub(super) const SETTLE: Duration = Duration::from_secs(3);
 /// How long a leader stays whose hand-over came to nothing.
@@ -30,11 +35,19 @@ pub(super) struct Upkeep {
     handover: bool,
     /// What has no space: the log, the state.
     disk_full: [bool; 2],
+    /// Since when one of them has had none.
+    full_since: Time,
 }
 
 impl Upkeep {
     pub(super) fn new(now: Time) -> Self {
-        Self { next: now.next_multiple(INTERVAL), cursor: 0, handover: false, disk_full: [false; 2] }
+        Self {
+            next: now.next_multiple(INTERVAL),
+            cursor: 0,
+            handover: false,
+            disk_full: [false; 2],
+            full_since: Time::ZERO,
+        }
     }
 
     /// When the next round is due.
@@ -43,7 +56,10 @@ impl Upkeep {
     }
 
     /// Leadership is given away while a disk is full, and may come back afterwards.
-    pub(super) fn set_disk_full(&mut self, disk: DiskUse, full: bool) {
+    pub(super) fn set_disk_full(&mut self, now: Time, disk: DiskUse, full: bool) {
+        if !self.is_disk_full() {
+            self.full_since = now;
+        }
         self.disk_full[usize::from(disk == DiskUse::State)] = full;
         self.next = Time::ZERO;
     }
@@ -53,9 +69,14 @@ impl Upkeep {
         self.disk_full.contains(&true)
     }
 
-    /// Whether this store hands its leaders over.
-    pub(super) fn gives_away(&self) -> bool {
+    /// Whether this store takes no leadership over.
+    pub(super) fn takes_none(&self) -> bool {
         self.handover || self.is_disk_full()
+    }
+
+    /// Whether this store hands its leaders over.
+    fn gives_away(&self, now: Time) -> bool {
+        self.handover || (self.is_disk_full() && now.since(self.full_since) >= FULL_FOR)
     }
 
     /// From now on, leadership is given away and not taken back.
@@ -118,7 +139,7 @@ impl<R> Worker<R> {
         let first = region.group.last_index() <= FIRST_INDEX
             && region.group.leader().is_none()
             && region.preferred().is_some_and(|replica| replica.store == self.config.store);
-        if !first || self.upkeep.gives_away() || !self.sees_quorum(key) {
+        if !first || self.upkeep.takes_none() || !self.sees_quorum(key) {
             return false;
         }
         self.region_mut(key).group.campaign(now);
@@ -142,7 +163,7 @@ impl<R> Worker<R> {
     fn move_leader(&mut self, now: Time, key: SlotKey) -> bool {
         let own = self.config.store;
         let region = self.region(key);
-        let target = if self.upkeep.gives_away() {
+        let target = if self.upkeep.gives_away(now) {
             let caught_up = |id| region.group.match_index(id);
             let others = region.descriptor().replicas.iter();
             others
@@ -150,7 +171,7 @@ impl<R> Worker<R> {
                 .filter(|replica| self.peers.is_up(replica.store))
                 .max_by_key(|replica| caught_up(replica.id))
                 .copied()
-        } else if self.config.balance_leaders && now >= region.settled {
+        } else if self.config.balance_leaders && !self.upkeep.takes_none() && now >= region.settled {
             region
                 .preferred()
                 .filter(|replica| replica.store != own && self.peers.is_up(replica.store))

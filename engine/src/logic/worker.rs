@@ -311,7 +311,7 @@ impl<R> Worker<R> {
             Input::SnapshotLost { from, transfer, kept } => self.on_snapshot_lost(now, from, transfer, kept),
             Input::SnapshotInstalled(done) => self.on_snapshot_installed(now, done),
             Input::Damaged { region } => self.on_damaged(region),
-            Input::DiskFull { disk, full } => self.upkeep.set_disk_full(disk, full),
+            Input::DiskFull { disk, full } => self.upkeep.set_disk_full(now, disk, full),
             Input::Handover => self.upkeep.start_handover(),
         }
     }

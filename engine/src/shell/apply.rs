@@ -1,6 +1,6 @@
 //! An apply thread: one for each worker, beside the commit path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ use crate::shell::worker::{Work, deliver_local};
 const TASKS_PER_WRITE: usize = 512;
 /// When to look again whether what is parked can go on.
 const PARKED_RETRY: Duration = Duration::from_millis(20);
+/// How many pieces of work are held while there is no space; queries behind more have to wait.
+const HELD_MAX: usize = 1024;
 /// How long to wait for space.
 const NO_SPACE_RETRY: Duration = Duration::from_millis(100);
 
@@ -62,6 +64,8 @@ pub(super) struct ApplyThread {
     pub(super) parked: Vec<ApplyTask<Completion>>,
     /// The store is being stopped with a batch that found no space: nothing may be applied after it.
     pub(super) is_stalled: bool,
+    /// What was taken from the queue and is still to be done, in order, before anything else there.
+    pub(super) held: VecDeque<ApplyWork>,
 }
 
 impl ApplyThread {
@@ -72,22 +76,21 @@ impl ApplyThread {
 
     fn run(mut self) {
         let _guard = PanicGuard { fault: self.fault.clone(), thread: "apply" };
-        let mut next = None;
         loop {
-            let Some(work) = next.take().or_else(|| self.receive()) else {
+            let Some(work) = self.held.pop_front().or_else(|| self.receive()) else {
                 return;
             };
             match work {
                 ApplyWork::Tasks(mut tasks) => {
                     // What has queued up meanwhile shares the write.
                     while tasks.len() < TASKS_PER_WRITE {
-                        match self.work.try_recv() {
-                            Ok(ApplyWork::Tasks(more)) => tasks.extend(more),
-                            Ok(other) => {
-                                next = Some(other);
+                        match self.held.pop_front().or_else(|| self.work.try_recv().ok()) {
+                            Some(ApplyWork::Tasks(more)) => tasks.extend(more),
+                            Some(other) => {
+                                self.held.push_front(other);
                                 break;
                             }
-                            Err(_) => break,
+                            None => break,
                         }
                     }
                     self.apply(tasks);
@@ -146,8 +149,7 @@ impl ApplyThread {
         self.tell_full(true);
         loop {
             // The only thing to wait for is somebody else freeing space.
-            #[allow(clippy::disallowed_methods, reason = "nothing signals free disk space")]
-            std::thread::sleep(NO_SPACE_RETRY);
+            self.answer_for(NO_SPACE_RETRY);
             match self.applier.retry() {
                 Ok(()) => {
                     self.tell_full(false);
@@ -158,6 +160,36 @@ impl ApplyThread {
                 Err(error) => {
                     self.fault.set(format!("committed entries could not be applied: {error}"));
                     return false;
+                }
+            }
+        }
+    }
+
+    /// Answers queries for so long, and holds what else comes. A query is handed out once what it must see is in the state:
+    /// it need not wait for anything in front of it.
+    fn answer_for(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        for work in std::mem::take(&mut self.held) {
+            match work {
+                ApplyWork::Lookups(lookups) => self.look_up(lookups),
+                other => self.held.push_back(other),
+            }
+        }
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let work = if self.held.len() < HELD_MAX {
+                self.work.recv_timeout(left)
+            } else {
+                Err(RecvTimeoutError::Disconnected)
+            };
+            match work {
+                Ok(ApplyWork::Lookups(lookups)) => self.look_up(lookups),
+                Ok(other) => self.held.push_back(other),
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    #[allow(clippy::disallowed_methods, reason = "nothing signals free disk space")]
+                    std::thread::sleep(left);
+                    return;
                 }
             }
         }

@@ -410,6 +410,7 @@ impl Parts {
                 workers: mailboxes.to_vec(),
                 parked: Vec::new(),
                 is_stalled: false,
+                held: std::collections::VecDeque::new(),
             };
             let started = thread.start();
             threads.push(started.map_err(|source| StartError::Io { what: "starting an apply thread".into(), source })?);
