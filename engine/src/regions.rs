@@ -253,7 +253,6 @@ impl Engine {
         mut current: Arc<RegionDescriptor>,
         changes: Vec<Change>,
     ) -> Result<Arc<RegionDescriptor>, RegionError> {
-        let region = current.id;
         let deadline = self.deadline(Some(REPLICAS_TIMEOUT));
         check_changes(&current, &changes)?;
         // New voters begin as learners; one that an earlier attempt has left there is taken up again.
