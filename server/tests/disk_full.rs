@@ -187,7 +187,9 @@ fn when_no_store_has_space_writes_are_refused_and_all_is_well_afterwards() {
     let mut clients: Vec<_> = (0..3).map(|at| cluster.client(at)).collect();
     let mut ledger = Ledger::default();
     eventually(|| (clients[0].ask(&format!("SET {QUIET} quiet")) == "+OK|").then_some(()));
+    // Each store has applied it: one that has not yet could not do so on a full disk.
     for client in &mut clients {
+        eventually(|| (client.ask(&format!("GET {QUIET}")) == "$5|quiet|").then_some(()));
         eventually(|| (ledger.write(client) == "+OK|").then_some(()));
     }
     for at in 0..3 {
