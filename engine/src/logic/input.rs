@@ -198,7 +198,8 @@ pub enum Input<R> {
         /// The region.
         region: RegionId,
     },
-    /// A disk has no space, or has some again: leaders are given away, and commands refused, meanwhile.
+    /// A disk has no space, or has some again: leaders are given away, and commands refused, meanwhile. Of the state, each
+    /// apply thread of the store says so for itself, to all workers.
     DiskFull {
         /// What has no space.
         disk: DiskUse,

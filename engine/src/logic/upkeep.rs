@@ -33,8 +33,8 @@ pub(super) struct Upkeep {
     next: Time,
     cursor: u32,
     handover: bool,
-    /// What has no space: the log, the state.
-    disk_full: [bool; 2],
+    /// How many threads wait for space: for the log, for the state.
+    waiting_for_space: [u32; 2],
     /// Since when one of them has had none.
     full_since: Time,
 }
@@ -45,7 +45,7 @@ impl Upkeep {
             next: now.next_multiple(INTERVAL),
             cursor: 0,
             handover: false,
-            disk_full: [false; 2],
+            waiting_for_space: [0; 2],
             full_since: Time::ZERO,
         }
     }
@@ -60,13 +60,18 @@ impl Upkeep {
         if !self.is_disk_full() {
             self.full_since = now;
         }
-        self.disk_full[usize::from(disk == DiskUse::State)] = full;
+        let [log, state] = &mut self.waiting_for_space;
+        match disk {
+            DiskUse::Log => *log = u32::from(full),
+            DiskUse::State if full => *state += 1,
+            DiskUse::State => *state = state.saturating_sub(1),
+        }
         self.next = Time::ZERO;
     }
 
     /// Whether this store can take no commands because its disk is full.
     pub(super) fn is_disk_full(&self) -> bool {
-        self.disk_full.contains(&true)
+        self.waiting_for_space != [0; 2]
     }
 
     /// Whether this store takes no leadership over.

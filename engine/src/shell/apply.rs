@@ -196,7 +196,10 @@ impl ApplyThread {
     }
 
     fn tell_full(&self, full: bool) {
-        let _ = self.worker.send_reserved(Work::Input(Input::DiskFull { disk: DiskUse::State, full }));
+        // The disk is the store's: all its workers have to know, also those that have written nothing since.
+        for worker in &self.workers {
+            let _ = worker.send_reserved(Work::Input(Input::DiskFull { disk: DiskUse::State, full }));
+        }
     }
 
     fn deliver(&self, mut batch: AppliedBatch<Completion>) {
