@@ -13,7 +13,7 @@ use multiraft_raft::{
     Incarnation, KeyRange, LogIndex, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
 use multiraft_transport::{CaptureId, Lane, SnapshotChunk, SnapshotError, SnapshotHeader};
-use support::{Authority, message, pair, pair_of};
+use support::{Authority, Store, message, pair, pair_of};
 
 fn header(first_chunk: u64) -> SnapshotHeader {
     let descriptor = RegionDescriptor {
@@ -161,12 +161,8 @@ fn a_receiver_that_does_not_read_holds_up_its_sender_only() {
     });
 }
 
-#[test]
-fn the_throttle_holds_all_transfers_together() {
-    let authority = Authority::new();
-    let mut config = authority.config(1, 1);
-    config.snapshots.bytes_per_second = 4 << 20;
-    let (a, b) = pair_of(config, authority.config(2, 1));
+/// How long two transfers of a mebibyte each take, side by side.
+fn time_of_two(a: &Store, b: &Store) -> Duration {
     let started = Instant::now();
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -179,7 +175,16 @@ fn the_throttle_holds_all_transfers_together() {
             scope.spawn(move || while stream.next_blocking().expect("whole").is_some() {});
         }
     });
-    let took = started.elapsed();
+    started.elapsed()
+}
+
+#[test]
+fn the_throttle_holds_all_transfers_together() {
+    let authority = Authority::new();
+    let mut config = authority.config(1, 1);
+    config.snapshots.bytes_per_second = 4 << 20;
+    let (a, b) = pair_of(config, authority.config(2, 1));
+    let took = time_of_two(&a, &b);
     println!("2 MiB at 4 MiB/s took {took:?}");
     // Half a second, less the burst.
     assert!(took >= Duration::from_millis(460), "{took:?}");
@@ -338,19 +343,7 @@ fn the_receivers_throttle_holds_all_transfers_together() {
     let mut fast = authority.config(1, 1);
     fast.snapshots.bytes_per_second = 0;
     let (a, b) = pair_of(fast, config);
-    let started = Instant::now();
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
-            let (_, _, mut stream) = b.events.snapshot();
-            scope.spawn(move || {
-                sender.send_blocking(chunk(0, true, 1 << 20)).expect("sent");
-                sender.finish_blocking().expect("all was read");
-            });
-            scope.spawn(move || while stream.next_blocking().expect("whole").is_some() {});
-        }
-    });
-    let took = started.elapsed();
+    let took = time_of_two(&a, &b);
     // Half a second, less the burst.
     assert!(took >= Duration::from_millis(460), "{took:?}");
 }
