@@ -2,22 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod worker_config;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
-    AdminRequest, Applied, ApplyTask, DiskUse, Input, LaneKind, LookupTask, Outcome, ReplyTo, SnapshotLimits,
-    SnapshotTask, TurnOutput, Worker, WorkerConfig,
+    AdminRequest, Applied, ApplyTask, DiskUse, Input, LaneKind, LookupTask, Outcome, ReplyTo, SnapshotTask, TurnOutput,
+    Worker, WorkerConfig,
 };
-use multiraft::{Incarnation, LogIndex, RaftOptions, RegionEpoch, RegionId, StoreId};
+use multiraft::{Incarnation, LogIndex, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{Body, ChangeOp, Entry, EntryKind, MembershipChange, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     Beat, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage,
     SnapshotHeader, SnapshotMessage, SnapshotStep,
 };
+use worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
 
@@ -38,21 +41,7 @@ impl Store {
         let stores: Vec<StoreId> = (1..=stores).map(StoreId).collect();
         let regions = bootstrap_regions(&[], &stores);
         let starts: Vec<_> = regions[1..].iter().cloned().map(empty_start).collect();
-        let config = WorkerConfig {
-            store: StoreId(1),
-            incarnation,
-            worker: 0,
-            peers: stores[1..].to_vec(),
-            raft: Arc::new(RaftOptions::default()),
-            request_timeout: Duration::from_secs(5),
-            apply_queue_bytes: 1 << 20,
-            compact_entries: 100,
-            compact_keep_entries: 10,
-            snapshots_at_once: 2,
-            snapshots: SnapshotLimits::default(),
-            balance_leaders: false,
-            seed: 7,
-        };
+        let config = WorkerConfig { incarnation, ..worker_config(&stores[1..]) };
         let worker = Worker::new(config, recovered.token(0), &starts, Time::ZERO);
         Self { worker, log, now: Time::ZERO }
     }

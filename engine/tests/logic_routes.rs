@@ -2,18 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod worker_config;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft::assembly::bootstrap_regions;
-use multiraft::logic::{
-    AdminRequest, Input, LocateTask, Notice, Outcome, SnapshotLimits, TurnOutput, Worker, WorkerConfig,
-};
-use multiraft::{Incarnation, LogIndex, RaftOptions, RegionDescriptor, RegionEpoch, RegionId, StoreId};
+use multiraft::logic::{AdminRequest, Input, LocateTask, Notice, Outcome, TurnOutput, Worker, WorkerConfig};
+use multiraft::{Incarnation, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{Term, Time};
 use multiraft_storage::{LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage};
+use worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
 const OWN: StoreId = StoreId(4);
@@ -27,21 +28,7 @@ struct Store {
 impl Store {
     fn new() -> Self {
         let (_, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
-        let config = WorkerConfig {
-            store: OWN,
-            incarnation: Incarnation(1),
-            worker: 0,
-            peers: [1, 2, 3].map(StoreId).to_vec(),
-            raft: Arc::new(RaftOptions::default()),
-            request_timeout: Duration::from_secs(5),
-            apply_queue_bytes: 1 << 20,
-            compact_entries: 100,
-            compact_keep_entries: 10,
-            snapshots_at_once: 2,
-            snapshots: SnapshotLimits::default(),
-            balance_leaders: false,
-            seed: 7,
-        };
+        let config = WorkerConfig { store: OWN, ..worker_config(&[1, 2, 3].map(StoreId)) };
         let worker = Worker::new(config, recovered.token(0), &[], Time::ZERO);
         let mut store = Self { worker, now: Time::ZERO };
         store.turn([1, 2, 3].map(|peer| link(peer, true)).into());

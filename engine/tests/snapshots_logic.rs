@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod worker_config;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     BeatReplies, BeatReply, CaptureId, PeerMessage, RaftMessage, SnapshotHeader, SnapshotMessage, SnapshotStep,
 };
+use worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
 const STEP: Duration = Duration::from_millis(50);
@@ -56,19 +59,11 @@ impl Store {
         let stores: Vec<StoreId> = (1..=3).map(StoreId).collect();
         let descriptor = Arc::clone(&bootstrap_regions(&[], &stores)[1]);
         let config = WorkerConfig {
-            store: StoreId(1),
-            incarnation: Incarnation(1),
-            worker: 0,
-            peers: stores[1..].to_vec(),
             raft: Arc::new(raft),
-            request_timeout: Duration::from_secs(5),
-            apply_queue_bytes: 1 << 20,
             compact_entries: 10,
             compact_keep_entries: 0,
-            snapshots_at_once: 2,
             snapshots: limits,
-            balance_leaders: false,
-            seed: 7,
+            ..worker_config(&stores[1..])
         };
         let worker = Worker::new(config, recovered.token(0), &[empty_start(Arc::clone(&descriptor))], Time::ZERO);
         let (tasks, told, third_has) = (Vec::new(), Vec::new(), LogIndex::ZERO);

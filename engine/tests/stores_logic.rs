@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod worker_config;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -12,16 +14,17 @@ use bytes::Bytes;
 use multiraft::apply::{AppliedRegion, Applier, ApplyEnd, Backend, Chunks, ReceivedSnapshots};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
-    AdminCommand, AdminRequest, Input, LaneKind, MergeState, Notice, Outcome, Outgoing, SnapshotLimits, StoreCommand,
-    TurnOutput, Worker, WorkerConfig,
+    AdminCommand, AdminRequest, Input, LaneKind, MergeState, Notice, Outcome, Outgoing, StoreCommand, TurnOutput,
+    Worker,
 };
 use multiraft::{
-    ApplyContext, Incarnation, LogIndex, OwnState, RaftOptions, RegionDescriptor, RegionEpoch, RegionId, RegionView,
-    SnapshotWrite, StateError, StateMachine, StateTxn, StoreFault, StoreId, StoreRecord, StoreStanding, Term,
+    ApplyContext, Incarnation, LogIndex, OwnState, RegionDescriptor, RegionEpoch, RegionId, RegionView, SnapshotWrite,
+    StateError, StateMachine, StateTxn, StoreFault, StoreId, StoreRecord, StoreStanding, Term,
 };
 use multiraft_raft::Time;
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, MemStore, SimDisk};
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, SnapshotHeader};
+use worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
 const SECOND: StoreId = StoreId(2);
@@ -94,21 +97,7 @@ impl Store {
     fn new(backend: Backend) -> Self {
         let (log, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
         let starts: Vec<_> = bootstrap_regions(&[], &[StoreId(1)]).into_iter().map(empty_start).collect();
-        let config = WorkerConfig {
-            store: StoreId(1),
-            incarnation: Incarnation(1),
-            worker: 0,
-            peers: vec![SECOND],
-            raft: Arc::new(RaftOptions::default()),
-            request_timeout: Duration::from_secs(5),
-            apply_queue_bytes: 1 << 20,
-            compact_entries: 100,
-            compact_keep_entries: 10,
-            snapshots_at_once: 2,
-            snapshots: SnapshotLimits::default(),
-            balance_leaders: false,
-            seed: 7,
-        };
+        let config = worker_config(&[SECOND]);
         let worker = Worker::new(config, recovered.token(0), &starts, Time::ZERO);
         backend.begin(&starts, &BTreeMap::new());
         let regions = starts.iter().map(|start| AppliedRegion {
