@@ -18,11 +18,12 @@ fn narrow(authority: &Authority, store: u64) -> TransportConfig {
 
 const LANE: Lane = Lane::Append(0);
 
-/// Sends until the lane is full for good: the other side's handler gives nothing back. Returns how many were taken.
-fn fill(a: &Store, b: &Store) -> u64 {
+/// Sends messages of so many bytes until the lane is full for good: the other side's handler gives nothing back. Returns how
+/// many were taken.
+fn fill(a: &Store, b: &Store, size: usize) -> u64 {
     let mut sent = 0;
     loop {
-        match a.transport.send(StoreId(2), LANE, &[message(sent, 4000)]) {
+        match a.transport.send(StoreId(2), LANE, &[message(sent, size)]) {
             Ok(()) => sent += 1,
             Err(SendError::Full) => {
                 // Full for the moment, or for good? What still moves ends in b's budget.
@@ -35,7 +36,7 @@ fn fill(a: &Store, b: &Store) -> u64 {
             }
             Err(error) => panic!("{error}"),
         }
-        assert!(sent < 10_000, "nothing holds the sender up");
+        assert!(sent < 40_000_000 / size as u64, "nothing holds the sender up");
     }
 }
 
@@ -43,7 +44,7 @@ fn fill(a: &Store, b: &Store) -> u64 {
 fn a_handler_that_gives_nothing_back_stops_the_sender_until_it_does() {
     let authority = Authority::new();
     let (a, b) = pair_of(narrow(&authority, 1), narrow(&authority, 2));
-    let sent = fill(&a, &b);
+    let sent = fill(&a, &b, 4000);
     // Queue, windows and budget, of 4000 bytes each: everything is bounded.
     assert!(sent * 4000 < 2 << 20, "{sent} messages were taken");
     let frame = b.events.frame();
@@ -61,7 +62,7 @@ fn a_handler_that_gives_nothing_back_stops_the_sender_until_it_does() {
 fn a_full_append_lane_holds_up_no_other_lane() {
     let authority = Authority::new();
     let (a, b) = pair_of(narrow(&authority, 1), narrow(&authority, 2));
-    fill(&a, &b);
+    fill(&a, &b, 4000);
     for id in 0..100 {
         for lane in [Lane::Liveness, Lane::Control, Lane::Append(1)] {
             a.transport.send(StoreId(2), lane, &[message(id, 100)]).expect("room");
@@ -76,17 +77,22 @@ fn a_full_append_lane_holds_up_no_other_lane() {
 #[test]
 fn what_waits_in_a_lane_goes_out_together() {
     let authority = Authority::new();
-    let (a, b) = pair_of(authority.config(1, 1), authority.config(2, 1));
-    let count = 20_000;
-    for id in 0..count {
-        a.transport.send(StoreId(2), LANE, &[message(id, 20)]).expect("room");
-    }
-    let received = b.events.messages(LANE, count as usize);
-    assert_eq!(received.last(), Some(&message(count - 1, 20)));
-    let status = a.transport.status();
-    let lane = status[0].sent.iter().find(|sent| sent.lane == LANE).expect("the lane");
-    println!("{count} messages in {} frames, {} bytes", lane.frames, lane.bytes);
-    assert!(lane.frames < count / 4, "{} frames", lane.frames);
+    let config = narrow(&authority, 1);
+    let frame_bytes = config.queues.frame_target_bytes as u64;
+    let (a, b) = pair_of(config, narrow(&authority, 2));
+    let sent = fill(&a, &b, 20);
+    let lane = |store: &Store| {
+        let status = store.transport.status();
+        *status[0].sent.iter().find(|sent| sent.lane == LANE).expect("the lane")
+    };
+    let before = lane(&a);
+    let received = b.events.messages(LANE, sent as usize);
+    assert_eq!(received.last(), Some(&message(sent - 1, 20)));
+    let frames = lane(&a).frames - before.frames;
+    println!("{sent} messages, {} waiting bytes in {frames} frames", before.queued_bytes);
+    assert!(before.queued_bytes as u64 > 4 * frame_bytes, "{before:?}");
+    // As many as fit, and what was being taken at that moment.
+    assert!(frames <= before.queued_bytes as u64 / frame_bytes + 2, "{frames} frames of {before:?}");
 }
 
 #[test]
