@@ -9,7 +9,7 @@
 //!   (end of input)            -->   it stops the engine and exits
 //! ```
 
-use std::io::{BufRead, stdin};
+use std::io::{BufRead, Write, stdin, stdout};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,8 +48,9 @@ pub(crate) fn run(options: Store) -> Result<(), Problem> {
     })
 }
 
+/// A parent that does not listen any more has ended the input, or is about to: that ends this store, not an output that failed.
 fn say(line: &Value) {
-    println!("{line}");
+    let _ = writeln!(stdout(), "{line}");
 }
 
 /// Reads the parent's lines on a thread of its own; the second answer comes when there will be no more.

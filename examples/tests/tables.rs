@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use multiraft::{Builder, Config};
+use multiraft::{Builder, Config, StoreId};
 use multiraft_examples::cluster::Cluster;
 use multiraft_examples::redb_tables::{RedbTables, TableClient};
 
@@ -79,8 +79,21 @@ async fn a_store_that_was_away_for_long_is_filled_by_a_snapshot_of_its_file() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     cluster.start_store(3).await.unwrap();
-    let back = TableClient::new(cluster.engine(3));
-    assert_eq!(back.scan(b"", 1000).await.unwrap().len(), 301);
-    assert!(cluster.engine(3).status().await.counters.snapshots_installed > 0);
+    let back = cluster.engine(3);
+    let deadline = Instant::now() + SNAPSHOT_WITHIN;
+    while back.status().await.counters.snapshots_installed == 0 {
+        assert!(Instant::now() < deadline, "no snapshot was installed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Another store could answer for this one, unless this one leads.
+    let region = back.region_for(b"").unwrap().id;
+    let deadline = Instant::now() + SNAPSHOT_WITHIN;
+    while let Err(refused) = back.transfer_leader(region, StoreId(3)).await {
+        assert!(Instant::now() < deadline, "the filled store was not made leader: {refused}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let scanned = TableClient::new(back).scan(b"", 1000).await.unwrap();
+    assert_eq!(scanned.len(), 301);
+    assert!(scanned.iter().all(|(key, value)| value == if key == b"early" { b"1".as_slice() } else { b"later" }));
     cluster.stop().await;
 }
