@@ -24,6 +24,12 @@ pub(crate) enum Bench {
     Idle(Idle),
     /// What a round of the placement planner costs, on a simulated cluster that loses, empties and gains stores.
     Placement(Placement),
+    /// Splits and merges of regions that are written to: how long each takes, how long it stalls writes, how many a second.
+    SplitMerge(SplitMerge),
+    /// Everything leaves a store: how long that takes, and what it does to writes.
+    Drain(Drain),
+    /// A replica is filled by a snapshot: how fast, and what that does to writes.
+    Snapshot(Snapshot),
     /// One of the stores; started by the others.
     #[command(hide = true)]
     Store(Store),
@@ -123,6 +129,111 @@ pub(crate) struct Placement {
     pub(crate) json: bool,
 }
 
+/// What `split-merge` measures.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct SplitMerge {
+    /// Regions at first, each with a replica on every store; they are split and merged in turn.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=10_000))]
+    pub(crate) regions: Option<u64>,
+    /// How many splits, and how many merges, are measured one by one.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) changes: Option<u64>,
+    /// Milliseconds after each change that still count as its.
+    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub(crate) settle: u64,
+    /// Splits, then merges, that are under way at once while as many as possible are made.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub(crate) at_once: Option<u64>,
+    /// Seconds for which as many splits as possible are made, and then as many merges; 0: not at all.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub(crate) seconds: Option<u64>,
+    /// KiB of data in each region at first.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    pub(crate) fill: Option<u64>,
+    #[command(flatten)]
+    pub(crate) writes: Writes,
+    /// Where the state lies; the log is durable in any case.
+    #[arg(long, value_enum, default_value = "sled")]
+    pub(crate) state: State,
+    /// A short run for CI: other defaults for regions (2), changes (4), at once (2), seconds (1), fill (64) and rate (50).
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// What `drain` measures.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Drain {
+    /// Regions, each with replicas on the three stores of which one is emptied.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) regions: Option<u64>,
+    /// Stores that hold nothing at first, and take what leaves.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=10))]
+    pub(crate) spares: u64,
+    /// KiB of data in each region at first.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    pub(crate) fill: Option<u64>,
+    /// Seconds of writes before, to compare with.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) before: Option<u64>,
+    /// Seconds after which it is given up.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=36_000))]
+    pub(crate) within: u64,
+    /// Replicas that one store receives, and sends, at once, as planning allows; default: the engine's.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) replicas_at_once: Option<u64>,
+    #[command(flatten)]
+    pub(crate) writes: Writes,
+    /// Where the state lies; the log is durable in any case.
+    #[arg(long, value_enum, default_value = "sled")]
+    pub(crate) state: State,
+    /// A short run for CI: other defaults for regions (12), fill (4), before (1) and rate (50).
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// What `snapshot` measures.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Snapshot {
+    /// MiB of data in the region.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub(crate) size: Option<u64>,
+    /// KiB of each value of it.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub(crate) value: u64,
+    /// How often the replica is added; before each time but the first it is removed again.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub(crate) rounds: Option<u64>,
+    /// Seconds of writes before, to compare with.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) before: Option<u64>,
+    #[command(flatten)]
+    pub(crate) writes: Writes,
+    /// Where the state lies; the log is durable in any case.
+    #[arg(long, value_enum, default_value = "sled")]
+    pub(crate) state: State,
+    /// A short run for CI: other defaults for size (16), rounds (1), before (1) and rate (50).
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// What is written beside.
+#[derive(Clone, Copy, Debug, Group)]
+pub(crate) struct Writes {
+    /// Writes a second, each due at a time of its own whether or not the one before is done: to each region that is measured,
+    /// or to all of them where these are many.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) rate: Option<u64>,
+    /// Bytes of each value; the key has eight more.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(8..=1 << 20))]
+    pub(crate) payload: u64,
+}
+
 /// What the stores of any benchmark are given.
 #[derive(Clone, Debug, Group)]
 pub(crate) struct Cluster {
@@ -217,4 +328,50 @@ pub(crate) struct Store {
     pub(crate) seed: u64,
     #[arg(long)]
     pub(crate) leaders_within: u64,
+    /// How many of the last stores hold nothing at first.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) spares: usize,
+    #[arg(long)]
+    pub(crate) places: bool,
+    #[arg(long)]
+    pub(crate) keeps_leaders: bool,
+    #[arg(long)]
+    pub(crate) snapshot_rate: Option<u64>,
+    #[arg(long)]
+    pub(crate) replicas_at_once: Option<usize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_make_no_sense_are_refused_by_name() {
+        for (words, named) in [
+            (vec!["split-merge", "--regions", "1"], "--regions"),
+            (vec!["split-merge", "--changes", "0"], "--changes"),
+            (vec!["split-merge", "--rate", "0"], "--rate"),
+            (vec!["split-merge", "--payload", "7"], "--payload"),
+            (vec!["split-merge", "--settle", "5"], "--settle"),
+            (vec!["split-merge", "--state", "disk"], "--state"),
+            (vec!["drain", "--spares", "0"], "--spares"),
+            (vec!["drain", "--regions", "many"], "--regions"),
+            (vec!["snapshot", "--size", "0"], "--size"),
+            (vec!["snapshot", "--value", "2000"], "--value"),
+            (vec!["snapshot", "--store", "4"], "--store"),
+            (vec!["moving"], "moving"),
+        ] {
+            let refused = Args::try_parse_from(std::iter::once("multiraft-benches").chain(words.clone()));
+            let message = refused.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(message.contains(named), "{words:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn the_benchmarks_of_live_regions_need_no_words() {
+        for name in ["split-merge", "drain", "snapshot"] {
+            assert!(Args::try_parse_from(["multiraft-benches", name]).is_ok(), "{name}");
+            assert!(Args::try_parse_from(["multiraft-benches", name, "--quick", "--json", "--rate", "9"]).is_ok());
+        }
+    }
 }

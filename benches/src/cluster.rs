@@ -1,4 +1,4 @@
-//! Three stores as child processes: started, spoken to, ended.
+//! Three stores, or some more, as child processes: started, spoken to, ended.
 //!
 //! Invariant: when a [`Stores`] is dropped, its processes and its directory are gone, also after a failure.
 
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::args::{Cluster, State};
 use crate::usage;
 
-/// How many stores a benchmark has.
+/// How many stores hold the regions of a benchmark.
 pub(crate) const STORES: u64 = 3;
 /// How long a store may take to open its directory and to listen.
 const START_WITHIN: Duration = Duration::from_secs(120);
@@ -40,6 +40,10 @@ pub(crate) enum Problem {
     Late { store: u64, stage: &'static str, within: Duration },
     #[error("nothing was written: {0}")]
     NothingWritten(String),
+    #[error("what was read is not what was written: {0}")]
+    Wrong(String),
+    #[error("{what} did not succeed: {why}")]
+    Failed { what: String, why: String },
     #[error("the planner did not come to rest: {operations} operations in an hour without a cause; drained: {drained}")]
     NoRest { operations: u64, drained: bool },
 }
@@ -51,6 +55,38 @@ pub(crate) struct Plan<'a> {
     pub(crate) clients: u64,
     pub(crate) payload: u64,
     pub(crate) state: State,
+    /// Stores beyond the three, which hold nothing at first.
+    pub(crate) spares: u64,
+    /// Whether replicas are placed by planning, so that a store can be emptied.
+    pub(crate) places: bool,
+    /// Whether regions stay led from where they are led, instead of going home to the store that they prefer.
+    pub(crate) keeps_leaders: bool,
+    /// How fast a store sends snapshots, in bytes a second; zero: as fast as it can; `None`: as the engine does by itself.
+    pub(crate) snapshot_rate: Option<u64>,
+    /// How many replicas planning lets a store receive, and send, at once; `None`: as the engine does by itself.
+    pub(crate) replicas_at_once: Option<u64>,
+}
+
+impl<'a> Plan<'a> {
+    /// Three stores without clients.
+    pub(crate) fn new(cluster: &'a Cluster, groups: u64, state: State) -> Self {
+        Self {
+            cluster,
+            groups,
+            clients: 0,
+            payload: 0,
+            state,
+            spares: 0,
+            places: false,
+            keeps_leaders: false,
+            snapshot_rate: None,
+            replicas_at_once: None,
+        }
+    }
+
+    fn stores(&self) -> u64 {
+        STORES + self.spares
+    }
 }
 
 /// Where the certificate of the authority, of a store, and its key lie.
@@ -83,10 +119,10 @@ impl Stores {
         if usage::lies_in_memory(dir.path()) {
             eprintln!("warning: {} lies in memory, flushes cost nothing there: use --dir", place.display());
         }
-        write_certificates(dir.path())?;
-        let addresses = free_addresses()?;
+        write_certificates(dir.path(), plan.stores())?;
+        let addresses = free_addresses(plan.stores())?;
         let mut stores = Self { children: Vec::new(), _dir: dir };
-        for number in 1..=STORES {
+        for number in 1..=plan.stores() {
             let child = spawn(number, stores._dir.path(), &addresses, plan)?;
             stores.children.push(child);
         }
@@ -111,30 +147,42 @@ impl Stores {
         self.all("measured", time + ANSWER_WITHIN)
     }
 
+    /// Has one store do a job of [`crate::live`]; gives what came out.
+    pub(crate) fn drive(&mut self, store: u64, job: &Value, within: Duration) -> Result<Value, Problem> {
+        let child = self.children.iter_mut().find(|child| child.number == store).ok_or(Problem::Gone { store })?;
+        child.tell(&format!("drive {job}"))?;
+        child.answer("driven", Instant::now() + within, within)
+    }
+
     fn tell(&mut self, line: &str) -> Result<(), Problem> {
-        for child in &mut self.children {
-            let commands = child.commands.as_mut().ok_or(Problem::Gone { store: child.number })?;
-            writeln!(commands, "{line}").map_err(|_| Problem::Gone { store: child.number })?;
-        }
-        Ok(())
+        self.children.iter_mut().try_for_each(|child| child.tell(line))
     }
 
     /// Waits until every store has said that it is at `stage`.
     fn all(&mut self, stage: &'static str, within: Duration) -> Result<Vec<Value>, Problem> {
         let deadline = Instant::now() + within;
-        let answer = |child: &Store| {
-            let store = child.number;
-            let left = deadline.saturating_duration_since(Instant::now());
-            let line = child.lines.recv_timeout(left).map_err(|error| match error {
-                RecvTimeoutError::Timeout => Problem::Late { store, stage, within },
-                RecvTimeoutError::Disconnected => Problem::Gone { store },
-            })?;
-            match serde_json::from_str::<Value>(&line) {
-                Ok(answer) if answer["at"] == stage => Ok(answer),
-                _ => Err(Problem::Said { store, what: format!("expected to be {stage}, but: {line}") }),
-            }
-        };
-        self.children.iter().map(answer).collect()
+        self.children.iter().map(|child| child.answer(stage, deadline, within)).collect()
+    }
+}
+
+impl Store {
+    fn tell(&mut self, line: &str) -> Result<(), Problem> {
+        let gone = Problem::Gone { store: self.number };
+        let Some(commands) = self.commands.as_mut() else { return Err(gone) };
+        writeln!(commands, "{line}").map_err(|_| gone)
+    }
+
+    fn answer(&self, stage: &'static str, deadline: Instant, within: Duration) -> Result<Value, Problem> {
+        let store = self.number;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = self.lines.recv_timeout(left).map_err(|error| match error {
+            RecvTimeoutError::Timeout => Problem::Late { store, stage, within },
+            RecvTimeoutError::Disconnected => Problem::Gone { store },
+        })?;
+        match serde_json::from_str::<Value>(&line) {
+            Ok(answer) if answer["at"] == stage => Ok(answer),
+            _ => Err(Problem::Said { store, what: format!("expected to be {stage}, but: {line}") }),
+        }
     }
 }
 
@@ -173,8 +221,15 @@ fn spawn(number: u64, dir: &Path, addresses: &[SocketAddr], plan: &Plan<'_>) -> 
         ("--workers", plan.cluster.workers),
         ("--seed", plan.cluster.seed),
         ("--leaders-within", plan.cluster.leaders_within),
+        ("--spares", plan.spares),
     ] {
         command.args([name, &value.to_string()]);
+    }
+    for (name, is_set) in [("--places", plan.places), ("--keeps-leaders", plan.keeps_leaders)] {
+        command.args(is_set.then_some(name));
+    }
+    for (name, value) in [("--snapshot-rate", plan.snapshot_rate), ("--replicas-at-once", plan.replicas_at_once)] {
+        command.args(value.into_iter().flat_map(|value| [name.to_owned(), value.to_string()]));
     }
     command.args(["--state", plan.state.name()]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut process = command.spawn().map_err(io("a store cannot be started"))?;
@@ -191,7 +246,7 @@ fn spawn(number: u64, dir: &Path, addresses: &[SocketAddr], plan: &Plan<'_>) -> 
     Ok(Store { number, process, commands, lines })
 }
 
-fn write_certificates(dir: &Path) -> Result<(), Problem> {
+fn write_certificates(dir: &Path, stores: u64) -> Result<(), Problem> {
     let write = |path: PathBuf, pem: String| {
         std::fs::write(path, pem).map_err(|source| Problem::Io { what: "a certificate cannot be written", source })
     };
@@ -200,7 +255,7 @@ fn write_certificates(dir: &Path) -> Result<(), Problem> {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     write(files(dir, 1).0, params.self_signed(&key)?.pem())?;
     let issuer = Issuer::new(params, key);
-    for store in 1..=STORES {
+    for store in 1..=stores {
         let key = KeyPair::generate()?;
         let params = CertificateParams::new(vec![format!("store-{store}.multiraft")])?;
         let (_, certificate_file, key_file) = files(dir, store);
@@ -211,8 +266,8 @@ fn write_certificates(dir: &Path) -> Result<(), Problem> {
 }
 
 /// Addresses on loopback that are free at this moment: bound together, so that they differ, and given back.
-fn free_addresses() -> Result<Vec<SocketAddr>, Problem> {
+fn free_addresses(stores: u64) -> Result<Vec<SocketAddr>, Problem> {
     let io = |source| Problem::Io { what: "no UDP port on loopback is free", source };
-    let sockets: Result<Vec<UdpSocket>, _> = (0..STORES).map(|_| UdpSocket::bind("127.0.0.1:0")).collect();
+    let sockets: Result<Vec<UdpSocket>, _> = (0..stores).map(|_| UdpSocket::bind("127.0.0.1:0")).collect();
     sockets.map_err(io)?.iter().map(|socket| socket.local_addr().map_err(io)).collect()
 }

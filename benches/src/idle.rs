@@ -13,7 +13,7 @@ const HEAD: [&str; 7] =
 
 /// Runs the benchmark and prints what came out.
 pub(crate) fn run(options: &Idle) -> Result<(), Problem> {
-    let plan = Plan { cluster: &options.cluster, groups: options.groups, clients: 0, payload: 0, state: options.state };
+    let plan = Plan::new(&options.cluster, options.groups, options.state);
     let (mut stores, leaderless) = Stores::start(&plan)?;
     // Without clients the load is rest.
     stores.load(Duration::from_secs(options.settle))?;

@@ -27,18 +27,46 @@ impl KeySpace {
 
     /// A key of the `region`th region in key order; `draw` picks which.
     pub(crate) fn key(self, region: u64, draw: u64) -> Bytes {
-        let first = region * (u64::MAX / self.regions);
         let each = (KEYS / self.regions).max(1);
-        Bytes::copy_from_slice(&(first + draw % each).to_be_bytes())
+        Bytes::copy_from_slice(&(self.first(region) + draw % each).to_be_bytes())
     }
 
     /// The command that sets a key.
     pub(crate) fn put(self, region: u64, draw: u64, value: &[u8]) -> Bytes {
-        let mut command = BytesMut::with_capacity(KEY_BYTES + value.len());
-        command.put_slice(&self.key(region, draw));
-        command.put_slice(value);
-        command.freeze()
+        set(&self.key(region, draw), value)
     }
+
+    /// The `number`th of the keys of a region that are written once each: another one for each number below [`KeySpace::span`],
+    /// any few in a row evenly over that span.
+    pub(crate) fn spread(self, region: u64, number: u64) -> u64 {
+        self.first(region) + (number.wrapping_mul(SCATTER) & (self.span() - 1))
+    }
+
+    /// The key that halves what [`KeySpace::spread`] gives.
+    pub(crate) fn middle(self, region: u64) -> u64 {
+        self.first(region) + self.span() / 2
+    }
+
+    fn first(self, region: u64) -> u64 {
+        region * (u64::MAX / self.regions)
+    }
+
+    /// How many keys `spread` gives: a power of two.
+    fn span(self) -> u64 {
+        1 << (u64::MAX / self.regions).ilog2()
+    }
+}
+
+/// Odd, so that multiplication by it permutes the numbers below any power of two; near the golden section of 2^64, so that it
+/// scatters them (Knuth, "The Art of Computer Programming", volume 3, section 6.4).
+const SCATTER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The command that sets a key.
+pub(crate) fn set(key: &[u8], value: &[u8]) -> Bytes {
+    let mut command = BytesMut::with_capacity(key.len() + value.len());
+    command.put_slice(key);
+    command.put_slice(value);
+    command.freeze()
 }
 
 /// Sets the key that begins a command to the rest of it; answers `ok`, or what is wrong.
@@ -79,6 +107,25 @@ mod tests {
                     let owner = boundaries.partition_point(|boundary| *boundary <= key);
                     assert_eq!(owner as u64, region, "{regions} regions, draw {draw}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_are_spread_differ_and_lie_evenly_on_both_sides_of_the_middle() {
+        for regions in [1, 2, 3, 1000] {
+            let keys = KeySpace::new(regions);
+            for region in [0, regions - 1] {
+                let mut list: Vec<u64> = (0..1000).map(|number| keys.spread(region, number)).collect();
+                list.sort_unstable();
+                list.dedup();
+                let left = list.iter().filter(|key| **key < keys.middle(region)).count();
+                assert!(
+                    list.len() == 1000 && (480..520).contains(&left),
+                    "{regions} regions: {left} of {}",
+                    list.len()
+                );
+                assert!(list[0] >= keys.first(region) && list[999] - keys.first(region) < u64::MAX / regions);
             }
         }
     }

@@ -5,12 +5,15 @@
 //!   throughput   writes per second under clients that run inside the stores
 //!   sweep        the same over numbers of regions, clients and sizes of values, with medians
 //!   idle         what regions cost that nobody uses: memory, processor time, messages
+//!   split-merge  how long splits and merges take and stall writes, and how many there can be a second
+//!   drain        how long it takes to empty a store, and what writes notice of it
+//!   snapshot     how fast a replica is filled, and what writes notice of it
 //!   placement    what a round of the placement planner costs; runs no stores, but a model of them on virtual time
 //! ```
 //!
-//! The parent ([`cluster`]) starts this program three more times as [`store`] and talks to them in lines of text; when it is
-//! done, or fails, it ends them by their process ids and removes their directories. If it is killed or interrupted, its stores
-//! stop by themselves and a directory `multiraft-bench-*` stays behind.
+//! The parent ([`cluster`]) starts this program once more for each store, as [`store`], and talks to them in lines of text; when
+//! it is done, or fails, it ends them by their process ids and removes their directories. If it is killed or interrupted, its
+//! stores stop by themselves and a directory `multiraft-bench-*` stays behind.
 //! Nothing here reaches behind the public API of `multiraft`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks to its terminal")]
 
@@ -19,6 +22,7 @@ mod clients;
 mod cluster;
 mod idle;
 mod keyspace;
+mod live;
 mod placement;
 mod report;
 mod store;
@@ -40,6 +44,9 @@ fn main() -> ExitCode {
         args::Bench::Sweep(options) => sweep::run(&options),
         args::Bench::Idle(options) => idle::run(&options),
         args::Bench::Placement(options) => placement::run(&options),
+        args::Bench::SplitMerge(options) => live::split_merge::run(&options),
+        args::Bench::Drain(options) => live::drain::run(&options),
+        args::Bench::Snapshot(options) => live::snapshot::run(&options),
         args::Bench::Store(options) => store::run(options),
     };
     match outcome {

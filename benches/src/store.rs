@@ -6,6 +6,7 @@
 //!                                   {"at":"led", ...}           leaders are known and steady, or the time was up
 //!   load MILLISECONDS         -->   {"at":"loaded"}             its clients have run that long
 //!   measure MILLISECONDS      -->   {"at":"measured", ...}      the window of that length is over
+//!   drive JOB                 -->   {"at":"driven", ...}        a job of `live`, in JSON, is done
 //!   (end of input)            -->   it stops the engine and exits
 //! ```
 
@@ -13,7 +14,8 @@ use std::io::{BufRead, Write, stdin, stdout};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use multiraft::{Bootstrap, Config, Engine, StateKind, StoreCounters, StoreId, Term, Tls};
+use multiraft::placement::{Kind, Kinds};
+use multiraft::{Bootstrap, Config, Engine, Placement, StateKind, StoreCounters, StoreId, Term, Tls};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,6 +23,7 @@ use crate::args::{State, Store};
 use crate::clients::{self, Load, Tally};
 use crate::cluster::{Problem, STORES, files};
 use crate::keyspace::{KeySpace, PutMap};
+use crate::live;
 use crate::usage;
 
 /// How often a store looks whether all its regions have a leader.
@@ -78,7 +81,11 @@ async fn start(options: &Store) -> Result<Engine, Problem> {
     let tls = Tls::from_pem_files(ca, certificate, key).map_err(|error| said(error.to_string()))?;
     let mut config = Config::default();
     config.workers = options.workers;
+    config.balance_leaders = !options.keeps_leaders;
+    config.placement = options.places.then(|| emptying(options.replicas_at_once));
+    config.snapshot_bytes_per_second = options.snapshot_rate.unwrap_or(config.snapshot_bytes_per_second);
     let stores: Vec<StoreId> = (1..=options.addresses.len() as u64).map(StoreId).collect();
+    let holders: Vec<StoreId> = stores[..stores.len() - options.spares.min(stores.len())].to_vec();
     let mut builder = Engine::builder()
         .store(StoreId(options.store))
         .data_dir(options.dir.join(format!("data-{}", options.store)))
@@ -89,14 +96,27 @@ async fn start(options: &Store) -> Result<Engine, Problem> {
             State::Mem => StateKind::Memory,
             State::Sled => StateKind::Sled,
         })
-        .bootstrap(Bootstrap { boundaries: KeySpace::new(options.groups).boundaries(), stores: stores.clone() })
         .config(config);
+    if holders.contains(&StoreId(options.store)) {
+        let boundaries = KeySpace::new(options.groups).boundaries();
+        builder = builder.bootstrap(Bootstrap { boundaries, stores: holders });
+    }
     for (store, address) in stores.into_iter().zip(&options.addresses) {
         if store != StoreId(options.store) {
             builder = builder.peer(store, *address);
         }
     }
     builder.start().await.map_err(|error| said(error.to_string()))
+}
+
+/// Planning that empties stores and replaces what is lost, and moves nothing else.
+fn emptying(replicas_at_once: Option<usize>) -> Placement {
+    let mut placement = Placement::default();
+    if let Some(at_once) = replicas_at_once {
+        (placement.options.limits.snapshots_in, placement.options.limits.snapshots_out) = (at_once, at_once);
+    }
+    placement.options.enabled = Kinds::NONE.with(Kind::Repair).with(Kind::Drain);
+    placement
 }
 
 /// Does what the parent asks for.
@@ -113,6 +133,10 @@ async fn follow(options: &Store, engine: &Engine, mut commands: mpsc::Receiver<S
     });
     let mut running = None;
     while let Some(line) = commands.recv().await {
+        if let Some(job) = line.strip_prefix("drive ") {
+            say(&live::drive(engine, keys, job).await?);
+            continue;
+        }
         let time = line.split_whitespace().nth(1).and_then(|time| time.parse().ok()).map(Duration::from_millis);
         match (line.split_whitespace().next(), time) {
             (Some("load"), Some(time)) => {

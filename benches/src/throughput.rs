@@ -97,7 +97,7 @@ pub(crate) struct Figures {
 
 impl Figures {
     pub(crate) fn measure(size: &Size, cluster: &Cluster, state: State) -> Result<Self, Problem> {
-        let plan = Plan { cluster, groups: size.groups, clients: size.clients, payload: size.payload, state };
+        let plan = Plan { clients: size.clients, payload: size.payload, ..Plan::new(cluster, size.groups, state) };
         let (mut stores, leaderless) = Stores::start(&plan)?;
         stores.load(size.warmup)?;
         let measured = Measured::new(stores.measure(size.window)?);

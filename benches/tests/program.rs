@@ -1,26 +1,14 @@
 //! The program as CI and people run it: short runs, and what is left behind.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod support;
+
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-
-fn program(dir: &Path, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_multiraft-benches"));
-    command.args(words).arg("--dir").arg(dir);
-    command
-}
-
-/// Runs it to its end; gives its lines of JSON.
-fn finish(dir: &Path, words: &[&str]) -> Vec<Value> {
-    let output = program(dir, words).stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success(), "{words:?}: {output:?}");
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()
-}
+use support::{finish, program};
 
 #[test]
 fn a_quick_run_writes_on_both_kinds_of_state_and_leaves_no_files() {

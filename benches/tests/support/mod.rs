@@ -1,0 +1,20 @@
+//! Running the program.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+pub(crate) fn program(dir: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_multiraft-benches"));
+    command.args(words).arg("--dir").arg(dir);
+    command
+}
+
+/// Runs it to its end; gives its lines of JSON.
+pub(crate) fn finish(dir: &Path, words: &[&str]) -> Vec<Value> {
+    let output = program(dir, words).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
