@@ -505,7 +505,7 @@ impl Engine {
         self.running.clock.now()
     }
 
-    fn check_running(&self) -> Result<(), String> {
+    pub(crate) fn check_running(&self) -> Result<(), String> {
         self.running.fault.reason().map_or(Ok(()), |reason| Err(reason.to_owned()))
     }
 

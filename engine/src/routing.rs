@@ -49,7 +49,7 @@ impl Engine {
         let (key, command, deadline) = (key.as_ref(), command.into(), self.deadline(None));
         let mut pause = PAUSE_MIN;
         loop {
-            let region = self.route(key, deadline).await.ok_or(ProposeError::Unrouted)?;
+            let region = self.route(key, deadline).await.ok_or_else(|| self.unrouted())?;
             let patience = deadline.min(self.deadline(Some(PATIENCE)));
             let proposed =
                 self.propose_until(region.id, Some(region.epoch), None, command.clone(), deadline, patience).await;
@@ -100,7 +100,11 @@ impl Engine {
     ) -> Result<(Arc<RegionDescriptor>, Bytes), ReadError> {
         let mut pause = PAUSE_MIN;
         loop {
-            let region = self.route(key, deadline).await.ok_or(ReadError::Unrouted)?;
+            let region = self.route(key, deadline).await;
+            let region = region.ok_or_else(|| match self.stopped() {
+                Some(reason) => ReadError::Stopped { reason },
+                None => ReadError::Unrouted,
+            })?;
             let patience = deadline.min(self.deadline(Some(PATIENCE)));
             let (name, query) = ((region.id, Some(region.epoch)), query(&region));
             let error = match self.read_until(name, query, consistency, deadline, patience).await {
@@ -137,7 +141,7 @@ impl Engine {
             if let Some(region) = self.region_for(key) {
                 return Some(region);
             }
-            if self.peer_count() == 0 {
+            if self.peer_count() == 0 || self.stopped().is_some() {
                 return None;
             }
             let wanted = Bytes::copy_from_slice(key);
@@ -146,6 +150,20 @@ impl Engine {
                 return None;
             }
         }
+    }
+
+    /// Why no region was found for a command.
+    pub(crate) fn unrouted(&self) -> ProposeError {
+        match self.stopped() {
+            Some(reason) => ProposeError::Stopped { reason },
+            None => ProposeError::Unrouted,
+        }
+    }
+
+    /// Why nobody can be asked any more.
+    fn stopped(&self) -> Option<String> {
+        let is_stopping = || self.running().fault.ends_waiting().then(|| "shutting down".to_owned());
+        self.check_running().err().or_else(is_stopping)
     }
 
     /// A region that was asked for a key is not there, or not any more: unless this store has learnt better meanwhile, other

@@ -112,7 +112,7 @@ impl Session {
         command: Bytes,
         deadline: Time,
     ) -> Result<Bytes, (Option<LogIndex>, ProposeError)> {
-        let region = self.engine.route(key, deadline).await.ok_or((None, ProposeError::Unrouted))?;
+        let region = self.engine.route(key, deadline).await.ok_or_else(|| (None, self.engine.unrouted()))?;
         let opened = match uncertain {
             Some(opened) => opened,
             // Opening it has no effect that matters, whatever becomes of it.

@@ -308,3 +308,24 @@ async fn every_split_is_told_once_by_every_store() {
         assert!(leaders >= 8);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_store_says_so_at_once_also_of_keys_whose_region_it_never_knew() {
+    let mut cluster = Cluster::new(2, 1);
+    cluster.bootstrapped = 1;
+    cluster.config.request_timeout = Duration::from_secs(600);
+    let engine = cluster.start(2).await;
+    let waiting = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.propose_key("key", put("key", "value")).await }
+    });
+    engine.shutdown().await;
+    let asked =
+        tokio::time::timeout(LIMIT, async { (engine.propose_key("key", put("key", "value")).await, waiting.await) });
+    let (late, early) = asked.await.expect("nobody waits for a store that has stopped");
+    assert!(matches!(late, Err(ProposeError::Stopped { .. })), "{late:?}");
+    assert!(matches!(early, Ok(Err(ProposeError::Stopped { .. }))), "{early:?}");
+    let read = engine.read_key("key", "key", Consistency::Linearizable).await;
+    assert!(matches!(read, Err(ReadError::Stopped { .. })), "{read:?}");
+    assert!(engine.session().propose_key("key", put("key", "value")).await.is_err());
+}
