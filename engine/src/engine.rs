@@ -14,6 +14,7 @@ use crate::builder::Builder;
 use crate::error::{ProposeError, ReadError, RegionError, TransferError};
 use crate::events::Events;
 use crate::logic::{AdminRequest, Input, Outcome, worker_of};
+use crate::measure::Figures;
 use crate::options::{Consistency, ProposeOptions, ReadOptions};
 use crate::regions::Ids;
 use crate::routing::Search;
@@ -388,6 +389,15 @@ impl Engine {
     #[must_use]
     pub fn placement(&self) -> Option<PlacementState> {
         self.running.placement.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How large and how busy regions are, by region: those that this store leads, and what it reads of others. Measured with
+    /// [`Config::placement`] only, and of a region that is new, or led here only now, after some rounds.
+    ///
+    /// [`Config::placement`]: crate::Config::placement
+    #[must_use]
+    pub fn figures(&self) -> Arc<[Figures]> {
+        self.running.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Watches what happens from now on.

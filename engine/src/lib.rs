@@ -17,6 +17,7 @@ mod error;
 mod events;
 pub mod logic;
 pub mod machine;
+mod measure;
 mod options;
 pub mod placement;
 mod region;
@@ -39,6 +40,7 @@ pub use logic::{MergeFault, SnapshotLimits, SplitFault, StoreFault, StoreRecord,
 pub use machine::{
     ApplyContext, KeyOutsideRegion, OwnState, OwnStateFactory, RegionView, SnapshotWrite, StateMachine, StateTxn,
 };
+pub use measure::Figures;
 pub use multiraft_raft::{
     ChangeError, ClusterId, Incarnation, KeyRange, LogIndex, Options as RaftOptions, RegionDescriptor, RegionEpoch,
     RegionId, Replica, ReplicaId, Role, StoreId, Term,

@@ -117,23 +117,33 @@ impl Engine {
         let deadline = self.deadline(None);
         let mut current = self.describe(region, deadline).await?;
         loop {
-            let refuse = |fault| RegionError::Split { fault, current: Arc::clone(&current) };
-            check_split_keys(&current, keys.iter()).map_err(refuse)?;
-            let replicas = current.replicas.len() as u64;
-            let mut ids = self.allocate_ids((1 + replicas) * keys.len() as u64, deadline).await?;
-            let mut child = |key: &Bytes| {
-                let region = RegionId(ids.next()?);
-                let replicas = (0..replicas).map(|_| ids.next().map(ReplicaId)).collect::<Option<Vec<_>>>()?;
-                Some(Child { start: key.clone(), region, replicas })
-            };
-            let children: Vec<Child> = keys.iter().map_while(&mut child).collect();
-            let request = AdminRequest::Command(AdminCommand::Split { children });
-            match self.administer(region, Some(current.epoch), request, deadline).await {
+            match self.split_of(&current, &keys).await {
                 // Its replicas have changed meanwhile: the keys may still be fine.
                 Err(RegionError::EpochMismatch { current: newer }) if newer.epoch != current.epoch => current = newer,
                 result => return result,
             }
         }
+    }
+
+    /// Splits a region that is at this very epoch.
+    pub(crate) async fn split_of(
+        &self,
+        current: &Arc<RegionDescriptor>,
+        keys: &[Bytes],
+    ) -> Result<Vec<Arc<RegionDescriptor>>, RegionError> {
+        let deadline = self.deadline(None);
+        let refuse = |fault| RegionError::Split { fault, current: Arc::clone(current) };
+        check_split_keys(current, keys.iter()).map_err(refuse)?;
+        let replicas = current.replicas.len() as u64;
+        let mut ids = self.allocate_ids((1 + replicas) * keys.len() as u64, deadline).await?;
+        let mut child = |key: &Bytes| {
+            let region = RegionId(ids.next()?);
+            let replicas = (0..replicas).map(|_| ids.next().map(ReplicaId)).collect::<Option<Vec<_>>>()?;
+            Some(Child { start: key.clone(), region, replicas })
+        };
+        let children: Vec<Child> = keys.iter().map_while(&mut child).collect();
+        let request = AdminRequest::Command(AdminCommand::Split { children });
+        self.administer(current.id, Some(current.epoch), request, deadline).await
     }
 
     /// Merges a region into its neighbour, which takes over its keys and its sessions. Returns the merged region.

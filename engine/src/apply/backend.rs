@@ -17,6 +17,7 @@ use crate::apply::{Applier, Chunks, Tombstone, to_state_error};
 use crate::error::ReadError;
 use crate::logic::RegionStart;
 use crate::machine::{OwnStateFactory, StateMachine};
+use crate::measure::{Survey, Tallies, Tally};
 use crate::region::keys;
 use crate::region::merge::MergeState;
 use crate::region::stores::STORES;
@@ -45,6 +46,8 @@ pub struct Backend {
     store: StoreId,
     /// Where states are kept that are not durable by themselves.
     pub(super) files: Option<SnapshotFiles>,
+    /// Where it is counted what commands and queries touch, if it is.
+    pub(super) tallies: Option<Arc<Tallies>>,
 }
 
 #[derive(Clone)]
@@ -106,7 +109,7 @@ impl Backend {
     }
 
     fn new(form: Form) -> Self {
-        Self { form, catalogue: Arc::default(), store: StoreId::ZERO, files: None }
+        Self { form, catalogue: Arc::default(), store: StoreId::ZERO, files: None, tallies: None }
     }
 
     /// The backend of this store; state that is not durable by itself is kept in these files.
@@ -115,6 +118,29 @@ impl Backend {
         self.files = (!self.is_durable()).then(|| files.clone());
         self.store = store;
         self
+    }
+
+    /// The backend whose commands and queries are counted here.
+    pub(crate) fn counted_in(mut self, tallies: Arc<Tallies>) -> Self {
+        self.tallies = Some(tallies);
+        self
+    }
+
+    /// What was counted since this was last asked.
+    pub(crate) fn take_tallies(&self) -> BTreeMap<RegionId, Tally> {
+        self.tallies.as_ref().map(|tallies| tallies.take()).unwrap_or_default()
+    }
+
+    /// Reads on in a region's range to find out how large it is, some bytes and at least one chunk; whether that was the rest
+    /// of it.
+    pub(crate) fn survey(&self, survey: &mut Survey, bytes: usize) -> Result<bool, StateError> {
+        match &self.form {
+            Form::Shared(shared) => shared.survey(survey, bytes),
+            Form::Own(own) => {
+                own.survey(survey);
+                Ok(true)
+            }
+        }
     }
 
     /// Which store's it is.
@@ -245,8 +271,8 @@ impl Backend {
     /// The region is not here, has changed, or the state store failed.
     pub fn lookup(&self, region: RegionId, epoch: Option<RegionEpoch>, query: &[u8]) -> Result<Bytes, ReadError> {
         match &self.form {
-            Form::Shared(shared) => lookup(shared, region, epoch, query),
-            Form::Own(own) => own.lookup(region, epoch, query),
+            Form::Shared(shared) => lookup(shared, region, epoch, query, self.tallies.as_deref()),
+            Form::Own(own) => own.lookup(region, epoch, query, self.tallies.as_deref()),
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::apply::catalogue::{Catalogue, Clearance, Entries};
 use crate::apply::decide::is_admin;
 use crate::apply::decide::wanted_source;
 use crate::logic::{Applied, ApplyTask, Input, Outcome, RegionChange, ReplyTo, SnapshotInstalled, wire_outcome};
+use crate::measure::Tallies;
 use crate::region::merge::{Absorbed, MergeState};
 use crate::snapshots::SnapshotFiles;
 
@@ -170,6 +171,8 @@ pub struct Applier {
     store: StoreId,
     /// Where states are kept that are not durable by themselves.
     files: Option<SnapshotFiles>,
+    /// Where it is counted what commands touch, if it is.
+    tallies: Option<Arc<Tallies>>,
 }
 
 /// What a region has applied since its last checkpoint.
@@ -199,6 +202,7 @@ impl Applier {
             buried: Vec::new(),
             catalogue: backend.catalogue,
             files: backend.files,
+            tallies: backend.tallies,
         }
     }
 
@@ -310,6 +314,7 @@ impl Applier {
             members: &mut members,
             unsynced: &mut self.unsynced,
             buried: &mut self.buried,
+            tallies: self.tallies.as_deref(),
         };
         let applied = match &mut self.form {
             Form::Shared(shared) => shared.apply(context, &mut self.stalled, pass, out),
@@ -555,6 +560,7 @@ struct Pass<'a> {
     members: &'a mut Vec<Arc<RegionDescriptor>>,
     unsynced: &'a mut Vec<Arc<RegionDescriptor>>,
     buried: &'a mut Vec<RegionId>,
+    tallies: Option<&'a Tallies>,
 }
 
 /// Cuts entries before and behind each one that may change its region: such a change is a task of its own, and ends its pass.

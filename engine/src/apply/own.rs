@@ -22,6 +22,7 @@ use crate::apply::{AppliedBatch, ApplyError, Cause, Pass, Progress, ReceivedSnap
 use crate::error::ReadError;
 use crate::logic::{Applied, ApplyTask, Outcome, RegionChange, SplitDone};
 use crate::machine::{ApplyContext, OwnState, OwnStateFactory};
+use crate::measure::{STRETCHES, Size, Survey, Tallies, Touches};
 use crate::region::command::EpochRule;
 use crate::region::merge::{ABSORBED, FROZEN, MergeState};
 use crate::region::sessions::{MAX_SESSIONS, SessionRecord, unite_sessions};
@@ -44,6 +45,8 @@ struct Held {
     applied: LogIndex,
     term: Term,
     records: OwnRecords,
+    /// Where it is counted what is written, while it is.
+    touches: Option<Touches>,
 }
 
 impl OwnRegion {
@@ -112,7 +115,7 @@ impl OwnRegions {
         let (records, mut stream) = body::ChunkReader::own(chunks)?;
         let mut machine = self.factory.create(descriptor);
         machine.restore(&mut stream)?;
-        Ok(Held { machine, descriptor: Arc::clone(descriptor), applied: index, term, records })
+        Ok(Held { machine, descriptor: Arc::clone(descriptor), applied: index, term, records, touches: None })
     }
 
     pub(super) fn capture(&self, region: RegionId) -> Option<SnapshotSource> {
@@ -132,12 +135,21 @@ impl OwnRegions {
         self.get(region)?.read().records.records.get(name).cloned()
     }
 
+    /// Asks a region's machine how large it is, and where its bytes lie.
+    pub(crate) fn survey(&self, survey: &mut Survey) {
+        let Some(region) = self.get(survey.region) else { return survey.take_own(None, Vec::new()) };
+        let held = region.read();
+        let found = held.machine.size().map(|(bytes, keys)| Size { bytes, keys });
+        survey.take_own(found, held.machine.sample(STRETCHES));
+    }
+
     /// Answers a query, if the region is what the caller thinks it is.
     pub(crate) fn lookup(
         &self,
         region: RegionId,
         epoch: Option<RegionEpoch>,
         query: &[u8],
+        tallies: Option<&Tallies>,
     ) -> Result<Bytes, ReadError> {
         let held = self.get(region).ok_or(ReadError::UnknownRegion { region })?;
         let held = held.read();
@@ -147,6 +159,11 @@ impl OwnRegions {
         if epoch.is_none() && held.records.records.contains_key(FROZEN) {
             // Its keys may have another owner by now, whose writes are not seen here (M1).
             return Err(ReadError::EpochMismatch { current: Arc::clone(&held.descriptor) });
+        }
+        if let Some(tallies) = tallies {
+            let mut touches = tallies.touches();
+            held.touch(query, &mut touches);
+            tallies.add_reads(region, touches);
         }
         Ok(held.machine.lookup(&held.descriptor, query))
     }
@@ -167,12 +184,16 @@ pub(super) fn apply<R>(
         if let (Some(region), Some(progress)) = (own.get(handle.region), pass.regions.get(&handle.region)) {
             let merge = progress.merge.clone();
             let mut held = region.write();
+            held.touches = pass.tallies.map(Tallies::touches);
             for entry in &entries {
                 let reply = replies.next_if(|(index, _)| *index == entry.index).map(|(_, reply)| reply);
                 let outcome = apply_entry(own, &mut held, &merge, entry, &mut pass, &mut done)?;
                 if let Some(reply) = reply {
                     out.answer(reply, outcome);
                 }
+            }
+            if let (Some(tallies), Some(touches)) = (pass.tallies, held.touches.take()) {
+                tallies.add_writes(handle.region, touches);
             }
             pass.regions.insert(handle.region, held.progress());
             if let (Some(change), Some(catalogue), Some(progress)) =
@@ -261,7 +282,7 @@ fn split(own: &OwnRegions, held: &mut Held, parts: &[Arc<RegionDescriptor>], pas
             let (applied, term) = (FIRST_INDEX, FIRST_TERM);
             // Sessions follow their keys; what the region notes of itself stays with it.
             let records = OwnRecords { sessions: held.records.sessions.clone(), records: BTreeMap::new() };
-            let held = Held { machine, descriptor: Arc::clone(child), applied, term, records };
+            let held = Held { machine, descriptor: Arc::clone(child), applied, term, records, touches: None };
             own.insert(held);
             catalogue.set_state(Arc::clone(child));
             catalogue.hold(child.id);
@@ -342,6 +363,14 @@ impl Held {
         MergeState::of_records(record(FROZEN), record(ABSORBED))
     }
 
+    /// Counts a command or a query as one key, if the machine does not tell which.
+    fn touch(&self, request: &[u8], touches: &mut Touches) {
+        match self.machine.key_of(request) {
+            Some(key) => touches.note(|| key),
+            None => touches.note_unknown(),
+        }
+    }
+
     fn progress(&self) -> Progress {
         // Snapshot files carry the mark for state of this form.
         let descriptor = Arc::clone(&self.descriptor);
@@ -377,6 +406,11 @@ impl RegionState for Held {
     }
 
     fn run(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Result<Bytes, StateError> {
+        if let Some(mut touches) = self.touches.take() {
+            self.touch(command, &mut touches);
+            touches.bytes += command.len() as u64;
+            self.touches = Some(touches);
+        }
         Ok(self.machine.apply(context, command))
     }
 }

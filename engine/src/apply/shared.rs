@@ -1,5 +1,6 @@
 //! Applying to the shared state store: one atomic write for a whole batch of regions.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::error::ReadError;
 use crate::logic::{Applied, ApplyTask, Outcome, RegionHandle, ReplyTo};
 use crate::machine::shared::drain_overlay;
 use crate::machine::{ApplyContext, RegionView, StateMachine, StateTxn};
+use crate::measure::{Survey, Tallies, Touches};
 use crate::region::command::EpochRule;
 use crate::region::keys;
 use crate::region::merge::{ABSORBED, Absorbed, FROZEN, MergeState};
@@ -32,6 +34,9 @@ pub(crate) struct SharedBackend {
     pub(crate) machine: Arc<dyn StateMachine>,
     pub(crate) store: Arc<dyn StateStore>,
 }
+
+/// How much a survey reads at a time.
+const SURVEY_CHUNK_BYTES: usize = 64 << 10;
 
 type Overlay = BTreeMap<Bytes, Option<Bytes>>;
 
@@ -193,6 +198,26 @@ impl SharedBackend {
         Ok(SnapshotSource { descriptor, index, term, absorbed, content: Content::Shared(parts) })
     }
 
+    /// Reads on in a region's range, some bytes and at least one chunk; whether that was the rest of it.
+    pub(super) fn survey(&self, survey: &mut Survey, bytes: usize) -> Result<bool, StateError> {
+        let (start, end) = keys::data_range(&survey.range);
+        let from = survey.next.clone().unwrap_or(start);
+        // Of this instant for as long as it takes to read so much: what is counted need not be of one moment.
+        let mut snapshot = self.store.snapshot(&from, &end)?;
+        let mut read = 0;
+        while read < bytes {
+            let pairs = snapshot.next_chunk(SURVEY_CHUNK_BYTES)?;
+            let Some((last, _)) = pairs.last() else { return Ok(true) };
+            survey.next = Some([last, &[0][..]].concat().into());
+            for (key, value) in &pairs {
+                let size = (key.len() - 1 + value.len()) as u64;
+                survey.take(&keys::user(key), size);
+                read += key.len() + value.len();
+            }
+        }
+        Ok(false)
+    }
+
     /// Puts a snapshot file's content back into a volatile store, at start.
     pub(crate) fn restore(
         &self,
@@ -280,6 +305,7 @@ pub(crate) fn lookup(
     region: RegionId,
     epoch: Option<RegionEpoch>,
     query: &[u8],
+    tallies: Option<&Tallies>,
 ) -> Result<Bytes, ReadError> {
     let state = |error: StateError| ReadError::State { reason: error.to_string() };
     let view = backend.store.view();
@@ -295,7 +321,13 @@ pub(crate) fn lookup(
         // Its keys may have another owner by now, whose writes are not seen here (M1).
         return Err(ReadError::EpochMismatch { current: Arc::new(descriptor) });
     }
-    backend.machine.lookup(&RegionView::new(&*view, &descriptor), query).map_err(state)
+    let touches = tallies.map(|tallies| RefCell::new(tallies.touches()));
+    let found = backend.machine.lookup(&RegionView::new(&*view, &descriptor, touches.as_ref()), query);
+    drop(view);
+    if let (Some(tallies), Some(touches)) = (tallies, touches) {
+        tallies.add_reads(region, touches.into_inner());
+    }
+    found.map_err(state)
 }
 
 /// One pass over entries on one view.
@@ -326,10 +358,12 @@ impl Run<'_> {
         let cost = entries.iter().map(Entry::cost).sum();
         let mut done = Applied { handle, index: last.index, cost, memberships: Vec::new(), split: None, change: None };
         let mut replies = replies.into_iter().peekable();
+        let mut touches = pass.tallies.map(Tallies::touches);
         if let Some(progress) = pass.regions.get_mut(&handle.region) {
             for entry in entries {
                 let reply = replies.next_if(|(index, _)| *index == entry.index).map(|(_, reply)| reply);
-                let outcome = self.entry(progress, entry, batch, pass.members, &mut done)?;
+                let context = (&mut *pass.members, touches.as_mut());
+                let outcome = self.entry(progress, entry, batch, context, &mut done)?;
                 if let Some(reply) = reply {
                     out.answer(reply, outcome);
                 }
@@ -344,6 +378,9 @@ impl Run<'_> {
             region.applied = progress.applied;
             region.bytes += cost;
         }
+        if let (Some(tallies), Some(touches)) = (pass.tallies, touches) {
+            tallies.add_writes(handle.region, touches);
+        }
         for (_, reply) in replies {
             out.answer(reply, Outcome::Uncertain);
         }
@@ -356,7 +393,7 @@ impl Run<'_> {
         progress: &mut Progress,
         entry: &Entry,
         batch: &mut StateBatch,
-        members: &mut Vec<Arc<RegionDescriptor>>,
+        (members, touches): (&mut Vec<Arc<RegionDescriptor>>, Option<&mut Touches>),
         done: &mut Applied,
     ) -> Result<Outcome, ApplyError> {
         if entry.index <= progress.applied {
@@ -376,6 +413,7 @@ impl Run<'_> {
                     view: self.view,
                     overlay: self.overlay,
                     region: descriptor.id,
+                    touches: None,
                 };
                 let decision = decide_admin(&descriptor, &progress.merge, entry, &mut state)?;
                 let outcome = decision.outcome();
@@ -389,6 +427,7 @@ impl Run<'_> {
                     view: self.view,
                     overlay: self.overlay,
                     region: descriptor.id,
+                    touches,
                 };
                 apply_command(&mut state, &descriptor, progress.merge.frozen.is_some(), entry)?
             }
@@ -435,6 +474,8 @@ struct SharedState<'a> {
     view: &'a dyn StateView,
     overlay: &'a mut Overlay,
     region: RegionId,
+    /// Where it is counted what is written, if it is.
+    touches: Option<&'a mut Touches>,
 }
 
 impl SharedState<'_> {
@@ -488,7 +529,7 @@ impl RegionState for SharedState<'_> {
     }
 
     fn run(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Result<Bytes, StateError> {
-        let mut txn = StateTxn::new(self.view, self.overlay, context.region);
+        let mut txn = StateTxn::new(self.view, self.overlay, context.region, self.touches.as_deref_mut());
         self.machine.apply(context, command, &mut txn)
     }
 }

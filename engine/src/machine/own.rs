@@ -42,6 +42,26 @@ pub trait OwnState: Send + Sync + 'static {
     /// Takes over a neighbour's whole state.
     fn absorb(&mut self, neighbour: Box<dyn OwnState>);
 
+    /// How many bytes it holds, and how many keys, about; `None`: it does not tell, and is neither split nor merged because of
+    /// its size. Asked now and then while others look things up: it must be quick, as a counter is.
+    fn size(&self) -> Option<(u64, u64)> {
+        None
+    }
+
+    /// Keys that ascend and part what it holds into about so many stretches, each with the bytes from it to the next. Without
+    /// them nobody knows where to split what has grown too large. Asked only where [`size`](Self::size) is, and as quick.
+    fn sample(&self, stretches: usize) -> Vec<(Bytes, u64)> {
+        let _ = stretches;
+        Vec::new()
+    }
+
+    /// A key that a command or a query is about. Without it nobody knows where to split what has become too busy. Asked for
+    /// each, where load is measured; it must not depend on the state.
+    fn key_of(&self, request: &[u8]) -> Option<Bytes> {
+        let _ = request;
+        None
+    }
+
     /// For `absorb` implementations that need the neighbour's concrete type.
     fn as_any(self: Box<Self>) -> Box<dyn std::any::Any>;
 }

@@ -1,5 +1,6 @@
 //! A machine whose data lives on the shared state store.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -7,6 +8,7 @@ use multiraft_raft::{RegionDescriptor, RegionId};
 use multiraft_storage::{StateBatch, StateError, StateView};
 
 use crate::machine::ApplyContext;
+use crate::measure::Touches;
 use crate::region::keys;
 
 /// The state machine of all regions of a store, over the shared state store.
@@ -46,6 +48,8 @@ pub struct StateTxn<'a> {
     /// Writes of this apply batch that the view does not show yet, by stored key; `None` is a deletion.
     overlay: &'a mut BTreeMap<Bytes, Option<Bytes>>,
     region: &'a RegionDescriptor,
+    /// Where it is counted what is written, if it is.
+    touches: Option<&'a mut Touches>,
 }
 
 impl<'a> StateTxn<'a> {
@@ -53,8 +57,9 @@ impl<'a> StateTxn<'a> {
         view: &'a dyn StateView,
         overlay: &'a mut BTreeMap<Bytes, Option<Bytes>>,
         region: &'a RegionDescriptor,
+        touches: Option<&'a mut Touches>,
     ) -> Self {
-        Self { view, overlay, region }
+        Self { view, overlay, region, touches }
     }
 
     /// The region; only keys that it owns may be touched. The root region owns none.
@@ -84,7 +89,12 @@ impl<'a> StateTxn<'a> {
     /// [`KeyOutsideRegion`]; nothing is written.
     pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) -> Result<(), KeyOutsideRegion> {
         self.check(key)?;
-        self.overlay.insert(keys::data(key), Some(value.into()));
+        let (stored, value) = (keys::data(key), value.into());
+        if let Some(touches) = &mut self.touches {
+            touches.note(|| keys::user(&stored));
+            touches.bytes += (key.len() + value.len()) as u64;
+        }
+        self.overlay.insert(stored, Some(value));
         Ok(())
     }
 
@@ -94,7 +104,12 @@ impl<'a> StateTxn<'a> {
     /// [`KeyOutsideRegion`]; nothing is removed.
     pub fn delete(&mut self, key: &[u8]) -> Result<(), KeyOutsideRegion> {
         self.check(key)?;
-        self.overlay.insert(keys::data(key), None);
+        let stored = keys::data(key);
+        if let Some(touches) = &mut self.touches {
+            touches.note(|| keys::user(&stored));
+            touches.removed += 1;
+        }
+        self.overlay.insert(stored, None);
         Ok(())
     }
 
@@ -173,11 +188,26 @@ pub(crate) fn drain_overlay(overlay: &mut BTreeMap<Bytes, Option<Bytes>>, batch:
 pub struct RegionView<'a> {
     view: &'a dyn StateView,
     region: &'a RegionDescriptor,
+    /// Where it is counted what is read, if it is.
+    touches: Option<&'a RefCell<Touches>>,
 }
 
+/// A scan counts as one key read for so many that it returns, and one at least.
+const SCANNED_PER_READ: usize = 64;
+
 impl<'a> RegionView<'a> {
-    pub(crate) fn new(view: &'a dyn StateView, region: &'a RegionDescriptor) -> Self {
-        Self { view, region }
+    pub(crate) fn new(
+        view: &'a dyn StateView,
+        region: &'a RegionDescriptor,
+        touches: Option<&'a RefCell<Touches>>,
+    ) -> Self {
+        Self { view, region, touches }
+    }
+
+    fn note(&self, key: impl FnOnce() -> Bytes) {
+        if let Some(touches) = self.touches {
+            touches.borrow_mut().note(key);
+        }
     }
 
     /// The region, as of this instant.
@@ -194,6 +224,7 @@ impl<'a> RegionView<'a> {
         if !self.region.owns(key) {
             return Ok(None);
         }
+        self.note(|| Bytes::copy_from_slice(key));
         self.view.get(&keys::data(key))
     }
 
@@ -206,6 +237,8 @@ impl<'a> RegionView<'a> {
             return Ok(Vec::new());
         };
         let pairs = self.view.scan(&from, &to, limit)?;
+        self.note(|| keys::user(&from));
+        pairs.iter().step_by(SCANNED_PER_READ).skip(1).for_each(|(key, _)| self.note(|| keys::user(key)));
         Ok(pairs.into_iter().map(|(key, value)| (keys::user(&key), value)).collect())
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use multiraft_raft::{RegionDescriptor, RegionId, Replica, ReplicaId, Role, StoreId, Time};
 
-use super::options::Replication;
+use super::options::{Replication, Sizes};
 
 /// How many changes the journal holds. Who has missed more looks at all regions.
 const JOURNAL_MAX: usize = 1 << 16;
@@ -68,8 +68,8 @@ pub struct KeySample {
 
 /// Size and load of a region, as its leader measured them.
 ///
-/// The view takes new figures over only if one of them is off by a fifth and by more than a pittance, or if the region has
-/// changed. Noise that stays within 9 % of a mean therefore changes nothing after the first report.
+/// The view takes new figures over only if one of them is off by a fifth and by more than a pittance (1 MiB, 10 a second;
+/// less if the thresholds of splits and merges are small), or if the region has changed. Noise that stays within 9 % of a mean therefore changes nothing after the first report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// The `version` of the region's epoch under which this was measured; older figures neither split nor merge it.
@@ -93,12 +93,12 @@ impl Stats {
         self.writes_per_s.saturating_add(self.reads_per_s)
     }
 
-    fn is_near(&self, new: &Self) -> bool {
+    fn is_near(&self, new: &Self, (bytes, per_s): (u64, u64)) -> bool {
         let near = |old: u64, new: u64, pittance: u64| old.abs_diff(new) <= (old / 5).max(pittance);
         self.version == new.version
-            && near(self.bytes, new.bytes, 1 << 20)
-            && near(self.writes_per_s, new.writes_per_s, 10)
-            && near(self.reads_per_s, new.reads_per_s, 10)
+            && near(self.bytes, new.bytes, bytes)
+            && near(self.writes_per_s, new.writes_per_s, per_s)
+            && near(self.reads_per_s, new.reads_per_s, per_s)
     }
 }
 
@@ -169,7 +169,7 @@ pub(super) struct Tally {
 }
 
 /// The whole cluster, as far as it is known.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ClusterView {
     stores: BTreeMap<StoreId, StoreInfo>,
     regions: BTreeMap<RegionId, RegionInfo>,
@@ -178,6 +178,14 @@ pub struct ClusterView {
     journal: VecDeque<RegionId>,
     /// How many changes there ever were; the journal holds the last of them.
     revision: u64,
+    /// Bytes and load that do not matter.
+    pittance: (u64, u64),
+}
+
+impl Default for ClusterView {
+    fn default() -> Self {
+        Self::of_sizes(&Sizes::default())
+    }
 }
 
 impl ClusterView {
@@ -185,6 +193,20 @@ impl ClusterView {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, for a planner with these thresholds: what is little for them is not taken over.
+    #[must_use]
+    pub fn of_sizes(sizes: &Sizes) -> Self {
+        Self {
+            stores: BTreeMap::new(),
+            regions: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            tallies: BTreeMap::new(),
+            journal: VecDeque::new(),
+            revision: 0,
+            pittance: (sizes.pittance_bytes(), sizes.pittance_per_s()),
+        }
     }
 
     /// Takes in what a store reports, or what is wanted of it.
@@ -213,7 +235,7 @@ impl ClusterView {
             if region.descriptor.epoch.is_behind(known.descriptor.epoch) {
                 return false;
             }
-            if known.stats.is_near(&region.stats) {
+            if known.stats.is_near(&region.stats, self.pittance) {
                 known.stats.samples = region.stats.samples.take();
                 known.stats.keys = region.stats.keys;
                 region.stats = known.stats.clone();
@@ -282,6 +304,20 @@ impl ClusterView {
     pub fn drained(&self) -> Vec<StoreId> {
         let empty = |store: &&StoreInfo| store.state == StoreState::Draining && self.replicas_on(store.id) == 0;
         self.stores.values().filter(empty).map(|store| store.id).collect()
+    }
+
+    /// Whether some keys lie in no region that is known.
+    #[must_use]
+    pub fn has_holes(&self) -> bool {
+        let mut next = Some(Bytes::new());
+        for (start, id) in &self.starts {
+            if next.as_ref() != Some(start) {
+                return true;
+            }
+            let end = self.regions.get(id).map(|region| region.descriptor.range.end.clone());
+            next = end.filter(|end| !end.is_empty());
+        }
+        next.is_some()
     }
 
     pub(super) fn region_count(&self) -> usize {

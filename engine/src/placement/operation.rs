@@ -316,6 +316,8 @@ pub enum Obstacle {
     Limit,
     /// No sample, or no key in it that divides what is too much.
     NoKey,
+    /// There are as many regions as there may be.
+    Maximum,
 }
 
 impl fmt::Display for Obstacle {
@@ -328,6 +330,7 @@ impl fmt::Display for Obstacle {
             Self::NoStore => "no further live store has room for a replica; add a store or free some disk",
             Self::Limit => "the stores that fit have as much to do as the limits allow",
             Self::NoKey => "no sampled key divides what is too much",
+            Self::Maximum => "there are as many regions as there may be, see sizes.regions_max",
         })
     }
 }

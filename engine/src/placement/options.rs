@@ -166,6 +166,23 @@ pub struct Sizes {
     pub merge_after: Duration,
     /// With this many regions, the root not counted, none are joined.
     pub regions_min: usize,
+    /// With this many regions, the root not counted, none are split.
+    pub regions_max: usize,
+}
+
+impl Sizes {
+    /// Changes of a region's bytes by no more than this are not worth telling.
+    #[must_use]
+    pub fn pittance_bytes(&self) -> u64 {
+        (1 << 20).min(self.split_bytes / 16).min(self.merge_bytes / 4)
+    }
+
+    /// Changes of a region's load by no more than this are not worth telling.
+    #[must_use]
+    pub fn pittance_per_s(&self) -> u64 {
+        let split = self.split_writes_per_s.min(self.split_reads_per_s);
+        10.min(split / 16).min(self.merge_load_per_s / 4)
+    }
 }
 
 impl Default for Sizes {
@@ -179,6 +196,7 @@ impl Default for Sizes {
             merge_load_per_s: 100,
             merge_after: Duration::from_secs(600),
             regions_min: 1,
+            regions_max: usize::MAX,
         }
     }
 }

@@ -122,6 +122,21 @@ impl<'a> Round<'a> {
         (self.view.region_count() - root).saturating_sub(self.counts.merges + self.options.sizes.regions_min)
     }
 
+    /// How many regions may come by splits, with all splits that were begun at their end. None while a region is not known:
+    /// it may be one that a split has made.
+    pub(super) fn regions_below_maximum(&self) -> usize {
+        let max = self.options.sizes.regions_max;
+        if max == usize::MAX {
+            return max;
+        }
+        if self.view.has_holes() {
+            return 0;
+        }
+        let root = usize::from(self.view.region(RegionId::ROOT).is_some());
+        let begun = self.running.begun().filter(|begun| begun.operation.kind() == Kind::Split).count();
+        max.saturating_sub(self.view.region_count() - root + begun)
+    }
+
     /// Whether a change keeps a live majority all the way.
     pub(super) fn survives(&self, region: &RegionInfo, change: ReplicaChange) -> bool {
         survives(region.replicas(), change, &|replica| self.board.is_live(region, replica))

@@ -11,13 +11,21 @@ use super::worklist::Worklist;
 const KIND: Kind = Kind::Split;
 
 pub(super) fn plan(round: &mut Round<'_>, worklist: &Worklist) {
+    let mut left = round.regions_below_maximum();
     for (_, id) in round.candidates(KIND, false, &worklist.split) {
         if !round.may_begin(KIND) {
             return;
         }
+        if left == 0 {
+            round.block(id, KIND, Obstacle::Maximum);
+            continue;
+        }
         let Some((region, leader)) = round.free_region(id, KIND) else { continue };
         match divide(region, &round.options.sizes) {
-            Some((key, reason)) => round.begin(region, leader, Step::Split { keys: vec![key] }, reason),
+            Some((key, reason)) => {
+                left -= 1;
+                round.begin(region, leader, Step::Split { keys: vec![key] }, reason);
+            }
             None => round.block(id, KIND, Obstacle::NoKey),
         }
     }
@@ -50,7 +58,8 @@ fn divide(region: &RegionInfo, sizes: &Sizes) -> Option<(Bytes, Reason)> {
 fn halving_key(region: &RegionInfo, weight: fn(&KeySample) -> u64, part_min: u64) -> Option<(Bytes, u32)> {
     let range = &region.descriptor.range;
     let samples = region.stats.samples.as_deref()?;
-    let inside = || samples.iter().filter(|sample| range.contains(&sample.key));
+    // Samples of one thing say nothing of where another lies.
+    let inside = || samples.iter().filter(|sample| weight(sample) > 0 && range.contains(&sample.key));
     let all: u128 = inside().map(|sample| u128::from(weight(sample))).sum();
     let mut before = 0;
     let mut best: Option<(u128, &Bytes, u128)> = None;
@@ -68,10 +77,16 @@ fn halving_key(region: &RegionInfo, weight: fn(&KeySample) -> u64, part_min: u64
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::placement::Stats;
-    use multiraft_raft::{KeyRange, RegionDescriptor, RegionEpoch, RegionId};
+    use std::collections::BTreeMap;
     use std::sync::Arc;
+    use std::time::Duration;
+
+    use multiraft_raft::{KeyRange, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Time};
+
+    use super::*;
+    use crate::placement::{
+        ClusterView, Outcome, PlacementOptions, Planner, Replication, Stats, StoreInfo, StoreState,
+    };
 
     fn region(samples: &[(&'static str, [u64; 3])], bytes: u64, writes_per_s: u64) -> RegionInfo {
         let sample = |(key, [bytes, writes, reads]): &(&'static str, [u64; 3])| KeySample {
@@ -121,5 +136,44 @@ mod tests {
             None
         );
         assert_eq!(divide(&region(&[], 0, 9_000), &sizes), None);
+    }
+
+    /// A region of its own range, far too large.
+    fn part(id: u64, start: &'static str, end: &'static str, middle: &'static str) -> RegionInfo {
+        let replicas = vec![Replica { id: ReplicaId(id), store: StoreId(1), role: Role::Voter }];
+        let range = KeyRange { start: start.into(), end: end.into() };
+        let descriptor = RegionDescriptor { id: RegionId(id), range, epoch: RegionEpoch::FIRST, replicas };
+        let whole = region(&[(start, [1, 0, 0]), (middle, [1, 0, 0])], 1 << 40, 0);
+        RegionInfo { descriptor: Arc::new(descriptor), leader: Some(StoreId(1)), ..whole }
+    }
+
+    #[test]
+    fn no_more_regions_come_than_there_may_be_also_while_some_are_not_known() {
+        let sizes = Sizes { regions_max: 4, ..Sizes::default() };
+        let replication = Replication { voters: 1, ..Replication::default() };
+        let options = PlacementOptions { sizes, replication, ..PlacementOptions::default() };
+        let mut planner = Planner::new(options).unwrap();
+        let mut view = ClusterView::of_sizes(&sizes);
+        let now = Time::ZERO.plus(Duration::from_secs(100));
+        view.observe_store(StoreInfo {
+            id: StoreId(1),
+            address: String::new(),
+            weight: 1,
+            disk_bytes: 0,
+            disk_free_bytes: 0,
+            labels: BTreeMap::new(),
+            state: StoreState::Up,
+            last_heard: now,
+        });
+        view.observe_region(part(2, "", "g", "c"));
+        view.observe_region(part(3, "p", "", "t"));
+        assert_eq!(planner.plan(now, &view).operations, [], "nobody has told of g to p");
+        view.observe_region(part(4, "g", "p", "k"));
+        let plan = planner.plan(now, &view);
+        assert_eq!(plan.operations.len(), 1, "a fourth");
+        assert!(plan.blocked.iter().all(|blocked| blocked.obstacle == Obstacle::Maximum) && plan.blocked.len() == 2);
+        // What is done and not seen yet counts as well.
+        planner.report(now, plan.operations[0].id, Outcome::Done);
+        assert_eq!(planner.plan(now, &view).operations, []);
     }
 }

@@ -20,6 +20,7 @@ use crate::directory::Directory;
 use crate::error::StartError;
 use crate::events::EventSender;
 use crate::logic::{BeatMerger, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
+use crate::measure::Figures;
 use crate::regions::Ids;
 use crate::shell::apply::{ApplyThread, ApplyWork};
 use crate::shell::checkpoint::Checkpoints;
@@ -78,6 +79,8 @@ pub(crate) struct Running {
     pub(crate) inbox: Inbox,
     /// How planning stands, if this store plans.
     pub(crate) placement: Mutex<Option<PlacementState>>,
+    /// How large and how busy regions are here, by region.
+    pub(crate) figures: Mutex<Arc<[Figures]>>,
     /// From the call to the answer, of proposals that were carried out.
     pub(crate) propose_seconds: metrics::Histogram,
     threads: Mutex<Option<Threads>>,
@@ -111,7 +114,10 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
     let mut file = StoreFile::claim(&dir, plan.cluster, plan.store)?;
     let files = SnapshotFiles::open(&dir.join("snapshots"))?;
-    let backend = (plan.backend)(&dir)?.of_store(plan.store, &files);
+    let mut backend = (plan.backend)(&dir)?.of_store(plan.store, &files);
+    if plan.config.placement.is_some() {
+        backend = backend.counted_in(Arc::default());
+    }
     let found = load(&backend, &files, &mut file, &dir, plan.bootstrap.as_ref())?;
     for damage in &recovered.damage {
         tracing::error!(?damage, "the log is damaged");
@@ -311,6 +317,7 @@ impl Parts {
             ids: Ids::default(),
             inbox,
             placement: Mutex::default(),
+            figures: Mutex::default(),
             propose_seconds: metrics::histogram!("propose_to_answer_seconds"),
             threads: Mutex::new(Some(threads)),
         })

@@ -41,9 +41,13 @@ pub(super) async fn carry_out(engine: &Engine, operation: &Operation) -> Result<
         }
         Step::TransferLeader { to } => engine.transfer_leader(region, *to).await?,
         Step::Split { keys } => {
-            engine.split(region, keys.iter().cloned()).await?;
+            engine.split_of(&current, keys).await?;
         }
-        Step::Merge { into, .. } => {
+        Step::Merge { into, into_epoch, .. } => {
+            let target = engine.describe(*into, engine.deadline(Some(DESCRIBE_TIMEOUT))).await?;
+            if target.epoch != *into_epoch {
+                return Err(CarryError::Changed);
+            }
             engine.merge(region, *into).await?;
         }
     }

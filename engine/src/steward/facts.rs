@@ -11,7 +11,8 @@ use multiraft_raft::{RegionDescriptor, RegionId, StoreId, Term, Time};
 
 use super::report::Report;
 use crate::logic::{LedRegion, StoreStanding};
-use crate::placement::{ClusterView, RegionInfo, Stats, StoreInfo, StoreState};
+use crate::measure::Figures;
+use crate::placement::{ClusterView, KeySample, RegionInfo, Sizes, Stats, StoreInfo, StoreState};
 use crate::region::stores::Stores;
 
 /// What is known of the cluster, for one term of the root region.
@@ -25,9 +26,45 @@ pub(super) struct Facts {
     /// How many replicas each store has said it holds.
     held: BTreeMap<StoreId, u64>,
     standings: BTreeMap<StoreId, StoreStanding>,
+    /// Size and load of the known regions, as far as they were told.
+    figures: BTreeMap<RegionId, Told>,
+}
+
+/// What was told of a region's size and load.
+#[derive(Debug, Default)]
+struct Told {
+    /// By its leader, or the one before as long as that one has told nothing.
+    leader: Option<Figures>,
+    /// By those that answer queries from their own replicas.
+    others: BTreeMap<StoreId, Figures>,
+}
+
+impl Told {
+    /// All of it together, under the version that the leader has measured.
+    fn stats(&self) -> Stats {
+        let Some(leader) = &self.leader else { return Stats::default() };
+        // Queries that were answered of the region as it was before are not told of what it is now.
+        let others = || self.others.values().filter(|other| other.version == leader.version);
+        let samples = others().flat_map(|other| other.samples.iter()).chain(leader.samples.iter());
+        let mut samples: Vec<KeySample> = samples.cloned().collect();
+        samples.sort_by(|one, other| one.key.cmp(&other.key));
+        Stats {
+            version: leader.version,
+            bytes: leader.bytes,
+            keys: leader.keys,
+            writes_per_s: leader.writes_per_s,
+            reads_per_s: others().fold(leader.reads_per_s, |sum, other| sum.saturating_add(other.reads_per_s)),
+            samples: (!samples.is_empty()).then(|| samples.into()),
+        }
+    }
 }
 
 impl Facts {
+    /// Nothing is known yet; for a planner with these thresholds.
+    pub(super) fn new(sizes: &Sizes) -> Self {
+        Self { view: ClusterView::of_sizes(sizes), ..Self::default() }
+    }
+
     pub(super) fn view(&self) -> &ClusterView {
         &self.view
     }
@@ -70,6 +107,31 @@ impl Facts {
         for region in report.led {
             self.take_region(from, region);
         }
+        for figures in report.figures {
+            self.take_figures(from, figures);
+        }
+    }
+
+    /// Figures count if they are of whoever leads the region as far as is known, or of a store that has a replica of it.
+    fn take_figures(&mut self, from: StoreId, figures: Figures) {
+        let id = figures.region;
+        let Some(region) = self.view.region(id).filter(|known| known.descriptor.replica_on(from).is_some()) else {
+            return;
+        };
+        if figures.leads && region.leader != Some(from) {
+            return;
+        }
+        let told = self.figures.entry(id).or_default();
+        if figures.leads {
+            told.others.remove(&from);
+            told.leader = Some(figures);
+        } else if figures.reads_per_s == 0 {
+            told.others.remove(&from);
+        } else {
+            told.others.insert(from, figures);
+        }
+        let region = RegionInfo { stats: told.stats(), ..region.clone() };
+        self.view.observe_region(region);
     }
 
     fn take_region(&mut self, from: StoreId, region: LedRegion) {
@@ -89,7 +151,7 @@ impl Facts {
             self.starts.insert(descriptor.range.start.clone(), id);
         }
         self.terms.insert(id, term);
-        let stats = Stats { version: 0, ..Stats::default() };
+        let stats = self.figures.get(&id).map_or_else(Stats::default, Told::stats);
         let leader = Some(from);
         self.view.observe_region(RegionInfo { descriptor, leader, stats, behind, replication: None, pending });
     }
@@ -118,6 +180,7 @@ impl Facts {
     fn forget(&mut self, region: RegionId) {
         self.forget_start(region);
         self.terms.remove(&region);
+        self.figures.remove(&region);
         self.view.forget_region(region);
     }
 
@@ -130,15 +193,7 @@ impl Facts {
 
     /// Whether every region is known: the root, and one for each key.
     pub(super) fn is_complete(&self) -> bool {
-        let mut next = Some(Bytes::new());
-        for (start, id) in &self.starts {
-            if next.as_ref() != Some(start) {
-                return false;
-            }
-            let end = self.view.region(*id).map(|region| region.descriptor.range.end.clone());
-            next = end.filter(|end| !end.is_empty());
-        }
-        next.is_none() && self.view.region(RegionId::ROOT).is_some()
+        !self.view.has_holes() && self.view.region(RegionId::ROOT).is_some()
     }
 
     /// Whether every store that has joined and has not left has reported.
@@ -188,7 +243,7 @@ mod tests {
     }
 
     fn report(facts: &mut Facts, from: u64, held: u64, led: Vec<LedRegion>) {
-        facts.take_report(NOW, StoreId(from), Report { held, led });
+        facts.take_report(NOW, StoreId(from), Report { held, led, figures: Vec::new() });
     }
 
     fn known(facts: &Facts) -> Vec<u64> {
@@ -257,5 +312,59 @@ mod tests {
         let later = NOW.plus(Duration::from_secs(11));
         facts.view.heard(StoreId(4), later);
         assert_eq!(facts.drained(later, silent), [StoreId(5)], "the other one was not heard of for long");
+    }
+
+    fn figures(id: u64, leads: bool, version: u64, per_s: u64) -> Figures {
+        let key = if leads { "m" } else { "k" };
+        let sample = KeySample { key: key.into(), bytes: 0, writes: per_s, reads: per_s };
+        Figures {
+            region: RegionId(id),
+            leads,
+            version,
+            bytes: per_s << 30,
+            keys: 5,
+            writes_per_s: if leads { per_s } else { 0 },
+            reads_per_s: per_s,
+            samples: [sample].into(),
+        }
+    }
+
+    fn measured(facts: &mut Facts, from: u64, figures: Figures) -> Stats {
+        let id = figures.region;
+        facts.take_report(NOW, StoreId(from), Report { held: 1, led: Vec::new(), figures: vec![figures] });
+        facts.view().region(id).map_or_else(Stats::default, |region| region.stats.clone())
+    }
+
+    #[test]
+    fn figures_of_the_leader_count_and_reads_of_all_who_answer_are_added_up() {
+        let mut facts = Facts::default();
+        assert_eq!(measured(&mut facts, 1, figures(2, true, 1, 100)), Stats::default(), "an unknown region");
+        report(&mut facts, 1, 9, vec![root(), led(2, ("", ""), 1, &[1, 2, 3], 1)]);
+        assert_eq!(measured(&mut facts, 2, figures(2, true, 1, 900)).bytes, 0, "2 leads no more, or not yet");
+        assert_eq!(measured(&mut facts, 2, figures(2, false, 1, 50)), Stats::default(), "the leader has not told yet");
+        let stats = measured(&mut facts, 1, figures(2, true, 1, 100));
+        assert_eq!((stats.version, stats.bytes, stats.writes_per_s, stats.reads_per_s), (1, 100 << 30, 100, 150));
+        let keys: Vec<_> = stats.samples.unwrap().iter().map(|sample| sample.key.clone()).collect();
+        assert_eq!(keys, ["k", "m"], "samples of all, in order");
+        assert_eq!(measured(&mut facts, 9, figures(2, false, 1, 500)).reads_per_s, 150, "9 has no replica");
+        assert_eq!(measured(&mut facts, 3, figures(2, false, 2, 500)).reads_per_s, 150, "of another version");
+        assert_eq!(measured(&mut facts, 2, figures(2, false, 1, 0)).reads_per_s, 100);
+    }
+
+    #[test]
+    fn figures_stay_until_a_new_leader_tells_and_go_with_their_region() {
+        let mut facts = Facts::default();
+        report(&mut facts, 1, 9, vec![root(), led(2, ("", ""), 1, &[1, 2, 3], 1)]);
+        measured(&mut facts, 1, figures(2, true, 1, 100));
+        report(&mut facts, 2, 9, vec![led(2, ("", ""), 1, &[1, 2, 3], 2)]);
+        let stats = |facts: &Facts, id| facts.view().region(RegionId(id)).unwrap().stats.clone();
+        assert_eq!(stats(&facts, 2).writes_per_s, 100);
+        assert_eq!(measured(&mut facts, 2, figures(2, true, 1, 300)).writes_per_s, 300);
+        // A split makes them figures of the past, and a merge away forgets them.
+        report(&mut facts, 2, 9, vec![led(2, ("", "g"), 2, &[1, 2, 3], 2), led(3, ("g", ""), 2, &[1, 2, 3], 1)]);
+        assert_eq!((stats(&facts, 2).version, stats(&facts, 3)), (1, Stats::default()));
+        report(&mut facts, 2, 9, vec![led(3, ("", ""), 4, &[1, 2, 3], 1)]);
+        assert_eq!(known(&facts), [1, 3]);
+        assert!(facts.figures.is_empty());
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  workers --pages of what is led--> Reporter --changes only--> root region's leader --> Inbox
+//!  appliers, lookups --tallies--> Gauges --figures-^                                        |
 //!                                                                                          |
 //!  root region's record of the stores ------------------------------------------------> Facts --view--> Planner
 //!                                                                                          ^               |
@@ -19,6 +20,8 @@ mod inbox;
 mod options;
 mod planning;
 mod report;
+mod reporter;
+mod surveys;
 mod task;
 
 pub(crate) use inbox::Inbox;

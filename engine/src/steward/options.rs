@@ -5,28 +5,32 @@ use std::time::Duration;
 
 use multiraft_raft::Term;
 
-use crate::placement::{Backlog, Blocked, Kind, Kinds, Operation, PlacementOptions, PlacementOptionsError};
+use crate::placement::{Backlog, Blocked, Operation, PlacementOptions, PlacementOptionsError};
 
-/// Who plans where replicas and leaders should be. All stores of a cluster should be given the same.
-///
-/// Size and load of regions are not measured: splits by size or load and merges of small regions never come up, whatever the
-/// options say, and balance counts replicas and leaders.
+/// Who plans where replicas and leaders should be, and where regions begin and end. All stores of a cluster should be given the
+/// same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Placement {
-    /// What is aimed at, and how much may run at once. Default: everything but splits and merges.
+    /// What is aimed at, and how much may run at once.
     pub options: PlacementOptions,
     /// How often each store reports, and a round of planning is made.
     pub interval: Duration,
     /// Only say what would be done, see [`Engine::placement`](crate::Engine::placement).
     pub dry_run: bool,
+    /// How fast each store reads what it leads, in bytes per second, to find out how large regions are; at least 65536. Each
+    /// region is read once, and again when an eighth of it may have changed.
+    pub survey_bytes_per_s: u64,
 }
 
 impl Default for Placement {
     fn default() -> Self {
-        let enabled = Kinds::ALL.without(Kind::Split).without(Kind::Merge);
-        let options = PlacementOptions { enabled, ..PlacementOptions::default() };
-        Self { options, interval: Duration::from_secs(1), dry_run: false }
+        Self {
+            options: PlacementOptions::default(),
+            interval: Duration::from_secs(1),
+            dry_run: false,
+            survey_bytes_per_s: 32 << 20,
+        }
     }
 }
 
@@ -34,6 +38,9 @@ impl Placement {
     pub(crate) fn validate(&self) -> Result<(), String> {
         if self.interval < Duration::from_millis(20) {
             return Err("placement.interval must be at least 20 ms".to_owned());
+        }
+        if self.survey_bytes_per_s < 64 << 10 {
+            return Err("placement.survey_bytes_per_s must be at least 65536 (64 KiB)".to_owned());
         }
         if self.options.silent_after < 3 * self.interval {
             return Err("placement.options.silent_after must be at least three times placement.interval: a store is \

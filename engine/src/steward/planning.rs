@@ -49,7 +49,7 @@ impl Planning {
             failed: 0,
         };
         Ok(Self {
-            facts: Facts::default(),
+            facts: Facts::new(&placement.options.sizes),
             planner: Planner::new(placement.options.clone())?.numbered_from(first),
             dry_run: placement.dry_run,
             since: now,

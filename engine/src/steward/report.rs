@@ -1,29 +1,31 @@
-//! What a store tells whoever plans: how many replicas it holds, and the regions that it leads, changes only.
+//! What a store tells whoever plans: how many replicas it holds, the regions that it leads, and how large and busy they are;
+//! changes only.
 //!
 //! ```text
-//! report:  format (1) | varint replicas held | varint count | count x region
+//! report:  format (1) | varint replicas held | varint count | count x region | varint count | count x figures
 //! region:  varint term | flags (1): bit 0 pending | varint count of replicas behind, so many varint ids |
 //!          varint length | descriptor
+//! figures: varint region | flags (1): bit 0 leads | varint version, bytes, keys, writes a second, reads a second |
+//!          varint count of samples, so many of: varint length | key | varint bytes, writes, reads
 //! ```
+//!
+//! Format 1 ends behind the regions.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{RegionEpoch, RegionId, ReplicaId, Term};
+use multiraft_raft::{RegionId, ReplicaId, Term};
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::logic::LedRegion;
+use crate::measure::Figures;
+use crate::placement::KeySample;
 use crate::region::command::{get_varint, put_varint};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+const FORMAT_WITHOUT_FIGURES: u8 = 1;
 const PENDING: u8 = 1;
-
-/// How large a report becomes, about, before the rest goes into another.
-const REPORT_BYTES: usize = 256 << 10;
-
-/// Everything is told again after this many rounds, whether it has changed or not: whatever was lost on the way heals.
-const ROUNDS_TO_REPEAT: u32 = 60;
+const LEADS: u8 = 1;
 
 /// A report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub(super) struct Report {
     pub(super) held: u64,
     /// Regions that it leads and that have changed since they were last told.
     pub(super) led: Vec<LedRegion>,
+    /// Figures that have changed since they were last told.
+    pub(super) figures: Vec<Figures>,
 }
 
 impl Report {
@@ -51,19 +55,29 @@ impl Report {
             put_varint(&mut out, descriptor.len() as u64);
             out.put_slice(&descriptor);
         }
+        put_varint(&mut out, self.figures.len() as u64);
+        self.figures.iter().for_each(|figures| put_figures(&mut out, figures));
         out.freeze()
     }
 
     /// Reads the wire form; `None` if it is none of this version.
     pub(super) fn decode(bytes: &Bytes) -> Option<Self> {
         let mut at = 1;
-        if *bytes.first()? != FORMAT {
+        let format = *bytes.first()?;
+        if !(FORMAT_WITHOUT_FIGURES..=FORMAT).contains(&format) {
             return None;
         }
         let held = get_varint(bytes, &mut at)?;
         let count = usize::try_from(get_varint(bytes, &mut at)?).ok().filter(|count| *count <= bytes.len())?;
         let led = (0..count).map(|_| read_region(bytes, &mut at)).collect::<Option<Vec<_>>>()?;
-        (at == bytes.len()).then_some(Self { held, led })
+        let mut figures = Vec::new();
+        if format != FORMAT_WITHOUT_FIGURES {
+            let count = get_varint(bytes, &mut at)?;
+            for _ in 0..count {
+                figures.push(read_figures(bytes, &mut at)?);
+            }
+        }
+        (at == bytes.len()).then_some(Self { held, led, figures })
     }
 }
 
@@ -80,68 +94,53 @@ fn read_region(bytes: &Bytes, at: &mut usize) -> Option<LedRegion> {
     (flags <= PENDING).then_some(LedRegion { descriptor, term, behind, pending: flags == PENDING })
 }
 
-/// What makes two states of a led region equal for whoever plans.
-type Told = (Term, RegionEpoch, Vec<ReplicaId>, bool);
-
-fn told_of(region: &LedRegion) -> Told {
-    (region.term, region.descriptor.epoch, region.behind.clone(), region.pending)
+fn put_figures(out: &mut BytesMut, figures: &Figures) {
+    put_varint(out, figures.region.get());
+    out.put_u8(if figures.leads { LEADS } else { 0 });
+    for value in [figures.version, figures.bytes, figures.keys, figures.writes_per_s, figures.reads_per_s] {
+        put_varint(out, value);
+    }
+    put_varint(out, figures.samples.len() as u64);
+    for sample in figures.samples.iter() {
+        put_varint(out, sample.key.len() as u64);
+        out.put_slice(&sample.key);
+        [sample.bytes, sample.writes, sample.reads].into_iter().for_each(|value| put_varint(out, value));
+    }
 }
 
-/// Remembers what the root region's leader has taken, so that only changes are told.
-#[derive(Debug, Default)]
-pub(super) struct Reporter {
-    /// The term of the leader that has taken it.
-    term: Term,
-    told: BTreeMap<RegionId, Told>,
-    rounds: u32,
-}
-
-impl Reporter {
-    /// What is to be told now; one report at least, as a sign of life.
-    pub(super) fn reports(&mut self, held: usize, led: Vec<LedRegion>) -> Vec<Report> {
-        self.rounds += 1;
-        if self.rounds >= ROUNDS_TO_REPEAT {
-            self.rounds = 0;
-            self.told.clear();
-        }
-        let still: BTreeSet<RegionId> = led.iter().map(|region| region.descriptor.id).collect();
-        self.told.retain(|region, _| still.contains(region));
-        let held = held as u64;
-        let mut reports = vec![Report { held, led: Vec::new() }];
-        let mut bytes = 0;
-        for region in led {
-            if self.told.get(&region.descriptor.id).is_some_and(|told| *told == told_of(&region)) {
-                continue;
-            }
-            let range = &region.descriptor.range;
-            bytes += 64 + 24 * region.descriptor.replicas.len() + range.start.len() + range.end.len();
-            if bytes > REPORT_BYTES {
-                bytes = 0;
-                reports.push(Report { held, led: Vec::new() });
-            }
-            if let Some(report) = reports.last_mut() {
-                report.led.push(region);
-            }
-        }
-        reports
+fn read_figures(bytes: &Bytes, at: &mut usize) -> Option<Figures> {
+    let region = RegionId(get_varint(bytes, at)?);
+    let flags = *bytes.get(*at)?;
+    *at += 1;
+    let mut next = || get_varint(bytes, at);
+    let (version, size, keys, writes_per_s, reads_per_s) = (next()?, next()?, next()?, next()?, next()?);
+    let count = next()?;
+    let mut samples = Vec::new();
+    for _ in 0..count {
+        let length = usize::try_from(get_varint(bytes, at)?).ok()?;
+        let end = at.checked_add(length).filter(|end| *end <= bytes.len())?;
+        // A copy: a slice would keep the whole report in memory for as long as the sample is kept.
+        let key = Bytes::copy_from_slice(&bytes[*at..end]);
+        *at = end;
+        let mut next = || get_varint(bytes, at);
+        samples.push(KeySample { key, bytes: next()?, writes: next()?, reads: next()? });
     }
-
-    /// The root region's leader of `term` has taken a report. What earlier ones have taken it does not know; false if that is
-    /// so, and more is to be told.
-    pub(super) fn on_taken(&mut self, term: Term, report: &Report) -> bool {
-        let is_same = self.term == term;
-        if !is_same {
-            self.term = term;
-            self.told.clear();
-        }
-        self.told.extend(report.led.iter().map(|region| (region.descriptor.id, told_of(region))));
-        is_same
-    }
+    let (leads, samples) = (flags == LEADS, samples.into());
+    (flags <= LEADS).then_some(Figures {
+        region,
+        leads,
+        version,
+        bytes: size,
+        keys,
+        writes_per_s,
+        reads_per_s,
+        samples,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use multiraft_raft::{KeyRange, RegionDescriptor, Replica, Role, StoreId};
+    use multiraft_raft::{KeyRange, RegionDescriptor, RegionEpoch, Replica, Role, StoreId};
 
     use super::*;
 
@@ -153,9 +152,30 @@ mod tests {
         LedRegion { descriptor, term: Term(term), behind: vec![ReplicaId(300)], pending: id == 2 }
     }
 
+    fn figures() -> Figures {
+        let sample = |key: &'static [u8], weight| KeySample {
+            key: Bytes::from_static(key),
+            bytes: weight,
+            writes: 1,
+            reads: u64::MAX,
+        };
+        Figures {
+            region: RegionId(3),
+            leads: true,
+            version: 7,
+            bytes: 1 << 40,
+            keys: 12_345,
+            writes_per_s: 300,
+            reads_per_s: 0,
+            samples: [sample(b"", 1), sample(b"k\0\xff", 1 << 33)].into(),
+        }
+    }
+
     #[test]
     fn reports_survive_a_round_trip_and_cut_ones_are_refused() {
-        let report = Report { held: 300, led: vec![led(2, 1, 1), led(3, 400, 5)] };
+        let other = Figures { leads: false, samples: Arc::default(), ..figures() };
+        let led = vec![led(2, 1, 1), led(3, 400, 5)];
+        let report = Report { held: 300, led, figures: vec![figures(), other] };
         let bytes = report.encode();
         assert_eq!(Report::decode(&bytes), Some(report));
         for len in 0..bytes.len() {
@@ -164,46 +184,23 @@ mod tests {
     }
 
     #[test]
-    fn only_changes_are_told_and_a_new_leader_hears_everything() {
-        let mut reporter = Reporter::default();
-        let both = || vec![led(2, 1, 1), led(3, 1, 1)];
-        let first = reporter.reports(2, both());
-        assert_eq!(first, [Report { held: 2, led: both() }]);
-        assert!(!reporter.on_taken(Term(7), &first[0]), "a leader that has heard nothing yet");
-        let nothing = Report { held: 2, led: Vec::new() };
-        assert_eq!(reporter.reports(2, both()), std::slice::from_ref(&nothing));
-        assert!(reporter.on_taken(Term(7), &nothing));
-        let changed = vec![led(2, 1, 1), led(3, 1, 2)];
-        let second = reporter.reports(2, changed.clone());
-        assert_eq!(second, [Report { held: 2, led: vec![led(3, 1, 2)] }]);
-        assert_eq!(reporter.reports(2, changed.clone()), second, "what was not taken is told again");
-        assert!(!reporter.on_taken(Term(8), &second[0]));
-        assert_eq!(reporter.reports(2, changed), [Report { held: 2, led: vec![led(2, 1, 1)] }]);
+    fn a_report_of_the_first_format_is_one_without_figures() {
+        let report = Report { held: 9, led: vec![led(2, 1, 1)], figures: Vec::new() };
+        let mut old = report.encode().to_vec();
+        assert_eq!(old.pop(), Some(0), "no figures");
+        assert_eq!(Report::decode(&old.clone().into()), None, "their number is missing");
+        old[0] = 1;
+        assert_eq!(Report::decode(&old.clone().into()), Some(report));
+        old[0] = 3;
+        assert_eq!(Report::decode(&old.into()), None);
     }
 
     #[test]
-    fn a_region_that_is_led_here_again_is_told_again() {
-        let mut reporter = Reporter::default();
-        let first = reporter.reports(1, vec![led(2, 1, 1)]);
-        reporter.on_taken(Term(1), &first[0]);
-        let lost = reporter.reports(1, Vec::new());
-        reporter.on_taken(Term(1), &lost[0]);
-        assert_eq!(reporter.reports(1, vec![led(2, 1, 1)])[0].led.len(), 1);
-    }
-
-    #[test]
-    fn everything_is_repeated_now_and_then_and_much_is_cut_into_several_reports() {
-        let mut reporter = Reporter::default();
-        let many: Vec<_> = (2..8_000).map(|id| led(id, 1, 1)).collect();
-        let reports = reporter.reports(many.len(), many.clone());
-        assert!(reports.len() > 2);
-        assert_eq!(reports.iter().map(|report| report.led.len()).sum::<usize>(), many.len());
-        for report in &reports {
-            reporter.on_taken(Term(1), report);
-            assert!(report.encode().len() < 2 * REPORT_BYTES);
-        }
-        let repeats = |reporter: &mut Reporter| reporter.reports(1, many.clone()).len() > 1;
-        let quiet = (1..ROUNDS_TO_REPEAT).position(|_| repeats(&mut reporter));
-        assert_eq!(quiet, Some(ROUNDS_TO_REPEAT as usize - 2), "the first round was counted before");
+    fn a_number_of_samples_that_cannot_be_is_refused() {
+        let mut out = BytesMut::new();
+        put_figures(&mut out, &Figures { samples: Arc::default(), ..figures() });
+        out.truncate(out.len() - 1);
+        put_varint(&mut out, u64::MAX);
+        assert_eq!(read_figures(&out.freeze(), &mut 0), None);
     }
 }

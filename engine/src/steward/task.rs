@@ -11,11 +11,14 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use super::carry::carry_out;
 use super::options::{Placement, Seat};
 use super::planning::Planning;
-use super::report::{Report, Reporter};
+use super::report::Report;
+use super::reporter::Reporter;
+use super::surveys::Surveys;
 use crate::engine::Engine;
 use crate::error::StoreError;
 use crate::logic::{AdminRequest, LedRegion, Outcome, StoreCommand, StoreRecord, StoreStanding};
-use crate::placement::{Operation, OperationId, Outcome as Ending};
+use crate::measure::{Figures, Gauges, Tally};
+use crate::placement::{Operation, OperationId, Outcome as Ending, Sizes};
 use crate::region::stores::{Stores, decode_stores};
 use crate::shell::{Running, Work};
 
@@ -35,6 +38,8 @@ pub(crate) fn start(engine: &Engine, seat: Option<Seat>, named: BTreeSet<StoreId
     }
     let (running, user) = engine.watch();
     let interval = placement.as_ref().map_or(INTERVAL, |placement| placement.interval);
+    let sizes = placement.as_ref().map_or_else(Sizes::default, |placement| placement.options.sizes);
+    let meters = placement.as_ref().map(|placement| (Gauges::new(sizes), Surveys::new(placement.survey_bytes_per_s)));
     let steward = Steward {
         running,
         user,
@@ -42,7 +47,8 @@ pub(crate) fn start(engine: &Engine, seat: Option<Seat>, named: BTreeSet<StoreId
         placement,
         seat: Some(seat.unwrap_or_default()),
         joining: None,
-        reporter: Reporter::default(),
+        meters,
+        reporter: Reporter::new(&sizes),
         planning: None,
         operations: Operations::default(),
         noting: None,
@@ -60,6 +66,8 @@ struct Steward {
     /// To join with; gone once the store has joined.
     seat: Option<Seat>,
     joining: Option<JoinHandle<Result<Stores, StoreError>>>,
+    /// How large and how busy regions are; with placement only.
+    meters: Option<(Gauges, Surveys)>,
     reporter: Reporter,
     planning: Option<Box<Planning>>,
     operations: Operations,
@@ -137,11 +145,12 @@ impl Steward {
         if let Some(stores) = stores_here(engine).filter(|_| self.seat.is_none()) {
             self.peers.update(engine, &stores);
         }
+        let figures = self.measure(engine, &led).await;
         let mut taken = None;
         // Whoever has just begun to lead the root region hears everything at once.
         for _ in 0..2 {
             let mut is_known = true;
-            for report in self.reporter.reports(held, led.clone()) {
+            for report in self.reporter.reports(held, led.clone(), figures.clone()) {
                 taken = tell(engine, &report).await;
                 let Some(term) = taken else { break };
                 is_known &= self.reporter.on_taken(term, &report);
@@ -161,6 +170,17 @@ impl Steward {
         if taken == Some(term) {
             self.plan(engine, term, &placement).await;
         }
+    }
+
+    /// How large and how busy regions are here.
+    async fn measure(&mut self, engine: &Engine, led: &[LedRegion]) -> Vec<Figures> {
+        let Some((gauges, surveys)) = &mut self.meters else { return Vec::new() };
+        gauges.begin(engine.now(), led);
+        gauges.take(take_tallies(engine), |region| engine.region(region).map(|known| known.epoch.version));
+        surveys.round(&self.running, gauges, self.interval).await;
+        let figures: Vec<Figures> = gauges.figures().collect();
+        *engine.running().figures.lock().unwrap_or_else(PoisonError::into_inner) = figures.clone().into();
+        figures
     }
 
     fn stop_planning(&mut self, engine: &Engine) {
@@ -300,6 +320,12 @@ async fn look_at_workers(engine: &Engine) -> Option<(usize, Vec<LedRegion>)> {
         }
     }
     Some((held, led))
+}
+
+/// What was done in regions here since this was last asked.
+fn take_tallies(engine: &Engine) -> BTreeMap<RegionId, Tally> {
+    let open = engine.running().open.read().unwrap_or_else(PoisonError::into_inner);
+    open.as_ref().map(|open| open.backend.take_tallies()).unwrap_or_default()
 }
 
 /// Sends a report to the root region's leader; its term, if it has taken it.

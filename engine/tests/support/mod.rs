@@ -17,7 +17,7 @@ use multiraft::{
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-/// A map with three commands: `P key value` sets, `A key value` appends, anything else is refused. A query is a key, or
+/// A map: `P key value` sets, `A key value` appends, `D key` removes, anything else is refused. A query is a key, or
 /// [`keys`].
 pub struct Map;
 
@@ -27,6 +27,10 @@ pub fn put(key: &str, value: &str) -> Bytes {
 
 pub fn append(key: &str, value: &str) -> Bytes {
     format!("A\0{key}\0{value}").into()
+}
+
+pub fn remove(key: &str) -> Bytes {
+    format!("D\0{key}\0").into()
 }
 
 /// The query for the first keys of a range, each in a line.
@@ -44,6 +48,11 @@ impl StateMachine for Map {
         let (Some(verb), Some(key), Some(value)) = (parts.next(), parts.next(), parts.next()) else {
             return Ok(Bytes::from_static(b"malformed"));
         };
+        if verb == b"D" {
+            return Ok(state
+                .delete(key)
+                .map_or_else(|outside| outside.to_string().into(), |()| Bytes::from_static(b"ok")));
+        }
         let mut new = match verb {
             b"P" => Vec::new(),
             _ => state.get(key)?.unwrap_or_default().to_vec(),
