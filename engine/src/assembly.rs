@@ -23,9 +23,40 @@ pub struct Assembled {
     pub starts: Vec<RegionStart>,
     /// The regions that must not, with the reason.
     pub damaged: Vec<(RegionId, String)>,
-    /// What there is of replicas without state.
+    /// Those among them that have a state here.
+    pub held: Vec<AppliedRegion>,
+    /// What there is of replicas without state, or out of service.
     pub residue: Residue,
 }
+
+impl Assembled {
+    /// Keeps the replicas of this store out that their regions have fenced.
+    pub fn keep_fenced_out(&mut self, store: StoreId) {
+        let is_fenced = |start: &mut RegionStart| {
+            start.descriptor.replica_on(store).is_some_and(|own| start.merge.fenced.contains(own.id))
+        };
+        for start in self.starts.extract_if(.., is_fenced).collect::<Vec<_>>() {
+            let RegionStart { descriptor, applied, applied_term, installed, merge, hard_state, .. } = start;
+            let region = descriptor.id;
+            self.damaged.push((region, FENCED_REASON.to_owned()));
+            // What it has promised is known, and holds for the replica that comes after it.
+            self.residue.orphans.insert(region, HardState { commit: LogIndex::ZERO, ..hard_state });
+            self.set_aside(AppliedRegion { descriptor, index: applied, term: applied_term, installed, merge });
+        }
+    }
+
+    fn set_aside(&mut self, region: AppliedRegion) {
+        let newest = region.descriptor.replicas.iter().map(|replica| replica.id).max();
+        let id = region.descriptor.id;
+        self.residue.suspects.insert(id, newest.unwrap_or(ReplicaId(u64::MAX)));
+        self.residue.held.insert(id, Arc::clone(&region.descriptor));
+        self.held.push(region);
+    }
+}
+
+/// Why a fenced replica does not start.
+pub(crate) const FENCED_REASON: &str =
+    "a consistency check has found another state here than the region's: replace this replica";
 
 /// Fits the regions and tombstones that the state knows to the log's groups.
 #[must_use]
@@ -57,23 +88,23 @@ pub fn assemble(
     let unknown = recovered.suspects.iter().filter(|region| !known.contains(region));
     assembled.residue.suspects.extend(unknown.map(|region| (*region, never)));
     assembled.residue.suspects.extend(assembled.damaged.iter().map(|(region, _)| (*region, never)));
-    for AppliedRegion { descriptor, index: applied, term: applied_term, installed, merge } in regions {
-        let id = descriptor.id;
-        let newest = descriptor.replicas.iter().map(|replica| replica.id).max().unwrap_or(never);
+    for region in regions {
+        let id = region.descriptor.id;
         if recovered.is_suspect(id) {
             let reason = "the log may have lost records of this region: replace this replica";
             assembled.damaged.push((id, reason.to_owned()));
-            assembled.residue.suspects.insert(id, newest);
+            assembled.set_aside(region);
             continue;
         }
         let group = recovered.groups.get(&id).cloned().unwrap_or_default();
         let (hard_state, log) = (group.hard_state, group.log);
+        let AppliedRegion { descriptor, index: applied, term: applied_term, installed, merge } = region.clone();
         let start = RegionStart { descriptor, hard_state, log, applied, applied_term, installed, merge };
         match check(&start) {
             Ok(()) => assembled.starts.push(start),
             Err(reason) => {
                 assembled.damaged.push((id, reason));
-                assembled.residue.suspects.insert(id, newest);
+                assembled.set_aside(region);
             }
         }
     }

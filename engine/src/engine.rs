@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::builder::Builder;
 use crate::error::{ProposeError, ReadError, RegionError, TransferError};
 use crate::events::Events;
-use crate::logic::{AdminRequest, Input, Outcome, worker_of};
+use crate::logic::{AdminCommand, AdminRequest, Input, Outcome, worker_of};
 use crate::measure::Figures;
 use crate::options::{Consistency, ProposeOptions, ReadOptions};
 use crate::regions::Ids;
@@ -333,9 +333,7 @@ impl Engine {
                 Outcome::Busy { .. } => RegionError::Busy { region },
                 Outcome::NoSpace { store } => RegionError::NoSpace { store },
                 // What has no effect may be asked for again.
-                Outcome::Uncertain if matches!(request, AdminRequest::Describe | AdminRequest::Report(_)) => {
-                    RegionError::NotLeader { region, hint: None }
-                }
+                Outcome::Uncertain if has_no_effect(&request) => RegionError::NotLeader { region, hint: None },
                 Outcome::UnknownRegion if self.find_region(region, &mut search, deadline).await => {
                     RegionError::NotLeader { region, hint: None }
                 }
@@ -563,6 +561,12 @@ pub(crate) enum Refused {
 
 async fn within<T>(left: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(left, future).await.ok()
+}
+
+/// Whether a request may be made again, whatever became of it.
+fn has_no_effect(request: &AdminRequest) -> bool {
+    use AdminRequest::{Command, Describe, Findings, Report};
+    matches!(request, Describe | Findings { .. } | Report(_) | Command(AdminCommand::Check))
 }
 
 fn propose_error(region: RegionId, outcome: Outcome) -> ProposeError {

@@ -10,6 +10,8 @@
 //! - [`Event::RegionChanged`] when the replicas of a region have changed, when a replica has come here (the child of a split, or
 //!   by a snapshot), and when a freeze, merge, fence or roll-back has moved the region's version.
 //! - [`Event::ReplicaRemoved`] when the replica here is gone. That of a region elsewhere is not told.
+//! - [`Event::ReplicaFenced`] when the replica here has applied that one of the region's replicas, this or another, is fenced;
+//!   [`Event::ReplicasDiffer`] at the leader of the consistency check that has found it.
 //! - [`Event::LeaderChanged`] as this store's replica sees it; several may see a change at different times, or miss a short one.
 //!
 //! What other stores tell of their regions is no event. Events of one region come in the order in which they happened; those of
@@ -17,8 +19,10 @@
 
 use std::sync::Arc;
 
-use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId, Term};
+use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
 use tokio::sync::broadcast;
+
+use crate::logic::CheckReport;
 
 /// How many events a slow watcher may be behind before it misses some.
 const CAPACITY: usize = 4096;
@@ -63,6 +67,23 @@ pub enum Event {
         /// The region.
         region: RegionId,
         /// The index that the snapshot stands for.
+        index: LogIndex,
+    },
+    /// A consistency check of a region that is led here has found replicas whose states are not what they have to be.
+    ReplicasDiffer {
+        /// What was found.
+        report: Arc<CheckReport>,
+    },
+    /// A region with a replica here has fenced one of its replicas, here or elsewhere: it is out of service until it is replaced,
+    /// see [`Engine::repair_replica`](crate::Engine::repair_replica).
+    ReplicaFenced {
+        /// The region.
+        region: RegionId,
+        /// The replica.
+        replica: ReplicaId,
+        /// Its store.
+        store: StoreId,
+        /// The index at which its state was another than that of a quorum.
         index: LogIndex,
     },
     /// A link to another store came up.

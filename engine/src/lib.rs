@@ -10,6 +10,7 @@
 pub mod apply;
 pub mod assembly;
 mod builder;
+mod check;
 mod config;
 mod directory;
 mod engine;
@@ -36,6 +37,7 @@ pub use config::Config;
 pub use engine::Engine;
 pub use error::{ProposeError, ReadError, RegionError, StartError, StoreError, TransferError};
 pub use events::{Event, Events};
+pub use logic::{CheckOutcome, CheckReport, ReplicaCheck, StateDigest};
 pub use logic::{MergeFault, SnapshotLimits, SplitFault, StoreFault, StoreRecord, StoreStanding};
 pub use machine::{
     ApplyContext, KeyOutsideRegion, OwnState, OwnStateFactory, RegionView, SnapshotWrite, StateMachine, StateTxn,

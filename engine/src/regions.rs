@@ -232,7 +232,8 @@ impl Engine {
         }
         let surplus = region.replicas.iter().filter(|replica| other.replica_on(replica.store).is_none());
         changes.extend(surplus.map(|replica| Change::Remove(replica.store)));
-        match self.change_replicas(region.id, changes).await {
+        // Of the region as it was looked at: what a leader's worker tells may be older than what its applier has answered.
+        match self.change_replicas_of(Arc::clone(region), changes).await {
             // Somebody else has moved one of the two: look again.
             Ok(_) | Err(RegionError::EpochMismatch { .. }) => Ok(()),
             Err(error) => Err(error),

@@ -281,6 +281,20 @@ pub enum RegionStep {
         /// The entry.
         index: LogIndex,
     },
+    /// "What is the digest of your state, as of this entry, which is a consistency check?"
+    AskDigest {
+        /// The entry.
+        index: LogIndex,
+    },
+    /// "This is it", or "there is none".
+    Digest {
+        /// The replica of the store that says so.
+        replica: ReplicaId,
+        /// The entry.
+        index: LogIndex,
+        /// In the engine's own encoding.
+        answer: Bytes,
+    },
     /// "Yes."
     IsFrozen {
         /// The replica of the store that says so.

@@ -303,6 +303,17 @@ fn changes_of_regions() {
 }
 
 #[test]
+fn digests_of_states() {
+    let say = |step| PeerMessage::Region(RegionMessage { region: RegionId(7), step });
+    let answer = Bytes::from_static(b"xyz");
+    let messages = [
+        say(RegionStep::AskDigest { index: LogIndex(300) }),
+        say(RegionStep::Digest { replica: ReplicaId(21), index: LogIndex(300), answer }),
+    ];
+    is_written_as(&messages, "15 0e [ask] 05 ac 02   15 00 [digest] 06 15 ac 02 03 78 79 7a");
+}
+
+#[test]
 fn snapshot_headers_and_chunks() {
     let header = SnapshotHeader {
         absorbed: Bytes::from_static(&[1, 0]),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use multiraft_raft::{KeyRange, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term};
 use multiraft_storage::{StateBatch, StateError, StateStore};
 
+use crate::apply::barred::Barred;
 use crate::apply::catalogue::{Catalogue, Entries};
 use crate::apply::own::OwnRegions;
 use crate::apply::record::{AppliedRecord, FIRST_INDEX, FIRST_TERM};
@@ -43,6 +44,7 @@ pub struct AppliedRegion {
 pub struct Backend {
     pub(super) form: Form,
     pub(super) catalogue: Arc<Catalogue>,
+    pub(super) barred: Arc<Barred>,
     store: StoreId,
     /// Where states are kept that are not durable by themselves.
     pub(super) files: Option<SnapshotFiles>,
@@ -59,13 +61,13 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// Writes a tombstone, durably, and removes with it what the region had here, its keys only if they are named.
+    /// Writes a tombstone, durably, and removes with it what the region had here, of its keys those that are named.
     pub(super) fn bury(
         &self,
         files: Option<&SnapshotFiles>,
         entries: &Entries,
         region: RegionId,
-        range: Option<&KeyRange>,
+        ranges: &[KeyRange],
         tombstone: &Tombstone,
     ) -> Result<(), StateError> {
         if let Some(files) = files {
@@ -74,7 +76,7 @@ impl Form {
         match self {
             Self::Shared(shared) => {
                 let mut batch = StateBatch::new();
-                if let Some(range) = range.filter(|_| region != RegionId::ROOT) {
+                for range in ranges.iter().filter(|_| region != RegionId::ROOT) {
                     let (start, end) = keys::data_range(range);
                     batch.delete_range(start, end);
                 }
@@ -109,7 +111,14 @@ impl Backend {
     }
 
     fn new(form: Form) -> Self {
-        Self { form, catalogue: Arc::default(), store: StoreId::ZERO, files: None, tallies: None }
+        Self {
+            form,
+            catalogue: Arc::default(),
+            barred: Arc::default(),
+            store: StoreId::ZERO,
+            files: None,
+            tallies: None,
+        }
     }
 
     /// The backend of this store; state that is not durable by itself is kept in these files.
@@ -151,11 +160,27 @@ impl Backend {
     /// Begins with what was found at the start of the store, before any applier works.
     pub fn begin(&self, starts: &[RegionStart], tombstones: &BTreeMap<RegionId, Tombstone>) {
         let regions = starts.iter().map(|start| {
-            let MergeState { frozen, absorbed } = start.merge.clone();
+            let MergeState { frozen, absorbed, .. } = start.merge.clone();
             (Arc::clone(&start.descriptor), frozen.map(|frozen| frozen.index), absorbed)
         });
         let tombstones = tombstones.iter().map(|(region, tombstone)| (*region, tombstone.clone()));
         self.catalogue.lock().begin(self.store, regions, tombstones);
+    }
+
+    /// Takes note, after [`Backend::begin`], of replicas that are out of service: those of which there is a state, and all.
+    pub(crate) fn hold(&self, held: &[AppliedRegion], all: impl Iterator<Item = RegionId>) {
+        let mut entries = self.catalogue.lock();
+        for AppliedRegion { descriptor, merge, .. } in held {
+            entries.set_state(Arc::clone(descriptor));
+            let frozen = merge.frozen.as_ref().map(|frozen| frozen.index);
+            entries.set_merge(descriptor.id, frozen, Arc::clone(&merge.absorbed));
+        }
+        all.for_each(|region| self.barred.insert(region));
+    }
+
+    /// Whether the region's replica here is out of service: nothing of its state is passed on.
+    pub(crate) fn is_barred(&self, region: RegionId) -> bool {
+        self.barred.contains(region)
     }
 
     /// The tombstones of replicas that are gone, by region.
@@ -270,6 +295,9 @@ impl Backend {
     /// # Errors
     /// The region is not here, has changed, or the state store failed.
     pub fn lookup(&self, region: RegionId, epoch: Option<RegionEpoch>, query: &[u8]) -> Result<Bytes, ReadError> {
+        if self.barred.contains(region) {
+            return Err(ReadError::UnknownRegion { region });
+        }
         match &self.form {
             Form::Shared(shared) => lookup(shared, region, epoch, query, self.tallies.as_deref()),
             Form::Own(own) => own.lookup(region, epoch, query, self.tallies.as_deref()),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
+use multiraft_raft::{KeyRange, LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::region::command::{get_varint, put_varint};
@@ -236,6 +236,18 @@ impl Entries {
         }
     }
 
+    /// The parts of a range that no other region with a state here owns.
+    pub(crate) fn free_parts(&self, region: RegionId, range: KeyRange) -> Vec<KeyRange> {
+        let mut free = vec![range];
+        for (id, resident) in &self.residents {
+            let Some(taken) = resident.state.as_ref().filter(|_| *id != region && *id != RegionId::ROOT) else {
+                continue;
+            };
+            free = free.into_iter().flat_map(|part| without(part, &taken.range)).collect();
+        }
+        free
+    }
+
     /// All tombstones, in order of region.
     pub(crate) fn tombstones(&self) -> &BTreeMap<RegionId, Tombstone> {
         &self.tombstones
@@ -302,9 +314,20 @@ impl Entries {
     }
 }
 
+/// What is left of a range if another one is cut out of it.
+fn without(part: KeyRange, taken: &KeyRange) -> impl Iterator<Item = KeyRange> + use<> {
+    if !part.overlaps(taken) {
+        return [Some(part), None].into_iter().flatten();
+    }
+    let before = (part.start < taken.start).then(|| KeyRange { start: part.start, end: taken.start.clone() });
+    let ends_later = !taken.end.is_empty() && (part.end.is_empty() || taken.end < part.end);
+    let behind = ends_later.then(|| KeyRange { start: taken.end.clone(), end: part.end });
+    [before, behind].into_iter().flatten()
+}
+
 #[cfg(test)]
 mod tests {
-    use multiraft_raft::{KeyRange, RegionEpoch, Replica, Role};
+    use multiraft_raft::{RegionEpoch, Replica, Role};
 
     use super::*;
 
@@ -352,6 +375,21 @@ mod tests {
         assert_eq!(entries.clearance(&region(4, "m", "z", 9), &third), Clearance::Wait);
         entries.settle(&[RegionId(3)]);
         assert_eq!(entries.clearance(&region(3, "m", "z", 3), &none), Clearance::Clear(Vec::new()));
+    }
+
+    #[test]
+    fn what_others_own_is_no_free_part_of_a_range() {
+        let entries = with(&[region(2, "a", "z", 1), region(3, "c", "f", 2), region(4, "k", "", 2)]);
+        let free = |start: &'static str, end: &'static str| -> Vec<(Bytes, Bytes)> {
+            let parts = entries.free_parts(RegionId(2), region(2, start, end, 1).range.clone());
+            parts.into_iter().map(|part| (part.start, part.end)).collect()
+        };
+        assert_eq!(free("a", "z"), [("a".into(), "c".into()), ("f".into(), "k".into())]);
+        assert_eq!(free("", ""), [("".into(), "c".into()), ("f".into(), "k".into())]);
+        assert_eq!(free("c", "f"), []);
+        assert_eq!(free("d", "e"), []);
+        assert_eq!(free("f", "k"), [("f".into(), "k".into())]);
+        assert_eq!(free("e", "g"), [("f".into(), "g".into())]);
     }
 
     #[test]

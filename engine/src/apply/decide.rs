@@ -14,6 +14,7 @@ use crate::apply::ApplyError;
 use crate::logic::{Outcome, RegionChange};
 use crate::machine::ApplyContext;
 use crate::region::admin::{AdminCommand, FIRST_ALLOCATED_ID, split_descriptor};
+use crate::region::check::{FENCED, FencedReplica};
 use crate::region::command::{Command, EpochRule, decode_epoch};
 use crate::region::merge::{
     ABSORBED, Absorbed, FROZEN, FROZEN_RETRY, Frozen, MergeFault, MergeState, are_together, check_merge, merged,
@@ -90,8 +91,13 @@ pub(super) enum AdminDecision {
     Answer(Outcome),
     /// The region becomes these: itself first, in key order.
     Split(Vec<Arc<RegionDescriptor>>),
-    /// A step of a merge that concerns this region alone; its records are changed.
+    /// A step that concerns this region alone; its records are changed.
     Step(RegionChange),
+    /// The digest of the state as of this entry is to be taken.
+    Check {
+        /// The entry.
+        index: LogIndex,
+    },
     /// The region absorbs a frozen neighbour and becomes this; its own record says so.
     Absorb {
         /// The neighbour, frozen.
@@ -108,6 +114,7 @@ impl AdminDecision {
     pub(super) fn outcome(&self) -> Outcome {
         let regions = match self {
             Self::Answer(outcome) => return outcome.clone(),
+            Self::Check { index } => return Outcome::Applied { reply: Bytes::new(), index: *index },
             Self::Split(parts) => parts.clone(),
             Self::Step(change) => vec![Arc::clone(change.region())],
             Self::Absorb { region, .. } => vec![Arc::clone(region)],
@@ -127,7 +134,7 @@ pub(super) fn decide_admin(
     let command = Command::decode(&entry.data).filter(|command| command.admin).ok_or_else(unreadable)?;
     let mismatch = || AdminDecision::Answer(Outcome::EpochMismatch { current: Arc::clone(region) });
     let decoded = AdminCommand::decode(&command.data).ok_or_else(unreadable)?;
-    let MergeState { frozen, absorbed } = merge;
+    let MergeState { frozen, absorbed, fenced } = merge;
     let newer = |version: u64| {
         let epoch = RegionEpoch { version, ..region.epoch };
         Arc::new(RegionDescriptor { epoch, ..RegionDescriptor::clone(region) })
@@ -187,6 +194,23 @@ pub(super) fn decide_admin(
                 Ok(parts) => AdminDecision::Split(parts.into_iter().map(Arc::new).collect()),
                 Err(fault) => AdminDecision::Answer(Outcome::Refused { reason: fault.to_string() }),
             })
+        }
+        AdminCommand::Check | AdminCommand::FenceReplicas { .. }
+            if !EpochRule::CHECK.admits(command.epoch, region.epoch) =>
+        {
+            Ok(mismatch())
+        }
+        AdminCommand::Check => Ok(AdminDecision::Check { index: entry.index }),
+        AdminCommand::FenceReplicas { index, expected, replicas } => {
+            let fence = |replica| FencedReplica { replica, index, expected };
+            let more: Vec<FencedReplica> = replicas.into_iter().map(fence).collect();
+            let Some(fenced) = fenced.with(region, &more) else {
+                let reason = "too few voters would be left to elect a leader".to_owned();
+                return Ok(AdminDecision::Answer(Outcome::Refused { reason }));
+            };
+            state.put_record(FENCED, Some(fenced.encode()));
+            let (region, fenced) = (Arc::clone(region), Arc::new(fenced));
+            Ok(AdminDecision::Step(RegionChange::ReplicasFenced { region, fenced }))
         }
         AdminCommand::AllocateIds { count } => {
             let first = allocate_ids(state, count)?;

@@ -5,10 +5,13 @@
 //! regions in it change together or not at all.
 
 mod backend;
+mod barred;
+mod batch;
 mod body;
 mod catalogue;
 mod changes;
 mod decide;
+mod digest;
 mod own;
 mod record;
 mod shared;
@@ -18,23 +21,26 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, StoreId, Term};
 use multiraft_storage::StateError;
-use multiraft_transport::{ForwardReply, SnapshotHeader};
+use multiraft_transport::SnapshotHeader;
 
 use crate::apply::backend::Form;
+use crate::apply::barred::Barred;
 use crate::apply::catalogue::{Catalogue, Clearance, Entries};
 use crate::apply::decide::is_admin;
 use crate::apply::decide::wanted_source;
-use crate::logic::{Applied, ApplyTask, Input, Outcome, RegionChange, ReplyTo, SnapshotInstalled, wire_outcome};
+use crate::logic::{ApplyTask, RegionChange, RegionHandle, SnapshotInstalled};
 use crate::measure::Tallies;
 use crate::region::merge::{Absorbed, MergeState};
 use crate::snapshots::SnapshotFiles;
 
 pub use backend::{AppliedRegion, Backend};
+pub use batch::{AppliedBatch, ApplyEnd};
 pub(crate) use body::CHUNK_BYTES;
 pub use body::Chunks;
 pub use catalogue::{Cause, Tombstone};
+pub use digest::DigestTask;
 pub(crate) use record::{FIRST_INDEX, FIRST_TERM};
 pub(crate) use shared::stored_descriptor;
 pub use source::SnapshotSource;
@@ -54,80 +60,6 @@ pub enum ApplyError {
         /// The entry.
         index: LogIndex,
     },
-}
-
-/// How far a batch of tasks was carried out.
-#[derive(Debug)]
-#[must_use = "what is not applied yet must be applied before anything else"]
-pub enum ApplyEnd<R> {
-    /// All of it.
-    Done,
-    /// The state store has no space. The [`AppliedBatch`] describes what is written once [`Applier::retry`] succeeds: hold
-    /// it back until then. After that, apply `rest` before anything else.
-    Stalled {
-        /// The tasks that were not looked at.
-        rest: Vec<ApplyTask<R>>,
-    },
-    /// The state must not be used any more; the [`AppliedBatch`] is void.
-    Failed(ApplyError),
-}
-
-/// What came of a batch of tasks.
-#[derive(Debug)]
-pub struct AppliedBatch<R> {
-    /// For the worker.
-    pub applied: Vec<Applied>,
-    /// For the worker.
-    pub installed: Vec<SnapshotInstalled>,
-    /// For the worker: which replicas may come to be.
-    pub created: Vec<(RegionId, ReplicaId, bool)>,
-    /// For the worker: which are gone, and what they leave (`None`: there was no space to write it).
-    pub destroyed: Vec<(RegionId, Arc<RegionDescriptor>, Option<Tombstone>)>,
-    /// To be handed in again before anything else, a little later: they wait for a neighbour's freeze to be applied here.
-    pub parked: Vec<ApplyTask<R>>,
-    /// For callers here.
-    pub replies: Vec<(R, Outcome)>,
-    /// For stores that sent a request on.
-    pub peer_replies: Vec<(StoreId, ForwardReply)>,
-}
-
-impl<R> Default for AppliedBatch<R> {
-    fn default() -> Self {
-        Self {
-            applied: Vec::new(),
-            installed: Vec::new(),
-            created: Vec::new(),
-            destroyed: Vec::new(),
-            parked: Vec::new(),
-            replies: Vec::new(),
-            peer_replies: Vec::new(),
-        }
-    }
-}
-
-impl<R> AppliedBatch<R> {
-    /// All of it but the answers, as a worker takes it.
-    pub fn take_inputs(&mut self) -> Vec<Input<R>> {
-        let mut inputs = Vec::new();
-        if !self.applied.is_empty() {
-            inputs.push(Input::Applied(std::mem::take(&mut self.applied)));
-        }
-        inputs.extend(self.installed.drain(..).map(Input::SnapshotInstalled));
-        let created = self.created.drain(..);
-        inputs.extend(created.map(|(region, replica, allowed)| Input::Created { region, replica, allowed }));
-        let destroyed = self.destroyed.drain(..);
-        inputs.extend(destroyed.map(|(region, known, tombstone)| Input::Destroyed { region, known, tombstone }));
-        inputs
-    }
-
-    fn answer(&mut self, to: ReplyTo<R>, outcome: Outcome) {
-        match to {
-            ReplyTo::Caller(reply) => self.replies.push((reply, outcome)),
-            ReplyTo::Peer { store, id } => {
-                self.peer_replies.push((store, ForwardReply { id, outcome: wire_outcome(outcome) }));
-            }
-        }
-    }
 }
 
 /// Where received snapshots lie until they are installed.
@@ -168,6 +100,7 @@ pub struct Applier {
     /// Regions that a merge has just absorbed, and whose snapshot files are still there.
     buried: Vec<RegionId>,
     catalogue: Arc<Catalogue>,
+    barred: Arc<Barred>,
     store: StoreId,
     /// Where states are kept that are not durable by themselves.
     files: Option<SnapshotFiles>,
@@ -201,6 +134,7 @@ impl Applier {
             unsynced: Vec::new(),
             buried: Vec::new(),
             catalogue: backend.catalogue,
+            barred: backend.barred,
             files: backend.files,
             tallies: backend.tallies,
         }
@@ -305,13 +239,14 @@ impl Applier {
                 self.regions.remove(&region);
             }
         }
-        let mut members = Vec::new();
+        let (mut members, mut checks) = (Vec::new(), Vec::new());
         let context = Pass {
             store: self.store,
             regions: &mut self.regions,
             dirty: &mut self.dirty,
             catalogue: entries.as_deref_mut(),
             members: &mut members,
+            checks: &mut checks,
             unsynced: &mut self.unsynced,
             buried: &mut self.buried,
             tallies: self.tallies.as_deref(),
@@ -324,7 +259,13 @@ impl Applier {
             let mut entries = entries.take().unwrap_or_else(|| catalogue.lock());
             members.into_iter().for_each(|descriptor| entries.set_state(descriptor));
         }
+        // A check ends its pass, so the state is that of its entry, unless it finds no space: then there is no digest of it.
+        out.checks.extend(checks.into_iter().map(|(handle, index)| match &applied {
+            Ok(()) => self.digest_task(handle, index),
+            Err(_) => DigestTask::missing(handle, index),
+        }));
         applied?;
+        self.bar_if_fenced(out.applied.last().and_then(|done| done.change.as_ref()));
         if !self.unsynced.is_empty() {
             self.sync_changes(&mut entries.unwrap_or_else(|| catalogue.lock()))?;
         }
@@ -358,6 +299,15 @@ impl Applier {
     fn is_frozen<R>(&self, task: &ApplyTask<R>) -> bool {
         let ApplyTask::Entries { handle, .. } = task else { return false };
         self.regions.get(&handle.region).is_some_and(|progress| progress.merge.frozen.is_some())
+    }
+
+    /// Nothing is read any more from a replica here that its region has fenced, before anybody can know that it has.
+    fn bar_if_fenced(&self, change: Option<&RegionChange>) {
+        if let Some(RegionChange::ReplicasFenced { region, fenced }) = change
+            && region.replica_on(self.store).is_some_and(|own| fenced.contains(own.id))
+        {
+            self.barred.insert(region.id);
+        }
     }
 
     /// Makes durable what a change of regions has written, before anybody hears of it.
@@ -426,9 +376,15 @@ impl Applier {
         let tombstone = entries.tombstone_of(region, known, cause, committed.max(here));
         let state = self.regions.get(&region).filter(|progress| progress.applied > LogIndex::ZERO);
         let range = state.map(|progress| progress.descriptor.range.clone());
+        let ranges = match range {
+            // What had not been known here may have been taken over by others meanwhile.
+            Some(range) if self.barred.contains(region) => entries.free_parts(region, range),
+            range => range.into_iter().collect(),
+        };
         entries.bury(region, tombstone.clone());
-        match self.form.bury(self.files.as_ref(), &entries, region, range.as_ref(), &tombstone) {
+        match self.form.bury(self.files.as_ref(), &entries, region, &ranges, &tombstone) {
             Ok(()) => {
+                self.barred.remove(region);
                 self.regions.remove(&region);
                 self.dirty.remove(&region);
                 Ok(Some(tombstone))
@@ -481,6 +437,9 @@ impl Applier {
         entries.set_state(Arc::clone(&header.descriptor));
         let frozen = merge.frozen.as_ref().map(|frozen| frozen.index);
         entries.set_merge(header.region, frozen, Arc::clone(&merge.absorbed));
+        if entries.own(&header.descriptor).is_some_and(|own| merge.fenced.contains(own)) {
+            self.barred.insert(header.region);
+        }
         Ok(Some((merge, tombstones)))
     }
 
@@ -536,6 +495,10 @@ fn note_change(
             region
         }
         RegionChange::Fenced { region } => region,
+        RegionChange::ReplicasFenced { region, fenced } => {
+            progress.merge.fenced = Arc::clone(fenced);
+            region
+        }
         RegionChange::Merged { region, absorbed, .. } => {
             progress.merge.absorbed = Arc::clone(absorbed);
             region
@@ -558,6 +521,8 @@ struct Pass<'a> {
     catalogue: Option<&'a mut Entries>,
     /// Descriptors that membership changes led to.
     members: &'a mut Vec<Arc<RegionDescriptor>>,
+    /// Consistency checks.
+    checks: &'a mut Vec<(RegionHandle, LogIndex)>,
     unsynced: &'a mut Vec<Arc<RegionDescriptor>>,
     buried: &'a mut Vec<RegionId>,
     tallies: Option<&'a Tallies>,

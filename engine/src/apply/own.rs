@@ -23,6 +23,7 @@ use crate::error::ReadError;
 use crate::logic::{Applied, ApplyTask, Outcome, RegionChange, SplitDone};
 use crate::machine::{ApplyContext, OwnState, OwnStateFactory};
 use crate::measure::{STRETCHES, Size, Survey, Tallies, Touches};
+use crate::region::check::FENCED;
 use crate::region::command::EpochRule;
 use crate::region::merge::{ABSORBED, FROZEN, MergeState};
 use crate::region::sessions::{MAX_SESSIONS, SessionRecord, unite_sessions};
@@ -128,6 +129,20 @@ impl OwnRegions {
             absorbed: held.merge().absorbed,
             content: Content::Own(held.records.clone(), held.machine.snapshot()),
         })
+    }
+
+    /// The state of this instant as a consistency check compares it; inside `None`: the machine offers none.
+    pub(super) fn capture_digest(&self, region: RegionId) -> Option<Option<SnapshotSource>> {
+        let region = self.get(region)?;
+        let held = region.read();
+        let source = |write| SnapshotSource {
+            descriptor: Arc::clone(&held.descriptor),
+            index: held.applied,
+            term: held.term,
+            absorbed: held.merge().absorbed,
+            content: Content::Own(held.records.clone(), write),
+        };
+        Some(held.machine.digest().map(source))
     }
 
     /// A record of a region itself.
@@ -236,6 +251,7 @@ fn apply_entry(
             let outcome = decision.outcome();
             match decision {
                 AdminDecision::Answer(_) => {}
+                AdminDecision::Check { index } => pass.checks.push((done.handle, index)),
                 AdminDecision::Split(parts) => done.split = Some(split(own, held, &parts, pass)),
                 AdminDecision::Step(change) => {
                     held.descriptor = Arc::clone(change.region());
@@ -360,7 +376,7 @@ impl Held {
     /// What the region's own records say of merges.
     fn merge(&self) -> MergeState {
         let record = |name: &[u8]| self.records.records.get(name).cloned();
-        MergeState::of_records(record(FROZEN), record(ABSORBED))
+        MergeState::of_records(record(FROZEN), record(ABSORBED), record(FENCED))
     }
 
     /// Counts a command or a query as one key, if the machine does not tell which.

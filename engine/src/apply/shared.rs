@@ -23,6 +23,7 @@ use crate::logic::{Applied, ApplyTask, Outcome, RegionHandle, ReplyTo};
 use crate::machine::shared::drain_overlay;
 use crate::machine::{ApplyContext, RegionView, StateMachine, StateTxn};
 use crate::measure::{Survey, Tallies, Touches};
+use crate::region::check::FENCED;
 use crate::region::command::EpochRule;
 use crate::region::keys;
 use crate::region::merge::{ABSORBED, Absorbed, FROZEN, MergeState};
@@ -75,6 +76,9 @@ impl SharedBackend {
             Some(AdminDecision::Step(change)) => put_step(&mut batch, &mut pass, change, out),
             Some(AdminDecision::Absorb { source, region, absorbed }) => {
                 put_absorb(&mut batch, &*view, &mut pass, (&source, region, absorbed), out)?;
+            }
+            Some(AdminDecision::Check { index }) => {
+                pass.checks.extend(out.applied.last().map(|done| (done.handle, index)));
             }
             Some(AdminDecision::Answer(_)) | None => {}
         }
@@ -144,7 +148,7 @@ impl SharedBackend {
     fn merge_state(&self, region: RegionId) -> Result<MergeState, StateError> {
         let view = self.store.view();
         let record = |name| view.get(&keys::record(region, name));
-        Ok(MergeState::of_records(record(FROZEN)?, record(ABSORBED)?))
+        Ok(MergeState::of_records(record(FROZEN)?, record(ABSORBED)?, record(FENCED)?))
     }
 
     fn replacement(
@@ -268,7 +272,7 @@ impl SharedBackend {
                 let applied = applied.and_then(|stored| AppliedRecord::decode(&stored)).unwrap_or_default();
                 let AppliedRecord { index, term, installed } = applied;
                 let record = |name| view.get(&keys::record(descriptor.id, name));
-                let merge = MergeState::of_records(record(FROZEN)?, record(ABSORBED)?);
+                let merge = MergeState::of_records(record(FROZEN)?, record(ABSORBED)?, record(FENCED)?);
                 regions.push(AppliedRegion { descriptor, index, term, installed, merge });
             }
             start = next.into();

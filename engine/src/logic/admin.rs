@@ -61,6 +61,9 @@ impl<R> Worker<R> {
             let regions = vec![self.region(slot).descriptor().clone()];
             return self.answer(to, Outcome::Changed { regions });
         }
+        if let AdminRequest::Findings { index } = request {
+            return self.tell_findings(now, slot, *index, to);
+        }
         if let AdminRequest::Report(report) = request {
             return self.take_report(slot, report, to);
         }
@@ -99,6 +102,9 @@ impl<R> Worker<R> {
             self.counters.busy += 1;
             return self.answer(to, Outcome::Busy { retry_after: RETRY });
         }
+        if *request == AdminRequest::Command(AdminCommand::Check) && !self.may_check(slot) {
+            return self.answer(to, Outcome::Busy { retry_after: RETRY });
+        }
         let refusal = match request {
             AdminRequest::Membership(change) => self.unfit_membership(slot, change),
             AdminRequest::Command(AdminCommand::Split { children }) => {
@@ -116,7 +122,13 @@ impl<R> Worker<R> {
             AdminRequest::Command(AdminCommand::RollBack { .. }) => {
                 Some("only the region's own leader rolls a merge back".to_owned())
             }
-            AdminRequest::Describe | AdminRequest::Report(_) => None,
+            AdminRequest::Command(AdminCommand::FenceReplicas { .. }) => {
+                Some("only the region's own leader fences replicas".to_owned())
+            }
+            AdminRequest::Command(AdminCommand::Check)
+            | AdminRequest::Describe
+            | AdminRequest::Findings { .. }
+            | AdminRequest::Report(_) => None,
             AdminRequest::Command(AdminCommand::AllocateIds { .. } | AdminCommand::Store(_)) => (current.id
                 != RegionId::ROOT)
                 .then(|| "only the root region gives ids away and keeps stores".to_owned()),
@@ -133,6 +145,12 @@ impl<R> Worker<R> {
         }
         let epoch = self.region(slot).descriptor().epoch;
         self.propose_admin(now, slot, epoch, request, to);
+    }
+
+    /// Whether a consistency check may begin: one at a time, and among replicas that stay.
+    fn may_check(&self, slot: SlotKey) -> bool {
+        let region = self.region(slot);
+        !region.group.membership().is_joint() && !self.is_checking(region.id())
     }
 
     /// Whether a change would take the vote from the leader itself. It then would be the first to know that the change is
@@ -185,7 +203,7 @@ impl<R> Worker<R> {
         let region = self.region_mut(slot);
         let proposed = match request {
             AdminRequest::Membership(change) => region.group.propose_membership(now, change, encode_epoch(epoch)),
-            AdminRequest::Describe | AdminRequest::Report(_) => return,
+            AdminRequest::Describe | AdminRequest::Findings { .. } | AdminRequest::Report(_) => return,
             AdminRequest::Command(command) => {
                 let data = Command::encode_admin(epoch, &command.encode());
                 region.group.propose(now, &mut vec![Proposal { kind: EntryKind::Command, data }])

@@ -13,6 +13,7 @@ use multiraft_transport::{CaptureId, PeerMessage, SessionSeq, SnapshotHeader};
 
 use crate::apply::Tombstone;
 use crate::region::admin::AdminRequest;
+use crate::region::check::{DigestAnswer, FencedReplicas};
 use crate::region::merge::{Absorbed, Frozen, MergeState};
 
 /// One input of a worker's turn. `R` is the caller's handle for the answer; the worker only moves it.
@@ -148,6 +149,22 @@ pub enum Input<R> {
     },
     /// Entries have been applied.
     Applied(Vec<Applied>),
+    /// A consistency check was applied: the digest of the state as of that entry is being taken.
+    Checked {
+        /// The group.
+        handle: RegionHandle,
+        /// The entry.
+        index: LogIndex,
+    },
+    /// That digest was taken, or never will be.
+    Digest {
+        /// The group.
+        handle: RegionHandle,
+        /// The entry.
+        index: LogIndex,
+        /// What to say when asked for it.
+        answer: DigestAnswer,
+    },
     /// The log was read for a group; `None`: it could not be (the entries are gone, or the disk failed).
     Fetched {
         /// The group.
@@ -262,6 +279,13 @@ pub enum RegionChange {
         /// What it is now.
         region: Arc<RegionDescriptor>,
     },
+    /// Replicas of it are out of service from now on.
+    ReplicasFenced {
+        /// What it is now: the same.
+        region: Arc<RegionDescriptor>,
+        /// All that are fenced.
+        fenced: Arc<FencedReplicas>,
+    },
     /// It is one version newer, and else as before.
     Fenced {
         /// What it is now.
@@ -286,6 +310,7 @@ impl RegionChange {
             Self::Frozen { region, .. }
             | Self::Thawed { region }
             | Self::Fenced { region }
+            | Self::ReplicasFenced { region, .. }
             | Self::Merged { region, .. } => region,
         }
     }
@@ -309,7 +334,7 @@ pub struct Adopt {
     pub campaign: bool,
 }
 
-/// What a start found of replicas that have no state here.
+/// What a start found of replicas that have no state here, or are out of service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Residue {
     /// Hard states of replicas without state.
@@ -321,6 +346,8 @@ pub struct Residue {
     /// Regions whose replica here may have lost records, with the newest replica id that was known of each: no message
     /// brings that replica, or an earlier one, to life again.
     pub suspects: BTreeMap<RegionId, ReplicaId>,
+    /// What is known of those among them that have a state here: nothing is done with it until their regions go on without them.
+    pub held: BTreeMap<RegionId, Arc<RegionDescriptor>>,
     /// The log may have lost the votes of replicas that nothing else here tells of.
     pub may_lack: bool,
 }
@@ -335,6 +362,12 @@ impl Residue {
         }
     }
 
+    /// Whether all that the log may have lost is of replicas with a state here: once they are gone, nothing of it matters.
+    #[must_use]
+    pub fn is_all_held(&self) -> bool {
+        !self.may_lack && self.suspects.keys().all(|region| self.held.contains_key(region))
+    }
+
     /// The part of it that concerns these regions.
     #[must_use]
     pub fn part(&self, is_in: impl Fn(RegionId) -> bool) -> Self {
@@ -345,6 +378,12 @@ impl Residue {
             tombstones: tombstones.map(|(region, tombstone)| (*region, tombstone.clone())).collect(),
             leftovers: self.leftovers.iter().copied().filter(|region| is_in(*region)).collect(),
             suspects: self.suspects.iter().filter(|(region, _)| is_in(**region)).map(|(at, id)| (*at, *id)).collect(),
+            held: self
+                .held
+                .iter()
+                .filter(|(region, _)| is_in(**region))
+                .map(|(at, known)| (*at, Arc::clone(known)))
+                .collect(),
             may_lack: self.may_lack,
         }
     }

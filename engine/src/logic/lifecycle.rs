@@ -108,6 +108,9 @@ impl<R> Worker<R> {
             }
             return;
         }
+        if self.tell_aside(region, &descriptor, Default::default()) {
+            return;
+        }
         let is_new = self.any_slot(region).is_none();
         if self.lives.removing.contains_key(&region) || (is_new && self.lives.residue.bars(region, message.to)) {
             return;
@@ -132,7 +135,12 @@ impl<R> Worker<R> {
     pub(super) fn on_damaged(&mut self, region: RegionId) {
         if let Some(key) = self.any_slot(region) {
             let replica = self.region(key).group.id();
+            let known = Arc::clone(self.region(key).descriptor());
             self.lives.residue.suspects.insert(region, replica);
+            // One without a state leaves nothing to be removed.
+            if self.region(key).initialised {
+                self.lives.residue.held.insert(region, known);
+            }
         }
         self.remove_region(region);
     }
@@ -142,7 +150,7 @@ impl<R> Worker<R> {
     pub(super) fn on_beat_of_stranger(&mut self, from: StoreId, region: RegionId, replica: ReplicaId) {
         let is_coming = self.lives.creating.contains_key(&region) || self.lives.removing.contains_key(&region);
         let is_gone = self.tombstone(region).is_some_and(|tombstone| tombstone.forbids(replica));
-        if !is_coming && !is_gone {
+        if !is_coming && !is_gone && !self.lives.residue.bars(region, replica) {
             self.say_of_region(from, region, RegionStep::Ask { replica, epoch: RegionEpoch::default() });
         }
     }
@@ -173,7 +181,7 @@ impl<R> Worker<R> {
 
     /// What a replica has promised outlives it: whatever replica of the region comes next on this store, earlier or later by
     /// name, keeps its term and vote. That is more caution than it owes, and makes it needless to note whose vote it was.
-    fn keep_promises(&mut self, key: SlotKey) {
+    pub(super) fn keep_promises(&mut self, key: SlotKey) {
         let region = self.region(key);
         let hard_state = HardState { commit: multiraft_raft::LogIndex::ZERO, ..region.group.hard_state() };
         self.lives.residue.orphans.insert(region.id(), hard_state);
@@ -318,12 +326,16 @@ impl<R> Worker<R> {
             RegionStep::Ask { replica, epoch } => self.handle_ask(now, from, region, replica, epoch),
             RegionStep::Tell { descriptor, merged, committed } => {
                 // That a region was absorbed is no reason to go: its keys are still to be taken over, see the rules.
-                if descriptor.id == region && !merged {
+                if descriptor.id == region && !self.tell_aside(region, &descriptor, committed) && !merged {
                     self.handle_tell(region, descriptor, committed);
                 }
             }
             RegionStep::AskFrozen { index } => self.handle_ask_frozen(from, region, index),
             RegionStep::IsFrozen { replica, index } => self.handle_is_frozen(now, from, region, replica, index),
+            RegionStep::AskDigest { index } => self.handle_ask_digest(from, region, index),
+            RegionStep::Digest { replica, index, answer } => {
+                self.handle_digest(from, region, (replica, index), &answer);
+            }
         }
     }
 
@@ -416,6 +428,40 @@ impl<R> Worker<R> {
         self.lives.residue.tombstones.insert(region, tombstone);
         let hard_state = self.lives.residue.orphans.get(&region).copied();
         self.remove_records(region, hard_state);
+        self.clear_aside(region);
+    }
+
+    /// A replica is out of service, with its state.
+    pub(super) fn set_aside(&mut self, region: RegionId, replica: ReplicaId, known: Arc<RegionDescriptor>) {
+        self.lives.residue.suspects.insert(region, replica);
+        self.lives.residue.held.insert(region, known);
+    }
+
+    /// A replica that was out of service is gone; its tombstone says what may come after it.
+    fn clear_aside(&mut self, region: RegionId) {
+        if self.lives.residue.held.remove(&region).is_some() {
+            self.lives.residue.suspects.remove(&region);
+            self.notices.push(Notice::Cleared { region });
+        }
+    }
+
+    /// What is known of a region whose replica here is out of service.
+    pub(super) fn held(&self, region: RegionId) -> Option<&Arc<RegionDescriptor>> {
+        self.lives.residue.held.get(&region)
+    }
+
+    /// All of those.
+    pub(super) fn all_held(&self) -> Vec<(RegionId, Arc<RegionDescriptor>)> {
+        self.lives.residue.held.iter().map(|(region, held)| (*region, Arc::clone(held))).collect()
+    }
+
+    /// Whether a replica's state may be removed now; if so, it is being removed from now on.
+    pub(super) fn begin_removal(&mut self, region: RegionId) -> bool {
+        let is_new = !self.lives.removing.contains_key(&region);
+        if is_new {
+            self.lives.removing.insert(region, None);
+        }
+        is_new
     }
 
     /// What is left of a replica of this region that was here.
@@ -429,6 +475,7 @@ impl<R> Worker<R> {
         self.lives.residue.tombstones.insert(region, tombstone);
         self.lives.residue.orphans.remove(&region);
         self.remove_records(region, None);
+        self.clear_aside(region);
     }
 
     /// For the applier, before anything else of this turn.

@@ -126,6 +126,7 @@ impl<R> Worker<R> {
             region.driving = None;
             self.merges.frozen.remove(&id);
         }
+        self.note_fenced(key);
     }
 
     /// A step of a merge was applied, durably.
@@ -149,6 +150,10 @@ impl<R> Worker<R> {
                 self.counters.rolled_back += 1;
             }
             RegionChange::Fenced { .. } => {}
+            RegionChange::ReplicasFenced { fenced, .. } => {
+                self.tell_fenced(&region, &merge.fenced, &fenced);
+                merge.fenced = fenced;
+            }
             RegionChange::Merged { absorbed, .. } => merge.absorbed = absorbed,
         }
         self.set_merge_state(key, merge);

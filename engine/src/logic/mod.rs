@@ -16,7 +16,9 @@
 
 mod admin;
 mod applied;
+mod aside;
 mod beats;
+mod check;
 mod flush;
 mod forward;
 mod input;
@@ -35,6 +37,9 @@ mod upkeep;
 mod worker;
 
 pub use crate::region::admin::{AdminCommand, AdminRequest, Child, SplitFault};
+pub use crate::region::check::{
+    CheckOutcome, CheckReport, DigestAnswer, FencedReplica, FencedReplicas, ReplicaCheck, StateDigest,
+};
 pub use crate::region::merge::{Absorbed, Frozen, MergeFault, MergeState};
 pub use crate::region::stores::{StoreCommand, StoreFault, StoreRecord, StoreStanding};
 pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of};

@@ -11,7 +11,7 @@ use multiraft_storage::GroupRecord;
 use multiraft_transport::{CaptureId, PeerMessage, SnapshotHeader};
 
 use crate::apply::{Cause, Tombstone};
-use crate::logic::{Adopt, BeatShare, RegionHandle};
+use crate::logic::{Adopt, BeatShare, CheckReport, FencedReplica, RegionHandle};
 
 /// Everything that one turn wants done. The driver carries it out and empties it.
 #[derive(Debug, PartialEq)]
@@ -360,6 +360,35 @@ pub enum Notice {
         term: Term,
         /// What it tells.
         report: Bytes,
+    },
+    /// A consistency check that is led here has come to its end.
+    Checked {
+        /// The region.
+        region: RegionId,
+        /// Whether no replica was found to differ.
+        is_consistent: bool,
+    },
+    /// A consistency check that is led here has found replicas with other states than they have to have. What can be fenced is
+    /// about to be.
+    ReplicasDiffer(Arc<CheckReport>),
+    /// A region has fenced a replica of it.
+    ReplicaFenced {
+        /// The region.
+        region: RegionId,
+        /// The replica, and why.
+        fenced: FencedReplica,
+        /// Its store.
+        store: StoreId,
+    },
+    /// The replica here is out of service from now on: its region has fenced it.
+    SetAside {
+        /// The region.
+        region: RegionId,
+    },
+    /// A replica here that was out of service is gone, durably: another one may take its place.
+    Cleared {
+        /// The region.
+        region: RegionId,
     },
     /// This store's replica of a region is gone; the region is known to have come this far.
     Removed {

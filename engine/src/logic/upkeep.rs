@@ -103,7 +103,9 @@ impl<R> Worker<R> {
         self.abandon_forwards(expired);
         self.abandon_silent(now);
         self.remove_doomed();
+        self.set_fenced_aside(now);
         self.drive_merges(now);
+        self.drive_checks(now);
         self.place_leaders(now);
     }
 

@@ -14,6 +14,8 @@ use multiraft_storage::{FlushToken, GroupRecord, LogChange};
 use multiraft_transport::Beat;
 use rustc_hash::FxHashMap;
 
+use crate::logic::aside::Aside;
+use crate::logic::check::Checks;
 use crate::logic::flush::FlushQueue;
 use crate::logic::lifecycle::Lifecycle;
 use crate::logic::merge::Merges;
@@ -78,6 +80,8 @@ pub struct Worker<R> {
     pub(super) upkeep: Upkeep,
     pub(super) lives: Lifecycle<R>,
     pub(super) merges: Merges,
+    pub(super) checks: Checks,
+    pub(super) aside: Aside,
     pub(super) routes: Routes,
     /// What waiting queries hold, in bytes.
     pub(super) query_bytes: Charged,
@@ -130,6 +134,8 @@ impl<R> Worker<R> {
             upkeep: Upkeep::new(now),
             lives: Lifecycle::default(),
             merges: Merges::new(config.incarnation),
+            checks: Checks::default(),
+            aside: Aside::default(),
             routes: Routes::new(),
             query_bytes: Charged::default(),
             counters: Counters::default(),
@@ -204,6 +210,7 @@ impl<R> Worker<R> {
         self.deadlines.disarm(key);
         self.removed = true;
         self.on_region_gone(region, key);
+        self.forget_check(region);
         let Some(mut removed) = self.regions.remove(key) else { return };
         self.notices.push(Notice::Vacated(removed.handle()));
         let Some(waiting) = removed.busy.take() else { return };
@@ -295,6 +302,8 @@ impl<R> Worker<R> {
             Input::LaneReady { peer } => self.on_lane_ready(peer),
             Input::Flushed { token } => self.on_flushed(now, token),
             Input::Applied(applied) => self.on_applied(now, applied),
+            Input::Checked { handle, index } => self.on_checked(now, handle, index),
+            Input::Digest { handle, index, answer } => self.on_digest(handle, index, answer),
             Input::Fetched { handle, fetch, entries } => {
                 let Some(key) = self.live(handle) else { return };
                 let group = &mut self.region_mut(key).group;

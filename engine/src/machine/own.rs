@@ -30,6 +30,15 @@ pub trait OwnState: Send + Sync + 'static {
     /// nobody wants the snapshot any more.
     fn snapshot(&self) -> SnapshotWrite;
 
+    /// Captures, as [`OwnState::snapshot`] does and as quickly, what a consistency check compares between replicas: bytes that are
+    /// the same whenever the same commands were applied, whichever of snapshots, restarts, splits and merges a replica has gone
+    /// through. Sort what has no order, and leave out what is only a cache.
+    ///
+    /// `None`, the default: this machine cannot be checked. One whose snapshots are such bytes answers `Some(self.snapshot())`.
+    fn digest(&self) -> Option<SnapshotWrite> {
+        None
+    }
+
     /// Replaces the state by what a snapshot holds.
     ///
     /// # Errors

@@ -12,6 +12,9 @@
 //!   7 store        a change of one store, see `stores` (in the root region only)
 //!   8 report       what a store has to tell whoever plans, to the end (to the root region's leader only)
 //!   9 describe     nothing: tells what the region is, and changes nothing
+//!  10 check        nothing: every replica takes the digest of its state at this entry
+//!  11 fence        varint index | digest expected there (32) | varint count of replicas, so many varint ids
+//!  12 findings     varint index: what came of the check at this entry, and changes nothing
 //! ```
 //!
 //! A split stands in the log as an ordinary command's envelope with the admin flag; a membership change is an entry of the
@@ -26,6 +29,7 @@ use multiraft_raft::{
 
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
+use crate::region::check::StateDigest;
 use crate::region::command::{get_varint, put_varint};
 use crate::region::stores::StoreCommand;
 
@@ -39,6 +43,9 @@ const ROLL_BACK: u8 = 6;
 const STORE: u8 = 7;
 const REPORT: u8 = 8;
 const DESCRIBE: u8 = 9;
+const CHECK: u8 = 10;
+const FENCE_REPLICAS: u8 = 11;
+const FINDINGS: u8 = 12;
 
 /// The most children that one split makes: a bound on what one entry does.
 pub(crate) const SPLIT_CHILDREN_MAX: usize = 1024;
@@ -59,6 +66,14 @@ pub enum AdminRequest {
     Command(AdminCommand),
     /// No change: what is the region, as its leader knows it?
     Describe,
+    /// No change: what came of the consistency check at this entry? Answered by an encoded [`CheckReport`], `Busy` until there is
+    /// one.
+    ///
+    /// [`CheckReport`]: crate::CheckReport
+    Findings {
+        /// The entry.
+        index: LogIndex,
+    },
     /// No change: what the sending store has to tell whoever plans. Only the root region's leader takes it; the answer is its
     /// term, big endian.
     Report(Bytes),
@@ -105,6 +120,17 @@ pub enum AdminCommand {
     },
     /// The root region changes what it knows of a store; the answer is the stores as they are then, or why not.
     Store(StoreCommand),
+    /// Every replica takes the digest of its state, as of this entry. Nothing changes.
+    Check,
+    /// Replicas of the region go out of service: their states are not the region's.
+    FenceReplicas {
+        /// The check that has shown it.
+        index: LogIndex,
+        /// What a quorum of the voters had there.
+        expected: StateDigest,
+        /// Those that had something else.
+        replicas: Vec<ReplicaId>,
+    },
 }
 
 /// A region that a split makes.
@@ -131,6 +157,12 @@ impl AdminRequest {
             }
             Self::Command(command) => command.encode(),
             Self::Describe => Bytes::from_static(&[DESCRIBE]),
+            Self::Findings { index } => {
+                let mut out = BytesMut::new();
+                out.put_u8(FINDINGS);
+                put_varint(&mut out, index.get());
+                out.freeze()
+            }
             Self::Report(report) => {
                 let mut out = BytesMut::with_capacity(1 + report.len());
                 out.put_u8(REPORT);
@@ -149,6 +181,11 @@ impl AdminRequest {
                 context.is_empty().then_some(Self::Membership(change))
             }
             DESCRIBE => (bytes.len() == 1).then_some(Self::Describe),
+            FINDINGS => {
+                let mut at = 1;
+                let index = LogIndex(get_varint(bytes, &mut at)?);
+                (at == bytes.len()).then_some(Self::Findings { index })
+            }
             REPORT => Some(Self::Report(bytes.slice(1..))),
             _ => AdminCommand::decode(bytes).map(Self::Command),
         }
@@ -201,6 +238,14 @@ impl AdminCommand {
                 out.put_u8(STORE);
                 command.encode(&mut out);
             }
+            Self::Check => out.put_u8(CHECK),
+            Self::FenceReplicas { index, expected, replicas } => {
+                out.put_u8(FENCE_REPLICAS);
+                put_varint(&mut out, index.get());
+                out.put_slice(&expected.0);
+                put_varint(&mut out, replicas.len() as u64);
+                replicas.iter().for_each(|replica| put_varint(&mut out, replica.get()));
+            }
         }
         out.freeze()
     }
@@ -234,6 +279,12 @@ impl AdminCommand {
             },
             ROLL_BACK => Self::RollBack { index: LogIndex(get_varint(bytes, &mut at)?) },
             STORE => Self::Store(StoreCommand::decode(bytes, &mut at)?),
+            CHECK => Self::Check,
+            FENCE_REPLICAS => {
+                let index = LogIndex(get_varint(bytes, &mut at)?);
+                let expected = StateDigest::read(bytes, &mut at)?;
+                Self::FenceReplicas { index, expected, replicas: read_replicas(bytes, &mut at)? }
+            }
             _ => return None,
         };
         (at == bytes.len()).then_some(command)
@@ -257,9 +308,12 @@ fn read_child(bytes: &Bytes, at: &mut usize) -> Option<Child> {
     let start = bytes.slice(*at..end);
     *at = end;
     let region = RegionId(get_varint(bytes, at)?);
+    Some(Child { start, region, replicas: read_replicas(bytes, at)? })
+}
+
+fn read_replicas(bytes: &[u8], at: &mut usize) -> Option<Vec<ReplicaId>> {
     let count = usize::try_from(get_varint(bytes, at)?).ok().filter(|count| *count <= bytes.len())?;
-    let replicas = (0..count).map(|_| get_varint(bytes, at).map(ReplicaId)).collect::<Option<Vec<_>>>()?;
-    Some(Child { start, region, replicas })
+    (0..count).map(|_| get_varint(bytes, at).map(ReplicaId)).collect()
 }
 
 /// Why a region cannot be split so.
@@ -407,8 +461,15 @@ mod tests {
             AdminCommand::Store(StoreCommand::Leave(StoreId(300))),
             AdminCommand::Store(StoreCommand::Forget(StoreId(300))),
             AdminCommand::Store(StoreCommand::List),
+            AdminCommand::Check,
+            AdminCommand::FenceReplicas {
+                index: LogIndex(300),
+                expected: StateDigest([7; 32]),
+                replicas: vec![ReplicaId(4), ReplicaId(500)],
+            },
         ];
-        let others = [split, ids, AdminRequest::Describe, AdminRequest::Membership(change)];
+        let findings = AdminRequest::Findings { index: LogIndex(300) };
+        let others = [split, ids, AdminRequest::Describe, findings, AdminRequest::Membership(change)];
         for request in commands.map(AdminRequest::Command).into_iter().chain(others) {
             let bytes = request.encode();
             assert_eq!(AdminRequest::decode(&bytes), Some(request));

@@ -49,6 +49,10 @@ impl EpochRule {
     pub(crate) const MERGE: Self =
         Self { checks_version: true, checks_conf_version: true, bumps_version: true, bumps_conf_version: false };
 
+    /// A consistency check, and the fencing of replicas that it finds: about the replicas and the range of that moment.
+    pub(crate) const CHECK: Self =
+        Self { checks_version: true, checks_conf_version: true, bumps_version: false, bumps_conf_version: false };
+
     /// Whether a command proposed under `proposed` may take effect in a region that is at `current`.
     pub(crate) fn admits(self, proposed: RegionEpoch, current: RegionEpoch) -> bool {
         (!self.checks_version || proposed.version == current.version)

@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_raft::{KeyRange, LogIndex, RegionDescriptor, RegionEpoch, RegionId, Role, StoreId};
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
+use crate::region::check::FencedReplicas;
 use crate::region::command::{get_varint, put_varint};
 
 const FORMAT: u8 = 1;
@@ -91,21 +92,25 @@ impl Absorbed {
     }
 }
 
-/// How a region stands with merges, in both parts: as source and as target.
+/// How a region stands with merges, in both parts: as source and as target; and which of its replicas a consistency check has
+/// fenced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MergeState {
     /// It is frozen.
     pub frozen: Option<Arc<Frozen>>,
     /// What it has absorbed.
     pub absorbed: Arc<Absorbed>,
+    /// Its replicas that are out of service.
+    pub fenced: Arc<FencedReplicas>,
 }
 
 impl MergeState {
     /// What the region's own records say.
-    pub(crate) fn of_records(frozen: Option<Bytes>, absorbed: Option<Bytes>) -> Self {
+    pub(crate) fn of_records(frozen: Option<Bytes>, absorbed: Option<Bytes>, fenced: Option<Bytes>) -> Self {
         Self {
             frozen: frozen.and_then(|stored| Frozen::decode(&stored)).map(Arc::new),
             absorbed: Arc::new(absorbed.and_then(|stored| Absorbed::decode(&stored)).unwrap_or_default()),
+            fenced: Arc::new(fenced.and_then(|stored| FencedReplicas::decode(&stored)).unwrap_or_default()),
         }
     }
 }

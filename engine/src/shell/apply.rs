@@ -15,6 +15,7 @@ use crate::apply::{AppliedBatch, Applier, ApplyEnd, Backend, Dirty, ReceivedSnap
 use crate::error::ReadError;
 use crate::logic::{ApplyTask, DiskUse, Input, LookupTask, Outcome, ReplyTo, wire_outcome};
 use crate::shell::Completion;
+use crate::shell::check::Digests;
 use crate::shell::fault::{Fault, PanicGuard};
 use crate::shell::receive::Receiving;
 use crate::shell::worker::{Work, deliver_local};
@@ -55,6 +56,7 @@ pub(super) struct ApplyThread {
     pub(super) worker: Mailbox<Work>,
     pub(super) transport: Arc<Transport>,
     pub(super) receiving: Arc<Receiving>,
+    pub(super) digests: Digests,
     pub(super) fault: Fault,
     pub(super) index: usize,
     pub(super) store: StoreId,
@@ -210,6 +212,9 @@ impl ApplyThread {
         for input in batch.take_inputs() {
             let _ = self.worker.send_reserved(Work::Input(input));
         }
+        for task in batch.checks {
+            self.digests.take(task, &self.worker);
+        }
     }
 
     /// Answers queries. An answer to another store leaves as soon as there are enough bytes of them: they are not gathered
@@ -293,7 +298,7 @@ impl ApplyThread {
 
     fn capture(&self, regions: &[RegionId], reply: &Sender<Vec<SnapshotSource>>) {
         let mut sources = Vec::with_capacity(regions.len());
-        for &region in regions {
+        for &region in regions.iter().filter(|region| !self.backend.is_barred(**region)) {
             match self.applier.capture(region) {
                 Ok(source) => sources.extend(source),
                 Err(error) => tracing::error!(%region, %error, "a region's state could not be captured"),

@@ -6,12 +6,14 @@
 //!                              |    +--committed entries--> apply threads --answers--> callers
 //!                              +--messages--> lanes --> link thread --frames--> peers
 //!  checkpoint thread: makes applied state durable, so that the log can be cut
+//!  check thread: takes digests of states for consistency checks
 //!  snapshot threads: one for each snapshot that is being sent, received or written out to be sent
 //! ```
 //!
 //! No decision is taken here but those about threads and queues.
 
 mod apply;
+mod check;
 mod checkpoint;
 mod completion;
 mod fault;

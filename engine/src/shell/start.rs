@@ -23,13 +23,14 @@ use crate::logic::{BeatMerger, RegionStart, TurnOutput, Worker, WorkerConfig, wo
 use crate::measure::Figures;
 use crate::regions::Ids;
 use crate::shell::apply::{ApplyThread, ApplyWork};
+use crate::shell::check::Digests;
 use crate::shell::checkpoint::Checkpoints;
 use crate::shell::handler::LinkHandler;
 use crate::shell::log::{Flushes, start_reader};
 use crate::shell::outbox::Outbox;
 use crate::shell::receive::Receiving;
 use crate::shell::streams::Streams;
-use crate::shell::worker::{Meters, Work, WorkerShell};
+use crate::shell::worker::{Damage, Meters, Work, WorkerShell};
 use crate::shell::{Fault, StoreFile};
 use crate::snapshots::{Captures, Received, RestoredRegions, SnapshotFiles};
 use crate::steward::{Inbox, PlacementState};
@@ -124,6 +125,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     }
     let tombstones = backend.tombstones()?;
     let mut assembled = assemble(found.regions, tombstones, &recovered);
+    assembled.keep_fenced_out(plan.store);
     assembled.damaged.extend(found.damaged);
     assembled.damaged.sort();
     assembled.damaged.dedup_by_key(|(region, _)| *region);
@@ -131,6 +133,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
         tracing::error!(%region, reason, "this replica is kept out of service");
     }
     backend.begin(&assembled.starts, &assembled.residue.tombstones);
+    backend.hold(&assembled.held, assembled.damaged.iter().map(|(region, _)| *region));
     let parts = Parts {
         cluster: plan.cluster,
         store: plan.store,
@@ -255,10 +258,12 @@ impl Parts {
         let (fetch, fetch_thread) = start_reader(self.reader.clone(), mailboxes.clone(), fault.clone())
             .map_err(io("starting the log's reader"))?;
         let streams = Arc::new(Streams::new(Arc::clone(&transport), mailboxes.clone(), Captures::new(&self.files)));
-        let (appliers, apply_threads) = self.start_appliers(&mailboxes, &transport, &receiving, &fault)?;
+        let (digests, digest_thread) = Digests::start(fault.clone()).map_err(io("starting the check thread"))?;
+        let (appliers, apply_threads) = self.start_appliers(&mailboxes, &transport, &receiving, &digests, &fault)?;
         let (stop_checkpoints, checkpoints) = self.start_checkpoints(&appliers, &mailboxes, &fault)?;
         let mut others = apply_threads;
-        others.push(fetch_thread);
+        others.extend([fetch_thread, digest_thread]);
+        drop(digests);
         let now = clock.now();
         let inbox = Inbox::default();
         let shells: Vec<WorkerShell> = appliers
@@ -285,6 +290,7 @@ impl Parts {
                 unsubmitted: None,
                 unapplied: None,
                 workers: mailboxes.clone(),
+                damage: Damage { list: Arc::clone(&damaged), may_settle: self.assembled.residue.is_all_held() },
                 full: Vec::new(),
                 inbox: self.config.placement.is_some().then(|| inbox.clone()),
                 meters: Meters::new(),
@@ -385,6 +391,7 @@ impl Parts {
         mailboxes: &[Mailbox<Work>],
         transport: &Arc<Transport>,
         receiving: &Arc<Receiving>,
+        digests: &Digests,
         fault: &Fault,
     ) -> Result<Appliers, StartError> {
         let mut senders = Vec::new();
@@ -402,7 +409,9 @@ impl Parts {
                     installed: start.installed,
                     merge: start.merge.clone(),
                 });
-            let applier = self.backend.applier(regions);
+            let held = self.assembled.held.iter();
+            let held = held.filter(|held| worker_of(held.descriptor.id, mailboxes.len()) == index).cloned();
+            let applier = self.backend.applier(regions.chain(held));
             let (sender, work): (Sender<ApplyWork>, Receiver<ApplyWork>) = bounded(APPLY_BATCHES_MAX);
             let thread = ApplyThread {
                 applier,
@@ -411,6 +420,7 @@ impl Parts {
                 worker: mailbox.clone(),
                 transport: Arc::clone(transport),
                 receiving: Arc::clone(receiving),
+                digests: digests.clone(),
                 fault: fault.clone(),
                 index,
                 store: self.store,

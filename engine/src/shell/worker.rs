@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
-use multiraft_raft::{StoreId, Time};
+use multiraft_raft::{RegionId, StoreId, Time};
 use multiraft_router::{Driver, Mailbox};
 use multiraft_storage::{LogBatch, SharedLog, SubmitError};
 use multiraft_transport::{ForwardOutcome, ForwardReply, Lane, PeerMessage, Permit, Transport};
 use tokio::sync::oneshot;
 
+use crate::assembly::FENCED_REASON;
 use crate::directory::Directory;
 use crate::events::{Event, EventSender};
 use crate::logic::{
@@ -83,10 +84,36 @@ pub(super) struct WorkerShell {
     pub(super) unapplied: Option<ApplyWork>,
     /// The mailboxes of all workers, for children of splits.
     pub(super) workers: Vec<Mailbox<Work>>,
+    pub(super) damage: Damage,
     pub(super) full: Vec<StoreId>,
     /// For reports, if this store may plan.
     pub(super) inbox: Option<Inbox>,
     pub(super) meters: Meters,
+}
+
+/// Replicas of this store that are out of service, as all of it knows.
+pub(super) struct Damage {
+    /// Shared with the status of the store.
+    pub(super) list: Arc<Mutex<Vec<(RegionId, String)>>>,
+    /// Once all are gone, the log may forget that it was damaged.
+    pub(super) may_settle: bool,
+}
+
+impl Damage {
+    fn add(&self, region: RegionId) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.retain(|(other, _)| *other != region);
+        list.push((region, FENCED_REASON.to_owned()));
+    }
+
+    /// A replica is gone for good, with what may have been lost of it.
+    fn clear(&self, region: RegionId, log: &SharedLog) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.retain(|(other, _)| *other != region);
+        if list.is_empty() && self.may_settle {
+            log.settle_damage();
+        }
+    }
 }
 
 /// What a worker tells the metrics, once a turn.
@@ -261,7 +288,11 @@ impl WorkerShell {
                 }
                 continue;
             }
-            tell(&self.directory, &self.events, self.index, notice);
+            match notice {
+                Notice::SetAside { region } => self.damage.add(region),
+                Notice::Cleared { region } => self.damage.clear(region, &self.log),
+                notice => tell(&self.directory, &self.events, self.index, notice),
+            }
         }
     }
 
@@ -374,11 +405,30 @@ fn tell(directory: &Directory, events: &EventSender, worker: usize, notice: Noti
             directory.update(&region);
             Event::RegionsMerged { region, source }
         }
+        Notice::Checked { region, is_consistent } => {
+            metrics::counter!("consistency_checks_total").increment(1);
+            return tracing::info!(%region, is_consistent, "a consistency check has ended");
+        }
+        Notice::ReplicasDiffer(report) => {
+            metrics::counter!("consistency_mismatches_total").increment(1);
+            let (region, index) = (report.region.id, report.index);
+            for replica in report.differing() {
+                let (store, replica) = (replica.store, replica.replica);
+                tracing::error!(%region, %index, %replica, %store, "a replica's state is not what it has to be");
+            }
+            Event::ReplicasDiffer { report }
+        }
+        Notice::ReplicaFenced { region, fenced, store } => {
+            let (replica, index) = (fenced.replica, fenced.index);
+            metrics::counter!("replicas_fenced_total").increment(1);
+            tracing::error!(%region, %index, %replica, %store, "a replica is fenced: replace it");
+            Event::ReplicaFenced { region, replica, store, index }
+        }
         Notice::Removed { region, known } => {
             directory.update(&known);
             Event::ReplicaRemoved { region }
         }
-        Notice::Report { .. } => return,
+        Notice::Report { .. } | Notice::SetAside { .. } | Notice::Cleared { .. } => return,
     };
     events.send(event);
 }

@@ -9,7 +9,7 @@ use super::{
     descriptor::{encode_descriptor, read_descriptor},
     frame::{Context, kind},
     reader::Reader,
-    varint::{put_delta, put_varint},
+    varint::{put_bytes, put_delta, put_varint},
 };
 use crate::{RegionMessage, RegionStep};
 
@@ -18,6 +18,8 @@ const TELL: u8 = 1;
 const TELL_MERGED: u8 = 2;
 const ASK_FROZEN: u8 = 3;
 const IS_FROZEN: u8 = 4;
+const ASK_DIGEST: u8 = 5;
+const DIGEST: u8 = 6;
 
 impl Context {
     pub(super) fn put_region(&mut self, out: &mut Vec<u8>, message: &RegionMessage) {
@@ -46,6 +48,16 @@ impl Context {
                 put_varint(out, replica.0);
                 put_varint(out, index.0);
             }
+            RegionStep::AskDigest { index } => {
+                out.push(ASK_DIGEST);
+                put_varint(out, index.0);
+            }
+            RegionStep::Digest { replica, index, answer } => {
+                out.push(DIGEST);
+                put_varint(out, replica.0);
+                put_varint(out, index.0);
+                put_bytes(out, answer);
+            }
         }
     }
 
@@ -65,6 +77,12 @@ impl Context {
             IS_FROZEN => {
                 RegionStep::IsFrozen { replica: ReplicaId(reader.varint()?), index: LogIndex(reader.varint()?) }
             }
+            ASK_DIGEST => RegionStep::AskDigest { index: LogIndex(reader.varint()?) },
+            DIGEST => RegionStep::Digest {
+                replica: ReplicaId(reader.varint()?),
+                index: LogIndex(reader.varint()?),
+                answer: reader.payload("a digest")?,
+            },
             value => return reader.fail(WireFault::Unknown { what: "region step", value }),
         };
         Ok(RegionMessage { region: RegionId(self.region), step })

@@ -5,7 +5,7 @@ use std::mem::size_of;
 use multiraft_raft::{Body, Entry, RegionDescriptor, Replica};
 
 use super::varint::VARINT_MAX;
-use crate::{Beat, BeatReply, ForwardOutcome, ForwardRequest, PeerMessage, RegionStep, SnapshotStep};
+use crate::{Beat, BeatReply, ForwardOutcome, ForwardRequest, PeerMessage, RegionMessage, RegionStep, SnapshotStep};
 
 /// Tag, address and the numbers of any message, each at its longest.
 const FIXED_MAX: usize = 1 + 12 * VARINT_MAX + 16;
@@ -91,6 +91,7 @@ fn payload(message: &PeerMessage) -> usize {
             ForwardRequest::Locate { key } => key.as_ref().map_or(0, bytes::Bytes::len),
             _ => 0,
         },
+        PeerMessage::Region(RegionMessage { step: RegionStep::Digest { answer, .. }, .. }) => answer.len(),
         PeerMessage::ForwardReply(reply) => match &reply.outcome {
             ForwardOutcome::Applied { reply, .. } => reply.len(),
             ForwardOutcome::Answered { answer } => answer.len(),
