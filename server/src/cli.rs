@@ -97,6 +97,18 @@ pub(crate) enum CtlCommand {
     Demote(ReplicaArgs),
     /// Make a store the leader of a region
     Transfer(ReplicaArgs),
+    /// Compare the states of a region's replicas at one point of its log; one that differs from a quorum is fenced. Fails if any
+    /// replica differs or is fenced
+    Check {
+        #[arg(value_name = "ID", required_unless_present = "all")]
+        region: Option<u64>,
+        /// Check all regions
+        #[arg(long, conflicts_with = "region")]
+        all: bool,
+        /// Replace the replicas that are fenced by new ones on their stores, and check again
+        #[arg(long)]
+        repair: bool,
+    },
     /// Move everything off a store: its leaderships first, then its replicas to stores that lack them
     Drain {
         #[arg(value_name = "STORE")]

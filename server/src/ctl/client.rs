@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 use crate::error::Failure;
 use crate::http;
 use crate::serve::{
-    ChangeRequest, MergeRequest, RegionView, RegionsAnswer, ReplicasRequest, SplitRequest, StatusReport, StoresAnswer,
+    ChangeRequest, CheckRequest, CheckView, MergeRequest, RegionView, RegionsAnswer, RepairRequest, ReplicasRequest,
+    SplitRequest, StatusReport, StoresAnswer,
 };
 
 /// Longer than any request takes: new replicas may take two minutes to catch up.
@@ -59,6 +60,14 @@ impl Client {
 
     pub(crate) async fn transfer(&self, region: u64, store: u64) -> Result<(), Failure> {
         self.send("POST", &format!("/transfer?region={region}&store={store}"), &[]).await.map(drop)
+    }
+
+    pub(crate) async fn check(&self, region: u64) -> Result<CheckView, Failure> {
+        self.post("/check", &CheckRequest { region }).await
+    }
+
+    pub(crate) async fn repair(&self, region: u64, store: u64) -> Result<RegionsAnswer, Failure> {
+        self.post("/repair", &RepairRequest { region, store }).await
     }
 
     async fn post<T: DeserializeOwned>(&self, target: &str, request: &impl Serialize) -> Result<T, Failure> {

@@ -2,6 +2,7 @@
 //!
 //! It decides nothing by itself but the order of a drain; what may be done and what not, the store says.
 
+mod check;
 mod client;
 mod drain;
 mod table;
@@ -26,12 +27,12 @@ pub(crate) fn run(args: &CtlArgs) -> Result<ExitCode, Failure> {
     let outcome = runtime.block_on(carry_out(args));
     match outcome {
         Ok(shown) => {
-            if args.json {
-                say(&with_ok(shown.json, true))?;
-            } else {
-                say(&shown.text)?;
+            let Shown { text, mut json, complaint } = shown;
+            if let Some(complaint) = &complaint {
+                json["error"] = Value::String(complaint.clone());
             }
-            Ok(ExitCode::SUCCESS)
+            say(&if args.json { with_ok(json, complaint.is_none()) } else { text })?;
+            complaint.map_or(Ok(ExitCode::SUCCESS), |complaint| Err(Failure::new(complaint)))
         }
         Err(failure) => {
             if args.json {
@@ -57,15 +58,21 @@ fn check_addresses(addresses: &[SocketAddr], expose: bool) -> Result<(), Failure
 struct Shown {
     text: String,
     json: Value,
+    /// What is wrong with what it shows, if it is bad news.
+    complaint: Option<String>,
+}
+
+impl Shown {
+    fn new(text: String, json: Value) -> Self {
+        Self { text, json, complaint: None }
+    }
 }
 
 async fn carry_out(args: &CtlArgs) -> Result<Shown, Failure> {
     let (first, others) = args.admin.split_first().ok_or_else(|| Failure::new("--admin is missing"))?;
     let client = Client::new(*first);
-    let changed = |answer: RegionsAnswer| Shown {
-        text: table::regions(&answer.regions),
-        json: json!({"regions": answer.regions}),
-    };
+    let changed =
+        |answer: RegionsAnswer| Shown::new(table::regions(&answer.regions), json!({"regions": answer.regions}));
     let change = |change, store| ChangeRequest { change, store };
     match &args.command {
         CtlCommand::Regions => {
@@ -81,11 +88,11 @@ async fn carry_out(args: &CtlArgs) -> Result<Shown, Failure> {
                 fill_in(&mut answer.regions, &Client::new(*other).status().await?);
             }
             let region = one(answer)?;
-            Ok(Shown { text: table::region(&region), json: json!({"region": region}) })
+            Ok(Shown::new(table::region(&region), json!({"region": region})))
         }
         CtlCommand::Stores => {
             let answer = client.stores().await?;
-            Ok(Shown { text: table::stores(&answer), json: json!({"asked": answer.store, "stores": answer.stores}) })
+            Ok(Shown::new(table::stores(&answer), json!({"asked": answer.store, "stores": answer.stores})))
         }
         CtlCommand::Split { region, keys } => {
             let keys = keys.iter().map(|Key(key)| hex::encode(key)).collect();
@@ -112,12 +119,14 @@ async fn carry_out(args: &CtlArgs) -> Result<Shown, Failure> {
         CtlCommand::Transfer(ReplicaArgs { region, store }) => {
             client.transfer(*region, *store).await?;
             let text = format!("store {store} leads region {region}");
-            Ok(Shown { text, json: json!({"region": region, "leader": store}) })
+            Ok(Shown::new(text, json!({"region": region, "leader": store})))
         }
+        CtlCommand::Check { region, all: _, repair } => check::check(client, *region, *repair).await,
         CtlCommand::Drain { store } => {
             let drained = drain::drain(&client, *store).await?;
             let text = format!("store {store} is empty: {drained}");
-            Ok(Shown { text, json: json!({"store": store, "transfers": drained.transfers, "moves": drained.moves}) })
+            let json = json!({"store": store, "transfers": drained.transfers, "moves": drained.moves});
+            Ok(Shown::new(text, json))
         }
     }
 }

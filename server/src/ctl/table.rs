@@ -1,7 +1,7 @@
 //! Answers as tables for people.
 
 use crate::hex;
-use crate::serve::{RegionView, ReplicaReport, StoresAnswer};
+use crate::serve::{CheckView, RegionView, ReplicaReport, StoresAnswer};
 
 /// The regions, a line each.
 pub(crate) fn regions(regions: &[RegionView]) -> String {
@@ -54,6 +54,25 @@ pub(crate) fn stores(answer: &StoresAnswer) -> String {
     columns(&rows)
 }
 
+/// What checks have found, a line for each replica.
+pub(crate) fn checks(checks: &[CheckView]) -> String {
+    let mut rows = vec![row(["region", "index", "replica", "store", "state", "digest"])];
+    for check in checks {
+        for replica in &check.replicas {
+            let fenced = if replica.fenced { ", fenced" } else { "" };
+            rows.push(vec![
+                check.region.to_string(),
+                check.index.to_string(),
+                replica.id.to_string(),
+                replica.store.to_string(),
+                format!("{}{fenced}", replica.outcome),
+                replica.digest.as_ref().map_or_else(|| "-".to_owned(), |digest| digest.chars().take(16).collect()),
+            ]);
+        }
+    }
+    columns(&rows)
+}
+
 /// `from..to`, without the end that is open; `-` for the root region, which owns no keys.
 fn range(region: &RegionView) -> String {
     if region.id == multiraft::RegionId::ROOT.get() {
@@ -102,6 +121,27 @@ fn columns(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_replica_of_a_check_has_a_line() {
+        let replica = |store: u64, outcome: &str, digest: Option<&str>| crate::serve::ReplicaCheckView {
+            id: store * 10,
+            store,
+            outcome: outcome.to_owned(),
+            fenced: outcome != "same",
+            digest: digest.map(|digest| digest.repeat(32)),
+        };
+        let replicas =
+            vec![replica(1, "same", Some("ab")), replica(2, "different", Some("cd")), replica(3, "no-answer", None)];
+        let check = CheckView { region: 7, index: 300, consistent: false, expected: Some("ab".repeat(32)), replicas };
+        let expected = [
+            "region  index  replica  store  state              digest",
+            "7       300    10       1      same               abababababababab",
+            "7       300    20       2      different, fenced  cdcdcdcdcdcdcdcd",
+            "7       300    30       3      no-answer, fenced  -",
+        ];
+        assert_eq!(checks(&[check]), expected.join("\n"));
+    }
 
     fn view(id: u64, start: &[u8], end: &[u8]) -> RegionView {
         let replica = |store, role: &str| ReplicaReport { id: store, store, role: role.to_owned() };

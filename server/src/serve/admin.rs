@@ -7,7 +7,7 @@
 //! POST /stop                       hand over all leaderships and exit, as on SIGTERM
 //! ```
 //!
-//! What concerns the cluster's regions stands in `regions.rs`.
+//! What concerns the cluster's regions stands in `regions.rs` and `check.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use multiraft::{Consistency, Engine, ReadOptions, RegionDescriptor, RegionId, St
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::regions;
 use super::report::{LocalAnswer, LocalQuery, StatusReport};
+use super::{check, regions};
 use crate::hex;
 use crate::http::{Request, Response};
 use crate::machine::{Answer, Op, decode_answers, encode_batch};
@@ -59,6 +59,14 @@ impl Admin {
                 Ok(wanted) => regions::change_replicas(&self.engine, wanted).await,
                 Err(refusal) => refusal,
             },
+            ("POST", "/check") => match understood(&request) {
+                Ok(wanted) => check::check(&self.engine, wanted).await,
+                Err(refusal) => refusal,
+            },
+            ("POST", "/repair") => match understood(&request) {
+                Ok(wanted) => check::repair(&self.engine, wanted).await,
+                Err(refusal) => refusal,
+            },
             ("POST", "/local") => match understood(&request) {
                 Ok(query) => self.local(query).await,
                 Err(refusal) => refusal,
@@ -70,8 +78,8 @@ impl Admin {
             }
             _ => Response::text(
                 404,
-                "there are GET /status, /regions, /region and /stores, and POST /split, /merge, /replicas, /transfer, /local \
-                 and /stop\n",
+                "there are GET /status, /regions, /region and /stores, and POST /split, /merge, /replicas, /check, /repair, \
+                 /transfer, /local and /stop\n",
             ),
         }
     }

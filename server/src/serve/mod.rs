@@ -5,6 +5,7 @@
 
 mod admin;
 mod boundaries;
+mod check;
 mod config;
 mod regions;
 mod report;
@@ -23,6 +24,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+#[cfg(test)]
+pub(crate) use check::ReplicaCheckView;
+pub(crate) use check::{CheckRequest, CheckView, RepairRequest};
 pub(crate) use regions::{
     ChangeKind, ChangeRequest, MergeRequest, RegionView, RegionsAnswer, ReplicasRequest, SplitRequest, StoresAnswer,
 };

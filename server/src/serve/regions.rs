@@ -218,7 +218,10 @@ pub(crate) async fn change_replicas(engine: &Engine, request: ReplicasRequest) -
     answer(engine, changed.map(|region| vec![region])).await
 }
 
-async fn answer(engine: &Engine, result: Result<Vec<std::sync::Arc<RegionDescriptor>>, RegionError>) -> Response {
+pub(super) async fn answer(
+    engine: &Engine,
+    result: Result<Vec<std::sync::Arc<RegionDescriptor>>, RegionError>,
+) -> Response {
     match result {
         Ok(regions) => {
             let status = engine.status().await;
@@ -230,7 +233,7 @@ async fn answer(engine: &Engine, result: Result<Vec<std::sync::Arc<RegionDescrip
 }
 
 /// Whose fault it was, and what to do.
-fn refusal(error: &RegionError) -> Response {
+pub(super) fn refusal(error: &RegionError) -> Response {
     match error {
         RegionError::UnknownRegion { region } => Response::text(
             404,
