@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use multiraft_raft::{RegionId, StoreId, Term};
 use tokio::sync::oneshot;
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use super::carry::carry_out;
 use super::options::{Placement, Seat};
@@ -26,6 +27,8 @@ use crate::shell::{Running, Work};
 const SLOTS_PER_PAGE: u32 = 1024;
 /// How long a worker may take to tell a page, and the root region's leader to take a report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many more rounds of planning an interval has at most, while operations end.
+const REPLANS_AN_INTERVAL: u32 = 20;
 /// How often a store reports that does not plan itself.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -88,6 +91,8 @@ struct Peers {
 #[derive(Default)]
 struct Operations {
     tasks: JoinSet<(OperationId, Ending)>,
+    /// What has ended and was not told yet.
+    ended: Vec<(OperationId, Ending)>,
     handles: BTreeMap<OperationId, AbortHandle>,
 }
 
@@ -102,7 +107,21 @@ impl Steward {
             self.maybe_join(&engine).await;
             self.look_after(&engine).await;
             drop(engine);
-            tokio::time::sleep(self.interval).await;
+            self.rest().await;
+        }
+    }
+
+    /// Rests until the next round is due. Where operations end meanwhile, others take their places: what waits for a place would
+    /// else be carried out no faster than so many an interval, however short each takes.
+    async fn rest(&mut self) {
+        let due = Instant::now() + self.interval;
+        while self.operations.ends_before(due).await {
+            // Those that end together are followed together.
+            tokio::time::sleep_until(due.min(Instant::now() + self.interval / REPLANS_AN_INTERVAL)).await;
+            let running = self.running.upgrade().filter(|_| self.user.strong_count() > 0);
+            let (Some(running), Some(placement)) = (running, self.placement.clone()) else { return };
+            let Some(term) = self.planning.as_ref().map(|planning| planning.term()) else { return };
+            self.plan(&Engine::of_store(running), term, &placement).await;
         }
     }
 
@@ -294,14 +313,36 @@ impl Operations {
 
     /// What has ended since this was last asked, and how.
     fn ended(&mut self) -> Vec<(OperationId, Ending)> {
-        let mut ended = Vec::new();
         while let Some(task) = self.tasks.try_join_next() {
-            // One that was given up: the planner knows.
-            let Ok((operation, ending)) = task else { continue };
-            self.handles.remove(&operation);
-            ended.push((operation, ending));
+            self.on_ended(task);
         }
-        ended
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Waits until an operation ends or it is `due`; says whether one has ended.
+    async fn ends_before(&mut self, due: Instant) -> bool {
+        loop {
+            match tokio::time::timeout_at(due, self.tasks.join_next()).await {
+                Ok(Some(task)) => {
+                    if self.on_ended(task) {
+                        return true;
+                    }
+                }
+                Ok(None) => {
+                    tokio::time::sleep_until(due).await;
+                    return false;
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Whether that is to be told: one that was given up is not, the planner knows.
+    fn on_ended(&mut self, task: Result<(OperationId, Ending), JoinError>) -> bool {
+        let Ok((operation, ending)) = task else { return false };
+        self.handles.remove(&operation);
+        self.ended.push((operation, ending));
+        true
     }
 }
 
