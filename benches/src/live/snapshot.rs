@@ -84,7 +84,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
 }
 
 fn rows_of(name: &str, job: &Value, found: &Value) -> [Vec<String>; 2] {
-    let seconds = median(found["seconds"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect());
+    let seconds = number(job, "size_bytes") as f64 / 1e6 / found["mb_per_s"].as_f64().unwrap_or(f64::INFINITY);
     ["same", "other"].map(|which| {
         let mut row = vec![
             name.to_owned(),
