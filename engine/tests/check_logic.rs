@@ -78,6 +78,7 @@ impl Store {
     fn new(second: Role, merge: MergeState) -> Self {
         let (log, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
         let mut descriptor = RegionDescriptor::clone(&bootstrap_regions(&[], &[StoreId(1)])[1]);
+        descriptor.range.end = Bytes::from_static(b"m");
         descriptor.replicas.push(Replica { id: LEARNER, store: SECOND, role: second });
         let mut start = empty_start(Arc::new(descriptor));
         start.merge = merge.clone();
@@ -215,6 +216,17 @@ fn the_leader_asks_until_all_have_answered_and_fences_who_differs() {
     assert!(matches!(store.ask(AdminRequest::Findings { index }), Outcome::Applied { .. }));
     let ends = store.notices.iter().filter(|notice| matches!(notice, Notice::Checked { is_consistent: false, .. }));
     assert_eq!(ends.count(), 1);
+    // While it is fenced the region is not merged, and it cannot be made the leader.
+    let target = RegionDescriptor::clone(&store.worker.status(REGION).unwrap().descriptor);
+    let range = multiraft::KeyRange { start: Bytes::from_static(b"m"), end: Bytes::new() };
+    let target = Arc::new(RegionDescriptor { id: RegionId(3), range, ..target });
+    assert!(matches!(
+        store.ask(AdminRequest::Command(AdminCommand::Freeze { target })),
+        Outcome::Refused { reason } if reason.contains("fenced")
+    ));
+    let deadline = store.now.plus(Duration::from_secs(5));
+    store.run(vec![Input::Transfer { region: REGION, to: SECOND, deadline, reply: 2 }]);
+    assert!(matches!(&store.replies.remove(0).1, Outcome::Refused { reason } if reason.contains("fenced")));
     // The fenced one is not asked any more, and told of only once.
     store.said.clear();
     let again = store.check();

@@ -20,6 +20,9 @@ use crate::region::merge::{FROZEN_RETRY, MergeFault, are_together, check_merge};
 /// A learner that is behind by no more entries than this may become a voter.
 const CATCH_UP_LAG: u64 = 256;
 
+/// Why a region is not frozen.
+const FENCED_SOURCE: &str = "a replica of the region is fenced: replace it before the region is merged";
+
 /// When to ask again whether a learner has caught up.
 const CATCH_UP_RETRY: Duration = Duration::from_millis(100);
 
@@ -113,7 +116,9 @@ impl<R> Worker<R> {
             AdminRequest::Command(AdminCommand::Freeze { target }) => {
                 let fault = check_merge(current, target).err();
                 let fault = fault.or_else(|| (!are_together(current, target)).then_some(MergeFault::Apart));
-                fault.map(|fault| fault.to_string())
+                let is_fenced = current.replicas.iter().any(|replica| region.merge.fenced.contains(replica.id));
+                // It never tells that it is frozen.
+                fault.map(|fault| fault.to_string()).or_else(|| is_fenced.then(|| FENCED_SOURCE.to_owned()))
             }
             AdminRequest::Command(AdminCommand::CommitMerge { source, .. }) => {
                 check_merge(source, current).err().map(|fault| fault.to_string())
@@ -172,6 +177,7 @@ impl<R> Worker<R> {
             replica.role == Role::Voter
                 && replica.store != own_store
                 && !goes(replica.id)
+                && !region.merge.fenced.contains(replica.id)
                 && self.peers.is_up(replica.store)
         });
         let Some(target) = others.max_by_key(|replica| region.group.match_index(replica.id)).copied() else { return };

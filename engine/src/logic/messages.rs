@@ -262,6 +262,9 @@ impl<R> Worker<R> {
         let Some(target) = region.descriptor().replica_on(to).copied() else {
             return self.answer(reply, refuse(format!("store {to} has no replica of region {region_id}")));
         };
+        if region.merge.fenced.contains(target.id) {
+            return self.answer(reply, refuse(format!("the replica on store {to} is fenced: replace it")));
+        }
         if region.busy.as_ref().is_some_and(|waiting| waiting.transfer.is_some()) {
             return self.answer(reply, refuse("another transfer of this region is under way".to_owned()));
         }

@@ -175,13 +175,14 @@ impl<R> Worker<R> {
             let others = region.descriptor().replicas.iter();
             others
                 .filter(|replica| replica.store != own && replica.role == multiraft_raft::Role::Voter)
-                .filter(|replica| self.peers.is_up(replica.store))
+                .filter(|replica| self.peers.is_up(replica.store) && !region.merge.fenced.contains(replica.id))
                 .max_by_key(|replica| caught_up(replica.id))
                 .copied()
         } else if self.config.balance_leaders && !self.upkeep.takes_none() && now >= region.settled {
             region
                 .preferred()
                 .filter(|replica| replica.store != own && self.peers.is_up(replica.store))
+                .filter(|replica| !region.merge.fenced.contains(replica.id))
                 .filter(|replica| region.group.match_index(replica.id) == Some(region.group.last_index()))
                 .copied()
         } else {

@@ -70,6 +70,8 @@ impl Checkpoints {
             pending.applied = dirty.applied;
             pending.bytes += dirty.bytes;
         }
+        // Of one that is out of service nothing is written any more.
+        self.pending.retain(|region, _| !self.backend.is_barred(*region));
         self.write_files();
     }
 
