@@ -239,6 +239,10 @@ impl OwnState for OwnMachine {
         Box::new(move |out: &mut dyn Write| out.write_all(&encode_all(pairs.iter())))
     }
 
+    fn digest(&self) -> Option<SnapshotWrite> {
+        Some(self.snapshot())
+    }
+
     fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()> {
         let mut all = Vec::new();
         snapshot.read_to_end(&mut all)?;

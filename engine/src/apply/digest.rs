@@ -49,17 +49,24 @@ impl DigestTask {
     /// Reads the whole state; beside further applies, on another thread. `is_over` gives it up.
     #[must_use]
     pub fn run(self, is_over: &dyn Fn() -> bool) -> DigestAnswer {
-        let region = self.handle.region;
-        match self.content {
-            Content::State(source) => match digest(source, is_over) {
-                Ok(digest) => DigestAnswer::Digest(digest),
-                Err(error) => {
-                    tracing::warn!(%region, index = %self.index, %error, "no digest of the state could be taken");
-                    DigestAnswer::Missing
-                }
-            },
-            Content::NotSupported => DigestAnswer::NotSupported,
-            Content::Missing => DigestAnswer::Missing,
+        self.content.answer(is_over)
+    }
+}
+
+impl Content {
+    fn answer(self, is_over: &dyn Fn() -> bool) -> DigestAnswer {
+        let source = match self {
+            Self::State(source) => source,
+            Self::NotSupported => return DigestAnswer::NotSupported,
+            Self::Missing => return DigestAnswer::Missing,
+        };
+        let (region, index) = (source.descriptor.id, source.index);
+        match digest(source, is_over) {
+            Ok(digest) => DigestAnswer::Digest(digest),
+            Err(error) => {
+                tracing::warn!(%region, %index, %error, "no digest of the state could be taken");
+                DigestAnswer::Missing
+            }
         }
     }
 }
@@ -83,6 +90,14 @@ fn digest(source: SnapshotSource, is_over: &dyn Fn() -> bool) -> io::Result<Stat
 }
 
 impl Applier {
+    /// The digest of a region's state of this instant, and the index that it is of; reads all of it. `None`: it is not here.
+    #[must_use]
+    pub fn digest(&self, region: RegionId) -> Option<(LogIndex, DigestAnswer)> {
+        let index = self.regions.get(&region)?.applied;
+        let content = self.digest_content(region, index).unwrap_or(Content::Missing);
+        Some((index, content.answer(&|| false)))
+    }
+
     /// The state of this instant, which is that of the entry `index`.
     pub(super) fn digest_task(&self, handle: RegionHandle, index: LogIndex) -> DigestTask {
         let content = self.digest_content(handle.region, index).unwrap_or_else(|error| {

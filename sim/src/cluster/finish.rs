@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use multiraft::RegionStatus;
+use multiraft::logic::DigestAnswer;
 use multiraft_raft::{RegionDescriptor, RegionId};
 
 use super::{Cluster, Event, id_of, place_of};
@@ -45,11 +46,30 @@ impl Cluster {
         for region in regions {
             let replicas = self.replicas(region);
             self.judge_that(check_equal(region, &replicas));
+            self.judge_digests(region);
             replicas.first().into_iter().for_each(|replica| self.judge_that(check_once(region, replica)));
             (0..self.nodes.len()).for_each(|store| self.sample(store, region));
         }
         if let Err(refused) = linearizable::check(&self.history) {
             self.judge_that(Err(Violation::new("clients see one copy of each key", refused.to_string())));
+        }
+    }
+
+    /// What a consistency check compares is the same on all replicas, whatever each has gone through: the region's own records and
+    /// sessions, too.
+    fn judge_digests(&mut self, region: RegionId) {
+        let mut all = Vec::new();
+        for (store, node) in self.nodes.iter().enumerate() {
+            let Some(process) = &node.process else { continue };
+            let applier = &process.workers[self.worker_for(store, region)].applier;
+            // A replica that is out of service is not compared.
+            if process.workers[self.worker_for(store, region)].worker.status(region).is_some() {
+                all.extend(applier.digest(region).map(|found| (id_of(store), found)));
+            }
+        }
+        let is_digest = |answer: &DigestAnswer| matches!(answer, DigestAnswer::Digest(_));
+        if all.iter().any(|(_, found)| !is_digest(&found.1) || *found != all[0].1) {
+            self.fail("replicas have one digest", format!("{region:?}: {all:?}"));
         }
     }
 
