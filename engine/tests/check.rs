@@ -14,6 +14,7 @@ use multiraft::{
     CheckReport, Consistency, Engine, Event, Events, ReadError, RegionError, RegionId, RegionView, StateError,
     StateKind, StateMachine, StateTxn, StoreId,
 };
+use multiraft_storage::{SledConfig, SledStore, StateBatch, StateStore};
 use support::{Cluster, Map, eventually, put};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -112,7 +113,7 @@ fn fenced(report: &CheckReport) -> Vec<u64> {
     report.replicas.iter().filter(|replica| replica.fenced).map(|replica| replica.store.get()).collect()
 }
 
-async fn await_event(events: &mut Events, is_wanted: impl Fn(&Event) -> bool) -> Event {
+async fn await_event(events: &mut Events, mut is_wanted: impl FnMut(&Event) -> bool) -> Event {
     let found = async {
         loop {
             match events.next().await {
@@ -197,6 +198,43 @@ async fn a_follower_with_another_state_is_found_fenced_and_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_with_another_state_hands_over_is_fenced_and_replaced() {
     find_fence_and_repair(StateKind::Memory, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_changed_behind_the_engines_back_is_found() {
+    let mut cluster = Cluster::new(3, 2);
+    cluster.kind = StateKind::Sled;
+    let engines = cluster.start_all().await;
+    let region = engines[0].region_for(b"later").unwrap().id;
+    write(&engines[0], "later", "right").await;
+    check_all_same(&engines[0], region).await;
+    stop(engines).await;
+    let state = SledStore::open(cluster.data_dir(3).join("state"), SledConfig::default()).unwrap();
+    let mut batch = StateBatch::new();
+    // Where the embedder's pairs lie: behind a byte of their own.
+    batch.put(Bytes::from_static(b"\x10later"), Bytes::from_static(b"wrong"));
+    state.write(batch).unwrap();
+    state.flush().unwrap();
+    drop(state);
+
+    let engines = cluster.start_all().await;
+    assert_eq!(engines[2].read(region, "later", Consistency::Local).await.unwrap(), "wrong");
+    let mut events: Vec<Events> = engines.iter().map(Engine::events).collect();
+    let mut report = engines[1].check(region).await.unwrap();
+    while outcomes(&report)[2].1 == NoAnswer {
+        report = engines[1].check(region).await.unwrap();
+    }
+    assert_eq!((outcomes(&report)[2], fenced(&report)), ((3, Different), vec![3]));
+    let mut told = false;
+    for events in &mut events {
+        await_event(events, |event| {
+            told |= matches!(event, Event::ReplicasDiffer { report } if report.region.id == region);
+            matches!(event, Event::ReplicaFenced { store: StoreId(3), .. })
+        })
+        .await;
+    }
+    assert!(told, "at the leader");
+    stop(engines).await;
 }
 
 /// Changes the first byte of `value` in the log of a store that is down.

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::apply::{AppliedRegion, Applier, ApplyEnd, Backend, Chunks, DigestTask, ReceivedSnapshots};
+use multiraft::apply::{
+    AppliedRegion, Applier, ApplyEnd, Backend, Cause, Chunks, DigestTask, ReceivedSnapshots, Tombstone,
+};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
-    AdminCommand, AdminRequest, DigestAnswer, Frozen, Input, MergeState, Notice, Outcome, StateDigest, TurnOutput,
-    Worker,
+    Absorbed, AdminCommand, AdminRequest, ApplyTask, DigestAnswer, Frozen, Input, MergeState, Notice, Outcome, Residue,
+    StateDigest, TurnOutput, Worker,
 };
 use multiraft::snapshots::SnapshotFiles;
 use multiraft::{
@@ -332,4 +334,65 @@ fn a_joint_region_is_not_checked() {
     assert!(store.worker.status(REGION).unwrap().descriptor.replicas[1].role.is_joint());
     assert!(matches!(store.ask(CHECK), Outcome::Busy { .. }));
     assert_eq!(store.last_index(), last);
+}
+
+#[test]
+fn a_replica_out_of_service_asks_and_goes_once_its_region_goes_on_without_it() {
+    let (mut log, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
+    let first = bootstrap_regions(&[], &[StoreId(1), SECOND])[1].clone();
+    let at = |conf_version, stores: &[u64]| {
+        let replica = |id: &u64| Replica { id: ReplicaId(*id), store: StoreId(*id), role: Role::Voter };
+        let epoch = RegionEpoch { conf_version, ..first.epoch };
+        let replicas = stores.iter().map(replica).collect();
+        Arc::new(RegionDescriptor { epoch, replicas, ..RegionDescriptor::clone(&first) })
+    };
+    let mut residue = Residue::default();
+    residue.suspects.insert(REGION, ReplicaId(2));
+    residue.held.insert(REGION, Arc::clone(&first));
+    assert!(residue.is_all_held());
+    let worker: Worker<u32> = Worker::new(worker_config(&[SECOND]), recovered.token(0), &[], Time::ZERO);
+    let mut worker = worker.with_residue(residue);
+    let mut turn = |now, mut inputs: Vec<Input<u32>>| {
+        let mut out = TurnOutput::default();
+        worker.turn(now, &mut inputs, &mut out);
+        out
+    };
+    let up = Input::Link { peer: SECOND, up: Some(Incarnation(1)) };
+    let out = turn(Time::ZERO.plus(Duration::from_millis(100)), vec![up]);
+    let ask = RegionStep::Ask { replica: ReplicaId(1), epoch: first.epoch };
+    let said = |out: &TurnOutput<u32>, step: &RegionStep| {
+        let message = PeerMessage::Region(RegionMessage { region: REGION, step: step.clone() });
+        out.sends.iter().any(|sent| sent.to == SECOND && sent.messages.contains(&message))
+    };
+    assert!(said(&out, &ask));
+    let tell = |descriptor| {
+        let step = RegionStep::Tell { descriptor, merged: false, committed: (LogIndex(9), Term(2)) };
+        let message = PeerMessage::Region(RegionMessage { region: REGION, step });
+        Input::Messages { from: SECOND, messages: vec![message] }
+    };
+    // What is no newer, and what still names it, changes nothing.
+    for known in [at(1, &[2]), at(2, &[1, 2])] {
+        assert_eq!(turn(Time::ZERO.plus(Duration::from_secs(1)), vec![tell(known)]).apply, []);
+    }
+    let gone = at(3, &[2]);
+    let out = turn(Time::ZERO.plus(Duration::from_secs(2)), vec![tell(gone.clone())]);
+    let (known, committed) = (Arc::clone(&gone), (LogIndex(9), Term(2)));
+    assert_eq!(out.apply, [ApplyTask::Destroy { region: REGION, known, cause: Cause::Removed, committed }]);
+    let again = turn(Time::ZERO.plus(Duration::from_secs(3)), vec![tell(gone.clone())]);
+    assert_eq!(again.apply, [], "it is on its way");
+    let tombstone = Tombstone {
+        replica: ReplicaId(1),
+        descriptor: Arc::clone(&gone),
+        cause: Cause::Removed,
+        version: 1,
+        absorbed: Absorbed::default(),
+        committed,
+    };
+    let destroyed = Input::Destroyed { region: REGION, known: gone, tombstone: Some(tombstone) };
+    let out = turn(Time::ZERO.plus(Duration::from_secs(4)), vec![destroyed]);
+    assert!(out.notices.contains(&Notice::Cleared { region: REGION }));
+    assert!(out.log.iter().any(|record| record.region == REGION), "its records leave the log");
+    log.commit(vec![LogBatch { ticket: out.ticket, records: out.log }]).unwrap();
+    let out = turn(Time::ZERO.plus(Duration::from_secs(20)), Vec::new());
+    assert!(!said(&out, &ask), "nothing is left to ask for");
 }

@@ -229,6 +229,15 @@ fn store_messages() -> Vec<PeerMessage> {
                 committed: (LogIndex(7), Term(2)),
             },
         }),
+        PeerMessage::Region(RegionMessage { region, step: RegionStep::AskDigest { index: LogIndex(7) } }),
+        PeerMessage::Region(RegionMessage {
+            region,
+            step: RegionStep::Digest {
+                replica: ReplicaId(21),
+                index: LogIndex(7),
+                answer: Bytes::from_static(b"a digest"),
+            },
+        }),
         snapshot(offer),
         snapshot(SnapshotStep::Accept { first_chunk: 2 }),
         snapshot(SnapshotStep::Finished { installed: true }),
