@@ -14,7 +14,8 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::StartError;
 use crate::machine::{OwnStateFactory, StateMachine};
-use crate::shell::{StartPlan, start};
+use crate::recovery::Recovery;
+use crate::shell::{OpenBackend, StartPlan, start};
 use crate::steward::{self, Seat};
 
 /// Where a [`StateMachine`]'s data lives.
@@ -167,18 +168,25 @@ impl Builder {
         Ok(engine)
     }
 
+    /// Instead of a start: the stopped store in the data directory, to be looked at or recovered after the cluster has lost
+    /// quorums for good. Needs [`Builder::data_dir`], the machine and where its data lives; which store it is, the directory says.
+    ///
+    /// # Errors
+    /// [`StartError::Config`] if one of them is missing.
+    pub fn recovery(self) -> Result<Recovery, StartError> {
+        let machine = self.machine.ok_or_else(|| missing("state_machine"))?;
+        let dir = self.data_dir.ok_or_else(|| missing("data_dir"))?;
+        let backend = open_backend(machine, self.state, self.config.state_cache_bytes);
+        Ok(Recovery::new(dir, backend, self.config))
+    }
+
     fn plan(self) -> Result<StartPlan, StartError> {
-        let missing = |what: &str| StartError::Config(format!("{what} is missing: call Builder::{what}"));
         let store = self.store.filter(|store| *store != StoreId::ZERO).ok_or_else(|| missing("store"))?;
         let machine = self.machine.ok_or_else(|| missing("state_machine"))?;
         if let Some(bootstrap) = &self.bootstrap {
             check_bootstrap(bootstrap, store)?;
         }
-        let (state, cache) = (self.state, self.config.state_cache_bytes);
-        let backend = move |dir: &Path| match machine {
-            Machine::Shared(machine) => Ok(Backend::shared(machine, open_state(state, dir, cache)?)),
-            Machine::Own(factory) => Ok(Backend::own(factory)),
-        };
+        let backend = open_backend(machine, self.state, self.config.state_cache_bytes);
         Ok(StartPlan {
             config: self.config,
             cluster: self.cluster,
@@ -187,10 +195,21 @@ impl Builder {
             listen: self.listen.ok_or_else(|| missing("listen"))?,
             peers: self.peers,
             tls: self.tls.ok_or_else(|| missing("tls"))?,
-            backend: Box::new(backend),
+            backend,
             bootstrap: self.bootstrap.map(|bootstrap| (bootstrap.boundaries, bootstrap.stores)),
         })
     }
+}
+
+fn missing(what: &str) -> StartError {
+    StartError::Config(format!("{what} is missing: call Builder::{what}"))
+}
+
+fn open_backend(machine: Machine, state: StateKind, cache_bytes: u64) -> OpenBackend {
+    Box::new(move |dir: &Path| match machine {
+        Machine::Shared(machine) => Ok(Backend::shared(machine, open_state(state, dir, cache_bytes)?)),
+        Machine::Own(factory) => Ok(Backend::own(factory)),
+    })
 }
 
 fn open_state(kind: StateKind, dir: &Path, cache_bytes: u64) -> Result<Arc<dyn StateStore>, StartError> {

@@ -21,6 +21,7 @@ pub mod machine;
 mod measure;
 mod options;
 pub mod placement;
+pub mod recovery;
 mod region;
 mod regions;
 mod routing;

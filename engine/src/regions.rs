@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::error::RegionError;
 use crate::logic::MergeFault;
 use crate::logic::{AdminCommand, AdminRequest, Child, Outcome};
-use crate::region::admin::check_split_keys;
+use crate::region::admin::{ALLOCATED_AT_ONCE_MAX, check_split_keys};
 use crate::region::merge::{are_together, check_merge};
 
 /// How many ids a store asks the root region for at once.
@@ -80,11 +80,19 @@ impl Change {
 
 /// Ids that the root region has given to this store and that are not used yet.
 #[derive(Debug, Default)]
-pub(crate) struct Ids(Mutex<std::ops::Range<u64>>);
+pub(crate) struct Ids {
+    free: Mutex<std::ops::Range<u64>>,
+    /// Ids up to this one are used up by a recovery, whatever the root region says.
+    used_upto: u64,
+}
 
 impl Ids {
+    pub(crate) fn above(used_upto: u64) -> Self {
+        Self { free: Mutex::default(), used_upto }
+    }
+
     fn take(&self, count: u64) -> Option<std::ops::Range<u64>> {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let end = free.start + count;
         if end > free.end {
             return None;
@@ -96,7 +104,7 @@ impl Ids {
 
     /// What is left of an earlier block is given up: ids are plenty.
     fn refill(&self, block: std::ops::Range<u64>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = block;
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) = block;
     }
 }
 
@@ -402,6 +410,21 @@ impl Engine {
 
     /// The root region gives so many ids away; the first of them.
     async fn allocate_block(&self, count: u64, deadline: Time) -> Result<u64, RegionError> {
+        loop {
+            let first = self.allocate_next(count, deadline).await?;
+            let used_upto = self.ids().used_upto;
+            if first > used_upto {
+                return Ok(first);
+            }
+            // The root region lived through a recovery that has taken ids from it unasked: those are passed over.
+            let next = first.saturating_add(count);
+            if next <= used_upto {
+                self.allocate_next((used_upto - next + 1).min(ALLOCATED_AT_ONCE_MAX), deadline).await?;
+            }
+        }
+    }
+
+    async fn allocate_next(&self, count: u64, deadline: Time) -> Result<u64, RegionError> {
         let request = AdminRequest::Command(AdminCommand::AllocateIds { count });
         let first = match self.request_admin(RegionId::ROOT, None, request, deadline).await? {
             Outcome::Applied { reply, .. } => reply.as_ref().try_into().ok().map(u64::from_be_bytes),

@@ -111,16 +111,25 @@ impl SnapshotFiles {
             if self.store.latest(source.descriptor.id).is_some_and(|saved| saved.id.index >= source.index) {
                 continue;
             }
-            small.extend(self.save_large(source)?);
+            // A region's first state is ahead of its log as a received one is.
+            let origin = if source.index == FIRST_INDEX { RECEIVED } else { CHECKPOINT };
+            small.extend(self.save_large(source, origin)?);
         }
         self.store.save_many(small).map_err(to_io)
     }
 
+    /// Saves a state that is ahead of its region's log, as a received one is; durable when this returns.
+    ///
+    /// # Errors
+    /// As [`SnapshotFiles::save`].
+    pub(crate) fn save_ahead_of_log(&self, source: SnapshotSource) -> io::Result<()> {
+        let small = self.save_large(source, RECEIVED)?;
+        self.store.save_many(small.into_iter().collect()).map_err(to_io)
+    }
+
     /// Saves a snapshot in a file of its own, unless it turns out to be small: then it is returned.
-    fn save_large(&self, source: SnapshotSource) -> io::Result<Option<SnapshotItem>> {
+    fn save_large(&self, source: SnapshotSource, origin: u8) -> io::Result<Option<SnapshotItem>> {
         let id = SnapshotId { region: source.descriptor.id, index: source.index, term: source.term };
-        // A region's first state is ahead of its log as a received one is.
-        let origin = if source.index == FIRST_INDEX { RECEIVED } else { CHECKPOINT };
         let header = file_header(origin, &source.absorbed, &source.descriptor);
         let mut chunks: Vec<Bytes> = Vec::new();
         let mut bytes = 0;

@@ -1,6 +1,11 @@
 //! What a transport is told at its start.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    time::Duration,
+};
 
 use multiraft_raft::{ClusterId, Incarnation, StoreId};
 
@@ -59,6 +64,8 @@ pub struct TransportConfig {
     pub listen: SocketAddr,
     /// The peers to keep a link to. A store that is not among them may still dial in.
     pub peers: BTreeMap<StoreId, PeerAddress>,
+    /// Stores that have been declared dead: they are never dialed, and told so when they dial in.
+    pub fenced: BTreeSet<StoreId>,
     /// Certificates and key.
     pub tls: Tls,
     /// How many append lanes to send on, 1 to [`APPEND_LANES_MAX`](crate::APPEND_LANES_MAX).
@@ -83,6 +90,7 @@ impl TransportConfig {
             incarnation,
             listen,
             peers: BTreeMap::new(),
+            fenced: BTreeSet::new(),
             tls,
             append_lanes: 2,
             limits: Limits::default(),

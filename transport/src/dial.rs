@@ -76,7 +76,14 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>) {
                         up_since = Some(Instant::now());
                         continue;
                     }
-                    Err(error) => report(&peer, &address, &error, &mut told),
+                    Err(error) => {
+                        if let DialError::Greet(error) = &error
+                            && let Some(reason) = error.fenced()
+                        {
+                            shared.handler.on_fenced(peer.id, &reason);
+                        }
+                        report(&peer, &address, &error, &mut told);
+                    }
                 },
             },
         }

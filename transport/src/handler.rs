@@ -24,6 +24,12 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A peer has begun to send a snapshot. Dropping `stream` refuses it.
     fn on_snapshot(&self, from: StoreId, header: SnapshotHeader, stream: SnapshotReceiver);
+
+    /// A peer says that this store was declared dead, see [`TransportConfig::fenced`](crate::TransportConfig::fenced): whatever this
+    /// store holds is of the past. Said at every dial.
+    fn on_fenced(&self, by: StoreId, reason: &str) {
+        let _ = (by, reason);
+    }
 }
 
 /// Messages that arrived together.

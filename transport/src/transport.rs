@@ -165,10 +165,11 @@ impl Transport {
         snapshot::open(&self.shared, &found, header)
     }
 
-    /// Keeps a link to `peer` from now on, at `address`; changes the address if the peer is known. False: there are too
+    /// Keeps a link to `peer` from now on, at `address`; changes the address if the peer is known. One that was declared dead is
+    /// left alone. False: there are too
     /// many peers, see [`LinkConfig::peers_max`](crate::LinkConfig::peers_max).
     pub fn add_peer(&self, peer: StoreId, address: impl Into<PeerAddress>) -> bool {
-        if peer == self.shared.config.store {
+        if peer == self.shared.config.store || self.shared.config.fenced.contains(&peer) {
             return true;
         }
         let Some(peer) = self.shared.name_peer(peer, address.into()) else { return false };

@@ -10,6 +10,7 @@ use multiraft_storage::{StateBatch, StateError, StateStore};
 
 use crate::apply::barred::Barred;
 use crate::apply::catalogue::{Catalogue, Entries};
+use crate::apply::decide::{NEXT_ID, RECOVERED};
 use crate::apply::own::OwnRegions;
 use crate::apply::record::{AppliedRecord, FIRST_INDEX, FIRST_TERM};
 use crate::apply::shared::{SharedBackend, lookup, put_region};
@@ -284,9 +285,30 @@ impl Backend {
     /// # Errors
     /// The state store failed.
     pub(crate) fn stores(&self) -> Result<Option<Bytes>, StateError> {
+        self.record(RegionId::ROOT, STORES)
+    }
+
+    /// What is remembered of a region's last recovery, as its replica here knows it.
+    ///
+    /// # Errors
+    /// The state store failed.
+    pub(crate) fn recovered(&self, region: RegionId) -> Result<Option<Bytes>, StateError> {
+        self.record(region, RECOVERED)
+    }
+
+    /// The next id that the root region's replica here would give away; `None`: it has given none yet, or is not here.
+    ///
+    /// # Errors
+    /// The state store failed.
+    pub(crate) fn next_id(&self) -> Result<Option<u64>, StateError> {
+        let stored = self.record(RegionId::ROOT, NEXT_ID)?;
+        Ok(stored.and_then(|stored| stored.as_ref().try_into().ok()).map(u64::from_be_bytes))
+    }
+
+    fn record(&self, region: RegionId, name: &'static [u8]) -> Result<Option<Bytes>, StateError> {
         match &self.form {
-            Form::Shared(shared) => shared.record(RegionId::ROOT, STORES),
-            Form::Own(own) => Ok(own.record(RegionId::ROOT, STORES)),
+            Form::Shared(shared) => shared.record(region, name),
+            Form::Own(own) => Ok(own.record(region, name)),
         }
     }
 

@@ -23,7 +23,9 @@ use crate::region::sessions::{Admission, SessionRecord};
 use crate::region::stores::{STORES, StoreCommand, Stores, carry_out, decode_stores, encode_answer, encode_stores};
 
 /// Where the root region notes which ids it has given away: below are those of the first regions.
-const NEXT_ID: &[u8] = b"next id";
+pub(super) const NEXT_ID: &[u8] = b"next id";
+/// Where a region notes that it was recovered after it had lost its quorum: when last, and from what.
+pub(super) const RECOVERED: &[u8] = b"recovered";
 
 /// When a session with too many answers that are not acknowledged may try again.
 const FULL_WINDOW_RETRY: Duration = Duration::from_millis(20);
@@ -217,6 +219,10 @@ pub(super) fn decide_admin(
             let mut reply = BytesMut::with_capacity(8);
             reply.put_u64(first);
             Ok(AdminDecision::Answer(Outcome::Applied { reply: reply.freeze(), index: entry.index }))
+        }
+        AdminCommand::Recovered(record) => {
+            state.put_record(RECOVERED, Some(record));
+            Ok(done())
         }
         AdminCommand::Store(command) => {
             let reply = change_store(state, &command)?.ok_or_else(unreadable)?;

@@ -12,8 +12,10 @@ mod catalogue;
 mod changes;
 mod decide;
 mod digest;
+mod foresee;
 mod own;
 mod record;
+mod recover;
 mod shared;
 mod source;
 
@@ -41,7 +43,9 @@ pub(crate) use body::CHUNK_BYTES;
 pub use body::Chunks;
 pub use catalogue::{Cause, Tombstone};
 pub use digest::DigestTask;
+pub(crate) use foresee::Foresight;
 pub(crate) use record::{FIRST_INDEX, FIRST_TERM};
+pub(crate) use recover::Rewrite;
 pub(crate) use shared::stored_descriptor;
 pub use source::SnapshotSource;
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use multiraft_raft::{Entry, EntryKind, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term};
+use multiraft_raft::{Entry, EntryKind, KeyRange, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term};
 use multiraft_storage::StateError;
 use multiraft_transport::{SessionSeq, SnapshotHeader};
 use rustc_hash::FxHashMap;
@@ -143,6 +143,29 @@ impl OwnRegions {
             content: Content::Own(held.records.clone(), write),
         };
         Some(held.machine.digest().map(source))
+    }
+
+    /// Gives a region another descriptor and cuts its machine to the range of that; offline.
+    pub(super) fn rewrite(
+        &self,
+        before: &KeyRange,
+        becomes: &Arc<RegionDescriptor>,
+        index: LogIndex,
+        term: Term,
+        records: Vec<(&'static [u8], Option<Bytes>)>,
+    ) {
+        let Some(region) = self.get(becomes.id) else { return };
+        let mut held = region.write();
+        if becomes.id != RegionId::ROOT && becomes.range.end != before.end {
+            drop(held.machine.split_off(&becomes.range.end));
+        }
+        if becomes.id != RegionId::ROOT && becomes.range.start != before.start {
+            held.machine = held.machine.split_off(&becomes.range.start);
+        }
+        (held.descriptor, held.applied, held.term) = (Arc::clone(becomes), index, term);
+        for (name, record) in records {
+            held.put_record(name, record);
+        }
     }
 
     /// A record of a region itself.

@@ -127,6 +127,7 @@ impl<R> Worker<R> {
             AdminRequest::Command(AdminCommand::RollBack { .. }) => {
                 Some("only the region's own leader rolls a merge back".to_owned())
             }
+            AdminRequest::Command(AdminCommand::Recovered(_)) => Some("only a recovery writes its record".to_owned()),
             AdminRequest::Command(AdminCommand::FenceReplicas { .. }) => {
                 Some("only the region's own leader fences replicas".to_owned())
             }

@@ -15,6 +15,7 @@
 //!  10 check        nothing: every replica takes the digest of its state at this entry
 //!  11 fence        varint index | digest expected there (32) | varint count of replicas, so many varint ids
 //!  12 findings     varint index: what came of the check at this entry, and changes nothing
+//!  16 recovered    the record of a recovery of the region's lost quorum, to the end (only in the log)
 //! ```
 //!
 //! A split stands in the log as an ordinary command's envelope with the admin flag; a membership change is an entry of the
@@ -46,6 +47,7 @@ const DESCRIBE: u8 = 9;
 const CHECK: u8 = 10;
 const FENCE_REPLICAS: u8 = 11;
 const FINDINGS: u8 = 12;
+const RECOVERED: u8 = 16;
 
 /// The most children that one split makes: a bound on what one entry does.
 pub(crate) const SPLIT_CHILDREN_MAX: usize = 1024;
@@ -55,7 +57,7 @@ pub(crate) const SPLIT_CHILDREN_MAX: usize = 1024;
 pub(crate) const FIRST_ALLOCATED_ID: u64 = 1 << 24;
 
 /// The most ids that are given away at once.
-const ALLOCATED_AT_ONCE_MAX: u64 = 1 << 20;
+pub(crate) const ALLOCATED_AT_ONCE_MAX: u64 = 1 << 20;
 
 /// A change that is asked of a region's leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +133,9 @@ pub enum AdminCommand {
         /// Those that had something else.
         replicas: Vec<ReplicaId>,
     },
+    /// The region was recovered after it had lost its quorum: what is to be remembered of that. Never proposed: a recovery writes it
+    /// into the log, in front of everything that the recovered region decides.
+    Recovered(Bytes),
 }
 
 /// A region that a split makes.
@@ -246,6 +251,10 @@ impl AdminCommand {
                 put_varint(&mut out, replicas.len() as u64);
                 replicas.iter().for_each(|replica| put_varint(&mut out, replica.get()));
             }
+            Self::Recovered(record) => {
+                out.put_u8(RECOVERED);
+                out.put_slice(record);
+            }
         }
         out.freeze()
     }
@@ -285,6 +294,7 @@ impl AdminCommand {
                 let expected = StateDigest::read(bytes, &mut at)?;
                 Self::FenceReplicas { index, expected, replicas: read_replicas(bytes, &mut at)? }
             }
+            RECOVERED => return Some(Self::Recovered(bytes.slice(at..))),
             _ => return None,
         };
         (at == bytes.len()).then_some(command)
@@ -479,6 +489,8 @@ mod tests {
         }
         let report = AdminRequest::Report(Bytes::from_static(b"whatever"));
         assert_eq!(AdminRequest::decode(&report.encode()), Some(report));
+        let recovered = AdminCommand::Recovered(Bytes::from_static(b"a record"));
+        assert_eq!(AdminCommand::decode(&recovered.encode()), Some(recovered));
         assert_eq!(AdminRequest::decode(&Bytes::from_static(&[99, 1])), None);
         assert_eq!(AdminRequest::decode(&Bytes::from_static(&[SPLIT, 0xff, 0xff, 0xff, 0x7f])), None);
     }

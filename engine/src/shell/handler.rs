@@ -8,6 +8,7 @@ use multiraft_transport::{Handler, Lane, LinkEvent, PeerMessage, ReceivedFrame, 
 
 use crate::events::{Event, EventSender};
 use crate::logic::{BeatMerger, Input, split_by_worker};
+use crate::shell::fault::Fault;
 use crate::shell::receive::Receiving;
 use crate::shell::worker::Work;
 
@@ -18,6 +19,7 @@ pub(super) struct LinkHandler {
     pub(super) receiving: Arc<Receiving>,
     pub(super) events: EventSender,
     pub(super) append_lanes: usize,
+    pub(super) fault: Fault,
 }
 
 impl Handler for LinkHandler {
@@ -72,6 +74,13 @@ impl Handler for LinkHandler {
 
     fn on_snapshot(&self, from: StoreId, header: SnapshotHeader, stream: SnapshotReceiver) {
         self.receiving.begin(from, header, stream, &self.mailboxes);
+    }
+
+    fn on_fenced(&self, by: StoreId, reason: &str) {
+        if !self.fault.is_set() {
+            self.fault
+                .set(format!("store {by} says that this store is given up for good ({reason}): set its data aside"));
+        }
     }
 }
 

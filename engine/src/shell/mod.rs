@@ -29,6 +29,6 @@ mod worker;
 
 pub(crate) use completion::Completion;
 pub(crate) use fault::Fault;
-pub(crate) use start::{Running, StartPlan, start};
+pub(crate) use start::{OpenBackend, Running, StartPlan, check_log_is_there, open_log, start};
 pub(crate) use store_file::StoreFile;
 pub(crate) use worker::Work;

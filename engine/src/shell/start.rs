@@ -1,5 +1,6 @@
 //! Starting and stopping a store: what is opened in which order, and what ends first.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -21,6 +22,7 @@ use crate::error::StartError;
 use crate::events::EventSender;
 use crate::logic::{BeatMerger, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
 use crate::measure::Figures;
+use crate::recovery::Fence;
 use crate::regions::Ids;
 use crate::shell::apply::{ApplyThread, ApplyWork};
 use crate::shell::check::Digests;
@@ -112,6 +114,8 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     let io = |what: String| move |source| StartError::Io { what, source };
     std::fs::create_dir_all(&dir).map_err(io(format!("creating {}", dir.display())))?;
     check_log_is_there(&dir)?;
+    let (dead, ids_upto) = read_fence(&dir)?;
+    plan.peers.retain(|(store, _)| !dead.contains(store));
     let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
     let mut file = StoreFile::claim(&dir, plan.cluster, plan.store)?;
     let files = SnapshotFiles::open(&dir.join("snapshots"))?;
@@ -138,6 +142,8 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
         cluster: plan.cluster,
         store: plan.store,
         incarnation: file.incarnation,
+        dead,
+        ids_upto,
         config: plan.config,
         backend,
         files: Arc::new(files),
@@ -148,7 +154,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
 }
 
 /// A store that has run before must not start on an empty log: it would vote as if it had promised nothing.
-fn check_log_is_there(dir: &Path) -> Result<(), StartError> {
+pub(crate) fn check_log_is_there(dir: &Path) -> Result<(), StartError> {
     let log = dir.join("log");
     let is_empty = std::fs::read_dir(&log)
         .map_or(true, |mut files| files.all(|file| file.is_ok_and(|file| file.file_name() == "LOCK")));
@@ -162,7 +168,22 @@ fn check_log_is_there(dir: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-fn open_log(dir: &Path, config: &Config) -> Result<(LogWriter, LogReader, Recovered), StartError> {
+/// What a recovery has left here: the stores that are dead for good, and the ids that are used up.
+fn read_fence(dir: &Path) -> Result<(BTreeSet<StoreId>, u64), StartError> {
+    let what = || "reading what a recovery has left".to_owned();
+    let fence = Fence::read(dir).map_err(|source| StartError::Io { what: what(), source })?;
+    match fence {
+        Some(fence) if !fence.done => Err(StartError::DataDir(format!(
+            "in {} plan {} of a recovery was begun and not finished: carry it out to the end (`multiraft ctl recover apply`)",
+            dir.display(),
+            fence.plan
+        ))),
+        Some(fence) => Ok((fence.dead.into_iter().collect(), fence.ids_upto)),
+        None => Ok((BTreeSet::new(), 0)),
+    }
+}
+
+pub(crate) fn open_log(dir: &Path, config: &Config) -> Result<(LogWriter, LogReader, Recovered), StartError> {
     let disk = RealDisk::open(dir.join("log")).map_err(|error| StartError::Log(error.to_string()))?;
     let options = LogOptions {
         segment_bytes: u32::try_from(config.log_segment_bytes).unwrap_or(u32::MAX),
@@ -206,6 +227,9 @@ struct Parts {
     cluster: ClusterId,
     store: StoreId,
     incarnation: Incarnation,
+    /// Stores that a recovery has declared dead, and the ids that it has used up.
+    dead: BTreeSet<StoreId>,
+    ids_upto: u64,
     config: Config,
     backend: Backend,
     files: Arc<SnapshotFiles>,
@@ -249,6 +273,7 @@ impl Parts {
             receiving: Arc::clone(&receiving),
             events: events.clone(),
             append_lanes,
+            fault: fault.clone(),
         };
         let transport = self.start_transport(handler, append_lanes, listen, &peers, tls)?;
         let damaged = Arc::new(Mutex::new(self.assembled.damaged.clone()));
@@ -320,7 +345,7 @@ impl Parts {
             transport,
             beats,
             damaged,
-            ids: Ids::default(),
+            ids: Ids::above(self.ids_upto),
             inbox,
             placement: Mutex::default(),
             figures: Mutex::default(),
@@ -339,6 +364,7 @@ impl Parts {
     ) -> Result<Arc<Transport>, StartError> {
         let mut config = TransportConfig::new(self.cluster, self.store, self.incarnation, listen, tls);
         config.peers = peers.iter().filter(|(store, _)| *store != self.store).cloned().collect();
+        config.fenced = self.dead.clone();
         config.append_lanes = append_lanes;
         config.queues.append_send_bytes = self.config.send_queue_bytes;
         config.snapshots.bytes_per_second = self.config.snapshot_bytes_per_second;

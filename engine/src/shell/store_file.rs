@@ -64,7 +64,7 @@ impl StoreFile {
     }
 
     /// Reads the file; `None` if there is none yet.
-    fn read(dir: &Path) -> Result<Option<Self>, StartError> {
+    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, StartError> {
         let path = dir.join(NAME);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,

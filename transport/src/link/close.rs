@@ -21,6 +21,7 @@ pub(crate) enum CloseCode {
     HandshakeTimeout = 10,
     TooManyPeers = 11,
     Internal = 12,
+    Fenced = 13,
 }
 
 /// The longest reason that is put on the wire: it must fit into one packet with room to spare.

@@ -37,6 +37,14 @@ pub(crate) enum GreetError {
 }
 
 impl GreetError {
+    /// What the other side says, if it says that this store was declared dead.
+    pub(crate) fn fenced(&self) -> Option<String> {
+        match self {
+            Self::Connection(error) if CloseCode::Fenced.is_of(error) => Some(error.to_string()),
+            _ => None,
+        }
+    }
+
     /// Whether there is nothing to tell: the two dialed each other at the same time, or one of them stops.
     pub(crate) fn is_ordinary(&self) -> bool {
         match self {
@@ -75,6 +83,13 @@ pub(crate) async fn greet_accepted(shared: &Arc<Shared>, connection: &Connection
         let (mut send, mut recv) = connection.accept_bi().await?;
         let theirs = read_hello(shared, &mut recv, connection).await?;
         check_certificate(connection, theirs.store)?;
+        if shared.config.fenced.contains(&theirs.store) {
+            let reason = format!(
+                "store {} was declared dead by a recovery: its regions go on without it, it must never serve again",
+                theirs.store
+            );
+            return Err(GreetError::Refused { code: CloseCode::Fenced, reason });
+        }
         let Some(peer) = shared.peer_or_new(theirs.store) else {
             let reason = format!("too many peers: {} are known already", shared.config.link.peers_max);
             return Err(GreetError::Refused { code: CloseCode::TooManyPeers, reason });

@@ -1,0 +1,199 @@
+//! What survivors know of one region, put together: its configuration, whether it has a quorum, which replica has the most.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use multiraft_raft::{LogIndex, Membership, RegionDescriptor, RegionId, Replica, Role, StoreId, Term};
+
+use super::plan::Loss;
+use super::survey::{BuriedReplica, DamagedReplica, ReplicaSurvey, StoreSurvey};
+
+/// One region, as all survivors together know it.
+#[derive(Clone, Debug)]
+pub(super) struct Known<'a> {
+    /// In the newest configuration that is known to be committed.
+    pub(super) descriptor: RegionDescriptor,
+    /// Configurations after that one that logs hold: perhaps committed, perhaps not.
+    later: Vec<&'a RegionDescriptor>,
+    /// The sound replicas.
+    pub(super) replicas: Vec<(StoreId, &'a ReplicaSurvey)>,
+    pub(super) damaged: Vec<(StoreId, &'a DamagedReplica)>,
+    buried: Vec<(StoreId, &'a BuriedReplica)>,
+    collected: &'a BTreeSet<StoreId>,
+    term: Term,
+}
+
+/// Gathers all regions, by id.
+pub(super) fn gather<'a>(
+    surveys: &[&'a StoreSurvey],
+    collected: &'a BTreeSet<StoreId>,
+) -> BTreeMap<RegionId, Known<'a>> {
+    let mut parts: BTreeMap<RegionId, Parts<'a>> = BTreeMap::new();
+    for survey in surveys {
+        for replica in &survey.replicas {
+            parts.entry(replica.descriptor.id).or_default().replicas.push((survey.store, replica));
+        }
+        for damaged in &survey.damaged {
+            parts.entry(damaged.region).or_default().damaged.push((survey.store, damaged));
+        }
+        for buried in &survey.tombstones {
+            parts.entry(buried.descriptor.id).or_default().buried.push((survey.store, buried));
+        }
+    }
+    for survey in surveys {
+        for (region, term) in &survey.promises {
+            if let Some(parts) = parts.get_mut(region) {
+                parts.term = parts.term.max(*term);
+            }
+        }
+    }
+    let known = parts.into_iter().filter_map(|(region, parts)| Some((region, parts.assemble(collected)?)));
+    known.collect()
+}
+
+#[derive(Default)]
+struct Parts<'a> {
+    replicas: Vec<(StoreId, &'a ReplicaSurvey)>,
+    damaged: Vec<(StoreId, &'a DamagedReplica)>,
+    buried: Vec<(StoreId, &'a BuriedReplica)>,
+    term: Term,
+}
+
+impl<'a> Parts<'a> {
+    /// `None`: nobody can tell what the region is.
+    fn assemble(self, collected: &'a BTreeSet<StoreId>) -> Option<Known<'a>> {
+        let Self { replicas, damaged, buried, mut term } = self;
+        let committed = replicas.iter().map(|(_, replica)| replica.in_force());
+        let committed = committed.chain(damaged.iter().filter_map(|(_, damaged)| damaged.descriptor.as_ref()));
+        let committed = committed.chain(buried.iter().map(|(_, buried)| &buried.descriptor));
+        let descriptor = committed.max_by_key(|descriptor| key(descriptor))?.clone();
+        let in_logs = replicas.iter().flat_map(|(_, replica)| &replica.foreseen.configurations);
+        let later = in_logs
+            .map(|(_, configuration)| configuration)
+            .filter(|configuration| configuration.epoch.conf_version > descriptor.epoch.conf_version);
+        let later = later.collect();
+        for (_, replica) in &replicas {
+            term = term.max(replica.hard_state.term).max(replica.last.1);
+        }
+        Some(Known { descriptor, later, replicas, damaged, buried, collected, term })
+    }
+}
+
+fn key(descriptor: &RegionDescriptor) -> (u64, u64) {
+    (descriptor.epoch.conf_version, descriptor.epoch.version)
+}
+
+impl<'a> Known<'a> {
+    /// A region that only a survivor's log tells of: the child of a split that was not applied.
+    pub(super) fn foreseen(descriptor: &RegionDescriptor, collected: &'a BTreeSet<StoreId>) -> Self {
+        let (replicas, damaged, buried) = (Vec::new(), Vec::new(), Vec::new());
+        let (descriptor, later) = (descriptor.clone(), Vec::new());
+        Self { descriptor, later, replicas, damaged, buried, collected, term: Term(1) }
+    }
+
+    /// Every configuration that may be in force.
+    pub(super) fn configurations(&self) -> impl Iterator<Item = &RegionDescriptor> {
+        std::iter::once(&self.descriptor).chain(self.later.iter().copied())
+    }
+
+    /// The highest term that any survivor has seen in it.
+    pub(super) fn term(&self) -> Term {
+        self.term
+    }
+
+    /// Whether its neighbour has absorbed it, as some survivor knows for certain.
+    pub(super) fn is_merged(&self) -> bool {
+        self.buried.iter().any(|(_, buried)| buried.merged)
+    }
+
+    /// The highest half of its epoch that any survivor has heard of.
+    pub(super) fn conf_version_max(&self) -> u64 {
+        let foreseen = self.replicas.iter().map(|(_, replica)| replica.foreseen.descriptor.epoch.conf_version);
+        let named = self.configurations().map(|descriptor| descriptor.epoch.conf_version);
+        foreseen.chain(named).max().unwrap_or(0)
+    }
+
+    /// Whether the replica lives on a collected store, and nothing there speaks against it.
+    fn is_alive(&self, replica: &Replica) -> bool {
+        let is_of = |store: &StoreId| *store == replica.store;
+        self.collected.contains(&replica.store)
+            && !self.damaged.iter().any(|(store, _)| is_of(store))
+            && !self.buried.iter().any(|(store, buried)| is_of(store) && buried.replica >= replica.id)
+    }
+
+    /// Whether those that live are a quorum (of both halves, if joint) and one of them holds data: it goes on by itself.
+    pub(super) fn is_healthy(&self) -> bool {
+        let membership = Membership::from_replicas(&self.descriptor.replicas);
+        let lives = |id| self.descriptor.replica(id).is_some_and(|replica| self.is_alive(replica));
+        let leads = |(store, _): &(StoreId, &ReplicaSurvey)| {
+            self.descriptor.replica_on(*store).is_some_and(|replica| membership.may_lead(replica.id))
+        };
+        membership.is_quorum(lives) && self.replicas.iter().any(|sound| leads(sound))
+    }
+
+    /// The replica that is best kept: whatever any survivor knows to be committed is in the log that ends at the highest term
+    /// and, there, the highest index (leader completeness and log matching, dissertation section 3.6). A witness holds no data.
+    pub(super) fn best(&self) -> Option<(StoreId, &'a ReplicaSurvey)> {
+        let role = |store| self.descriptor.replica_on(store).map(|replica| replica.role);
+        let with_data = self.replicas.iter().filter(|(store, replica)| {
+            let own = replica.descriptor.replica_on(*store).map(|own| own.role);
+            role(*store).or(own) != Some(Role::Witness)
+        });
+        let rank = |(store, replica): &(StoreId, &ReplicaSurvey)| {
+            let (index, term) = replica.last;
+            let votes = role(*store).is_some_and(|role| role != Role::Learner);
+            let can_go_on = replica.foreseen.blocked.is_none();
+            (term, index, can_go_on, votes, replica.applied.0, std::cmp::Reverse(*store))
+        };
+        with_data.max_by_key(|sound| rank(sound)).copied()
+    }
+
+    /// What may be lost if this replica is kept.
+    pub(super) fn loss(&self, kept: &ReplicaSurvey) -> Loss {
+        let known = self.replicas.iter().map(|(_, replica)| replica.hard_state.commit.max(replica.applied.0));
+        let upto = known.chain(self.buried.iter().map(|(_, buried)| buried.committed.0)).max();
+        if let Some(upto) = upto.filter(|upto| *upto > kept.last.0) {
+            return Loss::Certain { upto };
+        }
+        let is_sound = |replica: &Replica| self.replicas.iter().any(|(store, _)| *store == replica.store);
+        let dead_alone_commit = self.configurations().any(|configuration| {
+            let holds_nothing = |id| {
+                let replica = configuration.replica(id);
+                replica.is_none_or(|replica| replica.role == Role::Witness || !is_sound(replica))
+            };
+            Membership::from_replicas(&configuration.replicas).is_quorum(holds_nothing)
+        });
+        if dead_alone_commit { Loss::Possible } else { Loss::Nothing }
+    }
+
+    /// Whether a split applied on this store would give its child, this region, a state there.
+    pub(super) fn adopts(&self, store: StoreId) -> bool {
+        let Some(own) = self.descriptor.replica_on(store) else { return false };
+        let is_here = self.replicas.iter().any(|(here, _)| *here == store);
+        let is_damaged = self.damaged.iter().any(|(here, _)| *here == store);
+        let is_buried =
+            |(here, buried): &(StoreId, &BuriedReplica)| *here == store && (buried.merged || buried.replica >= own.id);
+        !is_here && !is_damaged && !self.buried.iter().any(|buried| is_buried(buried))
+    }
+}
+
+/// A replica that a split makes while its parent's log is applied to the end.
+pub(super) fn newborn(child: &RegionDescriptor) -> ReplicaSurvey {
+    let first = (LogIndex(1), Term(1));
+    ReplicaSurvey {
+        descriptor: child.clone(),
+        hard_state: multiraft_raft::HardState::default(),
+        applied: first,
+        last: first,
+        frozen: None,
+        absorbed: Vec::new(),
+        foreseen: super::survey::Foreseen {
+            descriptor: child.clone(),
+            frozen: None,
+            absorbed: Vec::new(),
+            absorbs: Vec::new(),
+            configurations: Vec::new(),
+            children: Vec::new(),
+            blocked: None,
+        },
+    }
+}
