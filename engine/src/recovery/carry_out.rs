@@ -58,6 +58,9 @@ impl ApplyOptions {
     }
 }
 
+/// Called in front of every durable step.
+pub(super) type Steps<'a> = &'a mut dyn FnMut(&'static str) -> Result<(), RecoveryError>;
+
 /// What was done on a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -84,6 +87,16 @@ impl Recovery {
     /// [`RecoveryError`]. Nothing was changed, save after [`RecoveryError::Interrupted`] and [`RecoveryError::Unforeseen`]: the
     /// store then does not start before the plan has been carried out to its end.
     pub fn apply(self, plan: &Plan, options: &ApplyOptions) -> Result<AppliedPlan, RecoveryError> {
+        self.apply_by_steps(plan, options, &mut |_| Ok(()))
+    }
+
+    /// The same, with a look in front of every durable step, which may end it there.
+    pub(super) fn apply_by_steps(
+        self,
+        plan: &Plan,
+        options: &ApplyOptions,
+        step: Steps<'_>,
+    ) -> Result<AppliedPlan, RecoveryError> {
         let id = plan.id();
         if options.confirm != id {
             return Err(RecoveryError::Unconfirmed { plan: id });
@@ -112,9 +125,11 @@ impl Recovery {
                 .write(&dir)
                 .map_err(|error| RecoveryError::Interrupted { what: format!("marking the store: {error}") })
         };
+        step("begin")?;
         mark(&fence)?;
-        opened.carry_out(plan, &mut done)?;
+        opened.carry_out(plan, &mut done, step)?;
         fence.done = true;
+        step("end")?;
         mark(&fence)?;
         Ok(done)
     }
@@ -138,7 +153,7 @@ impl Opened {
         if is_same { Ok(false) } else { Err(RecoveryError::Stale { store }) }
     }
 
-    fn carry_out(mut self, plan: &Plan, done: &mut AppliedPlan) -> Result<(), RecoveryError> {
+    fn carry_out(mut self, plan: &Plan, done: &mut AppliedPlan, step: Steps<'_>) -> Result<(), RecoveryError> {
         let store = self.file.store;
         let mut applier = self.backend.applier(self.assembled.starts.iter().map(applied_region));
         let here = |region: &RegionPlan| match &region.verdict {
@@ -147,6 +162,7 @@ impl Opened {
         };
         let kept: Vec<Keep> = plan.regions.iter().filter_map(here).collect();
         for keep in &kept {
+            step("roll forward")?;
             self.roll_forward(&mut applier, keep)?;
         }
         for keep in &kept {
@@ -154,12 +170,14 @@ impl Opened {
         }
         let mut records = Vec::new();
         for region in &plan.regions {
+            step("remove")?;
             if self.remove(&mut applier, region, store, &mut records)? {
                 done.removed.push(region.known.id);
             }
         }
         for keep in &kept {
             let position = (keep.last.0.next(), keep.term);
+            step("rewrite")?;
             self.rewrite(&mut applier, plan, &keep.becomes, position)?;
             let record = RecoveryRecord::new(plan, keep);
             records.extend(new_life(&keep.becomes, position, &record));
@@ -170,10 +188,12 @@ impl Opened {
             if *on != store {
                 continue;
             }
+            step("create")?;
             let (position, record) = self.create(&mut applier, plan, becomes, &region.known)?;
             records.extend(new_life(becomes, position, &record));
             done.created.push(becomes.id);
         }
+        step("log")?;
         self.write_log(records)
     }
 
@@ -379,7 +399,7 @@ fn new_life(becomes: &RegionDescriptor, (index, term): (LogIndex, Term), record:
 }
 
 /// Nothing is received while nothing runs.
-struct NoSnapshots;
+pub(super) struct NoSnapshots;
 
 impl ReceivedSnapshots for NoSnapshots {
     fn open(&self, _: StoreId, _: &SnapshotHeader) -> io::Result<Chunks<'static>> {

@@ -133,7 +133,7 @@ mod tests {
             let error = Fence::read(dir.path()).unwrap_err().to_string();
             assert!(error.contains(says), "{from}: {error}");
         }
-        Fence { dead: Vec::new(), done: true, ..fence.clone() }.write(dir.path()).unwrap();
+        Fence { dead: Vec::new(), done: true, ..fence }.write(dir.path()).unwrap();
         assert_eq!(Fence::read(dir.path()).unwrap().unwrap().dead, []);
     }
 }

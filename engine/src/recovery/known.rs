@@ -127,7 +127,7 @@ impl<'a> Known<'a> {
         let leads = |(store, _): &(StoreId, &ReplicaSurvey)| {
             self.descriptor.replica_on(*store).is_some_and(|replica| membership.may_lead(replica.id))
         };
-        membership.is_quorum(lives) && self.replicas.iter().any(|sound| leads(sound))
+        membership.is_quorum(lives) && self.replicas.iter().any(leads)
     }
 
     /// The replica that is best kept: whatever any survivor knows to be committed is in the log that ends at the highest term
@@ -172,7 +172,7 @@ impl<'a> Known<'a> {
         let is_damaged = self.damaged.iter().any(|(here, _)| *here == store);
         let is_buried =
             |(here, buried): &(StoreId, &BuriedReplica)| *here == store && (buried.merged || buried.replica >= own.id);
-        !is_here && !is_damaged && !self.buried.iter().any(|buried| is_buried(buried))
+        !is_here && !is_damaged && !self.buried.iter().any(is_buried)
     }
 }
 

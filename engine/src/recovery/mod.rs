@@ -20,6 +20,8 @@ mod plan;
 mod planner;
 mod space;
 mod survey;
+#[cfg(test)]
+mod tests;
 
 pub use audit::RecoveryRecord;
 pub use carry_out::{AppliedPlan, ApplyOptions, unfinished};

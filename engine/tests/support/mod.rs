@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod recovering;
 pub mod relay;
 pub mod wired;
 
