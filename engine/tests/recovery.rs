@@ -179,8 +179,8 @@ async fn nothing_is_done_while_a_quorum_may_be_alive_or_the_plan_is_for_another_
         let dead: Vec<StoreId> = dead.iter().copied().map(StoreId).collect();
         make_plan(surveys, &dead, &PlanOptions::default())
     };
-    assert_eq!(plan(&[one.clone()], &[]), Err(PlanError::NobodyDead));
-    assert_eq!(plan(&[one.clone()], &[3]), Err(PlanError::Unaccounted { stores: vec![StoreId(2)] }));
+    assert_eq!(plan(std::slice::from_ref(&one), &[]), Err(PlanError::NobodyDead));
+    assert_eq!(plan(std::slice::from_ref(&one), &[3]), Err(PlanError::Unaccounted { stores: vec![StoreId(2)] }));
     assert_eq!(plan(&[one.clone(), two.clone()], &[2, 3]), Err(PlanError::Alive { store: StoreId(2) }));
     let healthy = plan(&[one.clone(), two.clone()], &[3]).unwrap();
     assert!(!healthy.does_something());

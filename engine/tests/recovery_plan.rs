@@ -259,7 +259,7 @@ fn replicas_out_of_service_and_buried_ones_do_not_count() {
     let mut buried = survey(2, Vec::new());
     let replica = three.replicas[1].id;
     let committed = (LogIndex(4), Term(2));
-    buried.tombstones.push(BuriedReplica { descriptor: three.clone(), replica, merged: false, committed });
+    buried.tombstones.push(BuriedReplica { descriptor: three, replica, merged: false, committed });
     assert_eq!(keep(&plan(&[healthy, buried], &[3]).unwrap(), 2).0, 1);
 }
 
@@ -276,7 +276,7 @@ fn a_region_that_a_kept_one_has_absorbed_goes_and_one_that_it_has_not_is_thawed(
 
     let mut merges = sound(&target, (6, 2));
     merges.applied = (LogIndex(5), Term(2));
-    merges.foreseen.descriptor = RegionDescriptor { range: range("", ""), ..target.clone() };
+    merges.foreseen.descriptor = RegionDescriptor { range: range("", ""), ..target };
     merges.foreseen.descriptor.epoch.version = 7;
     (merges.foreseen.absorbed, merges.foreseen.absorbs) = (vec![(RegionId(2), 6)], vec![RegionId(2)]);
     let merged = plan(&[survey(1, vec![frozen, merges])], &[2, 3]).unwrap();
