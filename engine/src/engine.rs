@@ -16,7 +16,6 @@ use crate::events::Events;
 use crate::logic::{AdminCommand, AdminRequest, Input, Outcome, worker_of};
 use crate::measure::Figures;
 use crate::options::{Consistency, ProposeOptions, ReadOptions};
-use crate::recovery::RecoveryRecord;
 use crate::regions::Ids;
 use crate::routing::Search;
 use crate::session::Session;
@@ -374,15 +373,6 @@ impl Engine {
     #[must_use]
     pub fn regions(&self) -> Vec<Arc<RegionDescriptor>> {
         self.running.directory.in_key_order()
-    }
-
-    /// How a region was last recovered after it had lost its quorum, as its replica on this store remembers; `None`: never, or
-    /// there is no replica here.
-    #[must_use]
-    pub fn recovered(&self, region: RegionId) -> Option<RecoveryRecord> {
-        let open = self.running.open.read().unwrap_or_else(PoisonError::into_inner);
-        let stored = open.as_ref()?.backend.recovered(region).ok().flatten()?;
-        RecoveryRecord::decode(&stored)
     }
 
     /// Opens a session: its commands take effect exactly once, also when they are tried again after an unknown outcome.

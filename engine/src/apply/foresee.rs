@@ -100,7 +100,7 @@ impl Foresight {
 
     fn take_decision(&mut self, decision: AdminDecision) {
         match decision {
-            AdminDecision::Answer(_) => {}
+            AdminDecision::Answer(_) | AdminDecision::Check { .. } => {}
             AdminDecision::Split(parts) => {
                 let mut parts = parts.into_iter();
                 if let Some(parent) = parts.next() {
@@ -113,6 +113,7 @@ impl Foresight {
                 match change {
                     RegionChange::Frozen { frozen, .. } => self.merge.frozen = Some(frozen),
                     RegionChange::Thawed { .. } => self.merge.frozen = None,
+                    RegionChange::ReplicasFenced { fenced, .. } => self.merge.fenced = fenced,
                     RegionChange::Fenced { .. } | RegionChange::Merged { .. } => {}
                 }
             }

@@ -6,11 +6,14 @@
 //! | varint store kept | index and term of the last entry kept | loss | descriptor before
 //! ```
 
+use std::sync::PoisonError;
+
 use bytes::{BufMut, Bytes};
-use multiraft_raft::{LogIndex, RegionDescriptor, StoreId, Term};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, StoreId, Term};
 
 use super::codec::{In, Out};
 use super::plan::{Keep, Plan, PlanId};
+use crate::engine::Engine;
 
 const FORMAT: u8 = 1;
 
@@ -70,5 +73,16 @@ impl RecoveryRecord {
             before: body.descriptor()?,
         };
         body.is_done().then_some(record)
+    }
+}
+
+impl Engine {
+    /// How a region was last recovered after it had lost its quorum, as its replica on this store remembers; `None`: never, or
+    /// there is no replica here.
+    #[must_use]
+    pub fn recovered(&self, region: RegionId) -> Option<RecoveryRecord> {
+        let open = self.running().open.read().unwrap_or_else(PoisonError::into_inner);
+        let stored = open.as_ref()?.backend.recovered(region).ok().flatten()?;
+        RecoveryRecord::decode(&stored)
     }
 }

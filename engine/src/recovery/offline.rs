@@ -14,7 +14,7 @@ use super::fence::Fence;
 use super::plan::PlanId;
 use super::survey::{BuriedReplica, DamagedReplica, Foreseen, FrozenFor, ReplicaSurvey, StoreSurvey};
 use crate::apply::{AppliedRegion, Backend, Foresight};
-use crate::assembly::{Assembled, assemble};
+use crate::assembly::{Assembled, FENCED_REASON, assemble};
 use crate::config::Config;
 use crate::error::StartError;
 use crate::logic::{MergeState, RegionStart, StoreStanding};
@@ -161,10 +161,12 @@ impl Recovery {
         };
         let tombstones = backend.tombstones().map_err(StartError::from)?;
         let mut assembled = assemble(found.regions.clone(), tombstones, &recovered);
+        assembled.keep_fenced_out(file.store);
         assembled.damaged.extend(found.damaged);
         assembled.damaged.sort();
         assembled.damaged.dedup_by_key(|(region, _)| *region);
         backend.begin(&assembled.starts, &assembled.residue.tombstones);
+        backend.hold(&assembled.held, assembled.damaged.iter().map(|(region, _)| *region));
         let regions = found.regions;
         Ok(Opened { file, fence, writer, reader, recovered, backend, assembled, regions })
     }
@@ -244,6 +246,10 @@ impl Opened {
                 }
             }
             from = entries.last().map_or(last, |entry| entry.index).next();
+        }
+        let own = start.descriptor.replica_on(self.file.store);
+        if own.is_some_and(|own| foresight.merge.fenced.contains(own.id)) {
+            foresight.blocked = Some(format!("its region has fenced it: {FENCED_REASON}"));
         }
         Ok(foresight)
     }
