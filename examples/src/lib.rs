@@ -9,7 +9,7 @@
 //!
 //! Each module holds a state machine and a client for it, and each has a program under `src/bin` that runs it on three
 //! stores, one of which is stopped and started again on the way. [`cluster`] starts the stores; [`wire`] reads and writes
-//! the fields of commands. Nothing here reaches behind the public API of `multiraft`.
+//! the fields of commands. One more program, `living-regions`, splits, moves, checks and merges regions that are in use. Nothing here reaches behind the public API of `multiraft`.
 
 pub mod block_device;
 pub mod client;

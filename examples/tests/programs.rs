@@ -42,3 +42,19 @@ fn the_block_device_reads_what_was_written() {
     let text = output(env!("CARGO_BIN_EXE_block-device"));
     assert_eq!(text.matches(": true").count(), 3, "{text}");
 }
+
+#[test]
+fn a_region_is_split_moved_checked_and_merged_back_under_its_data() {
+    let text = output(env!("CARGO_BIN_EXE_living-regions"));
+    let all = |count: u32| {
+        ["aarau", "basel", "chur", "davos", "egg", "flims"].map(|station| format!("{station} {count}")).join(", ")
+    };
+    assert!(text.contains("one region became 3\n"), "{text}");
+    assert!(text.contains(&format!("across all of them: {}\n", all(2))), "{text}");
+    assert!(
+        text.contains("the middle one is on 2 stores\nand on 3 again\n3 of its replicas have the same state"),
+        "{text}"
+    );
+    assert!(text.contains(&format!("owned by one: {}\n", all(3))), "{text}");
+    assert!(text.contains("store 1 saw 2 regions come and 2 go\n"), "{text}");
+}
