@@ -213,6 +213,57 @@ pub(crate) struct Settings {
     /// Worker threads; by default as many as there are cores
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
+    /// Plan where replicas and leaders are, and where regions begin and end; the same on every store
+    #[arg(long)]
+    #[serde(default)]
+    pub(crate) placement: bool,
+    /// With --placement: how many voters a region has
+    #[arg(long, value_name = "N")]
+    pub(crate) replicas: Option<usize>,
+    /// With --placement: how often stores report, and a round of planning is made
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(default, deserialize_with = "duration_from_text")]
+    pub(crate) placement_interval: Option<Duration>,
+    /// With --placement: how long a store has to be silent before its replicas are replaced
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(default, deserialize_with = "duration_from_text")]
+    pub(crate) repair_after: Option<Duration>,
+    /// With --placement: how long stores have to be uneven before replicas and leaders move
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(default, deserialize_with = "duration_from_text")]
+    pub(crate) balance_after: Option<Duration>,
+    /// With --placement: split regions that hold more
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) split_bytes: Option<u64>,
+    /// With --placement: split regions in which more keys are written a second
+    #[arg(long, value_name = "N")]
+    pub(crate) split_writes: Option<u64>,
+    /// With --placement: split regions in which more keys are read a second
+    #[arg(long, value_name = "N")]
+    pub(crate) split_reads: Option<u64>,
+    /// With --placement: split nothing once there are so many regions
+    #[arg(long, value_name = "N")]
+    pub(crate) regions_max: Option<usize>,
+    /// With --placement: merge only regions that hold less, 0 for none
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) merge_bytes: Option<u64>,
+    /// With --placement: merge only regions in which fewer keys are written and read a second
+    #[arg(long, value_name = "N")]
+    pub(crate) merge_load: Option<u64>,
+    /// With --placement: merge only regions that have been so small and idle for so long
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(default, deserialize_with = "duration_from_text")]
+    pub(crate) merge_after: Option<Duration>,
+    /// With --placement: how fast the store reads to find out how large regions are
+    #[arg(long, value_name = "BYTES_PER_S")]
+    pub(crate) survey_rate: Option<u64>,
+    /// With --placement: where the store stands, as zone=a or rack=7; once for each
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    #[serde(default, rename = "label")]
+    pub(crate) labels: Vec<String>,
+    /// With --placement: how much the store can bear compared with the others
+    #[arg(long, value_name = "N")]
+    pub(crate) weight: Option<u32>,
 }
 
 /// Which state store holds the pairs.

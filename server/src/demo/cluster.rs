@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::policy::Policy;
 use crate::certs::CertFiles;
 use crate::cli::StateChoice;
 use crate::error::Failure;
@@ -33,8 +34,9 @@ pub(crate) struct Plan {
 pub(crate) enum Begin {
     /// With all regions on all stores, cut at the quantiles of a file's keys.
     Presplit { regions: usize, keys: PathBuf },
-    /// With one region on the first store, which knows no others yet: they know it, and dial it.
-    Alone,
+    /// With one region on the first store, which knows no others yet: they know it, and dial it. What becomes of it is up to the
+    /// stores, by the first policy until the cluster is grown, then by the second.
+    Alone { growing: Policy, grown: Policy },
 }
 
 /// The stores, running or not.
@@ -42,6 +44,8 @@ pub(crate) struct Cluster {
     plan: Plan,
     program: PathBuf,
     pub(crate) stores: Vec<Store>,
+    /// Stores that are started from now on find a cluster that is grown.
+    pub(crate) is_grown: bool,
 }
 
 /// One store's place: its number and addresses, and its process while it runs.
@@ -61,7 +65,7 @@ impl Cluster {
         CertFiles::new(plan.dir.join("certs")).create(plan.stores)?;
         let program = std::env::current_exe().map_err(|error| Failure::during("this program is not found", error))?;
         let stores = free_places(plan.stores).map_err(|error| Failure::during("no free ports were found", error))?;
-        Ok(Self { plan, program, stores })
+        Ok(Self { plan, program, stores, is_grown: false })
     }
 
     pub(crate) async fn start_all(&mut self) -> Result<(), Failure> {
@@ -166,7 +170,7 @@ impl Cluster {
         command.arg("serve").arg("--store").arg(store.id.to_string());
         command.arg("--dir").arg(self.plan.dir.join(format!("store-{}", store.id)));
         command.arg("--listen").arg(store.listen.to_string());
-        let bootstraps_alone = matches!(self.plan.begin, Begin::Alone) && at == 0 && !store.started;
+        let bootstraps_alone = matches!(self.plan.begin, Begin::Alone { .. }) && at == 0 && !store.started;
         for peer in self.stores.iter().filter(|peer| peer.id != store.id && !bootstraps_alone) {
             command.arg("--peer").arg(format!("{}={}", peer.id, peer.listen));
         }
@@ -183,10 +187,12 @@ impl Cluster {
             Begin::Presplit { regions, keys } => {
                 command.arg("--bootstrap-regions").arg(regions.to_string()).arg("--bootstrap-keys").arg(keys);
             }
-            Begin::Alone if bootstraps_alone => {
-                command.args(["--bootstrap-regions", "1"]);
+            Begin::Alone { growing, grown } => {
+                if bootstraps_alone {
+                    command.args(["--bootstrap-regions", "1"]);
+                }
+                command.args(if self.is_grown { grown.arguments() } else { growing.arguments() });
             }
-            Begin::Alone => {}
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let child = command.spawn().map_err(|error| Failure::during("a store could not be started", error))?;
@@ -210,7 +216,10 @@ impl Cluster {
             false
         };
         match timeout(START_TIMEOUT, wait).await {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                store.started = true;
+                Ok(())
+            }
             Ok(false) => {
                 let status = timeout(STOP_TIMEOUT, child.wait()).await.ok().and_then(Result::ok);
                 Err(self.plan.ended(id, status))

@@ -17,9 +17,10 @@ mod failover;
 mod ledger;
 mod living;
 mod load;
-mod plan;
+mod policy;
 mod regions;
 mod report;
+mod seen;
 mod verify;
 
 use std::fs;
@@ -41,8 +42,9 @@ use cluster::{Begin, Cluster, Plan};
 use dataset::DataSet;
 use failover::{Failover, Probes};
 use ledger::Ledger;
-use living::{Counts, Living};
+use living::Living;
 use load::Load;
+use policy::Policy;
 use regions::RegionMap;
 use report::{Findings, Totals};
 
@@ -195,7 +197,9 @@ async fn run_in(args: &DemoArgs, dir: &Path, data: DataSet) -> Result<Findings, 
         fs::write(&keys, data.key_lines()).map_err(|error| Failure::file("write", &keys, error))?;
         Begin::Presplit { regions: args.regions(), keys }
     } else {
-        Begin::Alone
+        let bytes = data.pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let (growing, grown) = (Policy::growing(bytes, args.regions()), Policy::grown(bytes, args.regions()));
+        Begin::Alone { growing, grown }
     };
     let mut cluster = Cluster::prepare(Plan { dir: dir.to_owned(), stores: args.stores(), begin, state: args.state })?;
     cluster.start_all().await?;
@@ -211,11 +215,15 @@ async fn run_in(args: &DemoArgs, dir: &Path, data: DataSet) -> Result<Findings, 
         ledger: Arc::clone(&ledger),
         wanted: args.regions(),
         started,
+        seen: Arc::default(),
     };
     let living = (!args.presplit()).then_some(living);
     let mut demo = Demo { cluster, ledger, regions, living, totals: Totals::default(), started };
     demo.say("all stores are ready")?;
     demo.wait_level("electing leaders").await?;
+    if let Some(living) = &demo.living {
+        living.join().await?;
+    }
     demo.run(args).await
 }
 
@@ -225,7 +233,7 @@ impl Demo {
         let load = Arc::new(Load::new(Arc::clone(&self.ledger), resp.clone()));
         let writing = Instant::now();
         let writers = load.start();
-        let mut counts = self.grow(&load).await?;
+        self.grow(&load).await?;
         let regions = self.regions.len();
         let (grown, third) = (Instant::now(), Duration::from_secs(args.seconds) / 3);
         self.watch(&load, grown + third, |_| false).await?;
@@ -244,17 +252,17 @@ impl Demo {
         let regions_without_data = self.regions.without(self.ledger.pairs.iter().map(|(key, _)| key));
         self.say("killing all stores with SIGKILL")?;
         self.cluster.kill_all().await?;
+        self.cluster.is_grown = true;
         self.cluster.start_all().await?;
         verdicts.push(self.check("after all were killed and started again").await?);
         if let Some(living) = self.living.clone() {
-            counts.merges = living.shrink(&resp).await?;
-            // Those that are waited for.
-            self.look_again().await?;
+            living.shrink(&resp).await?;
             verdicts.push(self.check("after merging back").await?);
         }
         for status in self.cluster.all_status().await? {
             self.totals.add(&status);
         }
+        let counts = self.living.as_ref().map(Living::counts).unwrap_or_default();
         self.cluster.stop_all().await?;
         self.say("all stores stopped in order")?;
         Ok(Findings {
@@ -279,15 +287,14 @@ impl Demo {
     }
 
     /// Makes the regions while the data comes in, unless they are there.
-    async fn grow(&mut self, load: &Load) -> Result<Counts, Failure> {
-        let Some(living) = self.living.clone() else { return Ok(Counts::default()) };
+    async fn grow(&mut self, load: &Load) -> Result<(), Failure> {
+        let Some(living) = self.living.clone() else { return Ok(()) };
         let growing = tokio::spawn(living.grow());
         while !growing.is_finished() {
             self.watch(load, Instant::now() + TELL_INTERVAL, |_| growing.is_finished()).await?;
         }
-        let counts = growing.await.map_err(|error| Failure::during("growing ended early", error))??;
-        self.look_again().await?;
-        Ok(counts)
+        growing.await.map_err(|error| Failure::during("growing ended early", error))??;
+        self.look_again().await
     }
 
     /// Takes note of what the regions are by now.
@@ -351,6 +358,7 @@ impl Demo {
         let mut told = begun;
         loop {
             self.cluster.check_running()?;
+            self.look_again().await?;
             let progress = self.regions.progress(&self.cluster.all_status().await?);
             if progress.level == self.regions.len() {
                 return Ok(());
@@ -374,10 +382,21 @@ impl Demo {
 
     /// Reads every acknowledged pair from each replica.
     async fn check(&mut self, when: &str) -> Result<verify::Verdict, Failure> {
-        self.wait_level("waiting for all replicas").await?;
-        self.look_again().await?;
         let stores: Vec<_> = self.cluster.stores.iter().map(|store| (store.id, store.admin)).collect();
-        let verdict = verify::verify(&stores, self.ledger.expectations(), &self.regions).await?;
+        let begun = Instant::now();
+        let verdict = loop {
+            if let Some(living) = &self.living {
+                living.calm().await?;
+            }
+            self.wait_level("waiting for all replicas").await?;
+            let before = self.regions.clone();
+            let verdict = verify::verify(&stores, self.ledger.expectations(), &self.regions).await?;
+            self.look_again().await?;
+            // A replica that has gone meanwhile holds nothing any more.
+            if before == self.regions || begun.elapsed() > LEVEL_TIMEOUT {
+                break verdict;
+            }
+        };
         self.say(&format!("{when}: {} pairs checked on every replica, {} lost", verdict.pairs, verdict.lost))?;
         Ok(verdict)
     }

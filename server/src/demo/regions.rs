@@ -8,6 +8,7 @@ use crate::hex;
 use crate::serve::{RegionView, StatusReport};
 
 /// The regions by their first key.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RegionMap {
     by_start: BTreeMap<Bytes, u64>,
     starts: BTreeMap<u64, Bytes>,

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::failover::Failover;
-use super::living::Counts;
+use super::seen::Counts;
 use super::verify::Verdict;
 use crate::serve::StatusReport;
 

@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use multiraft::{Placement, Seat};
+
+use super::placement::placement;
 use crate::cli::{ServeArgs, Settings, StateChoice};
 use crate::error::Failure;
 use crate::machine::MAX_VALUE_BYTES;
@@ -38,6 +41,7 @@ pub(crate) struct ServeConfig {
     pub(crate) max_connections: usize,
     pub(crate) max_command_bytes: usize,
     pub(crate) workers: usize,
+    pub(crate) placement: Option<(Placement, Seat)>,
 }
 
 /// How a new cluster's key space is to be cut.
@@ -62,6 +66,7 @@ impl ServeConfig {
         if store == 0 {
             return Err(Failure::new("--store 0 names no store: stores are counted from 1"));
         }
+        let placement = placement(&settings)?;
         let ca = needed(settings.ca, "ca")?;
         let cluster = match &settings.cluster {
             Some(text) => parse_cluster(text)?,
@@ -85,6 +90,7 @@ impl ServeConfig {
             max_connections: settings.max_connections.unwrap_or(MAX_CONNECTIONS),
             max_command_bytes: settings.max_command_bytes.unwrap_or(MAX_VALUE_BYTES),
             workers: settings.workers.unwrap_or(0),
+            placement,
         };
         config.check(settings.expose)?;
         Ok(config)
@@ -158,6 +164,21 @@ fn merge(flags: Settings, file: Settings) -> Settings {
         max_connections: flags.max_connections.or(file.max_connections),
         max_command_bytes: flags.max_command_bytes.or(file.max_command_bytes),
         workers: flags.workers.or(file.workers),
+        placement: flags.placement || file.placement,
+        replicas: flags.replicas.or(file.replicas),
+        placement_interval: flags.placement_interval.or(file.placement_interval),
+        repair_after: flags.repair_after.or(file.repair_after),
+        balance_after: flags.balance_after.or(file.balance_after),
+        split_bytes: flags.split_bytes.or(file.split_bytes),
+        split_writes: flags.split_writes.or(file.split_writes),
+        split_reads: flags.split_reads.or(file.split_reads),
+        regions_max: flags.regions_max.or(file.regions_max),
+        merge_bytes: flags.merge_bytes.or(file.merge_bytes),
+        merge_load: flags.merge_load.or(file.merge_load),
+        merge_after: flags.merge_after.or(file.merge_after),
+        survey_rate: flags.survey_rate.or(file.survey_rate),
+        labels: if flags.labels.is_empty() { file.labels } else { flags.labels },
+        weight: flags.weight.or(file.weight),
     }
 }
 
@@ -257,6 +278,10 @@ mod tests {
             (with(&|s| s.bootstrap_keys = Some("f".into())), "--bootstrap-regions"),
             (with(&|s| s.cluster = Some("12".to_owned())), "32 hexadecimal digits"),
             (with(&|s| s.max_command_bytes = Some(1 << 30)), "--max-command-bytes"),
+            (with(&|s| s.split_bytes = Some(1 << 20)), "--split-bytes says nothing without --placement"),
+            (with(&|s| (s.placement, s.merge_bytes) = (true, Some(1 << 30))), "--merge-bytes"),
+            (with(&|s| (s.placement, s.labels) = (true, vec!["zone".to_owned()])), "--label zone=a"),
+            (with(&|s| (s.placement, s.weight) = (true, Some(0))), "--weight"),
         ];
         for (text, expected) in cases {
             assert!(text.contains(expected), "{text}");

@@ -7,6 +7,7 @@ mod admin;
 mod boundaries;
 mod check;
 mod config;
+mod placement;
 mod regions;
 mod report;
 
@@ -157,6 +158,7 @@ async fn start_engine(config: &ServeConfig) -> Result<Engine, Failure> {
     settings.workers = config.workers;
     settings.request_timeout = config.request_timeout;
     settings.max_command_bytes = config.max_command_bytes;
+    settings.placement = config.placement.as_ref().map(|(placement, _)| placement.clone());
     let mut builder = Engine::builder()
         .cluster(ClusterId(config.cluster))
         .store(StoreId(config.store))
@@ -171,6 +173,9 @@ async fn start_engine(config: &ServeConfig) -> Result<Engine, Failure> {
         .config(settings);
     for (store, address) in &config.peers {
         builder = builder.peer(StoreId(*store), address.clone());
+    }
+    if let Some((_, seat)) = &config.placement {
+        builder = builder.seat(seat.clone());
     }
     if let Some(bootstrap) = bootstrap(config)? {
         builder = builder.bootstrap(bootstrap);
