@@ -384,19 +384,20 @@ impl Demo {
     async fn check(&mut self, when: &str) -> Result<verify::Verdict, Failure> {
         let stores: Vec<_> = self.cluster.stores.iter().map(|store| (store.id, store.admin)).collect();
         let begun = Instant::now();
-        let verdict = loop {
+        let (verdict, wrong) = loop {
             if let Some(living) = &self.living {
                 living.calm().await?;
             }
             self.wait_level("waiting for all replicas").await?;
             let before = self.regions.clone();
-            let verdict = verify::verify(&stores, self.ledger.expectations(), &self.regions).await?;
+            let found = verify::verify(&stores, self.ledger.expectations(), &self.regions).await;
             self.look_again().await?;
-            // A replica that has gone meanwhile holds nothing any more.
+            // A replica that has gone meanwhile holds nothing, and answers nothing, any more.
             if before == self.regions || begun.elapsed() > LEVEL_TIMEOUT {
-                break verdict;
+                break found?;
             }
         };
+        wrong.iter().for_each(|line| tracing::warn!("lost: {line}"));
         self.say(&format!("{when}: {} pairs checked on every replica, {} lost", verdict.pairs, verdict.lost))?;
         Ok(verdict)
     }

@@ -25,12 +25,13 @@ pub(crate) struct Verdict {
     pub(crate) lost: usize,
 }
 
-/// Asks every store, by number and address, for every pair that it should hold.
+/// Asks every store, by number and address, for every pair that it should hold; what was found, and a line for each answer
+/// that was wrong.
 pub(crate) async fn verify(
     stores: &[(u64, SocketAddr)],
     expected: Vec<Expectation>,
     regions: &RegionMap,
-) -> Result<Verdict, Failure> {
+) -> Result<(Verdict, Vec<String>), Failure> {
     let expected = Arc::new(expected);
     let mut readers = JoinSet::new();
     for (store, address) in stores {
@@ -38,16 +39,22 @@ pub(crate) async fn verify(
         readers.spawn(read_all(*address, Arc::clone(&expected), held.collect()));
     }
     let mut wrong = vec![false; expected.len()];
+    let mut lines = Vec::new();
     while let Some(finished) = readers.join_next().await {
-        for at in finished.expect("invariant: readers do not panic and are not aborted")? {
+        for (at, line) in finished.expect("invariant: readers do not panic and are not aborted")? {
             wrong[at] = true;
+            lines.push(line);
         }
     }
-    Ok(Verdict { pairs: expected.len(), lost: wrong.into_iter().filter(|wrong| *wrong).count() })
+    Ok((Verdict { pairs: expected.len(), lost: wrong.into_iter().filter(|wrong| *wrong).count() }, lines))
 }
 
-/// Those of the pairs in `held` that the store does not hold as it should.
-async fn read_all(store: SocketAddr, expected: Arc<Vec<Expectation>>, held: Vec<usize>) -> Result<Vec<usize>, Failure> {
+/// Those of the pairs in `held` that the store does not hold as it should, and what it holds instead.
+async fn read_all(
+    store: SocketAddr,
+    expected: Arc<Vec<Expectation>>,
+    held: Vec<usize>,
+) -> Result<Vec<(usize, String)>, Failure> {
     let mut wrong = Vec::new();
     for chunk in held.chunks(KEYS_PER_QUESTION) {
         let values = read(store, chunk.iter().map(|at| &expected[*at].key)).await?;
@@ -55,8 +62,8 @@ async fn read_all(store: SocketAddr, expected: Arc<Vec<Expectation>>, held: Vec<
             let expectation = &expected[*at];
             if !expectation.holds(found.as_ref()) {
                 let found = found.as_ref().map(|value| value.escape_ascii().to_string());
-                tracing::warn!(%store, key = %expectation.key.escape_ascii(), ?found, expected = ?expectation.values, "lost");
-                wrong.push(*at);
+                let key = expectation.key.escape_ascii();
+                wrong.push((*at, format!("store {store}, {key}: {found:?}, not one of {:?}", expectation.values)));
             }
         }
     }
