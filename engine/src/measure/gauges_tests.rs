@@ -1,3 +1,5 @@
+//! Figures round by round, as lists: load, size, where they lie, and when regions are surveyed.
+
 use std::time::Duration;
 
 use multiraft_raft::{KeyRange, RegionEpoch, Replica, ReplicaId, Role, StoreId, Term};
