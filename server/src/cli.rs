@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use multiraft::recovery::PlanId;
 use serde::Deserialize;
 
 use crate::hex;
@@ -109,10 +110,74 @@ pub(crate) enum CtlCommand {
         #[arg(long)]
         repair: bool,
     },
+    /// Bring back regions that have lost their quorum for good, on stopped stores; read docs/recovery.md first
+    Recover {
+        #[command(subcommand)]
+        command: RecoverCommand,
+    },
     /// Move everything off a store: its leaderships first, then its replicas to stores that lack them
     Drain {
         #[arg(value_name = "STORE")]
         store: u64,
+    },
+}
+
+/// The steps of a recovery, in their order. All surviving stores are stopped meanwhile.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecoverCommand {
+    /// Write down what there is on a stopped store; changes nothing
+    Collect {
+        /// The store's data directory
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// File to write, which must not be there yet
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Say for each region what would be kept and what may be lost; changes nothing
+    Plan {
+        /// The stores that will never come back
+        #[arg(long, value_name = "N,N", required = true, value_delimiter = ',')]
+        dead: Vec<u64>,
+        /// Who recovers, when and why; kept in every recovered region
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+        /// Make empty regions for keys that no region owns any more: what was written there is lost for good
+        #[arg(long)]
+        fill_gaps: bool,
+        /// File to write, which must not be there yet
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// What was collected, of every surviving store
+        #[arg(value_name = "FILE", required = true)]
+        surveys: Vec<PathBuf>,
+    },
+    /// Show a plan again
+    Show {
+        #[arg(value_name = "PLAN")]
+        plan: PathBuf,
+    },
+    /// Carry a plan out on one stopped store; to be done on each that it was made from
+    Apply {
+        /// The store's data directory
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        plan: PathBuf,
+        /// The plan's id, as `plan` has shown it; without it nothing is done
+        #[arg(long, value_name = "ID")]
+        confirm: Option<PlanId>,
+        /// Go on although some keys are without a region, or some regions without service, afterwards
+        #[arg(long)]
+        accept_gaps: bool,
+    },
+    /// Check that a plan was carried out on every store that it was made from
+    Verify {
+        #[arg(long, value_name = "FILE")]
+        plan: PathBuf,
+        /// The data directories of all surviving stores
+        #[arg(value_name = "DIR", required = true)]
+        dirs: Vec<PathBuf>,
     },
 }
 

@@ -172,6 +172,15 @@ impl Recovery {
     }
 }
 
+/// Whose data directory it is, and what a recovery has left there. Changes nothing, also while the store runs.
+///
+/// # Errors
+/// [`RecoveryError`]: there is no store, or its files cannot be read.
+pub fn fence_of(dir: &Path) -> Result<(StoreId, Option<Fence>), RecoveryError> {
+    let file = StoreFile::read(dir)?.ok_or_else(|| RecoveryError::NoStore { path: dir.to_owned() })?;
+    Ok((file.store, read_fence(dir)?))
+}
+
 fn read_fence(dir: &Path) -> Result<Option<Fence>, RecoveryError> {
     let what = || "reading what an earlier recovery has left".to_owned();
     Fence::read(dir).map_err(|source| RecoveryError::Io { what: what(), source })

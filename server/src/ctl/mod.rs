@@ -5,6 +5,7 @@
 mod check;
 mod client;
 mod drain;
+mod recover;
 mod table;
 
 use std::io::{self, Write};
@@ -23,8 +24,10 @@ pub(crate) use client::{Client, fill_in};
 /// Carries one command out.
 pub(crate) fn run(args: &CtlArgs) -> Result<ExitCode, Failure> {
     check_addresses(&args.admin, args.expose)?;
-    let runtime = Runtime::new().map_err(|error| Failure::during("the runtime could not be started", error))?;
-    let outcome = runtime.block_on(carry_out(args));
+    let outcome = match &args.command {
+        CtlCommand::Recover { command } => recover::run(command),
+        _ => ask(args),
+    };
     match outcome {
         Ok(shown) => {
             let Shown { text, mut json, complaint } = shown;
@@ -41,6 +44,11 @@ pub(crate) fn run(args: &CtlArgs) -> Result<ExitCode, Failure> {
             Err(failure)
         }
     }
+}
+
+fn ask(args: &CtlArgs) -> Result<Shown, Failure> {
+    let runtime = Runtime::new().map_err(|error| Failure::during("the runtime could not be started", error))?;
+    runtime.block_on(carry_out(args))
 }
 
 /// The endpoint asks nobody who he is, so it is spoken to on this machine only.
@@ -87,8 +95,14 @@ async fn carry_out(args: &CtlArgs) -> Result<Shown, Failure> {
             for other in others {
                 fill_in(&mut answer.regions, &Client::new(*other).status().await?);
             }
+            let recovered = answer.recovered.take();
             let region = one(answer)?;
-            Ok(Shown::new(table::region(&region), json!({"region": region})))
+            let text = table::region(&region, recovered.as_ref());
+            let mut json = json!({"region": region});
+            if let Some(recovered) = recovered {
+                json["region"]["recovered"] = json!(recovered);
+            }
+            Ok(Shown::new(text, json))
         }
         CtlCommand::Stores => {
             let answer = client.stores().await?;
@@ -122,6 +136,7 @@ async fn carry_out(args: &CtlArgs) -> Result<Shown, Failure> {
             Ok(Shown::new(text, json!({"region": region, "leader": store})))
         }
         CtlCommand::Check { region, all: _, repair } => check::check(client, *region, *repair).await,
+        CtlCommand::Recover { command } => recover::run(command),
         CtlCommand::Drain { store } => {
             let drained = drain::drain(&client, *store).await?;
             let text = format!("store {store} is empty: {drained}");

@@ -1,7 +1,7 @@
 //! Answers as tables for people.
 
 use crate::hex;
-use crate::serve::{CheckView, RegionView, ReplicaReport, StoresAnswer};
+use crate::serve::{CheckView, RecoveredView, RegionView, ReplicaReport, StoresAnswer};
 
 /// The regions, a line each.
 pub(crate) fn regions(regions: &[RegionView]) -> String {
@@ -20,7 +20,7 @@ pub(crate) fn regions(regions: &[RegionView]) -> String {
 }
 
 /// One region, a line for each thing that is to say.
-pub(crate) fn region(region: &RegionView) -> String {
+pub(crate) fn region(region: &RegionView, recovered: Option<&RecoveredView>) -> String {
     let mut rows = vec![
         row(["region", &region.id.to_string()]),
         row(["range", &range(region)]),
@@ -30,6 +30,16 @@ pub(crate) fn region(region: &RegionView) -> String {
     ];
     for replica in &region.replicas {
         rows.push(row(["replica", &format!("{} on store {}: {}", replica.id, replica.store, replica.role)]));
+    }
+    if let Some(RecoveredView { plan, note, dead, kept, last, .. }) = recovered {
+        let dead = dead.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        rows.push(row([
+            "recovered",
+            &format!("from entry {last} of store {kept} by plan {plan}, without store {dead}"),
+        ]));
+        if !note.is_empty() {
+            rows.push(row(["", note]));
+        }
     }
     columns(&rows)
 }
@@ -82,7 +92,7 @@ fn range(region: &RegionView) -> String {
 }
 
 /// A key as the command line takes it: text if it reads as text, else hexadecimal.
-fn key(digits: &str) -> String {
+pub(super) fn key(digits: &str) -> String {
     if digits.is_empty() {
         return String::new();
     }
@@ -107,7 +117,7 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 }
 
 /// Lines up columns; no blank is left at the end of a line.
-fn columns(rows: &[Vec<String>]) -> String {
+pub(super) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cell_len = |row: &Vec<String>, at: usize| row.get(at).map_or(0, |cell| cell.chars().count());
     let widths: Vec<usize> = (0..count).map(|at| rows.iter().map(|row| cell_len(row, at)).max().unwrap_or(0)).collect();

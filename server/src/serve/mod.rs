@@ -29,7 +29,8 @@ use tokio::task::JoinSet;
 pub(crate) use check::ReplicaCheckView;
 pub(crate) use check::{CheckRequest, CheckView, RepairRequest};
 pub(crate) use regions::{
-    ChangeKind, ChangeRequest, MergeRequest, RegionView, RegionsAnswer, ReplicasRequest, SplitRequest, StoresAnswer,
+    ChangeKind, ChangeRequest, MergeRequest, RecoveredView, RegionView, RegionsAnswer, ReplicasRequest, SplitRequest,
+    StoresAnswer,
 };
 pub(crate) use report::{LocalAnswer, LocalQuery, ReplicaReport, StatusReport};
 

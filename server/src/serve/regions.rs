@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use multiraft::recovery::RecoveryRecord;
 use multiraft::{Change, Engine, RegionDescriptor, RegionError, RegionId, StoreId, StoreStatus};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -53,6 +54,38 @@ pub(crate) struct RegionsAnswer {
     /// The store that was asked.
     pub(crate) store: u64,
     pub(crate) regions: Vec<RegionView>,
+    /// How the one region that was asked for was recovered, if its replica on the asked store remembers that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) recovered: Option<RecoveredView>,
+}
+
+/// What a region remembers of the recovery of its lost quorum.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RecoveredView {
+    /// By which plan.
+    pub(crate) plan: String,
+    /// Who, when and why.
+    pub(crate) note: String,
+    /// The stores that were given up.
+    pub(crate) dead: Vec<u64>,
+    /// The store whose replica was kept, and the last entry of it.
+    pub(crate) kept: u64,
+    pub(crate) last: u64,
+    /// The stores that had a replica before.
+    pub(crate) before: Vec<u64>,
+}
+
+impl From<RecoveryRecord> for RecoveredView {
+    fn from(record: RecoveryRecord) -> Self {
+        Self {
+            plan: record.plan.to_string(),
+            note: record.note,
+            dead: record.dead.into_iter().map(StoreId::get).collect(),
+            kept: record.store.get(),
+            last: record.last.0.get(),
+            before: record.before.replicas.iter().map(|replica| replica.store.get()).collect(),
+        }
+    }
 }
 
 /// A store, as another one sees it.
@@ -143,7 +176,7 @@ impl ChangeRequest {
 /// Answers `GET /regions`.
 pub(crate) async fn list(engine: &Engine) -> Response {
     match walk(engine, &engine.status().await).await {
-        Ok(regions) => Response::json(200, &RegionsAnswer { store: engine.store().get(), regions }),
+        Ok(regions) => Response::json(200, &RegionsAnswer { store: engine.store().get(), regions, recovered: None }),
         Err(text) => Response::text(503, format!("{text}\n")),
     }
 }
@@ -153,8 +186,14 @@ pub(crate) async fn describe(engine: &Engine, id: Option<&str>) -> Response {
     let Some(id) = id.and_then(|text| text.parse().ok()) else {
         return Response::text(400, "write it as /region?id=7\n");
     };
-    let described = engine.describe_region(RegionId(id)).await.map(|region| vec![region]);
-    answer(engine, described).await
+    match engine.describe_region(RegionId(id)).await {
+        Ok(region) => {
+            let regions = vec![view(&region, &engine.status().await)];
+            let recovered = engine.recovered(region.id).map(RecoveredView::from);
+            Response::json(200, &RegionsAnswer { store: engine.store().get(), regions, recovered })
+        }
+        Err(error) => refusal(&error),
+    }
 }
 
 /// Answers `GET /stores`.
@@ -226,7 +265,7 @@ pub(super) async fn answer(
         Ok(regions) => {
             let status = engine.status().await;
             let regions = regions.iter().map(|region| view(region, &status)).collect();
-            Response::json(200, &RegionsAnswer { store: engine.store().get(), regions })
+            Response::json(200, &RegionsAnswer { store: engine.store().get(), regions, recovered: None })
         }
         Err(error) => refusal(&error),
     }
