@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::builder::Builder;
 use crate::error::{ProposeError, ReadError, RegionError, TransferError};
 use crate::events::Events;
-use crate::logic::{AdminCommand, AdminRequest, Input, Outcome, worker_of};
+use crate::logic::{AdminCommand, AdminRequest, Input, LedCount, Outcome, worker_of};
 use crate::measure::Figures;
 use crate::options::{Consistency, ProposeOptions, ReadOptions};
 use crate::regions::Ids;
@@ -456,8 +456,8 @@ impl Engine {
         }
     }
 
-    /// Hands every region that this store leads to another store, as far as there is one that can take it, and returns how
-    /// many it still leads when that is done or the time is up. Leadership is not taken back afterwards: for use before a
+    /// Hands every region that this store leads to another store, as far as there is one that takes it, and returns how many it
+    /// still leads when that is done or the time is up. Stores that stop as well take none: then this ends at once. Leadership is not taken back afterwards: for use before a
     /// shutdown.
     pub async fn handover(&self, timeout: Duration) -> usize {
         let deadline = self.deadline(Some(timeout));
@@ -465,24 +465,26 @@ impl Engine {
             let _ = mailbox.send_reserved(Work::Input(Input::Handover));
         }
         loop {
-            let led = self.led().await;
-            if led == 0 || self.running.clock.now() >= deadline {
+            let LedCount { led, movable } = self.led().await;
+            if movable == 0 || self.running.clock.now() >= deadline {
                 return led;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    async fn led(&self) -> usize {
-        let mut led = 0;
+    async fn led(&self) -> LedCount {
+        let mut all = LedCount::default();
         for mailbox in &self.running.mailboxes {
             let (sender, receiver) = oneshot::channel();
             // A worker that stands still keeps what it leads; it is not waited for.
             if mailbox.try_send(Work::Led(sender), 0).is_ok() {
-                led += within(LED_TIMEOUT, receiver).await.and_then(Result::ok).unwrap_or(1);
+                let told = within(LED_TIMEOUT, receiver).await.and_then(Result::ok);
+                let LedCount { led, movable } = told.unwrap_or(LedCount { led: 1, movable: 1 });
+                all = LedCount { led: all.led + led, movable: all.movable + movable };
             }
         }
-        led
+        all
     }
 
     /// Why this store no longer serves, if a disk failed or a worker died.

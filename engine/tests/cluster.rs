@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use multiraft::{Consistency, ProposeError, RegionId, StateKind, StoreId};
 use support::{Cluster, append, eventually, put};
@@ -58,6 +58,27 @@ async fn acknowledged_writes_survive_the_restart_of_all_stores() {
         for engine in &engines {
             engine.shutdown().await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_that_stop_together_do_not_wait_for_each_other() {
+    let cluster = Cluster::new(3, 12);
+    let engines = cluster.start_all().await;
+    for n in 0..12 {
+        let key = format!("key{:03}", n * 1000 / 12);
+        let region = engines[0].region_for(key.as_bytes()).unwrap().id;
+        engines[0].propose(region, put(&key, "kept")).await.unwrap();
+    }
+    let begun = Instant::now();
+    // Each takes nothing over from the moment on at which it gives away.
+    let left = tokio::join!(engines[0].handover(LIMIT), engines[1].handover(LIMIT), engines[2].handover(LIMIT));
+    assert!(begun.elapsed() < LIMIT / 4, "{:?}: {left:?}", begun.elapsed());
+    // Those that they could not get rid of are led on.
+    let value = engines[1].read_key("key000", "key000", Consistency::Linearizable).await.unwrap();
+    assert_eq!(value, "kept");
+    for engine in &engines {
+        engine.shutdown().await;
     }
 }
 

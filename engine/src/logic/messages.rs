@@ -9,7 +9,7 @@ use multiraft_raft::{
 use multiraft_router::SlotKey;
 use multiraft_transport::{Beat, BeatReply, PeerMessage, RaftMessage};
 
-use crate::logic::upkeep::{SETTLE, SETTLE_AFTER_ABORT};
+use crate::logic::upkeep::{SETTLE, SETTLE_AFTER_ABORT, UNWILLING_FOR};
 use crate::logic::worker::Worker;
 use crate::logic::{LaneKind, Notice, Outcome};
 
@@ -90,15 +90,14 @@ impl<R> Worker<R> {
             }
             return self.on_stranger(from, region, message, descriptor);
         }
-        // What this store gives away it does not take back.
-        let takes_none = self.upkeep.takes_none();
         let here = self.region_mut(key);
         if message.to != here.group.id() || here.store_of(message.from).is_some_and(|store| store != from) {
             return;
         }
-        if takes_none && message.body == Body::TimeoutNow {
+        if message.body == Body::TimeoutNow && self.settle_offer(now, key, from, &message) {
             return;
         }
+        let here = self.region_mut(key);
         here.note_speaker(message.from, from);
         if let Body::AppendReply(AppendOutcome::Accepted { match_index }) = message.body
             && !here.touched
@@ -108,6 +107,29 @@ impl<R> Worker<R> {
         }
         here.group.handle_message(now, message);
         self.touch(key);
+    }
+
+    /// Leadership is offered to a store that takes none, or an offer has come back: a store that takes none sends it back. Says
+    /// whether that was so.
+    fn settle_offer(&mut self, now: Time, key: SlotKey, from: StoreId, offer: &Message) -> bool {
+        // What this store gives away it does not take back.
+        let takes_none = self.upkeep.takes_none();
+        let group = &mut self.region_mut(key).group;
+        let (own, term) = (group.id(), group.term());
+        if group.is_leader() {
+            if offer.term == term && group.on_transfer_refused(offer.from) {
+                self.peers.entry(from).unwilling_until = now.plus(UNWILLING_FOR);
+                self.upkeep.hurry();
+                self.touch(key);
+            }
+            return true;
+        }
+        // Only a leader is answered: between two that take none, nothing goes to and fro.
+        if takes_none && offer.term == term && group.leader() == Some(offer.from) {
+            let refusal = Message { from: own, to: offer.from, term, body: Body::TimeoutNow };
+            self.send_raft(key, refusal);
+        }
+        takes_none
     }
 
     /// Sends a group's message, or puts it with the heartbeats.

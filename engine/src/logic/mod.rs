@@ -54,4 +54,5 @@ pub use output::{
 };
 pub use report::{LedPage, LedRegion};
 pub use snapshot::SnapshotLimits;
+pub use upkeep::LedCount;
 pub use worker::{Worker, WorkerConfig};

@@ -30,6 +30,8 @@ pub(super) struct Peer<R> {
     pub(super) heard: Time,
     /// The append lane is full: nothing more for it until it is ready.
     pub(super) lane_full: bool,
+    /// It has sent an offered leadership back: until then it is not offered another.
+    pub(super) unwilling_until: Time,
     /// The generation at which the link was last lost.
     pub(super) lost_at: u64,
     /// Requests sent on to this store that are not answered yet.
@@ -76,6 +78,11 @@ impl<R> Peers<R> {
 
     pub(super) fn is_up(&self, store: StoreId) -> bool {
         self.get(store).is_some_and(|peer| peer.up.is_some())
+    }
+
+    /// Whether there is a link to a store that, as far as is known, takes leaderships over.
+    pub(super) fn takes_leaders(&self, store: StoreId, now: Time) -> bool {
+        self.get(store).is_some_and(|peer| peer.up.is_some() && now >= peer.unwilling_until)
     }
 
     /// Whether there is a link, and something came over it within `silence`: a link outlives the process at its other end for
@@ -125,6 +132,7 @@ impl<R> Peers<R> {
             peer.lost_at = generation;
         }
         peer.lane_full = false;
+        peer.unwilling_until = Time::ZERO;
         let orphans = if peer.lost_at == generation { peer.forwards.take_all() } else { Vec::new() };
         peer.up = up;
         self.count_full();
@@ -146,6 +154,7 @@ impl<R> Peer<R> {
             up: None,
             heard: Time::ZERO,
             lane_full: false,
+            unwilling_until: Time::ZERO,
             lost_at: 0,
             forwards: Forwards::new(first_request),
             control: Vec::new(),

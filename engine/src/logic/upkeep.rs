@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use multiraft_raft::{LogIndex, RegionId, Time};
+use multiraft_raft::{LogIndex, RegionId, Replica, Time};
 use multiraft_router::SlotKey;
 
 use crate::apply::FIRST_INDEX;
@@ -22,10 +22,22 @@ const TRANSFERS_PER_ROUND: usize = 64;
 /// that took over before it knew could not apply its term's first entry, and would keep readers waiting for that.
 const FULL_FOR: Duration = Duration::from_millis(500);
 
+/// How long a store that takes no leaderships over, because it stops or its disk is full, is offered none.
+pub(super) const UNWILLING_FOR: Duration = Duration::from_secs(2);
+
 /// How long a new leader stays before it hands over for balance.
 pub(super) const SETTLE: Duration = Duration::from_secs(3);
 /// How long a leader stays whose hand-over came to nothing.
 pub(super) const SETTLE_AFTER_ABORT: Duration = Duration::from_secs(60);
+
+/// How many regions a worker leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LedCount {
+    /// All of them.
+    pub led: usize,
+    /// Those that another store could lead.
+    pub movable: usize,
+}
 
 /// Where the next round goes on.
 #[derive(Debug)]
@@ -87,6 +99,11 @@ impl Upkeep {
     /// From now on, leadership is given away and not taken back.
     pub(super) fn start_handover(&mut self) {
         self.handover = true;
+        self.hurry();
+    }
+
+    /// The next round is due at once.
+    pub(super) fn hurry(&mut self) {
         self.next = Time::ZERO;
     }
 }
@@ -171,17 +188,11 @@ impl<R> Worker<R> {
         let own = self.config.store;
         let region = self.region(key);
         let target = if self.upkeep.gives_away(now) {
-            let caught_up = |id| region.group.match_index(id);
-            let others = region.descriptor().replicas.iter();
-            others
-                .filter(|replica| replica.store != own && replica.role == multiraft_raft::Role::Voter)
-                .filter(|replica| self.peers.is_up(replica.store) && !region.merge.fenced.contains(replica.id))
-                .max_by_key(|replica| caught_up(replica.id))
-                .copied()
+            self.successors(now, key).max_by_key(|replica| region.group.match_index(replica.id)).copied()
         } else if self.config.balance_leaders && !self.upkeep.takes_none() && now >= region.settled {
             region
                 .preferred()
-                .filter(|replica| replica.store != own && self.peers.is_up(replica.store))
+                .filter(|replica| replica.store != own && self.peers.takes_leaders(replica.store, now))
                 .filter(|replica| !region.merge.fenced.contains(replica.id))
                 .filter(|replica| region.group.match_index(replica.id) == Some(region.group.last_index()))
                 .copied()
@@ -198,10 +209,23 @@ impl<R> Worker<R> {
         started
     }
 
+    /// The voters on other stores that may lead a region in this store's place, as far as is known.
+    fn successors(&self, now: Time, key: SlotKey) -> impl Iterator<Item = &Replica> {
+        let (own, region) = (self.config.store, self.region(key));
+        let voters = region.descriptor().replicas.iter().filter(|replica| replica.role == multiraft_raft::Role::Voter);
+        voters
+            .filter(move |replica| replica.store != own && !region.merge.fenced.contains(replica.id))
+            .filter(move |replica| self.peers.takes_leaders(replica.store, now))
+    }
+
     /// How many regions this worker leads.
     #[must_use]
-    pub fn led(&self) -> usize {
-        self.regions.iter().filter(|(_, region)| region.group.is_leader()).count()
+    pub fn led(&self) -> LedCount {
+        let led = self.regions.iter().filter(|(_, region)| region.group.is_leader()).map(|(key, _)| key);
+        led.fold(LedCount::default(), |count, key| LedCount {
+            led: count.led + 1,
+            movable: count.movable + usize::from(self.successors(self.now, key).next().is_some()),
+        })
     }
 
     /// What these regions have applied up to these indexes is durable: their logs are cut where it pays.

@@ -14,8 +14,8 @@ use crate::assembly::FENCED_REASON;
 use crate::directory::Directory;
 use crate::events::{Event, EventSender};
 use crate::logic::{
-    BeatMerger, Counters, FetchTask, Input, LedPage, LocateTask, Notice, Outcome, ReplyTo, TurnOutput, Worker,
-    split_by_worker, wire_outcome, worker_of,
+    BeatMerger, Counters, FetchTask, Input, LedCount, LedPage, LocateTask, Notice, Outcome, ReplyTo, TurnOutput,
+    Worker, split_by_worker, wire_outcome, worker_of,
 };
 use crate::shell::Completion;
 use crate::shell::apply::ApplyWork;
@@ -50,7 +50,7 @@ pub(crate) enum Work {
         sender: oneshot::Sender<LedPage>,
     },
     /// How many regions does this worker lead?
-    Led(oneshot::Sender<usize>),
+    Led(oneshot::Sender<LedCount>),
 }
 
 /// What a worker tells of itself.

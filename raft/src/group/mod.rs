@@ -168,6 +168,12 @@ impl<P: FlushProof> Group<P> {
         self.core.transfer_leader(now, to)
     }
 
+    /// The replica that leadership was to go to says that it takes none. Gives that transfer up at once, and says whether there
+    /// was one.
+    pub fn on_transfer_refused(&mut self, by: ReplicaId) -> bool {
+        self.core.on_transfer_refused(by)
+    }
+
     /// Campaigns at once, if this replica may; with a pre-vote first, if that is configured.
     pub fn campaign(&mut self, now: Time) {
         self.core.campaign(now, false);

@@ -1,7 +1,7 @@
 //! Handing leadership over (dissertation, section 3.10).
 //!
 //! While a transfer is open the leader takes no proposals, brings the target up to its own last entry, and then asks it to
-//! campaign at once. After one election timeout it gives up and goes on leading.
+//! campaign at once. After one election timeout, or if the target refuses, it gives up and goes on leading.
 
 use super::core::{Core, Effect, RoleState};
 use super::error::TransferRefused;
@@ -50,6 +50,16 @@ impl Core {
             leader.asked_to_campaign = true;
             self.send(to, Body::TimeoutNow);
         }
+    }
+
+    /// The target takes no leadership over. Whether there was a transfer to it that is given up now.
+    pub(crate) fn on_transfer_refused(&mut self, by: ReplicaId) -> bool {
+        let RoleState::Leader(leader) = &mut self.role else { return false };
+        if leader.transfer.take_if(|open| open.to == by).is_none() {
+            return false;
+        }
+        self.effects.push(Effect::Event(Event::TransferAborted { to: by }));
+        true
     }
 
     /// Gives the transfer up if its time is over or its target can no longer lead.

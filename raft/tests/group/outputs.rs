@@ -435,3 +435,17 @@ fn woken_group_waits_anew() {
     leader.group.handle_deadline(leader.now);
     assert!(leader.group.is_leader(), "its followers were not asked for an hour, so their silence means nothing");
 }
+
+#[test]
+fn a_refused_transfer_is_given_up_at_once_and_proposals_go_on() {
+    let mut hand = Hand::leader(Options::default(), 3);
+    hand.group.transfer_leader(NOW, id(2)).unwrap();
+    assert_eq!(hand.turn().messages, [from_me(2, 2, Body::TimeoutNow)]);
+    assert!(!hand.group.on_transfer_refused(id(3)), "it was not asked");
+    assert!(hand.group.on_transfer_refused(id(2)));
+    assert!(!hand.group.on_transfer_refused(id(2)), "that one is over");
+    let out = hand.turn();
+    assert_eq!((out.messages, out.events), (vec![], vec![Event::TransferAborted { to: id(2) }]));
+    assert_eq!(hand.propose(&["a"]), x(7));
+    hand.group.transfer_leader(NOW, id(3)).unwrap();
+}
