@@ -1,10 +1,13 @@
 //! Which regions there are, by id and by key, as this store knows it.
+//!
+//! Regions that were absorbed are forgotten, so that memory follows the number of those that there are. A split leaves a region its
+//! first key and a merge takes nothing from it, so one whose first key has another owner, of a later version, is no more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use multiraft_raft::{KeyRange, RegionDescriptor, RegionId};
-use multiraft_router::{Address, RangeMap, RegionMap};
+use multiraft_router::{Address, RangeMap, RegionMap, Route};
 
 use crate::logic::RegionHandle;
 
@@ -14,18 +17,55 @@ pub(crate) struct Directory {
     ranges: RangeMap,
     /// Where the replicas of this store live.
     addresses: RegionMap,
-    descriptors: RwLock<BTreeMap<RegionId, Arc<RegionDescriptor>>>,
+    known: RwLock<Known>,
+}
+
+/// Regions by id.
+#[derive(Debug)]
+struct Known {
+    descriptors: BTreeMap<RegionId, Arc<RegionDescriptor>>,
+    /// With more than these it is looked for such as are no more.
+    enough: usize,
+}
+
+/// With fewer regions it is not worth while to look for such as are no more.
+const FEW: usize = 256;
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { descriptors: BTreeMap::new(), enough: FEW }
+    }
+}
+
+impl Known {
+    fn update(&mut self, descriptor: &Arc<RegionDescriptor>) {
+        let entry = self.descriptors.entry(descriptor.id).or_insert_with(|| Arc::clone(descriptor));
+        if entry.epoch.is_behind(descriptor.epoch) {
+            *entry = Arc::clone(descriptor);
+        }
+    }
+
+    /// Forgets regions that are no more, once as many have come as were left the last time.
+    fn tidy(&mut self, ranges: &RangeMap) {
+        if self.descriptors.len() <= self.enough {
+            return;
+        }
+        self.descriptors.retain(|id, known| {
+            let is_older = |owner: &Route| owner.region != *id && owner.epoch.version > known.epoch.version;
+            // The root region owns no keys.
+            *id == RegionId::ROOT || !ranges.lookup(&known.range.start).as_ref().is_some_and(is_older)
+        });
+        self.enough = (self.descriptors.len() * 2).max(FEW);
+    }
 }
 
 impl Directory {
     /// Takes news of a region; older news than what is known is dropped.
     pub(crate) fn update(&self, descriptor: &Arc<RegionDescriptor>) {
         self.ranges.update(descriptor);
-        let mut known = self.descriptors.write().unwrap_or_else(PoisonError::into_inner);
-        let entry = known.entry(descriptor.id).or_insert_with(|| Arc::clone(descriptor));
-        if entry.epoch.is_behind(descriptor.epoch) {
-            *entry = Arc::clone(descriptor);
-        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.update(descriptor);
+        known.tidy(&self.ranges);
     }
 
     /// A replica lives on this worker from now on.
@@ -46,13 +86,9 @@ impl Directory {
     /// Takes the news of a split: no reader sees only a part of it.
     pub(crate) fn update_all(&self, parts: &[Arc<RegionDescriptor>]) {
         {
-            let mut known = self.descriptors.write().unwrap_or_else(PoisonError::into_inner);
-            for part in parts {
-                let entry = known.entry(part.id).or_insert_with(|| Arc::clone(part));
-                if entry.epoch.is_behind(part.epoch) {
-                    *entry = Arc::clone(part);
-                }
-            }
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            parts.iter().for_each(|part| known.update(part));
+            known.tidy(&self.ranges);
         }
         // Last: a key is looked up here first, and then the region by its id.
         self.ranges.update_all(parts.iter().map(Arc::as_ref));
@@ -60,12 +96,14 @@ impl Directory {
 
     /// A region by id.
     pub(crate) fn get(&self, region: RegionId) -> Option<Arc<RegionDescriptor>> {
-        self.descriptors.read().unwrap_or_else(PoisonError::into_inner).get(&region).cloned()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).descriptors.get(&region).cloned()
     }
 
     /// The region that owns a key.
     pub(crate) fn lookup(&self, key: &[u8]) -> Option<Arc<RegionDescriptor>> {
-        self.get(self.ranges.lookup(key)?.region)
+        let found = self.get(self.ranges.lookup(key)?.region);
+        // It may have been absorbed, and forgotten, between the two: then the key has another owner.
+        found.or_else(|| self.get(self.ranges.lookup(key)?.region))
     }
 
     /// All regions that own keys, in key order.
@@ -78,4 +116,52 @@ impl Directory {
 fn address(worker: usize, handle: RegionHandle) -> Address {
     let worker = u32::try_from(worker).expect("invariant: at most 256 workers");
     Address { worker, slot: handle.slot, generation: handle.generation }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use multiraft_raft::RegionEpoch;
+
+    use super::*;
+
+    fn region(id: u64, (start, end): (u64, u64), version: u64) -> Arc<RegionDescriptor> {
+        let key = |number: u64| Bytes::copy_from_slice(&number.to_be_bytes());
+        let range = KeyRange { start: key(start), end: key(end) };
+        let epoch = RegionEpoch { conf_version: 1, version };
+        Arc::new(RegionDescriptor { id: RegionId(id), range, epoch, replicas: Vec::new() })
+    }
+
+    #[test]
+    fn regions_that_were_absorbed_are_forgotten() {
+        let directory = Directory::default();
+        directory.update(&region(1, (0, 0), 1));
+        directory.update(&region(2, (0, 100), 1));
+        let first_child = 3;
+        for round in 0..10_000 {
+            // Region 2 splits, and absorbs its child again.
+            let (child, version) = (first_child + round, 2 * round + 2);
+            directory.update_all(&[region(2, (0, 50), version), region(child, (50, 100), version)]);
+            assert_eq!(directory.in_key_order().len(), 2);
+            directory.update(&region(2, (0, 100), version + 1));
+        }
+        let known = directory.known.read().unwrap().descriptors.len();
+        assert!(known <= 2 * FEW, "{known}");
+        let last = region(2, (0, 100), 20_001);
+        assert_eq!(directory.get(RegionId(2)), Some(Arc::clone(&last)));
+        assert_eq!(directory.in_key_order(), [last]);
+        assert!(directory.get(RegionId::ROOT).is_some(), "it owns no keys, and is there");
+        assert_eq!(directory.get(RegionId(first_child)), None);
+    }
+
+    #[test]
+    fn regions_that_there_are_stay_known_however_many() {
+        let directory = Directory::default();
+        for id in 2..2_000 {
+            directory.update(&region(id, (id, id + 1), 5));
+        }
+        // Old news of one that has given keys away since.
+        directory.update(&region(7, (7, 100), 4));
+        assert!((2..2_000).all(|id| directory.get(RegionId(id)).is_some()));
+    }
 }
