@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
-    Applied, ApplyTask, Input, KeptSnapshot, RegionHandle, SnapshotLimits, SnapshotTask, TurnOutput, Worker,
-    WorkerConfig,
+    Applied, ApplyTask, Input, KeptSnapshot, MergeState, RegionHandle, SnapshotInstalled, SnapshotLimits, SnapshotTask,
+    TurnOutput, Worker, WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RaftOptions, RegionDescriptor, RegionId, StoreId};
 use multiraft_raft::{AppendOutcome, Body, Message, ReplicaId, Term, Time};
@@ -48,6 +48,8 @@ struct Store {
     /// What the worker wants done about snapshots, and what it has told store 3.
     tasks: Vec<SnapshotTask>,
     told: Vec<SnapshotMessage>,
+    /// How often the applier was asked to install a snapshot.
+    installs: usize,
     /// What store 3 has, as it tells.
     third_has: LogIndex,
     is_third_up: bool,
@@ -67,7 +69,8 @@ impl Store {
         };
         let worker = Worker::new(config, recovered.token(0), &[empty_start(Arc::clone(&descriptor))], Time::ZERO);
         let (tasks, told, third_has) = (Vec::new(), Vec::new(), LogIndex::ZERO);
-        let mut store = Self { worker, log, now: Time::ZERO, descriptor, tasks, told, third_has, is_third_up: false };
+        let (now, installs, is_third_up) = (Time::ZERO, 0, false);
+        let mut store = Self { worker, log, now, descriptor, tasks, told, installs, third_has, is_third_up };
         store.link(StoreId(2), true);
         store.link(THIRD, true);
         store
@@ -142,6 +145,7 @@ impl Store {
             let batch = LogBatch { ticket: out.ticket, records: std::mem::take(&mut out.log) };
             inputs.extend(self.log.commit(vec![batch]).unwrap().into_iter().map(|token| Input::Flushed { token }));
         }
+        self.installs += out.apply.iter().filter(|task| matches!(task, ApplyTask::Install { .. })).count();
         let applied: Vec<Applied> = out.apply.iter().filter_map(applied).collect();
         if !applied.is_empty() {
             inputs.push(Input::Applied(applied));
@@ -479,6 +483,36 @@ impl Store {
     fn lost(&mut self, transfer: u64, kept: Option<KeptSnapshot>) {
         self.run(vec![Input::SnapshotLost { from: StoreId(2), transfer, kept }]);
     }
+
+    /// What the stream of a transfer begins with.
+    fn header(&self, transfer: u64) -> SnapshotHeader {
+        SnapshotHeader {
+            absorbed: Bytes::from_static(&[1, 0]),
+            transfer,
+            region: REGION,
+            to: ReplicaId(1),
+            index: LogIndex(500),
+            index_term: Term(1),
+            descriptor: Arc::clone(&self.descriptor),
+            first_chunk: 0,
+            capture: capture(transfer),
+        }
+    }
+
+    /// A snapshot is offered, and arrives whole.
+    fn receive(&mut self, transfer: u64) {
+        assert_eq!(self.offered(transfer, None), SnapshotStep::Accept { first_chunk: 0 });
+        let header = self.header(transfer);
+        self.run(vec![Input::SnapshotReceived { from: StoreId(2), header }]);
+    }
+
+    /// The applier could not install it yet; or has.
+    fn tried(&mut self, transfer: u64, installed: bool) {
+        let (handle, from, header, merge) = (self.handle(), StoreId(2), self.header(transfer), MergeState::default());
+        let waits = !installed;
+        let done = SnapshotInstalled { handle, from, header, installed, waits, merge, covered: Vec::new() };
+        self.run(vec![Input::SnapshotInstalled(done)]);
+    }
 }
 
 fn expect(transfer: u64) -> SnapshotTask {
@@ -546,20 +580,47 @@ fn a_new_offer_of_the_same_leader_ends_its_earlier_transfer() {
     assert_eq!(store.offered(2, None), SnapshotStep::Refuse { retry_after_ms: 200 });
     assert_eq!(store.tasks(), [expect(1), SnapshotTask::Cancel { from: Some(StoreId(2)), transfer: 1 }]);
     // It had just become whole when it was given up.
-    let header = SnapshotHeader {
-        absorbed: Bytes::from_static(&[1, 0]),
-        transfer: 1,
-        region: REGION,
-        to: ReplicaId(1),
-        index: LogIndex(500),
-        index_term: Term(1),
-        descriptor: Arc::clone(&store.descriptor),
-        first_chunk: 0,
-        capture: capture(1),
-    };
+    let header = store.header(1);
     let from = StoreId(2);
     store.run(vec![Input::SnapshotReceived { from, header: header.clone() }]);
     assert_eq!(store.tasks(), [SnapshotTask::Discard { from, header }]);
     assert_eq!(store.told(), [SnapshotStep::Finished { installed: false }]);
     assert_eq!(store.offered(3, None), SnapshotStep::Accept { first_chunk: 0 });
+}
+
+#[test]
+fn a_snapshot_that_waits_for_another_region_is_installed_a_moment_later_and_not_sent_again() {
+    let mut store = Store::follower(limits());
+    store.receive(1);
+    for tries in 1..=10 {
+        assert_eq!(store.installs, tries);
+        store.tried(1, false);
+        assert_eq!((store.told(), store.installs), (vec![], tries), "not before a moment has passed");
+        store.wait(STEP);
+    }
+    store.tried(1, true);
+    assert_eq!(store.told(), [SnapshotStep::Finished { installed: true }]);
+    assert_eq!(store.tasks(), [expect(1)], "it is kept meanwhile");
+    assert_eq!(store.worker.counters().snapshots_installed, 1);
+}
+
+#[test]
+fn a_snapshot_that_waits_for_too_long_or_for_a_newer_one_is_given_up() {
+    let mut store = Store::follower(limits());
+    let discard = |store: &Store, transfer| SnapshotTask::Discard { from: StoreId(2), header: store.header(transfer) };
+    store.receive(1);
+    store.tried(1, false);
+    store.wait(Duration::from_secs(6));
+    store.tried(1, false);
+    assert_eq!(store.told(), [SnapshotStep::Finished { installed: false }]);
+    assert_eq!(store.tasks(), [expect(1), discard(&store, 1)]);
+    // A new one takes the place of one that waits, at once.
+    store.receive(2);
+    store.tried(2, false);
+    store.tasks();
+    store.receive(3);
+    assert_eq!(store.tasks(), [discard(&store, 2), expect(3)]);
+    let installs = store.installs;
+    store.wait(STEP * 10);
+    assert_eq!(store.installs, installs, "nothing waits");
 }

@@ -13,6 +13,7 @@ mod changes;
 mod decide;
 mod digest;
 mod foresee;
+mod install;
 mod own;
 mod record;
 mod recover;
@@ -29,12 +30,12 @@ use multiraft_transport::SnapshotHeader;
 
 use crate::apply::backend::Form;
 use crate::apply::barred::Barred;
-use crate::apply::catalogue::{Catalogue, Clearance, Entries};
+use crate::apply::catalogue::{Catalogue, Entries};
 use crate::apply::decide::is_admin;
 use crate::apply::decide::wanted_source;
-use crate::logic::{ApplyTask, RegionChange, RegionHandle, SnapshotInstalled};
+use crate::logic::{ApplyTask, RegionChange, RegionHandle};
 use crate::measure::Tallies;
-use crate::region::merge::{Absorbed, MergeState};
+use crate::region::merge::MergeState;
 use crate::snapshots::SnapshotFiles;
 
 pub use backend::{AppliedRegion, Backend};
@@ -183,11 +184,7 @@ impl Applier {
         }
         match tasks.pop_front() {
             Some(ApplyTask::Install { handle, from, header }) => {
-                let done = self.install(received, from, &header)?;
-                received.discard(from, &header);
-                let installed = done.is_some();
-                let (merge, covered) = done.unwrap_or_default();
-                out.installed.push(SnapshotInstalled { handle, from, header, installed, merge, covered });
+                out.installed.push(self.install(received, handle, from, header)?);
             }
             Some(ApplyTask::Forget { region }) => {
                 self.regions.remove(&region);
@@ -396,55 +393,6 @@ impl Applier {
             Err(StateError::NoSpace { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    fn install(
-        &mut self,
-        received: &dyn ReceivedSnapshots,
-        from: StoreId,
-        header: &SnapshotHeader,
-    ) -> Result<Option<(MergeState, Vec<Tombstone>)>, ApplyError> {
-        let mut entries = self.catalogue.lock();
-        let Some(absorbed) = Absorbed::decode(&header.absorbed) else {
-            tracing::error!(region = %header.region, "a received snapshot does not tell what its region has absorbed");
-            return Ok(None);
-        };
-        let covered = match entries.clearance(&header.descriptor, &absorbed) {
-            Clearance::Clear(covered) => covered,
-            clearance => {
-                tracing::info!(region = %header.region, ?clearance, "a received snapshot is not installed");
-                return Ok(None);
-            }
-        };
-        let tombstones: Vec<Tombstone> = covered
-            .iter()
-            .map(|state| entries.tombstone_of(state.id, state, Cause::Merged, Default::default()))
-            .collect();
-        let merge = match &mut self.form {
-            Form::Shared(shared) => {
-                shared.install(&mut self.regions, received, from, header, (&covered, &tombstones))?
-            }
-            Form::Own(own) => own::install(own, &mut self.regions, received, from, header, &covered),
-        };
-        let Some(merge) = merge else { return Ok(None) };
-        for tombstone in &tombstones {
-            entries.bury(tombstone.descriptor.id, tombstone.clone());
-            self.regions.remove(&tombstone.descriptor.id);
-        }
-        if let Some(files) = self.files.as_ref() {
-            // The snapshot is durable, and names them: a crash here leaves no doubt whose the keys are.
-            for tombstone in &tombstones {
-                let region = tombstone.descriptor.id;
-                files.bury(entries.tombstones(), region).map_err(|error| ApplyError::State(to_state_error(error)))?;
-            }
-        }
-        entries.set_state(Arc::clone(&header.descriptor));
-        let frozen = merge.frozen.as_ref().map(|frozen| frozen.index);
-        entries.set_merge(header.region, frozen, Arc::clone(&merge.absorbed));
-        if entries.own(&header.descriptor).is_some_and(|own| merge.fenced.contains(own)) {
-            self.barred.insert(header.region);
-        }
-        Ok(Some((merge, tombstones)))
     }
 
     /// The regions that have applied since this was last asked.

@@ -419,6 +419,8 @@ pub struct SnapshotInstalled {
     pub header: SnapshotHeader,
     /// Whether the state is durably replaced.
     pub installed: bool,
+    /// It cannot be installed before another region here has gone on: it is still with the driver, to be tried again.
+    pub waits: bool,
     /// How the region, as the snapshot has it, stands with merges.
     pub merge: MergeState,
     /// What is left of replicas that went with it: their regions were absorbed by this one.

@@ -4,6 +4,7 @@
 //! `SnapshotTask::Cancel` at once; until then it counts against the limit, and its region takes no other snapshot.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use multiraft_raft::{LogIndex, Membership, RegionId, StoreId, Term, Time};
 use multiraft_router::SlotKey;
@@ -17,6 +18,12 @@ use crate::logic::{LaneKind, Notice, Outcome, RegionHandle, SnapshotInstalled, S
 /// How long a refused offer waits.
 const RETRY_AFTER_MS: u32 = 200;
 
+/// How often it is tried to install one that waits for another region: a parent that has not split here yet, a region that
+/// has not heard of its end. That is a matter of a moment as a rule, while another transfer would take its time.
+const INSTALL_RETRY: Duration = Duration::from_millis(20);
+/// How long it is tried. Then the sender has to come again.
+const INSTALL_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Snapshots on their way into one worker's regions.
 #[derive(Debug)]
 pub(super) struct Receiving {
@@ -26,10 +33,24 @@ pub(super) struct Receiving {
     pub(super) installs: Vec<(RegionHandle, StoreId, SnapshotHeader)>,
 }
 
+/// A snapshot that is here as a whole and waits for another region. It takes nobody's place: those of the region that it waits
+/// for come beside it.
+#[derive(Debug)]
+struct Waiting {
+    handle: RegionHandle,
+    header: SnapshotHeader,
+    /// When it is tried again.
+    next: Time,
+    /// When it is given up.
+    until: Time,
+}
+
 #[derive(Debug)]
 struct Incoming {
     key: SlotKey,
     stage: Stage,
+    /// It had to wait, and perhaps has to.
+    waiting: Option<Box<Waiting>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +61,8 @@ enum Stage {
     Cancelled,
     /// Whole. That ends by itself.
     Installing,
+    /// Whole, and to be installed later.
+    Waiting,
 }
 
 /// The first chunks of a snapshot.
@@ -58,6 +81,10 @@ enum Verdict {
 impl Receiving {
     pub(super) fn new() -> Self {
         Self { active: BTreeMap::new(), partial: Kept::new(), installs: Vec::new() }
+    }
+
+    fn count(&self, is_meant: impl Fn(Stage) -> bool) -> usize {
+        self.active.values().filter(|incoming| is_meant(incoming.stage)).count()
     }
 
     fn names(&self, is_meant: impl Fn(StoreId, &Incoming) -> bool) -> Vec<(StoreId, u64)> {
@@ -89,7 +116,7 @@ impl<R> Worker<R> {
         }
         let receiving = &self.transfers.receiving;
         let is_busy = receiving.active.values().any(|incoming| incoming.key == key);
-        if is_busy || receiving.active.len() >= self.config.snapshots_at_once {
+        if is_busy || receiving.count(|stage| stage != Stage::Waiting) >= self.config.snapshots_at_once {
             return SnapshotStep::Refuse { retry_after_ms: RETRY_AFTER_MS };
         }
         let first_chunk = match self.transfers.receiving.partial.remove(region) {
@@ -102,14 +129,21 @@ impl<R> Worker<R> {
         };
         self.counters.snapshots_taken_up += u64::from(first_chunk > 0);
         let stage = Stage::Expected(now.plus(self.config.snapshots.step_timeout));
-        self.transfers.receiving.active.insert((from, transfer), Incoming { key, stage });
+        self.transfers.receiving.active.insert((from, transfer), Incoming { key, stage, waiting: None });
         self.transfers.tasks.push(SnapshotTask::Expect { from, transfer, region });
         SnapshotStep::Accept { first_chunk }
     }
 
-    /// Gives up what is still expected; that it has ended is told later.
+    /// Gives up what is still expected; that it has ended is told later. What waits is dropped.
     fn cancel_incoming(&mut self, name: (StoreId, u64)) {
-        let incoming = self.transfers.receiving.active.get_mut(&name);
+        let active = &mut self.transfers.receiving.active;
+        if active.get(&name).is_some_and(|incoming| incoming.stage == Stage::Waiting) {
+            if let Some(Waiting { header, .. }) = active.remove(&name).and_then(|gone| gone.waiting).map(|gone| *gone) {
+                self.transfers.tasks.push(SnapshotTask::Discard { from: name.0, header });
+            }
+            return;
+        }
+        let incoming = active.get_mut(&name);
         if let Some(incoming) = incoming.filter(|incoming| matches!(incoming.stage, Stage::Expected(_))) {
             incoming.stage = Stage::Cancelled;
             self.transfers.tasks.push(SnapshotTask::Cancel { from: Some(name.0), transfer: name.1 });
@@ -224,8 +258,15 @@ impl<R> Worker<R> {
 
     /// The state was replaced, durably; now the group's log begins after it.
     pub(in crate::logic) fn on_snapshot_installed(&mut self, now: Time, done: SnapshotInstalled) {
-        let SnapshotInstalled { handle, from, header, installed, merge, covered } = done;
+        if done.waits && self.put_off(now, &done) {
+            return;
+        }
+        let SnapshotInstalled { handle, from, header, installed, waits, merge, covered } = done;
         self.pass_on_absorbed(covered);
+        if waits {
+            tracing::info!(region = %header.region, "a received snapshot could not be installed in time");
+            self.transfers.tasks.push(SnapshotTask::Discard { from, header: header.clone() });
+        }
         self.transfers.receiving.active.remove(&(from, header.transfer));
         let Some(key) = self.live(handle) else { return };
         if installed {
@@ -250,6 +291,34 @@ impl<R> Worker<R> {
         self.tell_finished(key, from, header.transfer, installed);
     }
 
+    /// A snapshot has to wait for another region; says whether it may.
+    fn put_off(&mut self, now: Time, done: &SnapshotInstalled) -> bool {
+        let is_full = self.transfers.receiving.count(|stage| stage == Stage::Waiting) >= self.config.snapshots_at_once;
+        let is_live = self.live(done.handle).is_some();
+        let Some(incoming) = self.transfers.receiving.active.get_mut(&(done.from, done.header.transfer)) else {
+            return false;
+        };
+        let until = incoming.waiting.as_ref().map_or(now.plus(INSTALL_PATIENCE), |waiting| waiting.until);
+        if is_full || !is_live || now >= until {
+            return false;
+        }
+        incoming.stage = Stage::Waiting;
+        let (handle, header, next) = (done.handle, done.header.clone(), now.plus(INSTALL_RETRY));
+        incoming.waiting = Some(Box::new(Waiting { handle, header, next, until }));
+        true
+    }
+
+    /// Tries again to install what waits.
+    fn resume_waiting(&mut self, now: Time) {
+        let Receiving { active, installs, .. } = &mut self.transfers.receiving;
+        for ((from, _), incoming) in active.iter_mut().filter(|(_, incoming)| incoming.stage == Stage::Waiting) {
+            if let Some(waiting) = incoming.waiting.as_ref().filter(|waiting| waiting.next <= now) {
+                incoming.stage = Stage::Installing;
+                installs.push((waiting.handle, *from, waiting.header.clone()));
+            }
+        }
+    }
+
     /// Commands proposed here that a snapshot covers: whether they are in it cannot be told.
     fn forget_covered(&mut self, key: SlotKey, index: LogIndex) {
         let Some(waiting) = self.region_mut(key).busy.as_mut() else { return };
@@ -262,13 +331,15 @@ impl<R> Worker<R> {
 
     /// The link to a peer changed: what was to come over the old one will not.
     pub(super) fn on_link_incoming(&mut self, peer: StoreId) {
-        for name in self.transfers.receiving.names(|from, _| from == peer) {
+        // What is here as a whole is of use without a link as well.
+        for name in self.transfers.receiving.names(|from, incoming| from == peer && incoming.stage != Stage::Waiting) {
             self.cancel_incoming(name);
         }
     }
 
-    /// Gives up what takes too long, and what was kept for too long.
+    /// Goes on with what waits, gives up what takes too long, and what was kept for too long.
     pub(super) fn expire_incoming(&mut self, now: Time) {
+        self.resume_waiting(now);
         let is_late = |incoming: &Incoming| matches!(incoming.stage, Stage::Expected(until) if until <= now);
         for name in self.transfers.receiving.names(|_, incoming| is_late(incoming)) {
             self.cancel_incoming(name);
