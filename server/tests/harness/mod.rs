@@ -2,10 +2,11 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub(crate) struct Cluster {
     dir: TempDir,
     pub(crate) stores: Vec<Store>,
     extra: Vec<String>,
+    /// What stores say on stderr goes to a file of each in the directory, which stays if the test fails.
+    keeps_logs: bool,
 }
 
 impl Cluster {
@@ -78,7 +81,25 @@ impl Cluster {
         let made = run(&["certs", "--out", certs.to_str().unwrap(), "--stores", &stores.to_string()]);
         assert!(made.status.success(), "{made:?}");
         let stores = (1..=stores).map(place).collect();
-        Self { dir, stores, extra: extra.iter().map(|text| (*text).to_owned()).collect() }
+        Self { dir, stores, extra: extra.iter().map(|text| (*text).to_owned()).collect(), keeps_logs: false }
+    }
+
+    /// From now on, what stores say goes to files.
+    pub(crate) fn keep_logs(&mut self) {
+        self.keeps_logs = true;
+    }
+
+    /// No store has panicked, as far as the files tell.
+    pub(crate) fn check_logs(&self) {
+        for at in 0..self.stores.len() {
+            let said = std::fs::read_to_string(self.log_file(at)).unwrap();
+            let found = said.lines().find(|line| line.contains("panicked at") || line.contains("assertion"));
+            assert_eq!(found, None, "store {}", at + 1);
+        }
+    }
+
+    fn log_file(&self, at: usize) -> PathBuf {
+        self.path().join(format!("store-{}.log", self.stores[at].id))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -120,7 +141,12 @@ impl Cluster {
     }
 
     pub(crate) fn spawn_with(&mut self, at: usize, arguments: &[&str]) {
-        let child = multiraft().args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut command = multiraft();
+        if self.keeps_logs {
+            let file = OpenOptions::new().create(true).append(true).open(self.log_file(at)).unwrap();
+            command.stderr(file);
+        }
+        let child = command.args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         self.stores[at].child = Some(child);
     }
 
@@ -152,6 +178,11 @@ impl Cluster {
         child.wait().unwrap();
     }
 
+    /// How a store has ended that nobody told to; `None` while it runs.
+    pub(crate) fn has_ended(&mut self, at: usize) -> Option<ExitStatus> {
+        self.stores[at].child.as_mut().unwrap().try_wait().unwrap()
+    }
+
     /// Sends a signal by name.
     pub(crate) fn signal(&self, at: usize, name: &str) {
         let pid = self.pid(at).to_string();
@@ -176,10 +207,15 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
+    #[allow(clippy::print_stdout, reason = "whoever reads of a failure wants to know")]
     fn drop(&mut self) {
         for child in self.stores.iter_mut().filter_map(|store| store.child.as_mut()) {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        if self.keeps_logs && std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            println!("what the stores said and wrote is in {}", self.path().display());
         }
     }
 }

@@ -10,8 +10,8 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("transport", &["multiraft-raft"], &[]),
     ("router", &["multiraft-raft"], &[]),
     ("engine", &["multiraft-raft", "multiraft-storage", "multiraft-transport", "multiraft-router"], &[]),
-    // On the public interface alone, like any program of a user.
-    ("server", &["multiraft"], &[]),
+    // On the public interface alone, like any program of a user. Histories of its processes are judged as simulated ones are.
+    ("server", &["multiraft"], &["multiraft-sim"]),
     ("examples", &["multiraft"], &[]),
     ("benches", &["multiraft"], &[]),
     ("torture", &["multiraft"], &[]),
