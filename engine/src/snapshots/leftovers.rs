@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, StoreId, Term};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
 use multiraft_storage::snapshot::{SnapshotId, SnapshotItem};
 
-use crate::apply::{CHUNK_BYTES, FIRST_INDEX, Tombstone};
+use crate::apply::{CHUNK_BYTES, Cause, FIRST_INDEX, Tombstone};
 use crate::region::merge::Absorbed;
 use crate::snapshots::{SnapshotFiles, read_header, to_io};
 
@@ -61,8 +62,11 @@ impl SnapshotFiles {
 
     /// Removes what a crash left of replicas that are gone, and of splits that are to be applied again: a child at its first
     /// state beside a parent that has not split yet. Tells which are to be left out, also if a full disk keeps their files.
+    ///
+    /// One whose absorption is durable gets its tombstone now: without it, what its log still holds would pass for entries whose
+    /// state was lost.
     pub(super) fn remove_leftovers(&self, store: StoreId) -> io::Result<Vec<RegionId>> {
-        let tombstones = self.tombstones()?;
+        let mut tombstones = self.tombstones()?;
         let mut found = Vec::new();
         for saved in self.store.list().into_iter().filter(|saved| saved.id.region != TOMBSTONES) {
             // One that cannot be read is named when it is restored.
@@ -71,8 +75,8 @@ impl SnapshotFiles {
                 found.push((saved.id.index, descriptor, absorbed));
             }
         }
-        let mut gone = Vec::new();
-        for (index, descriptor, _) in &found {
+        let (mut gone, mut ended) = (Vec::new(), Vec::new());
+        for (index, descriptor, own_absorbed) in &found {
             let is_buried = tombstones.get(&descriptor.id).is_some_and(|tombstone| {
                 descriptor.replica_on(store).is_none_or(|replica| tombstone.forbids(replica.id))
             });
@@ -91,6 +95,16 @@ impl SnapshotFiles {
             if is_buried || is_early || is_absorbed {
                 gone.push(descriptor.id);
             }
+            if is_absorbed && !is_buried {
+                ended.push((descriptor.id, ended_by_merge(store, descriptor, own_absorbed)));
+            }
+        }
+        for (region, tombstone) in ended {
+            tombstones.insert(region, tombstone);
+            match self.bury(&tombstones, region) {
+                Err(error) if error.kind() != io::ErrorKind::StorageFull => return Err(error),
+                _ => {}
+            }
         }
         if !gone.is_empty() {
             match self.store.remove_many(&gone).map_err(to_io) {
@@ -99,5 +113,63 @@ impl SnapshotFiles {
             }
         }
         Ok(gone)
+    }
+}
+
+/// What is left of a replica that its target beside it has absorbed in the state that it is found in.
+fn ended_by_merge(store: StoreId, descriptor: &RegionDescriptor, absorbed: &Absorbed) -> Tombstone {
+    Tombstone {
+        replica: descriptor.replica_on(store).map_or(ReplicaId::ZERO, |replica| replica.id),
+        descriptor: Arc::new(descriptor.clone()),
+        cause: Cause::Merged,
+        version: descriptor.epoch.version,
+        absorbed: absorbed.clone(),
+        committed: (LogIndex::ZERO, Term::ZERO),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use multiraft_raft::{KeyRange, RegionEpoch, Replica, Role};
+    use multiraft_storage::SimDisk;
+
+    use super::*;
+    use crate::snapshots::{CHECKPOINT, file_header};
+
+    const STORE: StoreId = StoreId(1);
+
+    fn save(
+        files: &SnapshotFiles,
+        id: u64,
+        (start, end): (&'static str, &'static str),
+        version: u64,
+        absorbed: &[(u64, u64)],
+    ) {
+        let range = KeyRange { start: Bytes::from_static(start.as_bytes()), end: Bytes::from_static(end.as_bytes()) };
+        let replicas = vec![Replica { id: ReplicaId(id * 10), store: STORE, role: Role::Voter }];
+        let epoch = RegionEpoch { conf_version: 1, version };
+        let descriptor = RegionDescriptor { id: RegionId(id), range, epoch, replicas };
+        let absorbed = Absorbed(absorbed.iter().map(|(source, version)| (RegionId(*source), *version)).collect());
+        let id = SnapshotId { region: descriptor.id, index: LogIndex(7), term: Term(2) };
+        let header = file_header(CHECKPOINT, &absorbed, &descriptor);
+        files.store.save_many(vec![SnapshotItem { id, header, chunks: vec![Bytes::from_static(b"state")] }]).unwrap();
+    }
+
+    #[test]
+    fn a_source_whose_absorption_is_durable_and_whose_own_end_is_not_gets_its_tombstone_at_the_start() {
+        let disk = Arc::new(SimDisk::new(1));
+        let files = SnapshotFiles::open_on(Arc::clone(&disk) as _).unwrap();
+        save(&files, 2, ("a", "z"), 5, &[(3, 4)]);
+        save(&files, 3, ("m", "z"), 4, &[(9, 1)]);
+        save(&files, 4, ("z", ""), 4, &[]);
+        assert_eq!(files.remove_leftovers(STORE).unwrap(), [RegionId(3)]);
+        drop(files);
+        let files = SnapshotFiles::open_on(disk).unwrap();
+        assert_eq!(files.remove_leftovers(STORE).unwrap(), []);
+        let tombstones = files.tombstones().unwrap();
+        assert_eq!(tombstones.keys().copied().collect::<Vec<_>>(), [RegionId(3)]);
+        let tombstone = &tombstones[&RegionId(3)];
+        assert_eq!((tombstone.cause, tombstone.replica, tombstone.version), (Cause::Merged, ReplicaId(30), 4));
+        assert_eq!(tombstone.absorbed, Absorbed(vec![(RegionId(9), 1)]), "proof for others");
     }
 }
