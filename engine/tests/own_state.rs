@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::{ApplyContext, Consistency, Engine, OwnState, RegionDescriptor, SnapshotWrite};
+use multiraft::{ApplyContext, Consistency, Engine, OwnState, RegionDescriptor, SnapshotWrite, StoreId};
 use support::{Cluster, eventually};
 
 /// Counts, by key.
@@ -254,4 +254,57 @@ async fn writes_go_on_while_a_snapshot_is_written_out_for_a_follower() {
     for engine in &engines {
         engine.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_state_is_recovered_after_a_lost_quorum() {
+    use multiraft::recovery::{ApplyOptions, PlanOptions, make_plan};
+
+    let cluster = Cluster::new(3, 1);
+    let mut engines = Vec::new();
+    for store in 1..=3 {
+        engines.push(start(&cluster, store).await);
+    }
+    let region = engines[0].region_for(b"key").unwrap().id;
+    let session = engines[0].session();
+    for n in 0..60 {
+        session.propose(region, format!("key{}", n % 10)).await.unwrap();
+    }
+    let parts = engines[0].split(region, ["key5"]).await.unwrap();
+    for n in 0..10 {
+        engines[0].propose_key(format!("key{n}"), format!("key{n}")).await.unwrap();
+    }
+    let first = &engines[0];
+    eventually(Duration::from_secs(20), "store 1 has it all", || async {
+        let count = |key: &'static str| first.read_key(key, key, Consistency::Local);
+        matches!((count("key4").await, count("key9").await), (Ok(four), Ok(nine)) if four == "7" && nine == "7")
+    })
+    .await;
+    drop(session);
+    for engine in engines {
+        engine.shutdown().await;
+    }
+
+    let make = |_: &RegionDescriptor| -> Box<dyn OwnState> { Box::<Counters>::default() };
+    let recovery = || cluster.builder(1).own_state(make).recovery().unwrap();
+    let collected = recovery();
+    let survey = tokio::task::spawn_blocking(|| collected.survey()).await.unwrap().unwrap();
+    let plan = make_plan(&[survey], &[StoreId(2), StoreId(3)], &PlanOptions::default()).unwrap();
+    let (carried_out, options) = (recovery(), ApplyOptions::confirm(plan.id()));
+    let applied = tokio::task::spawn_blocking(move || carried_out.apply(&plan, &options)).await.unwrap().unwrap();
+    assert_eq!(applied.kept.len(), 3);
+
+    let mut survivor = start(&cluster, 1).await;
+    for round in 0..2 {
+        for n in 0..10 {
+            let key = format!("key{n}");
+            let count = survivor.read_key(key.clone(), key, Consistency::Linearizable).await.unwrap();
+            assert_eq!(count, "7", "round {round}, key{n}");
+        }
+        assert_eq!(survivor.regions().len(), parts.len());
+        survivor.shutdown().await;
+        survivor = start(&cluster, 1).await;
+    }
+    survivor.propose_key("key1", "key1").await.unwrap();
+    survivor.shutdown().await;
 }

@@ -207,3 +207,55 @@ async fn a_directory_without_a_store_is_refused_and_stays_as_it_is() {
     assert!(matches!(error, RecoveryError::NoStore { .. }), "{error}");
     assert!(!cluster.data_dir(1).exists());
 }
+
+/// A region on all five stores, of which three are lost; on one of the two others the plan is not carried out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_survivor_on_which_the_plan_was_forgotten_learns_that_it_is_removed() {
+    let mut cluster = Cluster::new(5, 1);
+    cluster.kind = StateKind::Sled;
+    let engines = cluster.start_all().await;
+    write(&engines[0], 0..30).await;
+    let region = engines[0].region_for(b"key").unwrap().id;
+    for engine in &engines[..2] {
+        eventually(PATIENCE, "survivors have it all", || holds(engine, 0..30, Consistency::Local)).await;
+    }
+    stop(engines).await;
+    let plan = cluster.plan(&[1, 2], &[3, 4, 5]).await;
+    let keeper = kept(&plan, region).store.0;
+    assert_eq!(kept(&plan, RegionId::ROOT).store.0, keeper, "the same store has the most of both");
+    let other = 3 - keeper;
+    cluster.apply(keeper, &plan).await;
+
+    let (survivor, forgotten) = (cluster.start(keeper).await, cluster.start(other).await);
+    eventually(PATIENCE, "the old replicas go", || async { forgotten.status().await.regions.is_empty() }).await;
+    assert!(holds(&forgotten, 0..30, Consistency::Linearizable).await, "it sends on what it is asked");
+    for region in [region, RegionId::ROOT] {
+        assert_eq!(fill(&survivor, region, other).await.replicas.len(), 2);
+    }
+    write(&forgotten, 30..40).await;
+    stop([survivor, forgotten]).await;
+}
+
+/// The end came just before a plan was marked as done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_in_the_middle_of_a_plan_does_not_start() {
+    let mut cluster = Cluster::new(3, 1);
+    cluster.kind = StateKind::Sled;
+    let engines = cluster.start_all().await;
+    write(&engines[0], 0..10).await;
+    eventually(PATIENCE, "store 1 has it all", || holds(&engines[0], 0..10, Consistency::Local)).await;
+    stop(engines).await;
+    let plan = cluster.plan(&[1], &[2, 3]).await;
+    cluster.apply(1, &plan).await;
+    let path = cluster.data_dir(1).join("RECOVERY");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let body = text.split("crc32c").next().unwrap().replace("done", "begun");
+    std::fs::write(&path, format!("{body}crc32c = {:08x}\n", crc32c::crc32c(body.as_bytes()))).unwrap();
+    let error = cluster.try_start(1).await.err().unwrap().to_string();
+    assert!(error.contains("begun and not finished"), "{error}");
+    assert!(matches!(cluster.try_survey(1).await, Err(RecoveryError::Unfinished { .. })));
+    cluster.apply(1, &plan).await;
+    let survivor = cluster.start(1).await;
+    assert!(holds(&survivor, 0..10, Consistency::Linearizable).await);
+    survivor.shutdown().await;
+}

@@ -284,6 +284,47 @@ fn a_region_that_a_kept_one_has_absorbed_goes_and_one_that_it_has_not_is_thawed(
     assert_eq!(keep(&merged, 3).1, range("", ""));
 }
 
+/// A store that holds a pair of neighbours, the second with the merge of the first in its log.
+fn merging(store: u64, source: &RegionDescriptor, target: &RegionDescriptor) -> StoreSurvey {
+    let mut frozen = sound(source, (9, 3));
+    frozen.frozen = Some(FrozenFor { index: LogIndex(9), target: target.id, version: target.epoch.version });
+    frozen.foreseen.frozen = frozen.frozen;
+    let mut merges = sound(target, (6, 2));
+    merges.applied = (LogIndex(5), Term(2));
+    merges.foreseen.descriptor = RegionDescriptor { range: range("", ""), ..target.clone() };
+    merges.foreseen.descriptor.epoch.version = 7;
+    (merges.foreseen.absorbed, merges.foreseen.absorbs) = (vec![(source.id, 6)], vec![source.id]);
+    survey(store, vec![frozen, merges])
+}
+
+fn out_of_service(survey: &mut StoreSurvey, region: u64) {
+    let at = survey.replicas.iter().position(|replica| replica.descriptor.id == RegionId(region)).unwrap();
+    let descriptor = Some(survey.replicas.remove(at).descriptor);
+    survey.damaged.push(DamagedReplica { region: RegionId(region), descriptor, reason: "a test".to_owned() });
+}
+
+#[test]
+fn a_region_that_a_living_one_may_absorb_waits_for_it() {
+    let (source, target) = (region(2, range("", "m"), 6, &[1, 2, 3]), region(3, range("m", ""), 4, &[1, 2, 3]));
+    let (one, mut two) = (merging(1, &source, &target), merging(2, &source, &target));
+    out_of_service(&mut two, 2);
+    let plan = plan(&[one, two], &[3]).unwrap();
+    assert_eq!(verdict(&plan, 2), &Verdict::Waits { on: RegionId(3) });
+    assert_eq!(verdict(&plan, 3), &Verdict::Healthy);
+    assert_eq!(plan.gaps, []);
+    assert!(!plan.does_something());
+}
+
+#[test]
+fn a_kept_log_that_would_absorb_a_living_region_is_refused() {
+    let (source, target) = (region(2, range("", "m"), 6, &[1, 2, 3]), region(3, range("m", ""), 4, &[1, 2, 3]));
+    let (one, mut two) = (merging(1, &source, &target), merging(2, &source, &target));
+    out_of_service(&mut two, 3);
+    let plan = plan(&[one, two], &[3]).unwrap();
+    assert!(matches!(verdict(&plan, 3), Verdict::Refused { .. }));
+    assert_ne!(verdict(&plan, 2), &Verdict::Superseded { by: Some(RegionId(3)) });
+}
+
 #[test]
 fn a_log_that_cannot_be_applied_is_refused() {
     let three = region(2, range("", ""), 1, &[1, 2, 3]);
@@ -291,7 +332,8 @@ fn a_log_that_cannot_be_applied_is_refused() {
     blocked.foreseen.blocked = Some("a test".to_owned());
     let plan = plan(&[survey(1, vec![blocked])], &[2, 3]).unwrap();
     assert!(matches!(verdict(&plan, 2), Verdict::Refused { .. }));
-    assert_eq!(plan.unrecovered().count(), 1);
+    assert_eq!(verdict(&plan, 1), &Verdict::Lost, "nobody knows of a root region");
+    assert_eq!(plan.unrecovered().count(), 2);
 }
 
 #[test]

@@ -216,4 +216,116 @@ mod tests {
         assert_eq!(with.absorbs, [RegionId(3)]);
         assert_eq!((with.descriptor.range.end.len(), with.descriptor.epoch.version), (0, 7));
     }
+
+    /// Numbers, one after the other, from one.
+    fn draw(seed: &mut u64, below: u64) -> u64 {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*seed >> 33) % below
+    }
+
+    /// The next entry of a log of changes, of which most fit the region as it is then, and some do not.
+    fn drawn_entry(seed: &mut u64, index: u64, region: &RegionDescriptor) -> Entry {
+        let stale = u64::from(draw(seed, 5) == 0);
+        let epoch = RegionEpoch { version: region.epoch.version + stale, ..region.epoch };
+        let id = 10 * index;
+        let membership = |change: &MembershipChange| {
+            let data = change.encode(&encode_epoch(epoch));
+            Entry { term: Term(3), index: LogIndex(index), kind: EntryKind::Membership, data }
+        };
+        match draw(seed, 6) {
+            0 | 1 => {
+                let start = [b'b' + u8::try_from(draw(seed, 24)).unwrap_or(0)];
+                let count = region.replicas.len() as u64 + u64::from(draw(seed, 6) == 0);
+                let replicas = (1..=count).map(|replica| ReplicaId(id + replica)).collect();
+                let child = Child { start: Bytes::copy_from_slice(&start), region: RegionId(id), replicas };
+                admin(index, epoch, &AdminCommand::Split { children: vec![child] })
+            }
+            2 | 3 => {
+                let store = StoreId(4 + draw(seed, 3));
+                let op = match draw(seed, 3) {
+                    0 => ChangeOp::AddLearner { id: ReplicaId(id), store },
+                    1 => ChangeOp::AddVoter { id: ReplicaId(id), store },
+                    _ => ChangeOp::Remove { id: ReplicaId(2 + draw(seed, 2)) },
+                };
+                membership(&match draw(seed, 3) {
+                    0 => MembershipChange::Joint { ops: vec![op], auto_leave: true },
+                    1 => MembershipChange::LeaveJoint,
+                    _ => MembershipChange::Simple(op),
+                })
+            }
+            4 => {
+                let version = epoch.version;
+                admin(index, epoch, &AdminCommand::Fence { source: RegionId(9), frozen: 1, version })
+            }
+            _ => {
+                let data = Command::encode(epoch, None, b"whatever");
+                Entry { term: Term(3), index: LogIndex(index), kind: EntryKind::Command, data }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_foreseen_is_what_comes() {
+        use crate::apply::{ApplyEnd, Backend};
+        use crate::logic::{ApplyTask, RegionHandle};
+
+        let (mut splits, mut changes) = (0, 0);
+        for case in 0..400u64 {
+            let (mut seed, region) = (case, region());
+            let (mut foresight, mut entries) = (Foresight::new(&region), Vec::new());
+            for index in 10..24 {
+                let entry = drawn_entry(&mut seed, index, &foresight.descriptor);
+                foresight.take(&entry, &|_| None).unwrap();
+                entries.push(entry);
+            }
+            (splits, changes) = (splits + foresight.children.len(), changes + foresight.configurations.len());
+            let store = Arc::new(multiraft_storage::MemStore::new());
+            let files =
+                crate::snapshots::SnapshotFiles::open_on(Arc::new(multiraft_storage::SimDisk::new(case))).unwrap();
+            let backend = Backend::shared(Arc::new(Nothing), store).of_store(StoreId(1), &files);
+            let start = crate::assembly::empty_start(Arc::clone(&region.descriptor));
+            backend.begin(&[start], &std::collections::BTreeMap::new());
+            let mut applier = backend.applier([region.clone()]);
+            let handle = RegionHandle { region: region.descriptor.id, slot: 0, generation: 0 };
+            let task: ApplyTask<()> = ApplyTask::Entries { handle, entries, replies: Vec::new() };
+            let (batch, end) = applier.apply(vec![task], &Nothing);
+            assert!(matches!(end, ApplyEnd::Done), "{end:?}");
+            let applied = applier.applied(region.descriptor.id).unwrap();
+            assert_eq!(applied.descriptor, foresight.descriptor, "case {case}");
+            let made = batch.applied.iter().filter_map(|applied| applied.split.as_ref());
+            let children: Vec<_> = made.flat_map(|split| &split.children).map(|(child, _)| Arc::clone(child)).collect();
+            assert_eq!(children, foresight.children, "case {case}");
+        }
+        assert!(splits > 100 && changes > 100, "there is something to foresee: {splits}, {changes}");
+    }
+
+    /// A machine that keeps nothing, and a place where nothing is received.
+    struct Nothing;
+
+    impl crate::machine::StateMachine for Nothing {
+        fn apply(
+            &self,
+            _: ApplyContext<'_>,
+            _: &[u8],
+            _: &mut crate::machine::StateTxn<'_>,
+        ) -> Result<Bytes, StateError> {
+            Ok(Bytes::new())
+        }
+
+        fn lookup(&self, _: &crate::machine::RegionView<'_>, _: &[u8]) -> Result<Bytes, StateError> {
+            Ok(Bytes::new())
+        }
+    }
+
+    impl crate::apply::ReceivedSnapshots for Nothing {
+        fn open(
+            &self,
+            _: StoreId,
+            _: &multiraft_transport::SnapshotHeader,
+        ) -> std::io::Result<crate::apply::Chunks<'static>> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+
+        fn discard(&self, _: StoreId, _: &multiraft_transport::SnapshotHeader) {}
+    }
 }

@@ -101,6 +101,9 @@ impl Recovery {
         if options.confirm != id {
             return Err(RecoveryError::Unconfirmed { plan: id });
         }
+        if !plan.does_something() {
+            return Err(RecoveryError::Nothing);
+        }
         let left = plan.unrecovered().filter(|region| !matches!(region.verdict, Verdict::Waits { .. })).count();
         if !options.accept_gaps && (left > 0 || !plan.gaps.is_empty()) {
             return Err(RecoveryError::Gaps { gaps: plan.gaps.len(), regions: left });

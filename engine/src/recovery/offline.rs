@@ -85,6 +85,9 @@ pub enum RecoveryError {
         /// This store.
         store: StoreId,
     },
+    /// There is nothing to recover.
+    #[error("the plan recovers nothing, every region that can be has its quorum: start the stores")]
+    Nothing,
     /// The plan leaves keys or regions behind.
     #[error(
         "after this plan {gaps} ranges of keys have no region and {regions} regions stay without service: say that this is accepted, or make a plan that fills them"

@@ -93,6 +93,7 @@ pub fn make_plan(surveys: &[StoreSurvey], dead: &[StoreId], options: &PlanOption
     check_accounted(&surveys, &known, &collected, &dead)?;
     let mut cases: BTreeMap<RegionId, Case<'_>> =
         known.into_iter().map(|(region, known)| (region, Case::judge(known))).collect();
+    cases.entry(RegionId::ROOT).or_insert_with(|| Case::root_unheard_of(&collected));
     add_children(&mut cases, &collected);
     settle_merges(&mut cases);
     let ruling = settle_ranges(&mut cases);
@@ -195,6 +196,15 @@ impl<'a> Case<'a> {
             },
         };
         Self { known, draft, notes }
+    }
+
+    /// Every cluster has a root region; of this one no survivor knows more.
+    fn root_unheard_of(collected: &'a BTreeSet<StoreId>) -> Self {
+        let range = KeyRange { start: Bytes::new(), end: Bytes::new() };
+        let (epoch, replicas) = (RegionEpoch::default(), Vec::new());
+        let descriptor = RegionDescriptor { id: RegionId::ROOT, range, epoch, replicas };
+        let notes = vec!["no survivor has ever had a replica of it".to_owned()];
+        Self { known: Known::foreseen(&descriptor, collected), draft: Draft::Lost, notes }
     }
 
     fn id(&self) -> RegionId {

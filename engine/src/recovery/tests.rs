@@ -273,7 +273,7 @@ impl Case {
                 count += 1;
                 Ok(())
             };
-            recovery(dir, self.form).apply_by_steps(&plan, &ApplyOptions::confirm(plan.id()), &mut step).unwrap();
+            recovery(dir, self.form).apply_by_steps(&plan, &options(&plan), &mut step).unwrap();
             assert!(Fence::read(dir).unwrap().is_some_and(|fence| fence.done && fence.dead == DEAD));
             dumps.insert(*store, dump(dir, self.form));
             steps.insert(*store, (count, untouched));
@@ -291,7 +291,7 @@ impl Case {
 
     /// Recovers one of the stores, ended before a step, and then again to the end.
     fn recover_interrupted(&self, dir: &Path, end: usize, plan: &Plan) -> Dump {
-        let options = ApplyOptions::confirm(plan.id());
+        let options = options(plan);
         let mut count = 0;
         let mut step = |_: &str| {
             count += 1;
@@ -308,6 +308,11 @@ impl Case {
         recovery(dir, self.form).apply(plan, &options).unwrap();
         dump(dir, self.form)
     }
+}
+
+/// Most of these clusters are without a root region.
+fn options(plan: &Plan) -> ApplyOptions {
+    ApplyOptions::confirm(plan.id()).accept_gaps()
 }
 
 fn both_forms(stores: &[(u64, Vec<Given>)], check: impl Fn(&Recovered)) {
@@ -450,6 +455,20 @@ fn a_parent_that_has_not_split_yet_gives_up_what_its_child_owns_elsewhere() {
 }
 
 #[test]
+fn what_newer_regions_own_altogether_is_removed_wherever_it_is() {
+    let mut newer = region(3, "", "", &[1, 7, 8]);
+    newer.epoch = epoch(2, 7);
+    let newer = Given { descriptor: newer, log: log([(epoch(2, 7), What::Put("p=new"))]), applied: 1 };
+    let older =
+        Given { descriptor: region(2, "m", "", &[2, 8, 9]), log: log([(epoch(1, 1), What::Put("p=old"))]), applied: 2 };
+    both_forms(&[(1, vec![newer]), (2, vec![older])], |recovered| {
+        assert_eq!(recovered.pairs(), ["p=new"]);
+        assert_eq!(recovered.dumps[&2].buried, [(RegionId(2), ReplicaId(202), Cause::Merged)]);
+        assert_eq!(recovered.dumps[&2].regions, []);
+    });
+}
+
+#[test]
 fn keys_without_a_survivor_are_refused_until_told_and_then_made_anew() {
     for form in [Form::Disk, Form::Memory] {
         let base = tempfile::tempdir().unwrap();
@@ -464,7 +483,7 @@ fn keys_without_a_survivor_are_refused_until_told_and_then_made_anew() {
         let plan = case.plan(&dirs);
         assert_eq!(plan.gaps.len(), 1);
         let refused = recovery(dir, form).apply(&plan, &ApplyOptions::confirm(plan.id()));
-        assert!(matches!(refused, Err(RecoveryError::Gaps { gaps: 1, .. })), "{refused:?}");
+        assert!(matches!(refused, Err(RecoveryError::Gaps { gaps: 1, regions: 1 })), "{refused:?}");
         assert_eq!(Fence::read(dir).unwrap(), None, "nothing was begun");
         let other = recovery(dir, form).apply(&plan, &ApplyOptions::default());
         assert!(matches!(other, Err(RecoveryError::Unconfirmed { .. })));
@@ -473,10 +492,10 @@ fn keys_without_a_survivor_are_refused_until_told_and_then_made_anew() {
         let options = PlanOptions { fill_gaps: true, ..PlanOptions::default() };
         let filled = make_plan(&[survey], &DEAD, &options).unwrap();
         let applied = recovery(dir, form).apply(&filled, &ApplyOptions::confirm(filled.id())).unwrap();
-        assert_eq!(applied.created.len(), 1);
+        assert_eq!(applied.created.len(), 2, "the root region and the gap");
         let dump = dump(dir, form);
-        let ranges: Vec<_> =
-            dump.regions.iter().map(|(region, ..)| (&region.range.start[..], &region.range.end[..])).collect();
+        let owners = dump.regions.iter().filter(|(region, ..)| region.id != RegionId::ROOT);
+        let ranges: Vec<_> = owners.map(|(region, ..)| (&region.range.start[..], &region.range.end[..])).collect();
         assert_eq!(ranges, [(&b""[..], &b"m"[..]), (b"m", b"")]);
         assert_eq!(dump.pairs.len(), 1);
     }
@@ -490,12 +509,14 @@ fn a_second_recovery_follows_the_first() {
     let case = Case { form: Form::Disk, stores: vec![(1, vec![given])] };
     let dirs = case.make(base.path());
     let first = case.plan(&dirs);
-    recovery(&dirs[0].1, Form::Disk).apply(&first, &ApplyOptions::confirm(first.id())).unwrap();
+    recovery(&dirs[0].1, Form::Disk).apply(&first, &options(&first)).unwrap();
     let second = case.plan(&dirs);
     assert_ne!(second.id(), first.id());
     // Its one replica is a quorum now.
-    assert_eq!(second.regions[0].verdict, Verdict::Healthy);
+    assert_eq!(second.region(RegionId(2)).unwrap().verdict, Verdict::Healthy);
     assert!(!second.does_something());
+    let nothing = recovery(&dirs[0].1, Form::Disk).apply(&second, &options(&second));
+    assert!(matches!(nothing, Err(RecoveryError::Nothing)), "{nothing:?}");
     let survey = recovery(&dirs[0].1, Form::Disk).survey().unwrap();
     assert_eq!((survey.dead, survey.ids_upto), (DEAD.to_vec(), first.ids_upto));
 }
@@ -513,9 +534,11 @@ fn data_keys_given_up_are_gone_from_the_state() {
     let dirs = case.make(base.path());
     let plan = case.plan(&dirs);
     assert!(
-        plan.regions.iter().all(|region| matches!(&region.verdict, Verdict::Keep(keep) if keep.loss == Loss::Possible))
+        plan.regions[1..]
+            .iter()
+            .all(|region| matches!(&region.verdict, Verdict::Keep(keep) if keep.loss == Loss::Possible))
     );
-    recovery(&dirs[0].1, Form::Disk).apply(&plan, &ApplyOptions::confirm(plan.id())).unwrap();
+    recovery(&dirs[0].1, Form::Disk).apply(&plan, &options(&plan)).unwrap();
     let state = SledStore::open(dirs[0].1.join("state"), SledConfig::default()).unwrap();
     assert_eq!(state.view().get(&keys::data(b"p")).unwrap(), None);
 }
@@ -526,7 +549,7 @@ fn merge_state_of_a_kept_region_is_not_frozen() {
     let case = Case { form: Form::Disk, stores: vec![(1, frozen_pair(false))] };
     let dirs = case.make(base.path());
     let plan = case.plan(&dirs);
-    recovery(&dirs[0].1, Form::Disk).apply(&plan, &ApplyOptions::confirm(plan.id())).unwrap();
+    recovery(&dirs[0].1, Form::Disk).apply(&plan, &options(&plan)).unwrap();
     let opened = open(&dirs[0].1, Form::Disk);
     assert!(opened.assembled.starts.iter().all(|start| start.merge == MergeState::default()));
 }
