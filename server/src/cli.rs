@@ -119,6 +119,28 @@ pub(crate) enum CtlCommand {
     Drain {
         #[arg(value_name = "STORE")]
         store: u64,
+        /// Let a store take part again that was to be emptied and has not left
+        #[arg(long)]
+        cancel: bool,
+    },
+    /// Make a store known to the cluster, or its new address, weight and labels; with --placement stores do that themselves
+    Join {
+        #[arg(value_name = "STORE")]
+        store: u64,
+        /// Where the other stores reach it
+        #[arg(long, value_name = "ADDR")]
+        address: String,
+        /// How much it can bear compared with the others
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        weight: u32,
+        /// Where it stands, as zone=a or rack=7; once for each
+        #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
+        labels: Vec<(String, String)>,
+    },
+    /// Note that a drained store is gone for good; its number is not used again
+    Leave {
+        #[arg(value_name = "STORE")]
+        store: u64,
     },
 }
 
@@ -399,6 +421,13 @@ fn parse_key(text: &str) -> Result<Key, String> {
             .map(Key)
             .ok_or_else(|| "behind 0x comes an even number of hexadecimal digits".to_owned()),
     }
+}
+
+/// A name and a value.
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(name, value)| !name.is_empty() && !value.is_empty());
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    parts.map(owned).ok_or_else(|| "write it as zone=a".to_owned())
 }
 
 /// A number and a unit: `500ms`, `5s`, `2m`; without a unit, seconds.

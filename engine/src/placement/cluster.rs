@@ -159,6 +159,19 @@ pub(super) fn add(to: &mut Usage, what: Usage, sign: i64) {
     }
 }
 
+/// What lies on one store, as far as it was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreLoad {
+    /// Replicas of any role.
+    pub replicas: usize,
+    /// Regions that it leads.
+    pub leaders: usize,
+    /// What its replicas hold.
+    pub bytes: u64,
+    /// What they take: writes for each replica with data, and for the leader its reads and its writes once more.
+    pub load_per_s: u64,
+}
+
 /// What lies on one store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
@@ -297,6 +310,14 @@ impl ClusterView {
     #[must_use]
     pub fn leaders_on(&self, store: StoreId) -> usize {
         self.tallies.get(&store).map_or(0, |tally| tally.led.len())
+    }
+
+    /// What lies on a store, as far as it was told.
+    #[must_use]
+    pub fn load_on(&self, store: StoreId) -> StoreLoad {
+        let Some(tally) = self.tallies.get(&store) else { return StoreLoad::default() };
+        let [_, bytes, _, load] = tally.usage.map(|sum| u64::try_from(sum).unwrap_or(0));
+        StoreLoad { replicas: tally.regions.len(), leaders: tally.led.len(), bytes, load_per_s: load }
     }
 
     /// The stores that were to be emptied and are: they can leave.

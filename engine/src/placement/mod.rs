@@ -29,7 +29,7 @@ mod split;
 mod spread;
 mod worklist;
 
-pub use cluster::{ClusterView, KeySample, RegionInfo, Stats, StoreInfo, StoreState};
+pub use cluster::{ClusterView, KeySample, RegionInfo, Stats, StoreInfo, StoreLoad, StoreState};
 pub use multiraft_raft::Time;
 pub use operation::{Blocked, Obstacle, Operation, OperationId, Reason, ReplicaChange, Step};
 pub use options::{

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use multiraft_raft::Term;
+use multiraft_raft::{StoreId, Term};
 
-use crate::placement::{Backlog, Blocked, Operation, PlacementOptions, PlacementOptionsError};
+use crate::placement::{Backlog, Blocked, Operation, PlacementOptions, PlacementOptionsError, StoreLoad};
 
 /// Who plans where replicas and leaders should be, and where regions begin and end. All stores of a cluster should be given the
 /// same.
@@ -112,6 +112,8 @@ pub struct PlacementState {
     pub blocked: Vec<Blocked>,
     /// How much there is to do.
     pub backlog: Backlog,
+    /// What lies on each store that has joined.
+    pub loads: BTreeMap<StoreId, StoreLoad>,
     /// Operations begun in this term, how many of them are done, and how many have failed or were given up.
     pub begun: u64,
     /// See `begun`.

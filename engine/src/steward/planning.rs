@@ -1,5 +1,6 @@
 //! One round of planning: what came in goes into the facts, the planner says what to begin.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use multiraft_raft::{StoreId, Term, Time};
@@ -44,6 +45,7 @@ impl Planning {
             operations: Vec::new(),
             blocked: Vec::new(),
             backlog: Backlog::default(),
+            loads: BTreeMap::new(),
             begun: 0,
             done: 0,
             failed: 0,
@@ -98,6 +100,7 @@ impl Planning {
         self.facts.take_stores(now, stores);
         let silent_after = self.planner.options().silent_after;
         self.state.is_complete = self.facts.is_complete();
+        self.state.loads = stores.keys().map(|store| (*store, self.facts.view().load_on(*store))).collect();
         if !(self.state.is_complete && self.facts.has_heard_all()) && now.since(self.since) <= silent_after {
             return Round::default();
         }

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use crate::error::Failure;
 use crate::http;
 use crate::serve::{
-    ChangeRequest, CheckRequest, CheckView, MergeRequest, RegionView, RegionsAnswer, RepairRequest, ReplicasRequest,
-    SplitRequest, StatusReport, StoresAnswer,
+    ChangeRequest, CheckRequest, CheckView, JoinRequest, MergeRequest, RegionView, RegionsAnswer, RepairRequest,
+    ReplicasRequest, SplitRequest, StatusReport, StoresAnswer,
 };
 
 /// Longer than any request takes: new replicas may take two minutes to catch up.
@@ -43,6 +43,26 @@ impl Client {
 
     pub(crate) async fn stores(&self) -> Result<StoresAnswer, Failure> {
         self.ask("GET", "/stores", &[]).await
+    }
+
+    pub(crate) async fn join(&self, request: &JoinRequest) -> Result<(), Failure> {
+        let body =
+            serde_json::to_vec(request).map_err(|error| Failure::during("the request cannot be written", error))?;
+        self.send("POST", "/join", &body).await.map(drop)
+    }
+
+    /// Has whoever plans empty a store.
+    pub(crate) async fn drain(&self, store: u64) -> Result<(), Failure> {
+        self.send("POST", &format!("/drain?store={store}"), &[]).await.map(drop)
+    }
+
+    /// Has a store take part again that was to be emptied.
+    pub(crate) async fn undrain(&self, store: u64) -> Result<(), Failure> {
+        self.send("POST", &format!("/undrain?store={store}"), &[]).await.map(drop)
+    }
+
+    pub(crate) async fn leave(&self, store: u64) -> Result<(), Failure> {
+        self.send("POST", &format!("/leave?store={store}"), &[]).await.map(drop)
     }
 
     /// Keys in hexadecimal.
@@ -112,6 +132,7 @@ pub(crate) fn fill_in(regions: &mut [RegionView], status: &StatusReport) {
         if let Some(told) = known.get(&region.id) {
             region.leader = region.leader.or(told.leader);
             region.applied = region.applied.or(Some(told.applied));
+            region.measured = region.measured.or(told.measured);
         }
     }
 }

@@ -7,17 +7,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::client::Client;
 use super::{one, say};
 use crate::error::Failure;
-use crate::serve::{ChangeKind, ChangeRequest, RegionView};
+use crate::serve::{ChangeKind, ChangeRequest, RegionView, StoresAnswer};
 
 /// How often a step is tried before the drain is given up.
 const ATTEMPTS: u32 = 5;
 /// How long to wait before a step is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How long nothing may move where others do the moving.
+const STANDSTILL: Duration = Duration::from_secs(120);
 
 /// What a drain did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +42,9 @@ pub(crate) async fn drain(client: &Client, store: u64) -> Result<Drained, Failur
     let stores = client.stores().await?;
     if !stores.stores.iter().any(|known| known.store == store) {
         return Err(Failure::new(format!("store {store} is not known: `multiraft ctl stores` lists those that are")));
+    }
+    if stores.planned {
+        return have_emptied(client, store, &stores).await;
     }
     let mut targets = Targets {
         replicas: stores
@@ -64,6 +69,32 @@ pub(crate) async fn drain(client: &Client, store: u64) -> Result<Drained, Failur
         if drained.moves == moved_before {
             return Ok(drained);
         }
+    }
+}
+
+/// Has whoever plans empty the store, and waits until that is done: two who move replicas would play ball.
+async fn have_emptied(client: &Client, store: u64, before: &StoresAnswer) -> Result<Drained, Failure> {
+    client.drain(store).await?;
+    let view =
+        |stores: &StoresAnswer| stores.stores.iter().find(|known| known.store == store).cloned().unwrap_or_default();
+    let first = view(before);
+    let (mut left, mut moved) = (first.regions, Instant::now());
+    loop {
+        let now = view(&client.stores().await?);
+        if now.standing.as_deref() == Some("drained") {
+            return Ok(Drained { transfers: first.leaders, moves: first.regions });
+        }
+        if now.regions < left {
+            (left, moved) = (now.regions, Instant::now());
+            say(&format!("{left} replicas are left on store {store}"))?;
+        }
+        if moved.elapsed() > STANDSTILL {
+            return Err(Failure::new(format!(
+                "{left} replicas have stayed on store {store} for {STANDSTILL:?}: are there stores that lack them, and have \
+                 room? It is emptied when there are; `multiraft ctl drain {store} --cancel` takes it back"
+            )));
+        }
+        sleep(RETRY_PAUSE).await;
     }
 }
 

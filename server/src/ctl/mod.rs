@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use crate::cli::{CtlArgs, CtlCommand, Key, ReplicaArgs};
 use crate::error::Failure;
 use crate::hex;
-use crate::serve::{ChangeKind, ChangeRequest, RegionsAnswer};
+use crate::serve::{ChangeKind, ChangeRequest, JoinRequest, RegionsAnswer, StoresAnswer};
 pub(crate) use client::{Client, fill_in};
 
 /// Carries one command out.
@@ -105,7 +105,10 @@ async fn carry_out(args: &CtlArgs) -> Result<Shown, Failure> {
             Ok(Shown::new(text, json))
         }
         CtlCommand::Stores => {
-            let answer = client.stores().await?;
+            let mut answer = client.stores().await?;
+            for other in others {
+                fill_in_loads(&mut answer, &Client::new(*other).stores().await?);
+            }
             Ok(Shown::new(table::stores(&answer), json!({"asked": answer.store, "stores": answer.stores})))
         }
         CtlCommand::Split { region, keys } => {
@@ -137,11 +140,35 @@ async fn carry_out(args: &CtlArgs) -> Result<Shown, Failure> {
         }
         CtlCommand::Check { region, all: _, repair } => check::check(client, *region, *repair).await,
         CtlCommand::Recover { command } => recover::run(command),
-        CtlCommand::Drain { store } => {
+        CtlCommand::Join { store, address, weight, labels } => {
+            let labels = labels.iter().cloned().collect();
+            let request = JoinRequest { store: *store, address: address.clone(), weight: *weight, labels };
+            client.join(&request).await?;
+            Ok(Shown::new(format!("store {store} has joined"), json!({"store": store, "address": address})))
+        }
+        CtlCommand::Leave { store } => {
+            client.leave(*store).await?;
+            Ok(Shown::new(format!("store {store} has left: stop it for good"), json!({"store": store})))
+        }
+        CtlCommand::Drain { store, cancel: true } => {
+            client.undrain(*store).await?;
+            Ok(Shown::new(format!("store {store} takes part again"), json!({"store": store})))
+        }
+        CtlCommand::Drain { store, cancel: false } => {
             let drained = drain::drain(&client, *store).await?;
             let text = format!("store {store} is empty: {drained}");
             let json = json!({"store": store, "transfers": drained.transfers, "moves": drained.moves});
             Ok(Shown::new(text, json))
+        }
+    }
+}
+
+/// Adds what another store knows of what lies on each: only the one that plans does.
+fn fill_in_loads(answer: &mut StoresAnswer, told: &StoresAnswer) {
+    for store in &mut answer.stores {
+        let known = told.stores.iter().find(|known| known.store == store.store && known.bytes.is_some());
+        if let Some(known) = known.filter(|_| store.bytes.is_none()) {
+            (store.bytes, store.load_per_s, store.leaders) = (known.bytes, known.load_per_s, known.leaders);
         }
     }
 }

@@ -1,22 +1,37 @@
 //! Answers as tables for people.
 
 use crate::hex;
-use crate::serve::{CheckView, RecoveredView, RegionView, ReplicaReport, StoresAnswer};
+use crate::serve::{CheckView, Measured, RecoveredView, RegionView, ReplicaReport, StoresAnswer};
 
 /// The regions, a line each.
 pub(crate) fn regions(regions: &[RegionView]) -> String {
     let mut rows = vec![row(["region", "range", "epoch", "replicas", "leader", "applied"])];
+    // What nobody measures takes no place.
+    let is_measured = regions.iter().any(|region| region.measured.is_some());
+    if is_measured {
+        rows[0].extend(row(["bytes", "keys", "writes/s", "reads/s"]));
+    }
     for region in regions {
-        rows.push(vec![
+        let mut cells = vec![
             region.id.to_string(),
             range(region),
             format!("{}.{}", region.conf_version, region.version),
             region.replicas.iter().map(replica).collect::<Vec<_>>().join(" "),
             or_dash(region.leader),
             or_dash(region.applied),
-        ]);
+        ];
+        if is_measured {
+            cells.extend(figures(region.measured).map(or_dash));
+        }
+        rows.push(cells);
     }
     columns(&rows)
+}
+
+/// Bytes, keys, writes and reads a second.
+fn figures(measured: Option<Measured>) -> [Option<u64>; 4] {
+    let Some(measured) = measured else { return [None; 4] };
+    [measured.bytes, measured.keys, measured.writes_per_s, measured.reads_per_s].map(Some)
 }
 
 /// One region, a line for each thing that is to say.
@@ -28,6 +43,10 @@ pub(crate) fn region(region: &RegionView, recovered: Option<&RecoveredView>) -> 
         row(["leader", &region.leader.map_or_else(|| "-".to_owned(), |leader| format!("store {leader}"))]),
         row(["applied", &or_dash(region.applied)]),
     ];
+    if let Some(Measured { bytes, keys, writes_per_s, reads_per_s }) = region.measured {
+        rows.push(row(["size", &format!("{bytes} bytes, {keys} keys")]));
+        rows.push(row(["load", &format!("{writes_per_s} keys written, {reads_per_s} read a second")]));
+    }
     for replica in &region.replicas {
         rows.push(row(["replica", &format!("{} on store {}: {}", replica.id, replica.store, replica.role)]));
     }
@@ -47,19 +66,37 @@ pub(crate) fn region(region: &RegionView, recovered: Option<&RecoveredView>) -> 
 /// The stores, a line each.
 pub(crate) fn stores(answer: &StoresAnswer) -> String {
     let mut rows = vec![row(["store", "connected", "incarnation", "regions", "leaders"])];
+    // What nobody knows takes no place.
+    let has_joined = answer.stores.iter().any(|store| store.standing.is_some());
+    let is_measured = answer.stores.iter().any(|store| store.bytes.is_some());
+    if is_measured {
+        rows[0].extend(row(["bytes", "keys/s"]));
+    }
+    if has_joined {
+        rows[0].extend(row(["standing", "weight", "labels"]));
+    }
     for store in &answer.stores {
         let connected = match (store.store == answer.store, store.connected) {
             (true, _) => "asked",
             (false, true) => "yes",
             (false, false) => "no",
         };
-        rows.push(vec![
+        let mut cells = vec![
             store.store.to_string(),
             connected.to_owned(),
             or_dash(store.incarnation),
             store.regions.to_string(),
             store.leaders.to_string(),
-        ]);
+        ];
+        if is_measured {
+            cells.extend([or_dash(store.bytes), or_dash(store.load_per_s)]);
+        }
+        if has_joined {
+            let labels: Vec<_> = store.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let standing = store.standing.clone().unwrap_or_else(|| "-".to_owned());
+            cells.extend([standing, or_dash(store.weight.map(u64::from)), labels.join(" ")]);
+        }
+        rows.push(cells);
     }
     columns(&rows)
 }
@@ -164,6 +201,7 @@ mod tests {
             replicas: vec![replica(1, "voter"), replica(4, "learner")],
             leader: (id != 3).then_some(1),
             applied: (id != 3).then_some(17),
+            measured: None,
         }
     }
 

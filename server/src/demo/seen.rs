@@ -54,6 +54,7 @@ mod tests {
             replicas: replicas.iter().map(replica).collect(),
             leader: None,
             applied: None,
+            measured: None,
         }
     }
 

@@ -7,7 +7,7 @@
 //! POST /stop                       hand over all leaderships and exit, as on SIGTERM
 //! ```
 //!
-//! What concerns the cluster's regions stands in `regions.rs` and `check.rs`.
+//! What concerns the cluster's regions and stores stands in `regions.rs`, `check.rs` and `stores.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::report::{LocalAnswer, LocalQuery, StatusReport};
-use super::{check, regions};
+use super::{check, regions, stores};
 use crate::hex;
 use crate::http::{Request, Response};
 use crate::machine::{Answer, Op, decode_answers, encode_batch};
@@ -35,6 +35,8 @@ const MAX_READ_KEYS: usize = 512;
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) engine: Engine,
+    /// Whether the store runs with `--placement`.
+    pub(crate) planned: bool,
     /// Told when somebody asks the store to stop.
     pub(crate) stop: Arc<Notify>,
 }
@@ -43,10 +45,17 @@ impl Admin {
     /// Answers one request.
     pub(crate) async fn handle(self, request: Request) -> Response {
         match (request.method.as_str(), request.path()) {
-            ("GET", "/status") => Response::json(200, &StatusReport::from(self.engine.status().await)),
+            ("GET", "/status") => Response::json(200, &StatusReport::of(&self.engine).await),
             ("GET", "/regions") => regions::list(&self.engine).await,
             ("GET", "/region") => regions::describe(&self.engine, request.parameter("id")).await,
-            ("GET", "/stores") => regions::stores(&self.engine).await,
+            ("GET", "/stores") => stores::list(&self.engine, self.planned).await,
+            ("POST", "/join") => match understood(&request) {
+                Ok(wanted) => stores::join(&self.engine, wanted).await,
+                Err(refusal) => refusal,
+            },
+            ("POST", "/drain") => stores::drain(&self.engine, self.planned, &request).await,
+            ("POST", "/undrain") => stores::undrain(&self.engine, &request).await,
+            ("POST", "/leave") => stores::leave(&self.engine, &request).await,
             ("POST", "/split") => match understood(&request) {
                 Ok(wanted) => regions::split(&self.engine, wanted).await,
                 Err(refusal) => refusal,
@@ -78,8 +87,8 @@ impl Admin {
             }
             _ => Response::text(
                 404,
-                "there are GET /status, /regions, /region and /stores, and POST /split, /merge, /replicas, /check, /repair, \
-                 /transfer, /local and /stop\n",
+                "there are GET /status, /regions, /region and /stores, and POST /split, /merge, /replicas, /check, /repair, /join, \
+                 /drain, /undrain, /leave, /transfer, /local and /stop\n",
             ),
         }
     }

@@ -10,6 +10,7 @@ mod config;
 mod placement;
 mod regions;
 mod report;
+mod stores;
 
 use std::future::pending;
 use std::io::{self, Write};
@@ -30,9 +31,9 @@ pub(crate) use check::ReplicaCheckView;
 pub(crate) use check::{CheckRequest, CheckView, RepairRequest};
 pub(crate) use regions::{
     ChangeKind, ChangeRequest, MergeRequest, RecoveredView, RegionView, RegionsAnswer, ReplicasRequest, SplitRequest,
-    StoresAnswer,
 };
-pub(crate) use report::{LocalAnswer, LocalQuery, ReplicaReport, StatusReport};
+pub(crate) use report::{LocalAnswer, LocalQuery, Measured, ReplicaReport, StatusReport};
+pub(crate) use stores::{JoinRequest, StoresAnswer};
 
 use crate::cli::{ServeArgs, StateChoice};
 use crate::error::Failure;
@@ -85,7 +86,8 @@ async fn serve(config: ServeConfig) -> Result<(), Failure> {
     let mut tasks = JoinSet::new();
     let mut clients = JoinSet::new();
     if let Some(listener) = doors.admin {
-        let admin = Admin { engine: engine.clone(), stop: Arc::clone(&asked_to_stop) };
+        let planned = config.placement.is_some();
+        let admin = Admin { engine: engine.clone(), planned, stop: Arc::clone(&asked_to_stop) };
         tasks.spawn(http::serve(listener, move |request| admin.clone().handle(request)));
     }
     if let (Some(listener), Some(handle)) = (doors.metrics, metrics) {

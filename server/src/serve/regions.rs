@@ -3,7 +3,6 @@
 //! ```text
 //! GET  /regions                            all regions, in key order
 //! GET  /region?id=7                        one, as its leader knows it
-//! GET  /stores                             the stores that this one knows
 //! POST /split     {"region": 7, "keys": ["6b"]}
 //! POST /merge     {"source": 8, "into": 7}
 //! POST /replicas  {"region": 7, "changes": [{"change": "add-voter", "store": 4}, {"change": "remove", "store": 1}]}
@@ -20,7 +19,7 @@ use multiraft::{Change, Engine, RegionDescriptor, RegionError, RegionId, StoreId
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::report::{RegionReport, ReplicaReport};
+use super::report::{Measured, RegionReport, ReplicaReport, measured};
 use crate::hex;
 use crate::http::Response;
 
@@ -46,6 +45,9 @@ pub(crate) struct RegionView {
     pub(crate) leader: Option<u64>,
     /// What a replica here has applied.
     pub(crate) applied: Option<u64>,
+    /// How large and how busy it is, if the store that was asked leads it.
+    #[serde(default)]
+    pub(crate) measured: Option<Measured>,
 }
 
 /// Regions: all of them, or those that have come of a change.
@@ -86,27 +88,6 @@ impl From<RecoveryRecord> for RecoveredView {
             before: record.before.replicas.iter().map(|replica| replica.store.get()).collect(),
         }
     }
-}
-
-/// A store, as another one sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StoreView {
-    pub(crate) store: u64,
-    /// Whether it is the one that was asked, or linked to it.
-    pub(crate) connected: bool,
-    pub(crate) incarnation: Option<u64>,
-    /// Replicas there.
-    pub(crate) regions: usize,
-    /// Regions that it leads, of those that have a replica on the store that was asked.
-    pub(crate) leaders: usize,
-}
-
-/// The stores that one knows.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct StoresAnswer {
-    /// The store that was asked.
-    pub(crate) store: u64,
-    pub(crate) stores: Vec<StoreView>,
 }
 
 /// The body of `POST /split`.
@@ -176,7 +157,10 @@ impl ChangeRequest {
 /// Answers `GET /regions`.
 pub(crate) async fn list(engine: &Engine) -> Response {
     match walk(engine, &engine.status().await).await {
-        Ok(regions) => Response::json(200, &RegionsAnswer { store: engine.store().get(), regions, recovered: None }),
+        Ok(mut regions) => {
+            measure(engine, &mut regions);
+            Response::json(200, &RegionsAnswer { store: engine.store().get(), regions, recovered: None })
+        }
         Err(text) => Response::text(503, format!("{text}\n")),
     }
 }
@@ -188,38 +172,13 @@ pub(crate) async fn describe(engine: &Engine, id: Option<&str>) -> Response {
     };
     match engine.describe_region(RegionId(id)).await {
         Ok(region) => {
-            let regions = vec![view(&region, &engine.status().await)];
+            let mut regions = vec![view(&region, &engine.status().await)];
+            measure(engine, &mut regions);
             let recovered = engine.recovered(region.id).map(RecoveredView::from);
             Response::json(200, &RegionsAnswer { store: engine.store().get(), regions, recovered })
         }
         Err(error) => refusal(&error),
     }
-}
-
-/// Answers `GET /stores`.
-pub(crate) async fn stores(engine: &Engine) -> Response {
-    let status = engine.status().await;
-    let regions = match walk(engine, &status).await {
-        Ok(regions) => regions,
-        Err(text) => return Response::text(503, format!("{text}\n")),
-    };
-    let view = |store, connected, incarnation| StoreView { store, connected, incarnation, regions: 0, leaders: 0 };
-    let own = view(status.store.get(), true, Some(status.incarnation.get()));
-    let mut stores = BTreeMap::from([(own.store, own)]);
-    for peer in &status.peers {
-        let id = peer.store.get();
-        stores.insert(id, view(id, peer.connected, peer.incarnation.map(multiraft::Incarnation::get)));
-    }
-    for region in &regions {
-        for replica in &region.replicas {
-            // One that holds replicas is told of even if this store has never heard of it otherwise.
-            stores.entry(replica.store).or_insert_with(|| view(replica.store, false, None)).regions += 1;
-        }
-        if let Some(leader) = region.leader.and_then(|leader| stores.get_mut(&leader)) {
-            leader.leaders += 1;
-        }
-    }
-    Response::json(200, &StoresAnswer { store: status.store.get(), stores: stores.into_values().collect() })
 }
 
 /// Answers `POST /split`.
@@ -264,7 +223,8 @@ pub(super) async fn answer(
     match result {
         Ok(regions) => {
             let status = engine.status().await;
-            let regions = regions.iter().map(|region| view(region, &status)).collect();
+            let mut regions: Vec<_> = regions.iter().map(|region| view(region, &status)).collect();
+            measure(engine, &mut regions);
             Response::json(200, &RegionsAnswer { store: engine.store().get(), regions, recovered: None })
         }
         Err(error) => refusal(&error),
@@ -299,12 +259,19 @@ fn view(region: &RegionDescriptor, status: &StoreStatus) -> RegionView {
         replicas: region.replicas.iter().map(ReplicaReport::from).collect(),
         leader: own.and_then(|own| own.leader).map(StoreId::get),
         applied: own.map(|own| own.applied.get()),
+        measured: None,
     }
+}
+
+/// Adds what this store has measured of what it leads.
+fn measure(engine: &Engine, regions: &mut [RegionView]) {
+    let measured = measured(engine);
+    regions.iter_mut().for_each(|region| region.measured = measured.get(&region.id).copied());
 }
 
 /// All regions: the root, then those that own keys, from the first key to the end. One without a replica here is asked for
 /// what it is now, unless some leader was not reached: then what this store has heard of it will do.
-async fn walk(engine: &Engine, status: &StoreStatus) -> Result<Vec<RegionView>, String> {
+pub(super) async fn walk(engine: &Engine, status: &StoreStatus) -> Result<Vec<RegionView>, String> {
     let deadline = Instant::now() + LIST_TIMEOUT;
     let own: BTreeMap<RegionId, &RegionDescriptor> =
         status.regions.iter().map(|region| (region.descriptor.id, &*region.descriptor)).collect();
@@ -355,6 +322,7 @@ impl From<RegionReport> for RegionView {
             replicas: report.replicas,
             leader: report.leader,
             applied: Some(report.applied),
+            measured: report.measured,
         }
     }
 }

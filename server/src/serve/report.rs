@@ -1,6 +1,8 @@
 //! What the admin endpoint tells of a store, as JSON; the demo reads the same.
 
-use multiraft::{RegionStatus, Replica, Role, StoreStatus};
+use std::collections::BTreeMap;
+
+use multiraft::{Engine, Figures, RegionStatus, Replica, Role, StoreStatus};
 use serde::{Deserialize, Serialize};
 
 /// A store, its replicas and its links.
@@ -33,6 +35,44 @@ pub(crate) struct RegionReport {
     pub(crate) commit: u64,
     pub(crate) applied: u64,
     pub(crate) last_index: u64,
+    /// How large and how busy it is, if this store leads it and plans with others.
+    #[serde(default)]
+    pub(crate) measured: Option<Measured>,
+}
+
+/// How large and how busy a region is, as its leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    /// Of keys and values.
+    pub(crate) bytes: u64,
+    pub(crate) keys: u64,
+    /// Keys written a second.
+    pub(crate) writes_per_s: u64,
+    /// Keys read a second, by the leader's store.
+    pub(crate) reads_per_s: u64,
+}
+
+/// What this store has measured of the regions that it leads.
+pub(crate) fn measured(engine: &Engine) -> BTreeMap<u64, Measured> {
+    let figures = engine.figures();
+    let led = figures.iter().filter(|figures| figures.leads);
+    let measured = led.map(|figures| {
+        let Figures { bytes, keys, writes_per_s, reads_per_s, .. } = *figures;
+        (figures.region.get(), Measured { bytes, keys, writes_per_s, reads_per_s })
+    });
+    measured.collect()
+}
+
+impl StatusReport {
+    /// How this store stands.
+    pub(crate) async fn of(engine: &Engine) -> Self {
+        let mut report = Self::from(engine.status().await);
+        let measured = measured(engine);
+        for region in report.regions.iter_mut().filter(|region| region.is_leader) {
+            region.measured = measured.get(&region.id).copied();
+        }
+        report
+    }
 }
 
 /// A replica of a region, wherever it is.
@@ -138,6 +178,7 @@ impl From<&RegionStatus> for RegionReport {
             commit: status.commit.get(),
             applied: status.applied.get(),
             last_index: status.last_index.get(),
+            measured: None,
         }
     }
 }
