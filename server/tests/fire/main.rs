@@ -13,6 +13,7 @@ mod counters;
 mod harness;
 mod nemesis;
 mod operator;
+mod placement;
 mod resp;
 mod settle;
 mod stop;
@@ -44,10 +45,17 @@ fn setting(name: &str, default: impl FnOnce() -> u64) -> u64 {
     std::env::var(name).map_or_else(|_| default(), |text| text.parse().unwrap())
 }
 
+fn seed() -> u64 {
+    setting("MULTIRAFT_FIRE_SEED", || {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap())
+    })
+}
+
 /// Three stores begin with some regions, two more join them.
-fn five_stores(seed: u64) -> Cluster {
+fn five_stores(seed: u64, flags: &[&str]) -> Cluster {
     let state = if seed.is_multiple_of(2) { "sled" } else { "mem" };
-    let mut cluster = Cluster::prepare_many(STORES, &["--state", state, "--request-timeout", "3s", "--workers", "2"]);
+    let common = ["--state", state, "--request-timeout", "3s", "--workers", "2"];
+    let mut cluster = Cluster::prepare_many(STORES, &[&common[..], flags].concat());
     cluster.keep_logs();
     for at in 0..STORES as usize {
         let mut arguments = cluster.arguments(at);
@@ -97,13 +105,11 @@ fn floor(what: &str, found: usize, per_minute: usize, length: Duration) {
 
 #[test]
 fn histories_are_linearizable_while_regions_change_and_stores_die() {
-    let seed = setting("MULTIRAFT_FIRE_SEED", || {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap())
-    });
+    let seed = seed();
     let length = Duration::from_secs(setting("MULTIRAFT_FIRE_SECONDS", || 60));
     println!("MULTIRAFT_FIRE_SEED={seed} MULTIRAFT_FIRE_SECONDS={}", length.as_secs());
     let mut random = Random::new(seed);
-    let mut cluster = five_stores(seed);
+    let mut cluster = five_stores(seed, &[]);
     let admins: Vec<SocketAddr> = cluster.stores.iter().map(|store| store.admin).collect();
     let trial = Trial::new(seed, cluster.stores.iter().map(|store| store.resp).collect());
 
@@ -146,7 +152,7 @@ fn histories_are_linearizable_while_regions_change_and_stores_die() {
     );
 
     let say = |what: &str| println!("{:7.3} {what}", trial.begun.elapsed().as_secs_f64());
-    let statuses = settle::settle(&trial, &admins, QUIET, random.fork());
+    let statuses = settle::settle(&trial, &admins, QUIET, |regions| settle::mend(&admins, regions, &mut random));
     say("at rest");
     record.add(Client::new(&trial, CLIENTS).read_all(READING));
     say("every key is read");

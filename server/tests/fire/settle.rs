@@ -16,14 +16,20 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// How many keys are read from a replica at once.
 const KEYS_AT_ONCE: usize = 256;
 
-/// Waits until the cluster is at rest, and stays so for a while. What operators have begun and left behind is put right first.
-pub(crate) fn settle(trial: &Trial, admins: &[SocketAddr], quiet: Duration, mut random: Random) -> Vec<Status> {
+/// Waits until the cluster is at rest, and stays so for a while. `meanwhile` may put right what operators have begun and left
+/// behind.
+pub(crate) fn settle(
+    trial: &Trial,
+    admins: &[SocketAddr],
+    quiet: Duration,
+    mut meanwhile: impl FnMut(&BTreeMap<u64, Region>),
+) -> Vec<Status> {
     let (begun, mut told) = (Instant::now(), Instant::now());
     let mut still: Option<(Instant, Vec<Position>)> = None;
     loop {
         let statuses: Result<Vec<Status>, String> = admins.iter().map(|admin| status(*admin)).collect();
         let found = statuses.and_then(|statuses| {
-            mend(admins, &newest(&statuses), &mut random);
+            meanwhile(&newest(&statuses));
             rest(&statuses).map(|positions| (statuses, positions))
         });
         let trouble = match found {
@@ -70,7 +76,7 @@ fn newest(statuses: &[Status]) -> BTreeMap<u64, Region> {
 }
 
 /// Takes the next step towards three voters where one is needed. What cannot be done now can be done a moment later.
-fn mend(admins: &[SocketAddr], regions: &BTreeMap<u64, Region>, random: &mut Random) {
+pub(crate) fn mend(admins: &[SocketAddr], regions: &BTreeMap<u64, Region>, random: &mut Random) {
     for region in regions.values().filter(|region| region.leader.is_some()) {
         if let Some(command) = repair(region, admins.len() as u64, random) {
             let told = ctl(random.pick(admins), &command);
@@ -86,6 +92,10 @@ fn rest(statuses: &[Status]) -> Result<Vec<Position>, String> {
     for region in regions.values() {
         if !region.is_whole() {
             return Err(format!("three voters are wanted: {region:?}"));
+        }
+        if let Some(lost) = region.replicas.iter().find(|replica| statuses.iter().all(|one| one.store != replica.store))
+        {
+            return Err(format!("{lost:?} is on a store that is gone: {region:?}"));
         }
         let mut leaders = BTreeSet::new();
         for status in statuses {
@@ -120,6 +130,22 @@ fn rest(statuses: &[Status]) -> Result<Vec<Position>, String> {
     Ok(positions)
 }
 
+/// Whether each region has three voters, all on these stores, and nothing else; else what is missing. It may be written to.
+pub(crate) fn whole(statuses: &[Status]) -> Result<(), String> {
+    let regions = newest(statuses);
+    for region in regions.values() {
+        let is_held = |store| {
+            let here = statuses.iter().find(|status| status.store == store);
+            let mut held = here.into_iter().flat_map(|status| &status.regions);
+            held.any(|here| here.id == region.id && here.applied.unwrap_or(0) > 0)
+        };
+        if !region.is_whole() || !region.replicas.iter().all(|replica| is_held(replica.store)) {
+            return Err(format!("three live voters are wanted: {region:?}"));
+        }
+    }
+    cover(&regions)
+}
+
 /// Every key belongs to one region.
 fn cover(regions: &BTreeMap<u64, Region>) -> Result<(), String> {
     let mut owners: Vec<&Region> = regions.values().filter(|region| region.id != 1).collect();
@@ -142,7 +168,8 @@ pub(crate) fn compare(trial: &Trial, admins: &[SocketAddr], statuses: &[Status])
         let of_region: Vec<String> = keys.iter().filter(|key| region.owns(key)).cloned().collect();
         for keys in of_region.chunks(KEYS_AT_ONCE) {
             let held = region.replicas.iter().map(|replica| {
-                let admin = admins[usize::try_from(replica.store).unwrap() - 1];
+                let at = statuses.iter().position(|status| status.store == replica.store);
+                let admin = admins[at.unwrap()];
                 local(admin, keys)
                     .unwrap_or_else(|said| panic!("region {} on store {}: {said}", region.id, replica.store))
             });
