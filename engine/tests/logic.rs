@@ -18,7 +18,7 @@ use multiraft_raft::{Body, ChangeOp, Entry, EntryKind, MembershipChange, Message
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     Beat, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage,
-    SnapshotHeader, SnapshotMessage, SnapshotStep,
+    RegionMessage, RegionStep, SnapshotHeader, SnapshotMessage, SnapshotStep,
 };
 use worker_config::worker_config;
 
@@ -590,5 +590,27 @@ fn a_damaged_replica_is_not_made_anew_by_a_message_and_a_later_one_is() {
         let made = out.apply.iter().any(|task| matches!(task, ApplyTask::Create { .. }));
         assert_eq!(made, is_made, "{out:?}");
         assert!(out.log.is_empty() && out.sends.is_empty(), "{out:?}");
+    }
+}
+
+#[test]
+fn a_replica_that_was_removed_before_its_region_was_merged_goes_and_one_that_was_not_stays() {
+    for (is_listed, goes) in [(false, true), (true, false)] {
+        let mut store = follower();
+        let mut descriptor = (*bootstrap_regions(&[], &[1, 2, 3].map(StoreId))[1]).clone();
+        descriptor.epoch.conf_version += 1;
+        descriptor.epoch.version += 1;
+        if !is_listed {
+            descriptor.replicas.remove(0);
+        }
+        let (descriptor, committed) = (Arc::new(descriptor), (LogIndex(9), Term(1)));
+        let step = RegionStep::Tell { descriptor, merged: true, committed };
+        let told = PeerMessage::Region(RegionMessage { region: REGION, step });
+        let told = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![told] }]);
+        store.after(Duration::from_millis(100));
+        let next = store.turn(Vec::new());
+        let went =
+            [told, next].iter().any(|out| out.apply.iter().any(|task| matches!(task, ApplyTask::Destroy { .. })));
+        assert_eq!(went, goes, "it is {}listed", if is_listed { "" } else { "not " });
     }
 }

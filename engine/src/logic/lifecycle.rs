@@ -325,9 +325,8 @@ impl<R> Worker<R> {
         match step {
             RegionStep::Ask { replica, epoch } => self.handle_ask(now, from, region, replica, epoch),
             RegionStep::Tell { descriptor, merged, committed } => {
-                // That a region was absorbed is no reason to go: its keys are still to be taken over, see the rules.
-                if descriptor.id == region && !self.tell_aside(region, &descriptor, committed) && !merged {
-                    self.handle_tell(region, descriptor, committed);
+                if descriptor.id == region && !self.tell_aside(region, &descriptor, committed) {
+                    self.handle_tell(region, descriptor, merged, committed);
                 }
             }
             RegionStep::AskFrozen { index } => self.handle_ask_frozen(from, region, index),
@@ -360,7 +359,13 @@ impl<R> Worker<R> {
         }
     }
 
-    fn handle_tell(&mut self, region: RegionId, descriptor: Arc<RegionDescriptor>, committed: (LogIndex, Term)) {
+    fn handle_tell(
+        &mut self,
+        region: RegionId,
+        descriptor: Arc<RegionDescriptor>,
+        merged: bool,
+        committed: (LogIndex, Term),
+    ) {
         let Some(key) = self.any_slot(region) else { return };
         let here = self.region_mut(key);
         if descriptor.epoch.conf_version <= here.descriptor().epoch.conf_version {
@@ -368,6 +373,10 @@ impl<R> Worker<R> {
         }
         if descriptor.replica(here.group.id()).is_none() {
             self.lives.doomed.push((key, descriptor, committed));
+            return;
+        }
+        if merged {
+            // It was a replica of the region to the end: its keys are still to be taken over here (G2, G3).
             return;
         }
         // It belongs to the region still, and is behind. If it holds what is committed, it goes on by itself; if not, those
@@ -388,7 +397,7 @@ impl<R> Worker<R> {
     /// A message of a later replica's leader reached an earlier one: that one was removed meanwhile.
     pub(super) fn on_successor(&mut self, region: RegionId, descriptor: Option<Arc<RegionDescriptor>>) {
         if let Some(descriptor) = descriptor.filter(|descriptor| descriptor.id == region) {
-            self.handle_tell(region, descriptor, Default::default());
+            self.handle_tell(region, descriptor, false, Default::default());
         }
     }
 
