@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use multiraft_raft::{KeyRange, RegionDescriptor, RegionId};
-use multiraft_router::{Address, RangeMap, RegionMap, Route};
+use multiraft_router::{Address, RangeMap, RangeUpdate, RegionMap, Route};
 
 use crate::logic::RegionHandle;
 
@@ -62,7 +62,9 @@ impl Known {
 impl Directory {
     /// Takes news of a region; older news than what is known is dropped.
     pub(crate) fn update(&self, descriptor: &Arc<RegionDescriptor>) {
-        self.ranges.update(descriptor);
+        if self.ranges.update(descriptor) == RangeUpdate::Replaced {
+            tracing::debug!(?descriptor, "a region is heard of");
+        }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.update(descriptor);
         known.tidy(&self.ranges);
@@ -90,6 +92,7 @@ impl Directory {
             parts.iter().for_each(|part| known.update(part));
             known.tidy(&self.ranges);
         }
+        tracing::debug!(?parts, "a split is heard of");
         // Last: a key is looked up here first, and then the region by its id.
         self.ranges.update_all(parts.iter().map(Arc::as_ref));
     }

@@ -30,7 +30,9 @@ pub(crate) fn strike_until(end: Duration, trial: &Trial, cluster: &mut Cluster, 
         let second = (first + 1 + random.below(stores - 1) as usize) % stores as usize;
         let length = Duration::from_millis(random.between(200, 4_000));
         let say = |what: &str| println!("{:7.3} {what}", trial.begun.elapsed().as_secs_f64());
-        match random.below(10) {
+        // At least every other blow kills.
+        let others = blows.pauses + blows.stops;
+        match if blows.kills <= others { random.below(7) } else { random.below(10) } {
             0..5 => {
                 say(&format!("kill {}", first + 1));
                 cluster.kill(first);

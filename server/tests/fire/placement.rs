@@ -22,7 +22,7 @@ const FLAGS: &[&str] = &[
     "--placement-interval",
     "500ms",
     "--repair-after",
-    "5s",
+    "12s",
     "--balance-after",
     "2s",
     "--merge-bytes",

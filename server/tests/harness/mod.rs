@@ -144,7 +144,7 @@ impl Cluster {
         let mut command = multiraft();
         if self.keeps_logs {
             let file = OpenOptions::new().create(true).append(true).open(self.log_file(at)).unwrap();
-            command.stderr(file);
+            command.stderr(file).env("RUST_LOG", "warn,multiraft=debug");
         }
         let child = command.args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         self.stores[at].child = Some(child);
