@@ -265,8 +265,9 @@ impl Applier {
             Ok(()) => self.digest_task(handle, index),
             Err(_) => DigestTask::missing(handle, index),
         }));
-        applied?;
+        // Also if the record of it finds no space yet: it is decided.
         self.bar_if_fenced(out.applied.last().and_then(|done| done.change.as_ref()));
+        applied?;
         if !self.unsynced.is_empty() {
             self.sync_changes(&mut entries.unwrap_or_else(|| catalogue.lock()))?;
         }
