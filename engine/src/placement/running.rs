@@ -11,10 +11,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use multiraft_raft::{RegionId, Time};
+use multiraft_raft::{RegionDescriptor, RegionId, Role, Time};
 
 use super::cluster::ClusterView;
-use super::operation::{Operation, OperationId, Step};
+use super::operation::{Operation, OperationId, ReplicaChange, Step};
 use super::options::{Kind, PlacementOptions, Timeouts};
 
 /// An operation that was begun.
@@ -171,16 +171,84 @@ fn timeout(step: &Step, timeouts: &Timeouts) -> Duration {
     }
 }
 
+/// Whether a change of replicas has come to its end in a region.
+fn is_made(region: &RegionDescriptor, change: ReplicaChange) -> bool {
+    let role_on = |store| region.replica_on(store).map(|replica| replica.role);
+    match change {
+        ReplicaChange::AddVoter { store } => role_on(store) == Some(Role::Voter),
+        ReplicaChange::AddLearner { store } => role_on(store) == Some(Role::Learner),
+        ReplicaChange::AddWitness { store } => role_on(store) == Some(Role::Witness),
+        ReplicaChange::Promote { replica } => region.replica(replica).is_none_or(|found| found.role == Role::Voter),
+        ReplicaChange::Remove { replica } => region.replica(replica).is_none(),
+        ReplicaChange::Replace { remove, add } => {
+            region.replica(remove).is_none() && role_on(add).is_some_and(|role| role != Role::Learner)
+        }
+    }
+}
+
 /// Whether the view shows what an operation has done.
 fn shows(view: &ClusterView, operation: &Operation) -> bool {
     let moved_on = |region, epoch| view.region(region).is_none_or(|known| known.descriptor.epoch != epoch);
     match &operation.step {
         Step::TransferLeader { to } => view.region(operation.region).is_none_or(|region| region.leader == Some(*to)),
-        Step::Change(_) => {
-            let is_plain = |known: &super::RegionInfo| known.replicas().iter().all(|replica| !replica.role.is_joint());
-            moved_on(operation.region, operation.epoch) && view.region(operation.region).is_none_or(is_plain)
+        Step::Change(change) => {
+            // A learner that has yet to become the new voter, or a joint configuration, is on the way there.
+            let is_made = |known: &super::RegionInfo| {
+                known.replicas().iter().all(|replica| !replica.role.is_joint()) && is_made(&known.descriptor, *change)
+            };
+            moved_on(operation.region, operation.epoch) && view.region(operation.region).is_none_or(is_made)
         }
         Step::Split { .. } => moved_on(operation.region, operation.epoch),
         Step::Merge { into, into_epoch, .. } => view.region(operation.region).is_none() && moved_on(*into, *into_epoch),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use multiraft_raft::{KeyRange, RegionEpoch, Replica, ReplicaId, StoreId};
+
+    use super::*;
+    use crate::placement::{Reason, RegionInfo, Stats};
+
+    /// Region 2, at this conf_version, with its replicas by role.
+    fn region(conf_version: u64, roles: &[Role]) -> RegionInfo {
+        let replica = |(role, id): (&Role, u64)| Replica { id: ReplicaId(id), store: StoreId(id), role: *role };
+        let replicas = roles.iter().zip(1..).filter(|(role, _)| **role != Role::Witness).map(replica).collect();
+        let epoch = RegionEpoch { conf_version, version: 1 };
+        let descriptor = Arc::new(RegionDescriptor { id: RegionId(2), range: KeyRange::full(), epoch, replicas });
+        let (leader, stats, behind) = (Some(StoreId(1)), Stats::default(), Vec::new());
+        RegionInfo { descriptor, leader, stats, behind, replication: None, pending: false }
+    }
+
+    #[test]
+    fn a_replacement_is_not_over_when_only_its_learner_is_seen() {
+        // `Witness` stands for a store without a replica.
+        let (voter, none) = (Role::Voter, Role::Witness);
+        let (now, timeouts) = (Time::ZERO, Timeouts::default());
+        let mut view = ClusterView::new();
+        let mut running = Running::default();
+        let before = region(5, &[voter, voter, voter, none]);
+        let change = ReplicaChange::Replace { remove: ReplicaId(3), add: StoreId(4) };
+        let operation = Operation {
+            id: OperationId(1),
+            region: RegionId(2),
+            epoch: before.descriptor.epoch,
+            leader: StoreId(1),
+            step: Step::Change(change),
+            reason: Reason::Draining { store: StoreId(3) },
+        };
+        view.observe_region(before);
+        running.begin(operation, now, &timeouts);
+        running.finish(OperationId(1), true, now, &timeouts);
+        for roles in [[voter, voter, voter, Role::Learner], [voter, voter, Role::OutgoingVoter, Role::IncomingVoter]] {
+            view.observe_region(region(6, &roles));
+            running.sweep(&view, now, &timeouts);
+            assert!(!running.is_free(RegionId(2), now), "{roles:?}");
+        }
+        view.observe_region(region(8, &[voter, voter, none, voter]));
+        running.sweep(&view, now, &timeouts);
+        assert!(running.is_free(RegionId(2), now));
     }
 }
