@@ -164,3 +164,43 @@ fn the_third_store_goes_on_with_pairs_on_disk() {
 fn the_third_store_goes_on_with_pairs_in_memory() {
     the_third_store_goes_on("mem");
 }
+
+/// Copies a data directory.
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").args(["-r", text(from), text(to)]).status().unwrap();
+    assert!(copied.success());
+}
+
+#[test]
+fn a_plan_whose_carrying_out_is_killed_is_carried_out_again() {
+    let mut cluster = Cluster::start(&["--bootstrap-regions", "24", "--state", "sled"]);
+    written(&cluster, 0);
+    (0..3).for_each(|at| cluster.kill(at));
+    let (dir, saved) = (cluster.data_dir(1), cluster.path().join("saved"));
+    let (survey, plan) = (cluster.path().join("2.survey"), cluster.path().join("the.plan"));
+    done(&recover(&["collect", "--dir", text(&dir), "--out", text(&survey)]));
+    let planned = done(&recover(&["plan", "--dead", "1,3", "--out", text(&plan), text(&survey)]));
+    let id = planned["plan"].as_str().unwrap().to_owned();
+    copy(&dir, &saved);
+    let arguments = ["ctl", "--json", "recover", "apply", "--dir", text(&dir), "--plan", text(&plan), "--confirm", &id];
+    let mut unfinished = 0;
+    for delay in [10, 30, 60, 100, 200, 400] {
+        std::fs::remove_dir_all(&dir).unwrap();
+        copy(&saved, &dir);
+        let mut child = harness::multiraft().args(arguments).stdout(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        unfinished += u32::from(!recover(&["verify", "--plan", text(&plan), text(&dir)]).status.success());
+        let kept = done(&run(&arguments));
+        assert!(kept["already"] == true || kept["kept"].as_array().unwrap().len() == 25, "{kept}");
+        done(&recover(&["verify", "--plan", text(&plan), text(&dir)]));
+    }
+    assert!(unfinished > 0, "some were killed before they had ended");
+    cluster.spawn(1);
+    cluster.wait_ready(1);
+    let mut client = cluster.client(1);
+    assert_eq!(client.ask("SET key1 again"), "+OK|");
+    let listed = done(&cluster.ctl(1, "regions"));
+    assert_eq!(listed["regions"].as_array().unwrap().len(), 25);
+}

@@ -249,7 +249,7 @@ impl<'a> Case<'a> {
             Draft::Refused { reason } => Verdict::Refused { reason: reason.clone() },
             Draft::Keep { store, kept, loss, range } => {
                 let replica = Replica { id: ReplicaId(ids.next()), store: *store, role: Role::Voter };
-                let conf_version = self.known.conf_version_max() + EPOCH_STEP;
+                let conf_version = self.known.conf_version_max().saturating_add(EPOCH_STEP);
                 let epoch = RegionEpoch { conf_version, version };
                 let becomes = RegionDescriptor { id: self.id(), range: range.clone(), epoch, replicas: vec![replica] };
                 Verdict::Keep(Keep {
@@ -258,7 +258,7 @@ impl<'a> Case<'a> {
                     last: kept.last,
                     expected: kept.foreseen.descriptor.clone(),
                     becomes,
-                    term: Term(self.known.term().get() + TERM_STEP),
+                    term: Term(self.known.term().get().saturating_add(TERM_STEP)),
                     loss: *loss,
                 })
             }
@@ -398,7 +398,7 @@ fn version_after(cases: &BTreeMap<RegionId, Case<'_>>) -> u64 {
         let foreseen = case.known.replicas.iter().map(|(_, replica)| replica.foreseen.descriptor.epoch.version);
         foreseen.chain(case.known.configurations().map(|descriptor| descriptor.epoch.version))
     });
-    seen.max().unwrap_or(0) + EPOCH_STEP
+    seen.max().unwrap_or(0).saturating_add(EPOCH_STEP)
 }
 
 /// Ids that were never used: above all that survivors have seen and that the root region may have given away.
@@ -424,13 +424,13 @@ impl Ids {
         }
         // A root region that lives on knows what it has given away; one that is recovered may have forgotten.
         if !matches!(cases.get(&RegionId::ROOT), Some(Case { draft: Draft::Healthy, .. })) {
-            last += IDS_STEP;
+            last = last.saturating_add(IDS_STEP);
         }
         Self { last }
     }
 
     fn next(&mut self) -> u64 {
-        self.last += 1;
+        self.last = self.last.saturating_add(1);
         self.last
     }
 }
@@ -456,7 +456,7 @@ fn fill_gaps(
     let root = regions.iter_mut().find(|region| region.known.id == RegionId::ROOT);
     let root = root.filter(|region| matches!(region.verdict, Verdict::Lost));
     if let Some(root) = root {
-        let conf_version = root.known.epoch.conf_version + EPOCH_STEP;
+        let conf_version = root.known.epoch.conf_version.saturating_add(EPOCH_STEP);
         let becomes = create(RegionId::ROOT, KeyRange { start: Bytes::new(), end: Bytes::new() }, conf_version);
         root.verdict = Verdict::Create { store, becomes };
     }

@@ -553,3 +553,63 @@ fn merge_state_of_a_kept_region_is_not_frozen() {
     let opened = open(&dirs[0].1, Form::Disk);
     assert!(opened.assembled.starts.iter().all(|start| start.merge == MergeState::default()));
 }
+
+#[test]
+fn files_that_make_no_sense_inside_are_refused_and_never_break_the_planner() {
+    use super::codec::{Kind, seal};
+
+    let base = tempfile::tempdir().unwrap();
+    let case = Case { form: Form::Disk, stores: vec![(1, frozen_pair(true))] };
+    let dirs = case.make(base.path());
+    let survey = recovery(&dirs[0].1, Form::Disk).survey().unwrap();
+    let plan = case.plan(&dirs);
+    let mut seed = 1u64;
+    let mut draw = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    let (mut readable, mut refused) = (0, 0);
+    for _ in 0..4_000 {
+        for (kind, file) in [(Kind::Survey, survey.encode()), (Kind::Plan, plan.encode())] {
+            let mut body = file[10..file.len() - 4].to_vec();
+            for _ in 0..=draw(3) {
+                let at = draw(body.len());
+                body[at] = u8::try_from(draw(256)).unwrap();
+            }
+            body.truncate(body.len() - if draw(8) == 0 { draw(body.len()) } else { 0 });
+            let file = seal(kind, &body);
+            if kind == Kind::Plan {
+                let _ = Plan::decode(&file).map(|plan| plan.id());
+                continue;
+            }
+            match StoreSurvey::decode(&file) {
+                Ok(survey) => {
+                    readable += 1;
+                    let options = PlanOptions { fill_gaps: draw(2) == 0, ..PlanOptions::default() };
+                    let _ = make_plan(&[survey.clone()], &DEAD, &options);
+                    let _ =
+                        make_plan(&[survey, StoreSurvey { store: StoreId(2), ..empty_survey(&plan) }], &DEAD, &options);
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(readable > 200 && refused > 200, "{readable} were read, {refused} were not");
+}
+
+/// A survey of another store of the same cluster, with nothing on it.
+fn empty_survey(plan: &Plan) -> StoreSurvey {
+    StoreSurvey {
+        cluster: plan.cluster,
+        store: StoreId::ZERO,
+        incarnation: plan.sources[0].incarnation,
+        dead: Vec::new(),
+        ids_upto: 0,
+        stores: Vec::new(),
+        next_id: None,
+        replicas: Vec::new(),
+        damaged: Vec::new(),
+        promises: Vec::new(),
+        tombstones: Vec::new(),
+    }
+}
