@@ -14,7 +14,7 @@ use crate::logic::{Applied, ApplyTask, Input, Outcome, ReplyTo, SnapshotInstalle
 pub enum ApplyEnd<R> {
     /// All of it.
     Done,
-    /// The state store has no space. The [`AppliedBatch`] describes what is written once [`Applier::retry`] succeeds: hold
+    /// The state store has no space. The [`AppliedBatch`] describes what is written once [`Applier::retry`](crate::apply::Applier::retry) succeeds: hold
     /// it back until then. After that, apply `rest` before anything else.
     Stalled {
         /// The tasks that were not looked at.

@@ -11,6 +11,8 @@
 //! what touches files is in [`Recovery`].
 
 mod audit;
+#[cfg(test)]
+mod broken_files;
 mod carry_out;
 mod codec;
 mod fence;
