@@ -111,7 +111,7 @@ impl Engine {
     }
 
     /// Proposes until there is an answer or the time is up. A proposal that had no effect is tried again, up to `patience`;
-    /// one of unknown outcome never is.
+    /// one of unknown outcome never is. Whose patience ends before the deadline has routed by a key, and does so again.
     pub(crate) async fn propose_until(
         &self,
         region: RegionId,
@@ -158,7 +158,7 @@ impl Engine {
                 }
                 other => return Err(propose_error(region, other)),
             };
-            if !self.pause(&mut pause, patience).await {
+            if (patience < deadline && self.is_past(region)) || !self.pause(&mut pause, patience).await {
                 return Err(refusal);
             }
         }
@@ -267,7 +267,7 @@ impl Engine {
                 Some(_) | None => None,
             };
             refusals += 1;
-            if !self.pause(&mut pause, patience).await {
+            if (patience < deadline && self.is_past(region)) || !self.pause(&mut pause, patience).await {
                 return Err(ReadError::NotLeader { region, hint });
             }
         }

@@ -201,6 +201,17 @@ impl Engine {
         stands || search.unknown < ROUNDS_UNKNOWN
     }
 
+    /// Whether a region has been absorbed, as this store knows it: whoever has routed by a key finds its new owner, and looking for
+    /// the old one would only take time.
+    ///
+    /// A split leaves a region its first key and a merge takes nothing from it: one whose first key has another owner is no more.
+    pub(crate) fn is_past(&self, region: RegionId) -> bool {
+        self.region(region).is_some_and(|known| {
+            self.region_for(&known.range.start)
+                .is_some_and(|owner| owner.id != region && owner.epoch.version > known.epoch.version)
+        })
+    }
+
     /// Asks the other stores, one after the other, until one has told enough; returns how many answered.
     async fn ask_peers(
         &self,
@@ -232,3 +243,7 @@ impl Engine {
         answers
     }
 }
+
+#[cfg(test)]
+#[path = "routing_tests.rs"]
+mod tests;
