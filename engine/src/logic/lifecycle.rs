@@ -28,6 +28,9 @@ const KEPT_MESSAGES: usize = 4;
 /// How many replicas may be being created at once; further messages are dropped, and come again.
 const CREATING_MAX: usize = 4096;
 
+/// A replica whose state is there comes to its worker with the news of the split that has made it: not later than this.
+const ADOPTED_WITHIN: Duration = Duration::from_secs(5);
+
 /// A replica that has heard of no leader for so long asks whether its region still knows it.
 const ASK_AFTER: Duration = Duration::from_secs(10);
 
@@ -50,6 +53,15 @@ struct Creating {
     replica: ReplicaId,
     descriptor: Arc<RegionDescriptor>,
     messages: Vec<(StoreId, Message)>,
+    /// Until when it is waited for the split that has made its state: a vote that its leader asks for as soon as it has split
+    /// comes to a store that is about to, and is asked for only once.
+    adopted_by: Option<Time>,
+}
+
+impl Creating {
+    fn is_given_up(&self, now: Time) -> bool {
+        self.adopted_by.is_some_and(|until| until <= now)
+    }
 }
 
 impl<R> Default for Lifecycle<R> {
@@ -81,6 +93,7 @@ impl<R> Worker<R> {
     /// A message for a region that has no replica here, or one of a lower id without state.
     pub(super) fn on_stranger(
         &mut self,
+        now: Time,
         from: StoreId,
         region: RegionId,
         message: Message,
@@ -116,14 +129,17 @@ impl<R> Worker<R> {
             return;
         }
         let replica = message.to;
+        if self.lives.creating.len() >= CREATING_MAX {
+            self.lives.creating.retain(|_, creating| !creating.is_given_up(now));
+        }
         let has_room = self.lives.creating.len() < CREATING_MAX;
-        match self.lives.creating.get_mut(&region) {
+        match self.lives.creating.get_mut(&region).filter(|creating| !creating.is_given_up(now)) {
             Some(creating) if creating.replica == replica && creating.messages.len() < KEPT_MESSAGES => {
                 creating.messages.push((from, message));
             }
             Some(_) => {}
             None if has_room => {
-                let creating = Creating { replica, descriptor, messages: vec![(from, message)] };
+                let creating = Creating { replica, descriptor, messages: vec![(from, message)], adopted_by: None };
                 self.lives.creating.insert(region, creating);
                 self.lives.tasks.push(ApplyTask::Create { region, replica });
             }
@@ -162,6 +178,13 @@ impl<R> Worker<R> {
         };
         let earlier = self.any_slot(region);
         let is_here = earlier.is_some_and(|key| self.region(key).group.id() >= replica);
+        let is_gone = self.tombstone(region).is_some_and(|tombstone| tombstone.forbids(replica));
+        if !allowed && earlier.is_none() && !is_gone && !self.lives.residue.bars(region, replica) {
+            // Its state is there, or that of a later one.
+            let adopted_by = Some(now.plus(ADOPTED_WITHIN));
+            self.lives.creating.insert(region, Creating { adopted_by, ..creating });
+            return;
+        }
         if allowed && !is_here {
             if let Some(key) = earlier {
                 if self.region(key).initialised {
@@ -265,6 +288,16 @@ impl<R> Worker<R> {
             here.group.campaign(now);
         }
         self.touch(key);
+        if let Some(creating) = self.lives.creating.remove(&region) {
+            if creating.adopted_by.is_none() {
+                // The applier has still to answer, and what waits goes on then.
+                self.lives.creating.insert(region, creating);
+                return;
+            }
+            for (from, message) in creating.messages {
+                self.handle_raft(now, from, region, message, None);
+            }
+        }
     }
 
     /// A split was applied: the children go to their workers, the parent goes on with what is left to it.

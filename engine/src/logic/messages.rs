@@ -82,13 +82,13 @@ impl<R> Worker<R> {
         descriptor: Option<Arc<RegionDescriptor>>,
     ) {
         let Some(key) = self.any_slot(region) else {
-            return self.on_stranger(from, region, message, descriptor);
+            return self.on_stranger(now, from, region, message, descriptor);
         };
         if message.to > self.region(key).group.id() {
             if self.region(key).initialised {
                 return self.on_successor(region, descriptor);
             }
-            return self.on_stranger(from, region, message, descriptor);
+            return self.on_stranger(now, from, region, message, descriptor);
         }
         let here = self.region_mut(key);
         if message.to != here.group.id() || here.store_of(message.from).is_some_and(|store| store != from) {

@@ -1,0 +1,117 @@
+//! The child of a split as a worker sees it that hears of it before its own store has split.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod worker_config;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use multiraft::assembly::bootstrap_regions;
+use multiraft::logic::{Adopt, ApplyTask, Input, TurnOutput, Worker};
+use multiraft::{Incarnation, RegionDescriptor, RegionId, StoreId};
+use multiraft_raft::{Body, LogIndex, Message, ReplicaId, Term, Time};
+use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
+use multiraft_transport::{PeerMessage, RaftMessage};
+use worker_config::worker_config;
+
+/// Store 1 of three, without regions.
+struct Store {
+    worker: Worker<u32>,
+    log: LogWriter,
+    now: Time,
+}
+
+impl Store {
+    fn new() -> Self {
+        let (log, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
+        let worker = Worker::new(worker_config(&[StoreId(2), StoreId(3)]), recovered.token(0), &[], Time::ZERO);
+        let mut store = Self { worker, log, now: Time::ZERO };
+        store.run(vec![link(2), link(3)]);
+        store
+    }
+
+    /// What it has its applier do, and what it tells the other stores, in a turn and those that follow from it by the log alone.
+    fn run(&mut self, mut inputs: Vec<Input<u32>>) -> (Vec<ApplyTask<u32>>, Vec<(StoreId, PeerMessage)>) {
+        let (mut tasks, mut said) = (Vec::new(), Vec::new());
+        loop {
+            let mut out = TurnOutput::default();
+            self.worker.turn(self.now, &mut inputs, &mut out);
+            tasks.append(&mut out.apply);
+            for sent in out.sends {
+                said.extend(sent.messages.into_iter().map(|message| (sent.to, message)));
+            }
+            if out.log.is_empty() {
+                return (tasks, said);
+            }
+            let batch = LogBatch { ticket: out.ticket, records: out.log };
+            inputs = self.log.commit(vec![batch]).unwrap().into_iter().map(|token| Input::Flushed { token }).collect();
+        }
+    }
+}
+
+fn link(peer: u64) -> Input<u32> {
+    Input::Link { peer: StoreId(peer), up: Some(Incarnation(1)) }
+}
+
+fn child() -> Arc<RegionDescriptor> {
+    Arc::clone(&bootstrap_regions(&[], &[StoreId(1), StoreId(2), StoreId(3)])[1])
+}
+
+/// The child's replica on store 2 asks for a vote.
+fn pre_vote(child: &Arc<RegionDescriptor>) -> Input<u32> {
+    let [to, from] = [1, 2].map(|store| child.replica_on(StoreId(store)).unwrap().id);
+    let body = Body::PreVote { last_index: LogIndex(1), last_term: Term(1) };
+    let message = Message { from, to, term: Term(2), body };
+    let message = PeerMessage::Raft(RaftMessage { region: child.id, message, descriptor: Some(Arc::clone(child)) });
+    Input::Messages { from: StoreId(2), messages: vec![message] }
+}
+
+fn created(child: &RegionDescriptor, allowed: bool) -> Input<u32> {
+    Input::Created { region: child.id, replica: child.replica_on(StoreId(1)).unwrap().id, allowed }
+}
+
+fn asks_to_create(tasks: &[ApplyTask<u32>]) -> Vec<(RegionId, ReplicaId)> {
+    let asked = |task: &ApplyTask<u32>| match task {
+        ApplyTask::Create { region, replica } => Some((*region, *replica)),
+        _ => None,
+    };
+    tasks.iter().filter_map(asked).collect()
+}
+
+fn grants(said: &[(StoreId, PeerMessage)]) -> Vec<StoreId> {
+    let granted = |(to, message): &(StoreId, PeerMessage)| match message {
+        PeerMessage::Raft(RaftMessage { message, .. }) if message.body == (Body::PreVoteReply { granted: true }) => {
+            Some(*to)
+        }
+        _ => None,
+    };
+    said.iter().filter_map(granted).collect()
+}
+
+#[test]
+fn a_vote_asked_for_while_the_child_is_on_its_way_to_its_worker_is_given_when_it_comes() {
+    let (mut store, child) = (Store::new(), child());
+    let (tasks, _) = store.run(vec![pre_vote(&child)]);
+    assert_eq!(asks_to_create(&tasks), [(child.id, child.replica_on(StoreId(1)).unwrap().id)]);
+    // The applier has just made the child's state; the news of that comes by way of the parent's worker.
+    let (_, said) = store.run(vec![created(&child, false)]);
+    assert_eq!(grants(&said), []);
+    let adopt = Adopt { descriptor: Arc::clone(&child), campaign: false };
+    let (_, said) = store.run(vec![Input::Adopt(adopt)]);
+    assert_eq!(grants(&said), [StoreId(2)]);
+}
+
+#[test]
+fn a_child_that_does_not_come_is_not_waited_for_for_ever() {
+    let (mut store, child) = (Store::new(), child());
+    store.run(vec![pre_vote(&child)]);
+    store.run(vec![created(&child, false)]);
+    let (tasks, _) = store.run(vec![pre_vote(&child)]);
+    assert_eq!(asks_to_create(&tasks), [], "it is waited for");
+    store.now = store.now.plus(Duration::from_secs(6));
+    let (tasks, _) = store.run(vec![link(2), pre_vote(&child)]);
+    assert_eq!(asks_to_create(&tasks).len(), 1);
+    let (_, said) = store.run(vec![created(&child, true)]);
+    assert_eq!(grants(&said), [StoreId(2)]);
+}
