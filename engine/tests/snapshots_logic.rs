@@ -14,7 +14,7 @@ use multiraft::logic::{
     TurnOutput, Worker, WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RaftOptions, RegionDescriptor, RegionId, StoreId};
-use multiraft_raft::{AppendOutcome, Body, Message, ReplicaId, Term, Time};
+use multiraft_raft::{AppendOutcome, Body, Entry, EntryKind, Message, RegionEpoch, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     BeatReplies, BeatReply, CaptureId, PeerMessage, RaftMessage, SnapshotHeader, SnapshotMessage, SnapshotStep,
@@ -537,6 +537,36 @@ fn chunks_of_the_offered_capture_are_not_asked_for_again_and_those_of_another_ar
     assert_eq!(store.offered(3, Some(capture(2))), SnapshotStep::Accept { first_chunk: 0 });
     assert_eq!(store.tasks(), [SnapshotTask::Forget { region: REGION, capture: capture(1) }, expect(3)]);
     assert_eq!(store.worker.counters().snapshots_taken_up, 1);
+}
+
+#[test]
+fn a_snapshot_tells_what_the_region_is_also_if_the_log_has_come_as_far_meanwhile() {
+    let mut store = Store::follower(limits());
+    let newer = RegionEpoch { conf_version: 1, version: 9 };
+    let descriptor = Arc::new(RegionDescriptor { epoch: newer, ..(*store.descriptor).clone() });
+    let (index, index_term) = (LogIndex(3), Term(1));
+    let (offered, size_hint) = (Arc::clone(&store.descriptor), 0);
+    store.says(2, 1, SnapshotStep::Offer { index, index_term, descriptor: offered, size_hint, capture: None });
+    let header = SnapshotHeader {
+        absorbed: Bytes::from_static(&[1, 0]),
+        transfer: 1,
+        region: REGION,
+        to: ReplicaId(1),
+        index,
+        index_term,
+        descriptor: Arc::clone(&descriptor),
+        first_chunk: 0,
+        capture: capture(1),
+    };
+    store.run(vec![Input::SnapshotReceived { from: StoreId(2), header: header.clone() }]);
+    // While it is installed, entries come; the applier skips what the snapshot includes, and does not tell what they did.
+    let empty = |index| Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Empty, data: Bytes::new() };
+    let (prev_index, prev_term, commit) = (LogIndex::ZERO, Term::ZERO, index);
+    store.run(vec![raft(2, 1, Body::Append { prev_index, prev_term, commit, entries: (1..=3).map(empty).collect() })]);
+    let (handle, from, merge) = (store.handle(), StoreId(2), MergeState::default());
+    let done = SnapshotInstalled { handle, from, header, installed: true, waits: false, merge, covered: Vec::new() };
+    store.run(vec![Input::SnapshotInstalled(done)]);
+    assert_eq!(store.worker.status(REGION).unwrap().descriptor, descriptor);
 }
 
 #[test]

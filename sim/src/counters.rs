@@ -137,6 +137,36 @@ counters! {
     tombstone_refusals 50,
     /// Replicas that were told of their end by a store that had known it.
     tombstones_told 50,
+    /// Regions frozen.
+    freezes 100,
+    /// Merges committed.
+    merges 50,
+    /// Merges committed of a region that was itself a target at that time.
+    merges_of_targets 0,
+    /// Freezes that were rolled back.
+    merges_rolled_back 10,
+    /// Fences applied.
+    fences 5,
+    /// Merges committed with the death of one of their stores between freeze and commit.
+    merges_across_crashes 5,
+    /// Merges in whose middle a store was struck on purpose.
+    merges_struck 5,
+    /// Freezes refused because source and target were not on the same stores.
+    merges_apart_refused 1,
+    /// Operators that were told that their merge was done.
+    merges_told_done 20,
+    /// Operators that were told that their merge was rolled back.
+    merges_told_rolled_back 5,
+    /// Merges whose outcome their operator did not wait for.
+    merges_left 1,
+    /// Replicas absorbed.
+    replicas_absorbed 100,
+    /// Replicas of absorbed regions that went because the target's replica beside them was gone.
+    replicas_released 0,
+    /// Replicas that went with a snapshot of the region that had absorbed theirs.
+    snapshots_covering 1,
+    /// Snapshots that brought a merge to a replica that had not applied it.
+    snapshots_across_merges 1,
     /// States held against the same region's at the same index elsewhere.
     states_compared 50000,
 }

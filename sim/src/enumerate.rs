@@ -1,4 +1,4 @@
-//! One split, and one exchange of replicas, with everything that can go wrong in them, one after the other: a crash of each
+//! One split, one exchange of replicas, and one merge, with everything that can go wrong in them, one after the other: a crash of each
 //! store before and after each of its durable writes (also between two operations of one write of a disk), and each
 //! message lost once, with its connection. All judges are on in every run.
 
@@ -14,6 +14,8 @@ pub enum Scenario {
     Split,
     /// A replica of the only region is replaced by one on a store that has nothing.
     Replicas,
+    /// One of the only two regions takes over the other.
+    Merge,
 }
 
 /// A disk of a store.
@@ -101,7 +103,7 @@ pub fn plan(scenario: Scenario, form: Form) -> Plan {
     let spares = usize::from(scenario == Scenario::Replicas);
     plan.workers = vec![2; 3 + spares];
     plan.drift_ppm = vec![0; 3 + spares];
-    plan.regions = 1;
+    plan.regions = if scenario == Scenario::Merge { 2 } else { 1 };
     plan.form = form;
     plan.raft = multiraft_raft::Options::default();
     plan.raft.heartbeat_interval = std::time::Duration::from_millis(50);
@@ -126,6 +128,7 @@ pub fn plan(scenario: Scenario, form: Form) -> Plan {
     let operation = match scenario {
         Scenario::Split => Operation::Split,
         Scenario::Replicas => Operation::Replace,
+        Scenario::Merge => Operation::Merge,
     };
     plan.life = Life {
         spares,
@@ -133,6 +136,9 @@ pub fn plan(scenario: Scenario, form: Form) -> Plan {
         think: 100 * MILLI,
         operations: vec![(operation, 1)],
         regions_max: 2,
+        regions_min: 1,
+        merge_timeout: std::time::Duration::from_millis(1_000),
+        strikes: 0,
         voters_min: 3,
         hearsay: 500,
     };

@@ -1,6 +1,10 @@
 //! What a seed decides about the regions' lives: which of their changes are asked for, how often, and how much the clients
 //! hear of them.
 
+use std::time::Duration;
+
+use multiraft::logic::MERGE_TIMEOUT;
+
 use crate::random::Random;
 use crate::schedule::MILLI;
 
@@ -21,7 +25,8 @@ pub enum Operation {
     Replace,
     /// A voter that never leads.
     AddWitness,
-    // Merges of neighbours join here.
+    /// A region takes over its neighbour, whose replicas are moved beside its own first.
+    Merge,
 }
 
 impl Operation {
@@ -29,13 +34,14 @@ impl Operation {
     ///
     /// Witnesses are left out: beside a witness a region can come to stand still for good when the one data replica that holds
     /// what is committed is removed, since the witness that holds it too can neither lead nor pass it on.
-    pub const ALL: [(Self, u64); 6] = [
+    pub const ALL: [(Self, u64); 7] = [
         (Self::Split, 30),
         (Self::AddLearner, 20),
         (Self::Promote, 20),
         (Self::Demote, 10),
         (Self::Remove, 20),
         (Self::Replace, 20),
+        (Self::Merge, 30),
     ];
 }
 
@@ -52,6 +58,13 @@ pub struct Life {
     pub operations: Vec<(Operation, u64)>,
     /// No region is split any more once there are so many.
     pub regions_max: usize,
+    /// No region is merged any more once there are so few.
+    pub regions_min: usize,
+    /// See `WorkerConfig::merge_timeout`.
+    pub merge_timeout: Duration,
+    /// How many of a thousand merges have one of their stores die, cut off or stand still in the middle, of the kinds of faults
+    /// that the seed has.
+    pub strikes: u64,
     /// No replica is taken from a region that would have fewer voters than this.
     pub voters_min: usize,
     /// How many of a thousand notices of the stores reach the clients by themselves.
@@ -73,6 +86,9 @@ impl Life {
             think: random.pick(&[100, 300, 1000]) * MILLI,
             operations,
             regions_max: (regions + random.between(2, 12)) as usize,
+            regions_min: random.between(1, 3) as usize,
+            merge_timeout: Duration::from_millis(random.pick(&[300, 1_000, 3_000, 10_000])),
+            strikes: random.pick(&[0, 300, 700]),
             voters_min: random.between(1, 3) as usize,
             hearsay: random.pick(&[0, 100, 900]),
         }
@@ -81,7 +97,18 @@ impl Life {
     /// A cluster whose regions stay what they are.
     #[must_use]
     pub fn none() -> Self {
-        Self { spares: 0, operators: 0, think: 0, operations: Vec::new(), regions_max: 0, voters_min: 0, hearsay: 0 }
+        Self {
+            spares: 0,
+            operators: 0,
+            think: 0,
+            operations: Vec::new(),
+            regions_max: 0,
+            regions_min: 0,
+            merge_timeout: MERGE_TIMEOUT,
+            strikes: 0,
+            voters_min: 0,
+            hearsay: 0,
+        }
     }
 }
 

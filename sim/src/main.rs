@@ -54,9 +54,9 @@ enum Task {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Run one split, or one exchange of replicas, with each crash and each lost message that there can be.
+    /// Run one split, one exchange of replicas, or one merge, with each crash and each lost message that there can be.
     Enumerate {
-        /// What to run; both if it is left out.
+        /// What to run; all of them if it is left out.
         #[arg(value_parser = parse_scenario)]
         scenario: Option<Scenario>,
     },
@@ -132,7 +132,7 @@ fn replay(seed: u64, plant: Option<Plant>) -> bool {
 
 fn enumerate_all(scenario: Option<Scenario>) -> bool {
     std::panic::set_hook(Box::new(|_| {}));
-    let all = [Scenario::Split, Scenario::Replicas];
+    let all = [Scenario::Split, Scenario::Replicas, Scenario::Merge];
     let mut is_well = true;
     for scenario in all.into_iter().filter(|one| scenario.is_none_or(|wanted| wanted == *one)) {
         let done = enumerate(scenario);
@@ -159,7 +159,8 @@ fn parse_scenario(text: &str) -> Result<Scenario, String> {
     match text {
         "split" => Ok(Scenario::Split),
         "replicas" => Ok(Scenario::Replicas),
-        _ => Err("split or replicas".to_owned()),
+        "merge" => Ok(Scenario::Merge),
+        _ => Err("split, replicas or merge".to_owned()),
     }
 }
 

@@ -40,11 +40,23 @@ pub enum Plant {
     SkippedEpoch,
     /// A split cuts a child off, and its state is lost.
     LostChild,
+    /// A source's leader takes every replica for frozen as soon as it asks.
+    AssumedFreeze,
+    /// A store says that its replica is frozen when the freeze is committed, not when it is applied and durable.
+    EarlyFreeze,
+    /// A source is rolled back although its target has not passed the version that the freeze names.
+    UnprovenRollBack,
+    /// A snapshot does not tell what its region has absorbed.
+    ForgottenAbsorption,
+    /// Reads are answered from a frozen region.
+    FrozenRead,
+    /// The worker of a region that was absorbed never hears of it.
+    UntoldAbsorption,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 24] = [
         Self::LyingDisk,
         Self::ForgottenVote,
         Self::ForgottenTerm,
@@ -63,5 +75,11 @@ impl Plant {
         Self::ForgottenTombstone,
         Self::SkippedEpoch,
         Self::LostChild,
+        Self::AssumedFreeze,
+        Self::EarlyFreeze,
+        Self::UnprovenRollBack,
+        Self::ForgottenAbsorption,
+        Self::FrozenRead,
+        Self::UntoldAbsorption,
     ];
 }

@@ -295,6 +295,13 @@ pub enum RegionStep {
         /// In the engine's own encoding.
         answer: Bytes,
     },
+    /// "My replica cannot apply this entry, and never will: it needs a snapshot that stands for it." To the region's leader.
+    NeedSnapshot {
+        /// The replica of the store that asks.
+        replica: ReplicaId,
+        /// The entry.
+        index: LogIndex,
+    },
     /// "Yes."
     IsFrozen {
         /// The replica of the store that says so.

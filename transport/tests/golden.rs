@@ -290,6 +290,7 @@ fn changes_of_regions() {
         say(RegionStep::Tell { descriptor: descriptor(), merged: true, committed: (LogIndex(0), Term(0)) }),
         say(RegionStep::AskFrozen { index: LogIndex(300) }),
         say(RegionStep::IsFrozen { replica: ReplicaId(21), index: LogIndex(300) }),
+        say(RegionStep::NeedSnapshot { replica: ReplicaId(21), index: LogIndex(300) }),
     ];
     let hex = format!(
         "12 02 0e 01 02 00 e8 07 [admin] 05 03 78 79 7a
@@ -297,7 +298,8 @@ fn changes_of_regions() {
          15 00 [ask] 00 15 01 02
          15 00 [tell] 01 ac 02 05 {DESCRIPTOR}
          15 00 [tell merged] 02 00 00 {DESCRIPTOR}
-         15 00 [ask frozen] 03 ac 02   15 00 [is frozen] 04 15 ac 02"
+         15 00 [ask frozen] 03 ac 02   15 00 [is frozen] 04 15 ac 02
+         15 00 [need snapshot] 07 15 ac 02"
     );
     is_written_as(&messages, &hex);
 }

@@ -162,7 +162,7 @@ impl Backend {
     pub fn begin(&self, starts: &[RegionStart], tombstones: &BTreeMap<RegionId, Tombstone>) {
         let regions = starts.iter().map(|start| {
             let MergeState { frozen, absorbed, .. } = start.merge.clone();
-            (Arc::clone(&start.descriptor), frozen.map(|frozen| frozen.index), absorbed)
+            (Arc::clone(&start.descriptor), frozen, absorbed)
         });
         let tombstones = tombstones.iter().map(|(region, tombstone)| (*region, tombstone.clone()));
         self.catalogue.lock().begin(self.store, regions, tombstones);
@@ -173,8 +173,7 @@ impl Backend {
         let mut entries = self.catalogue.lock();
         for AppliedRegion { descriptor, merge, .. } in held {
             entries.set_state(Arc::clone(descriptor));
-            let frozen = merge.frozen.as_ref().map(|frozen| frozen.index);
-            entries.set_merge(descriptor.id, frozen, Arc::clone(&merge.absorbed));
+            entries.set_merge(descriptor.id, merge.frozen.clone(), Arc::clone(&merge.absorbed));
         }
         all.for_each(|region| self.barred.insert(region));
     }
@@ -190,7 +189,7 @@ impl Backend {
     /// [`StateError`].
     pub fn tombstones(&self) -> Result<BTreeMap<RegionId, Tombstone>, StateError> {
         match (&self.form, &self.files) {
-            (_, Some(files)) => files.tombstones().map_err(to_state_error),
+            (_, Some(files)) => files.tombstones(self.store).map_err(to_state_error),
             (Form::Shared(shared), None) => shared.tombstones(),
             (Form::Own(_), None) => Ok(BTreeMap::new()),
         }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use multiraft_raft::{RegionDescriptor, RegionId, ReplicaId, StoreId};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId};
 use multiraft_transport::ForwardReply;
 
 use crate::apply::{ApplyError, DigestTask, Tombstone};
-use crate::logic::{Applied, ApplyTask, Input, Outcome, ReplyTo, SnapshotInstalled, wire_outcome};
+use crate::logic::{Applied, ApplyTask, Input, Outcome, RegionHandle, ReplyTo, SnapshotInstalled, wire_outcome};
 
 /// How far a batch of tasks was carried out.
 #[derive(Debug)]
@@ -35,6 +35,10 @@ pub struct AppliedBatch<R> {
     pub created: Vec<(RegionId, ReplicaId, bool)>,
     /// For the worker: which are gone, and what they leave (`None`: there was no space to write it).
     pub destroyed: Vec<(RegionId, Arc<RegionDescriptor>, Option<Tombstone>)>,
+    /// For the worker: what is left of regions whose target has absorbed them, and is not here to do so.
+    pub released: Vec<Tombstone>,
+    /// For the worker: entries that cannot be applied here and never will, as far as is known: the region needs a snapshot.
+    pub stalled: Vec<(RegionHandle, LogIndex)>,
     /// To be handed in again before anything else, a little later: they wait for a neighbour's freeze to be applied here.
     pub parked: Vec<ApplyTask<R>>,
     /// Consistency checks that were applied: their digests are to be taken, beside everything else.
@@ -52,6 +56,8 @@ impl<R> Default for AppliedBatch<R> {
             installed: Vec::new(),
             created: Vec::new(),
             destroyed: Vec::new(),
+            released: Vec::new(),
+            stalled: Vec::new(),
             parked: Vec::new(),
             checks: Vec::new(),
             replies: Vec::new(),
@@ -73,6 +79,8 @@ impl<R> AppliedBatch<R> {
         inputs.extend(created.map(|(region, replica, allowed)| Input::Created { region, replica, allowed }));
         let destroyed = self.destroyed.drain(..);
         inputs.extend(destroyed.map(|(region, known, tombstone)| Input::Destroyed { region, known, tombstone }));
+        inputs.extend(self.stalled.drain(..).map(|(handle, index)| Input::Stalled { handle, index }));
+        inputs.extend(self.released.drain(..).map(|tombstone| Input::Absorbed { tombstone }));
         inputs
     }
 

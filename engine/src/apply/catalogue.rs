@@ -13,7 +13,7 @@ use multiraft_raft::{KeyRange, LogIndex, RegionDescriptor, RegionId, ReplicaId, 
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::region::command::{get_varint, put_varint};
-use crate::region::merge::Absorbed;
+use crate::region::merge::{Absorbed, Frozen};
 
 const FORMAT: u8 = 1;
 
@@ -95,8 +95,8 @@ struct Resident {
     replica: ReplicaId,
     /// The region as applied; `None` while the replica has no state.
     state: Option<Arc<RegionDescriptor>>,
-    /// The entry that froze it, if it is frozen.
-    frozen: Option<LogIndex>,
+    /// By which entry and for whom, if it is frozen.
+    frozen: Option<Arc<Frozen>>,
     absorbed: Arc<Absorbed>,
     /// A write that gives it its state is not carried out yet: nothing may be decided about its range.
     pending: bool,
@@ -120,6 +120,8 @@ pub(crate) struct Entries {
     store: StoreId,
     residents: BTreeMap<RegionId, Resident>,
     tombstones: BTreeMap<RegionId, Tombstone>,
+    /// Regions without a replica here that others wait for: they are known to have come to this version without one.
+    elsewhere: BTreeMap<RegionId, u64>,
 }
 
 /// Whether a snapshot may be installed.
@@ -145,12 +147,13 @@ impl Entries {
     pub(crate) fn begin(
         &mut self,
         store: StoreId,
-        regions: impl Iterator<Item = (Arc<RegionDescriptor>, Option<LogIndex>, Arc<Absorbed>)>,
+        regions: impl Iterator<Item = (Arc<RegionDescriptor>, Option<Arc<Frozen>>, Arc<Absorbed>)>,
         tombstones: impl Iterator<Item = (RegionId, Tombstone)>,
     ) {
         self.store = store;
         self.tombstones = tombstones.collect();
         self.residents.clear();
+        self.elsewhere.clear();
         for (descriptor, frozen, absorbed) in regions {
             let region = descriptor.id;
             self.set_state(descriptor);
@@ -204,7 +207,7 @@ impl Entries {
     }
 
     /// Whether the region is frozen, and what it has absorbed.
-    pub(crate) fn set_merge(&mut self, region: RegionId, frozen: Option<LogIndex>, absorbed: Arc<Absorbed>) {
+    pub(crate) fn set_merge(&mut self, region: RegionId, frozen: Option<Arc<Frozen>>, absorbed: Arc<Absorbed>) {
         if let Some(resident) = self.residents.get_mut(&region) {
             (resident.frozen, resident.absorbed) = (frozen, absorbed);
         }
@@ -212,7 +215,35 @@ impl Entries {
 
     /// Whether the region has a replica here that the entry at `index` has frozen, durably.
     pub(crate) fn is_frozen_at(&self, region: RegionId, index: LogIndex) -> bool {
-        self.residents.get(&region).is_some_and(|resident| resident.frozen == Some(index) && !resident.pending)
+        let is_it = |resident: &Resident| resident.frozen.as_ref().is_some_and(|frozen| frozen.index == index);
+        self.residents.get(&region).is_some_and(|resident| is_it(resident) && !resident.pending)
+    }
+
+    /// A region has come to be this without a replica here: noted if a region here is frozen for it.
+    pub(crate) fn note_elsewhere(&mut self, descriptor: &RegionDescriptor) {
+        let waits_for = |region: RegionId| {
+            move |resident: &Resident| resident.frozen.as_ref().is_some_and(|frozen| frozen.target.id == region)
+        };
+        let residents = &self.residents;
+        self.elsewhere.retain(|region, _| residents.values().any(waits_for(*region)));
+        if self.own(descriptor).is_none() && self.residents.values().any(waits_for(descriptor.id)) {
+            let version = self.elsewhere.entry(descriptor.id).or_default();
+            *version = (*version).max(descriptor.epoch.version);
+        }
+    }
+
+    /// Whether a frozen region, of which it is known that its target has absorbed it, waits here in vain: the target has no
+    /// replica here to do so too, and none that it had is behind the merge. What the region is here then.
+    pub(crate) fn abandoned(&self, region: RegionId) -> Option<Arc<RegionDescriptor>> {
+        let resident = self.residents.get(&region).filter(|resident| !resident.pending)?;
+        let (state, frozen) = (resident.state.as_ref()?, resident.frozen.as_ref()?);
+        let merged = state.epoch.version.max(frozen.target.epoch.version) + 1;
+        if self.residents.contains_key(&frozen.target.id) {
+            return None;
+        }
+        let gone = self.tombstones.get(&frozen.target.id).map(|tombstone| tombstone.descriptor.epoch.version);
+        let known = gone.max(self.elsewhere.get(&frozen.target.id).copied());
+        known.filter(|known| *known >= merged).map(|_| Arc::clone(state))
     }
 
     /// Whether the region has a replica with a state here.
@@ -301,10 +332,22 @@ impl Entries {
         let descriptor = newest.fold(Arc::clone(known), |known, other| {
             if known.epoch.is_behind(other.epoch) && !other.epoch.is_behind(known.epoch) { other } else { known }
         });
-        let absorbed = resident.map(|resident| Absorbed::clone(&resident.absorbed)).unwrap_or_default();
-        let version = resident.and_then(|resident| resident.state.as_ref()).map_or(0, |state| state.epoch.version);
+        // Of one state: the last that a replica had here, be it that of an earlier one.
+        let last = resident.and_then(|resident| Some((resident.state.as_ref()?.epoch.version, &*resident.absorbed)));
+        let last = last.or(earlier.map(|earlier| (earlier.version, &earlier.absorbed)));
+        let (version, absorbed) = last.map(|(version, absorbed)| (version, absorbed.clone())).unwrap_or_default();
+        // That the region was absorbed is for good.
+        let cause = if earlier.is_some_and(|earlier| earlier.cause == Cause::Merged) { Cause::Merged } else { cause };
         let committed = earlier.map_or(committed, |earlier| earlier.committed.max(committed));
         Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, version, absorbed, committed }
+    }
+
+    /// Sets or removes a tombstone, and nothing else; gives back the one before.
+    pub(crate) fn set_tombstone(&mut self, region: RegionId, tombstone: Option<Tombstone>) -> Option<Tombstone> {
+        match tombstone {
+            Some(tombstone) => self.tombstones.insert(region, tombstone),
+            None => self.tombstones.remove(&region),
+        }
     }
 
     /// The replica is gone.
@@ -407,6 +450,46 @@ mod tests {
         assert!(!entries.create(RegionId(3), ReplicaId(31)));
         assert!(entries.create(RegionId(3), ReplicaId(32)), "another replica of the region may come");
         assert!(!entries.adopts(&child), "one with a higher id is here");
+    }
+
+    #[test]
+    fn a_tombstone_that_replaces_another_keeps_what_it_proves() {
+        let mut entries = with(&[region(2, "a", "m", 7)]);
+        entries.set_merge(RegionId(2), None, Arc::new(Absorbed(vec![(RegionId(3), 4)])));
+        let known = region(2, "a", "m", 9);
+        let first = entries.tombstone_of(RegionId(2), &known, Cause::Removed, Default::default());
+        entries.bury(RegionId(2), first.clone());
+        assert_eq!((first.version, first.absorbed.0.len()), (7, 1));
+        // Written again because there was no space; and of a later replica that never had a state.
+        assert_eq!(entries.tombstone_of(RegionId(2), &known, Cause::Removed, Default::default()), first);
+        assert!(entries.create(RegionId(2), ReplicaId(30)));
+        let second = entries.tombstone_of(RegionId(2), &known, Cause::Removed, Default::default());
+        assert_eq!((second.version, &second.absorbed, second.replica), (7, &first.absorbed, ReplicaId(30)));
+        entries.bury(RegionId(2), Tombstone { cause: Cause::Merged, ..second });
+        let third = entries.tombstone_of(RegionId(2), &known, Cause::Removed, Default::default());
+        assert_eq!(third.cause, Cause::Merged);
+    }
+
+    #[test]
+    fn a_frozen_region_waits_for_its_target_as_long_as_that_can_come() {
+        let target = region(3, "m", "z", 4);
+        let frozen = Arc::new(Frozen { index: LogIndex(9), target: target.clone() });
+        let mut entries = with(&[region(2, "a", "m", 6), target.clone()]);
+        entries.set_merge(RegionId(2), Some(frozen), Arc::default());
+        assert_eq!(entries.abandoned(RegionId(2)), None, "the target is here");
+        // The target's replica is removed before it came to the merge, and told of a version before that.
+        let early = entries.tombstone_of(RegionId(3), &region(3, "m", "z", 6), Cause::Removed, Default::default());
+        entries.bury(RegionId(3), early);
+        assert_eq!(entries.abandoned(RegionId(2)), None, "it may come again, with a snapshot of any age");
+        let elsewhere = |version| RegionDescriptor { replicas: Vec::new(), ..(*region(3, "a", "z", version)).clone() };
+        entries.note_elsewhere(&elsewhere(6));
+        assert_eq!(entries.abandoned(RegionId(2)), None);
+        entries.note_elsewhere(&elsewhere(7));
+        assert_eq!(entries.abandoned(RegionId(2)), Some(region(2, "a", "m", 6)));
+        assert!(entries.create(RegionId(3), ReplicaId(99)));
+        assert_eq!(entries.abandoned(RegionId(2)), None, "a later replica of the target is to come");
+        entries.note_elsewhere(&RegionDescriptor { id: RegionId(8), ..elsewhere(9) });
+        assert_eq!(entries.elsewhere.len(), 1, "nobody waits for that one");
     }
 
     #[test]

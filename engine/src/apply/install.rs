@@ -7,7 +7,7 @@ use multiraft_raft::StoreId;
 use multiraft_transport::SnapshotHeader;
 
 use super::catalogue::Clearance;
-use super::{Applier, ApplyError, Form, ReceivedSnapshots, own, to_state_error};
+use super::{Applier, ApplyError, Form, ReceivedSnapshots, own};
 use crate::apply::{Cause, Tombstone};
 use crate::logic::{MergeState, RegionHandle, SnapshotInstalled};
 use crate::region::merge::Absorbed;
@@ -76,16 +76,13 @@ impl Applier {
             entries.bury(tombstone.descriptor.id, tombstone.clone());
             self.regions.remove(&tombstone.descriptor.id);
         }
-        if let Some(files) = self.files.as_ref() {
-            // The snapshot is durable, and names them: a crash here leaves no doubt whose the keys are.
-            for tombstone in &tombstones {
-                let region = tombstone.descriptor.id;
-                files.bury(entries.tombstones(), region).map_err(|error| ApplyError::State(to_state_error(error)))?;
-            }
+        if self.files.is_some() && !tombstones.is_empty() {
+            // The snapshot is durable, and names them: a crash before they are buried leaves no doubt whose the keys are.
+            self.buried.extend(tombstones.iter().map(|tombstone| tombstone.descriptor.id));
+            self.unsynced.push(Arc::clone(&header.descriptor));
         }
         entries.set_state(Arc::clone(&header.descriptor));
-        let frozen = merge.frozen.as_ref().map(|frozen| frozen.index);
-        entries.set_merge(header.region, frozen, Arc::clone(&merge.absorbed));
+        entries.set_merge(header.region, merge.frozen.clone(), Arc::clone(&merge.absorbed));
         if entries.own(&header.descriptor).is_some_and(|own| merge.fenced.contains(own)) {
             self.barred.insert(header.region);
         }

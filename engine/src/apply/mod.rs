@@ -14,6 +14,9 @@ mod decide;
 mod digest;
 mod foresee;
 mod install;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
+mod merge_tests;
 mod own;
 mod record;
 mod recover;
@@ -185,6 +188,10 @@ impl Applier {
         match tasks.pop_front() {
             Some(ApplyTask::Install { handle, from, header }) => {
                 out.installed.push(self.install(received, handle, from, header)?);
+                if !self.unsynced.is_empty() {
+                    let catalogue = Arc::clone(&self.catalogue);
+                    self.sync_changes(&mut catalogue.lock())?;
+                }
             }
             Some(ApplyTask::Forget { region }) => {
                 self.regions.remove(&region);
@@ -208,6 +215,8 @@ impl Applier {
                 let tombstone = self.destroy(region, &known, cause, committed)?;
                 out.destroyed.push((region, known, tombstone));
             }
+            Some(ApplyTask::Release { region }) => out.released.extend(self.release(region)?),
+            Some(ApplyTask::Elsewhere { descriptor }) => self.catalogue.lock().note_elsewhere(&descriptor),
             Some(ApplyTask::Entries { .. }) | None => {}
         }
         Ok(())
@@ -278,14 +287,19 @@ impl Applier {
     /// comes after it for the same region.
     fn park<R>(&self, tasks: &mut VecDeque<ApplyTask<R>>, out: &mut AppliedBatch<R>) {
         let Some(ApplyTask::Entries { handle, entries, .. }) = tasks.front() else { return };
-        let region = handle.region;
+        let (handle, region) = (*handle, handle.region);
         let Some(progress) = self.regions.get(&region) else { return };
         let first = entries.first().filter(|entry| entry.index > progress.applied);
         let wanted = first.and_then(|entry| wanted_source(&progress.descriptor, &progress.merge, entry));
-        let Some((source, index)) = wanted else { return };
-        if self.catalogue.lock().is_frozen_at(source, index) {
+        let (Some((source, index)), Some(first)) = (wanted, first) else { return };
+        let catalogue = self.catalogue.lock();
+        if catalogue.is_frozen_at(source, index) {
             return;
         }
+        if !catalogue.is_here(source) {
+            out.stalled.push((handle, first.index));
+        }
+        drop(catalogue);
         tracing::debug!(%region, %source, %index, "a merge waits for its source to be frozen here");
         let is_of = |task: &ApplyTask<R>| matches!(task, ApplyTask::Entries { handle, .. } if handle.region == region);
         // What replaces the region's state ends the waiting.
@@ -318,7 +332,7 @@ impl Applier {
             // The children first: one that is found beside a parent that has not split yet comes again with the split.
             Some(files) => {
                 for descriptor in &self.unsynced {
-                    let source = match self.capture(descriptor.id)? {
+                    let source = match self.capture_here(descriptor.id)? {
                         Some(source) => Some(source),
                         None => self.capture_first(descriptor)?,
                     };
@@ -396,6 +410,31 @@ impl Applier {
         }
     }
 
+    /// Removes a frozen region that its target has absorbed, if the target will not do so here; `None`: it waits for the target,
+    /// or there is no space, and is to be asked again.
+    fn release(&mut self, region: RegionId) -> Result<Option<Tombstone>, ApplyError> {
+        let catalogue = Arc::clone(&self.catalogue);
+        let mut entries = catalogue.lock();
+        let Some(state) = entries.abandoned(region) else { return Ok(None) };
+        let applied = self.regions.get(&region).map(|progress| (progress.applied, progress.term)).unwrap_or_default();
+        let tombstone = entries.tombstone_of(region, &state, Cause::Merged, applied);
+        let ranges = [state.range.clone()];
+        let before = entries.set_tombstone(region, Some(tombstone.clone()));
+        match self.form.bury(self.files.as_ref(), &entries, region, &ranges, &tombstone) {
+            Ok(()) => {
+                entries.bury(region, tombstone.clone());
+                self.regions.remove(&region);
+                self.dirty.remove(&region);
+                Ok(Some(tombstone))
+            }
+            Err(StateError::NoSpace { .. }) => {
+                entries.set_tombstone(region, before);
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The regions that have applied since this was last asked.
     pub fn take_dirty(&mut self) -> BTreeMap<RegionId, Dirty> {
         std::mem::take(&mut self.dirty)
@@ -415,6 +454,12 @@ impl Applier {
     /// # Errors
     /// [`StateError`] if the state store failed.
     pub fn capture(&self, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
+        // Another applier may have absorbed it: what is there of it then is no state of any instant.
+        let entries = self.catalogue.lock();
+        if entries.is_here(region) { self.capture_here(region) } else { Ok(None) }
+    }
+
+    fn capture_here(&self, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
         let is_kept = |progress: &&Progress| {
             progress.applied > LogIndex::ZERO && progress.descriptor.replica_on(self.store).is_some()
         };
@@ -459,8 +504,7 @@ fn note_change(
     };
     progress.descriptor = Arc::clone(region);
     catalogue.set_state(Arc::clone(region));
-    let frozen = progress.merge.frozen.as_ref().map(|frozen| frozen.index);
-    catalogue.set_merge(region.id, frozen, Arc::clone(&progress.merge.absorbed));
+    catalogue.set_merge(region.id, progress.merge.frozen.clone(), Arc::clone(&progress.merge.absorbed));
     catalogue.hold(region.id);
     unsynced.push(Arc::clone(region));
 }

@@ -109,6 +109,14 @@ pub enum Input<R> {
         /// What is left of it.
         tombstone: Tombstone,
     },
+    /// An entry that was handed out cannot be applied here: what it needs beside it is not there and will not come. Only a
+    /// snapshot brings the region further. Told again and again.
+    Stalled {
+        /// The region.
+        handle: RegionHandle,
+        /// The entry.
+        index: LogIndex,
+    },
     /// A replica's state is durably gone.
     Destroyed {
         /// The region.

@@ -359,10 +359,11 @@ impl<R> Worker<R> {
             RegionStep::Ask { replica, epoch } => self.handle_ask(now, from, region, replica, epoch),
             RegionStep::Tell { descriptor, merged, committed } => {
                 if descriptor.id == region && !self.tell_aside(region, &descriptor, committed) {
-                    self.handle_tell(region, descriptor, merged, committed);
+                    self.handle_told(now, descriptor, merged, committed);
                 }
             }
             RegionStep::AskFrozen { index } => self.handle_ask_frozen(from, region, index),
+            RegionStep::NeedSnapshot { replica, index } => self.handle_need(from, region, replica, index),
             RegionStep::IsFrozen { replica, index } => self.handle_is_frozen(now, from, region, replica, index),
             RegionStep::AskDigest { index } => self.handle_ask_digest(from, region, index),
             RegionStep::Digest { replica, index, answer } => {
@@ -390,6 +391,21 @@ impl<R> Worker<R> {
         if merged || descriptor.epoch.conf_version > epoch.conf_version {
             self.say_of_region(from, region, RegionStep::Tell { descriptor, merged, committed });
         }
+    }
+
+    fn handle_told(&mut self, now: Time, descriptor: Arc<RegionDescriptor>, merged: bool, committed: (LogIndex, Term)) {
+        let region = descriptor.id;
+        let Some(key) = self.any_slot(region) else {
+            if descriptor.replica_on(self.config.store).is_none() {
+                self.push_apply(ApplyTask::Elsewhere { descriptor });
+            }
+            return;
+        };
+        // That its region was absorbed is for a replica that belongs to it no reason to go: its keys are still to be taken over.
+        if merged && descriptor.replica(self.region(key).group.id()).is_some() {
+            return self.on_told_absorbed(now, key, &descriptor);
+        }
+        self.handle_tell(region, descriptor, merged, committed);
     }
 
     fn handle_tell(

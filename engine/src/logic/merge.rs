@@ -20,7 +20,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft_raft::{EntryKind, Incarnation, LogIndex, Proposal, RegionEpoch, RegionId, StoreId, Term, Time};
+use bytes::Bytes;
+use multiraft_raft::{
+    EntryKind, Incarnation, KeyRange, LogIndex, Proposal, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, StoreId,
+    Term, Time,
+};
 use multiraft_router::SlotKey;
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RegionStep};
 
@@ -39,8 +43,14 @@ const ASK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long an answer of the target is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// After so long a merge is given up: the source takes writes again.
-const MERGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so long a merge is given up, unless a store is told otherwise: the source takes writes again.
+pub const MERGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the target's replica beside a source that is absorbed may take to come to that before it is asked after, and how often.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where a range without keys begins and ends.
+const NOWHERE: &[u8] = &[0];
 
 /// Keeps the names of these requests apart from those of forwarded ones.
 const SEQUENCE_BIT: u64 = 1 << 39;
@@ -94,6 +104,8 @@ pub(super) struct Merges {
     frozen: BTreeSet<RegionId>,
     absorbed: Vec<Tombstone>,
     local: Vec<PeerMessage>,
+    /// Regions that cannot apply an entry, which, and when something is done about that next.
+    pub(super) stalled: BTreeMap<RegionId, (LogIndex, Time)>,
 }
 
 impl Merges {
@@ -104,6 +116,7 @@ impl Merges {
             frozen: BTreeSet::new(),
             absorbed: Vec::new(),
             local: Vec::new(),
+            stalled: BTreeMap::new(),
         }
     }
 
@@ -123,7 +136,7 @@ impl<R> Worker<R> {
         if is_frozen {
             self.merges.frozen.insert(id);
         } else {
-            region.driving = None;
+            (region.driving, region.release_at) = (None, None);
             self.merges.frozen.remove(&id);
         }
         self.note_fenced(key);
@@ -192,7 +205,44 @@ impl<R> Worker<R> {
         for region in self.merges.frozen.iter().copied().collect::<Vec<_>>() {
             if let Some(key) = self.slot_of(region) {
                 self.drive_merge(now, key);
+                self.maybe_release(now, key);
             }
+        }
+    }
+
+    /// Another store says that a region was absorbed that is here, and belongs to it. While the target's replica beside it has
+    /// not come so far, that is as it should be.
+    pub(super) fn on_told_absorbed(&mut self, now: Time, key: SlotKey, descriptor: &RegionDescriptor) {
+        let region = self.region_mut(key);
+        let is_it = region.merge.frozen.is_some() && region.descriptor().epoch.version == descriptor.epoch.version;
+        if is_it && region.release_at.is_none() {
+            region.release_at = Some(now);
+        }
+    }
+
+    /// A frozen region that its target has absorbed goes here too if the target's replica will not come to that: it was removed
+    /// meanwhile, or has never been here.
+    fn maybe_release(&mut self, now: Time, key: SlotKey) {
+        let own_store = self.config.store;
+        let region = self.region_mut(key);
+        let (Some(at), Some(frozen)) = (region.release_at, region.merge.frozen.clone()) else { return };
+        if now < at {
+            return;
+        }
+        region.release_at = Some(now.plus(RELEASE_INTERVAL));
+        let (id, descriptor, leads) = (region.id(), Arc::clone(region.descriptor()), region.group.is_leader());
+        self.push_apply(ApplyTask::Release { region: id });
+        let others = |region: &RegionDescriptor| -> Vec<StoreId> {
+            region.replicas.iter().map(|replica| replica.store).filter(|store| *store != own_store).collect()
+        };
+        for store in others(&frozen.target) {
+            let step = RegionStep::Ask { replica: ReplicaId::ZERO, epoch: RegionEpoch::default() };
+            self.say_of_region(store, frozen.target.id, step);
+        }
+        // Who hears this leader does not ask by himself.
+        for store in others(&descriptor).into_iter().filter(|_| leads) {
+            let descriptor = Arc::clone(&descriptor);
+            self.say_of_region(store, id, RegionStep::Tell { descriptor, merged: true, committed: Default::default() });
         }
     }
 
@@ -203,7 +253,7 @@ impl<R> Worker<R> {
     }
 
     fn drive_merge(&mut self, now: Time, key: SlotKey) {
-        let own_store = self.config.store;
+        let (own_store, timeout) = (self.config.store, self.config.merge_timeout);
         let region = self.region_mut(key);
         let Some(frozen) = region.merge.frozen.clone() else { return };
         if !region.group.is_leader() {
@@ -217,7 +267,7 @@ impl<R> Worker<R> {
             return;
         }
         driving.next = now.plus(ASK_INTERVAL);
-        let gives_up = driving.refused || now.since(driving.started) >= MERGE_TIMEOUT;
+        let gives_up = driving.refused || now.since(driving.started) >= timeout;
         let missing: Vec<StoreId> = descriptor
             .replicas
             .iter()
@@ -277,6 +327,7 @@ impl<R> Worker<R> {
             return true;
         };
         driving.pending = None;
+        let was_done = driving.done;
         match &reply.outcome {
             // Its list names the source: what is left is for its replica beside this one to absorb it.
             ForwardOutcome::Done => driving.done = true,
@@ -294,6 +345,10 @@ impl<R> Worker<R> {
             }
             ForwardOutcome::UnknownRegion => driving.turn += 1,
             _ => {}
+        }
+        let region = self.region_mut(key);
+        if region.driving.as_ref().is_some_and(|driving| driving.done && !was_done) {
+            region.release_at.get_or_insert(now.plus(RELEASE_INTERVAL));
         }
         true
     }
@@ -358,11 +413,19 @@ impl<R> Worker<R> {
         if tombstone.absorbed.contains(source, frozen) {
             return Some(Outcome::Done);
         }
+        if tombstone.cause == Cause::Removed {
+            // It may go on elsewhere: whoever asks has to ask there.
+            let replicas = &tombstone.descriptor.replicas;
+            let turn = usize::try_from(self.counters.turns).unwrap_or_default().checked_rem(replicas.len())?;
+            return Some(Outcome::NotLeader { hint: Some(replicas[turn].store) });
+        }
         // Absorbed itself, it absorbs nobody any more, at no version: what it was is past for good, list and version being of
         // one state.
+        // No region was ever at that version: nobody must take what is told for one that owns keys, or has replicas to ask.
         let epoch = RegionEpoch { version: tombstone.version + 1, ..tombstone.descriptor.epoch };
-        let current = Arc::new(multiraft_raft::RegionDescriptor { epoch, ..(*tombstone.descriptor).clone() });
-        (tombstone.cause == Cause::Merged).then_some(Outcome::EpochMismatch { current })
+        let nowhere = KeyRange { start: Bytes::from_static(NOWHERE), end: Bytes::from_static(NOWHERE) };
+        let current = Arc::new(RegionDescriptor { id: target, range: nowhere, epoch, replicas: Vec::new() });
+        Some(Outcome::EpochMismatch { current })
     }
 
     /// Whether a region takes nothing because it is frozen; if so, whoever asked is told to try again.

@@ -34,7 +34,8 @@ impl<R> Worker<R> {
                 }
                 PeerMessage::Forward(forward) => self.handle_forward(now, from, forward),
                 PeerMessage::ForwardReply(reply) => {
-                    if !self.on_merge_reply(now, &reply) {
+                    // A late answer of this store to itself: nothing else is asked so.
+                    if !self.on_merge_reply(now, &reply) && from != self.config.store {
                         self.handle_forward_reply(from, reply);
                     }
                 }

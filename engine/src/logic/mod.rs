@@ -33,6 +33,7 @@ mod region;
 mod report;
 mod route;
 mod snapshot;
+mod stall;
 mod upkeep;
 mod worker;
 
@@ -48,6 +49,7 @@ pub use input::{
     Adopt, Applied, DiskUse, Input, KeptSnapshot, RegionChange, RegionHandle, RegionStart, Residue, SnapshotInstalled,
     SplitDone,
 };
+pub use merge::MERGE_TIMEOUT;
 pub use output::{
     ApplyTask, Counters, FetchTask, LaneKind, LocateTask, LookupTask, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask,
     TurnOutput,

@@ -131,6 +131,17 @@ pub enum ApplyTask<R> {
         /// The region.
         region: RegionId,
     },
+    /// The region is frozen, and its target has absorbed it: it goes, if the target has no replica here that is to take it over.
+    /// Then `Input::Absorbed` follows.
+    Release {
+        /// The region.
+        region: RegionId,
+    },
+    /// A region that has no replica here has come to be this, elsewhere.
+    Elsewhere {
+        /// The region.
+        descriptor: Arc<RegionDescriptor>,
+    },
     /// Remove a replica's state, durably, and leave a tombstone. Answered by `Input::Destroyed`.
     Destroy {
         /// The region.

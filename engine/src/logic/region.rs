@@ -39,6 +39,8 @@ pub(super) struct Region<R> {
     pub(super) merge: MergeState,
     /// The merge that this leading, frozen region drives.
     pub(super) driving: Option<Box<Driving>>,
+    /// The target has absorbed this frozen region; when to see again whether it goes because the target is not here.
+    pub(super) release_at: Option<Time>,
     /// Listed for the end of this turn.
     pub(super) touched: bool,
     /// Links that changed after this have not been told to the group.
@@ -187,6 +189,7 @@ impl<R> Region<R> {
             lonely_since: now,
             merge: start.merge.clone(),
             driving: None,
+            release_at: None,
             touched: false,
             link_mark: 0,
             durable: start.applied,

@@ -122,6 +122,7 @@ impl<R> Worker<R> {
         self.remove_doomed();
         self.set_fenced_aside(now);
         self.drive_merges(now);
+        self.drive_stalled(now);
         self.drive_checks(now);
         self.place_leaders(now);
     }

@@ -61,6 +61,8 @@ pub struct WorkerConfig {
     pub snapshots_at_once: usize,
     /// How long they may take, and what may be kept for them by this worker.
     pub snapshots: SnapshotLimits,
+    /// How long a merge that is led here may take before it is given up.
+    pub merge_timeout: Duration,
     /// Whether leaders hand over to the region's preferred store.
     pub balance_leaders: bool,
     /// From which the groups' random timeouts are drawn.
@@ -286,6 +288,7 @@ impl<R> Worker<R> {
             Input::Locate { region, key, reply } => self.handle_locate(now, region, key, reply),
             Input::Adopt(adopt) => self.on_adopt(now, adopt),
             Input::Absorbed { tombstone } => self.on_absorbed(tombstone),
+            Input::Stalled { handle, index } => self.on_stalled(now, handle, index),
             Input::Created { region, replica, allowed } => self.on_created(now, region, replica, allowed),
             Input::Destroyed { region, known, tombstone } => self.on_destroyed(region, known, tombstone),
             Input::Messages { from, messages } => self.handle_messages(now, from, messages),

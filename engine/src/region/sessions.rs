@@ -12,6 +12,7 @@
 //! ```text
 //! format (1) | opened varint | last_used varint | floor varint | count varint
 //! count x ( sequence - previous varint | index varint | length varint | reply )
+//! if there are any: count varint | count x ( another name varint )
 //! ```
 
 use std::collections::BTreeMap;
@@ -42,7 +43,12 @@ pub(crate) struct SessionRecord {
     floor: u64,
     /// The applied sequences above the floor, with their answers.
     applied: BTreeMap<u64, (LogIndex, Bytes)>,
+    /// The names under which it was opened in regions that this one has absorbed, ascending: what was sent to them may come here.
+    other_names: Vec<LogIndex>,
 }
+
+/// The most other names that are kept; beyond, the lowest go, and what comes under them is refused.
+const OTHER_NAMES_MAX: usize = 16;
 
 /// The most bytes of answers kept of one session.
 pub(crate) const WINDOW_BYTES: usize = 1 << 20;
@@ -82,7 +88,7 @@ pub(crate) enum Admission {
 impl SessionRecord {
     /// A session that the command at `index` opens.
     pub(crate) fn open(index: LogIndex) -> Self {
-        Self { opened: index, last_used: index, floor: 0, applied: BTreeMap::new() }
+        Self { opened: index, last_used: index, ..Self::default() }
     }
 
     /// The log index of the command that opened it.
@@ -92,7 +98,7 @@ impl SessionRecord {
 
     /// Decides what a command means.
     pub(crate) fn admit(&self, seq: SessionSeq) -> Admission {
-        if seq.opened != self.opened {
+        if seq.opened != self.opened && !self.other_names.contains(&seq.opened) {
             return Admission::Expired;
         }
         if let Some((index, reply)) = self.applied.get(&seq.sequence) {
@@ -126,6 +132,13 @@ impl SessionRecord {
         here.applied.extend(there.applied);
         here.applied = here.applied.split_off(&(here.floor + 1));
         here.last_used = here.last_used.max(index);
+        here.other_names.extend(there.other_names);
+        here.other_names.push(there.opened);
+        here.other_names.retain(|name| *name != here.opened);
+        here.other_names.sort_unstable();
+        here.other_names.dedup();
+        let surplus = here.other_names.len().saturating_sub(OTHER_NAMES_MAX);
+        here.other_names.drain(..surplus);
         here
     }
 
@@ -149,6 +162,10 @@ impl SessionRecord {
             put_varint(&mut out, reply.len() as u64);
             out.put_slice(reply);
             previous = sequence;
+        }
+        if !self.other_names.is_empty() {
+            put_varint(&mut out, self.other_names.len() as u64);
+            self.other_names.iter().for_each(|name| put_varint(&mut out, name.get()));
         }
         out.freeze()
     }
@@ -174,7 +191,14 @@ impl SessionRecord {
             applied.insert(sequence, (index, Bytes::copy_from_slice(reply)));
             previous = sequence;
         }
-        (at == stored.len()).then_some(Self { opened, last_used, floor, applied })
+        let mut other_names = Vec::new();
+        if at < stored.len() {
+            let count = get_varint(stored, &mut at)?;
+            for _ in 0..count {
+                other_names.push(LogIndex(get_varint(stored, &mut at)?));
+            }
+        }
+        (at == stored.len()).then_some(Self { opened, last_used, floor, applied, other_names })
     }
 }
 
@@ -211,6 +235,20 @@ mod tests {
         assert_eq!(record.admit(seq(1, 0)), Admission::Expired);
         assert_eq!(record.admit(seq(2, 0)), Admission::Expired);
         assert_eq!(record.admit(seq(4, 3)), Admission::Apply);
+    }
+
+    #[test]
+    fn a_merged_region_knows_a_session_by_the_names_of_both() {
+        let (mut here, mut there) = (SessionRecord::open(LogIndex(7)), SessionRecord::open(LogIndex(20)));
+        here.record(seq(1, 0), LogIndex(9), Bytes::from_static(b"one"));
+        let named = |sequence| SessionSeq { opened: LogIndex(20), ..seq(sequence, 0) };
+        there.record(named(2), LogIndex(21), Bytes::from_static(b"two"));
+        let united = SessionRecord::united(Some(here), there, LogIndex(30));
+        assert_eq!(united.admit(named(2)), Admission::Repeat(LogIndex(21), Bytes::from_static(b"two")));
+        assert_eq!(united.admit(seq(1, 0)), Admission::Repeat(LogIndex(9), Bytes::from_static(b"one")));
+        assert_eq!(united.admit(SessionSeq { opened: LogIndex(8), ..seq(3, 0) }), Admission::Expired);
+        let stored = united.encode();
+        assert_eq!(SessionRecord::decode(&stored), Some(united));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::error::StartError;
 use crate::events::EventSender;
-use crate::logic::{BeatMerger, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
+use crate::logic::{BeatMerger, MERGE_TIMEOUT, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
 use crate::measure::Figures;
 use crate::recovery::Fence;
 use crate::regions::Ids;
@@ -403,6 +403,7 @@ impl Parts {
             compact_keep_entries: self.config.compact_keep_entries,
             snapshots_at_once: self.config.snapshots_at_once.div_ceil(workers),
             snapshots: self.config.snapshots.for_one_of(workers),
+            merge_timeout: MERGE_TIMEOUT,
             // Two who move leaders would play ball.
             balance_leaders: self.config.balance_leaders && self.config.placement.is_none(),
             seed: (self.store.get() << 40) ^ (self.incarnation.get() << 8) ^ index as u64,

@@ -17,9 +17,25 @@ use crate::snapshots::{SnapshotFiles, read_header, to_io};
 pub(super) const TOMBSTONES: RegionId = RegionId(0);
 const TOMBSTONES_HEADER: &[u8] = b"tombstones";
 
+/// What a file says of its region.
+struct State {
+    index: LogIndex,
+    term: Term,
+    descriptor: RegionDescriptor,
+    absorbed: Absorbed,
+}
+
 impl SnapshotFiles {
     /// Writes the tombstones, durably; then what `region` has here goes.
     pub(crate) fn bury(&self, tombstones: &BTreeMap<RegionId, Tombstone>, region: RegionId) -> io::Result<()> {
+        self.write_tombstones(tombstones)?;
+        if self.store.latest(region).is_some() {
+            self.store.remove(region).map_err(to_io)?;
+        }
+        Ok(())
+    }
+
+    fn write_tombstones(&self, tombstones: &BTreeMap<RegionId, Tombstone>) -> io::Result<()> {
         let index = self.store.latest(TOMBSTONES).map_or(LogIndex(1), |saved| saved.id.index.next());
         let id = SnapshotId { region: TOMBSTONES, index, term: Term::ZERO };
         let mut all = Vec::new();
@@ -31,15 +47,41 @@ impl SnapshotFiles {
         }
         let chunks = all.chunks(CHUNK_BYTES).map(Bytes::copy_from_slice).collect();
         let header = Bytes::from_static(TOMBSTONES_HEADER);
-        self.store.save_many(vec![SnapshotItem { id, header, chunks }]).map_err(to_io)?;
-        if self.store.latest(region).is_some() {
-            self.store.remove(region).map_err(to_io)?;
-        }
-        Ok(())
+        self.store.save_many(vec![SnapshotItem { id, header, chunks }]).map_err(to_io)
     }
 
-    /// The tombstones.
-    pub(crate) fn tombstones(&self) -> io::Result<BTreeMap<RegionId, Tombstone>> {
+    /// The tombstones: those that are written, and those that a crash prevented. A state that names what its region has absorbed
+    /// is durable before the tombstone of that is (M8).
+    pub(crate) fn tombstones(&self, store: StoreId) -> io::Result<BTreeMap<RegionId, Tombstone>> {
+        Ok(self.all_tombstones(&self.states(), store)?.0)
+    }
+
+    /// All tombstones, and whether some of them are not written yet.
+    fn all_tombstones(&self, states: &[State], store: StoreId) -> io::Result<(BTreeMap<RegionId, Tombstone>, bool)> {
+        let mut tombstones = self.written_tombstones()?;
+        let mut grows = false;
+        for state in states {
+            let region = state.descriptor.id;
+            let names_it = |other: &State| other.absorbed.0.iter().any(|(source, _)| *source == region);
+            let is_known = tombstones.get(&region).is_some_and(|tombstone| tombstone.cause == Cause::Merged);
+            if is_known || !states.iter().any(names_it) {
+                continue;
+            }
+            grows = true;
+            let tombstone = Tombstone {
+                replica: state.descriptor.replica_on(store).map_or(ReplicaId::ZERO, |replica| replica.id),
+                descriptor: Arc::new(state.descriptor.clone()),
+                cause: Cause::Merged,
+                version: state.descriptor.epoch.version,
+                absorbed: state.absorbed.clone(),
+                committed: (state.index, state.term),
+            };
+            tombstones.insert(region, tombstone);
+        }
+        Ok((tombstones, grows))
+    }
+
+    fn written_tombstones(&self) -> io::Result<BTreeMap<RegionId, Tombstone>> {
         let mut found = BTreeMap::new();
         let Some(mut reader) = self.store.read(TOMBSTONES).map_err(to_io)? else {
             return Ok(found);
@@ -60,71 +102,53 @@ impl SnapshotFiles {
         Ok(found)
     }
 
+    /// What the files say of the regions in them.
+    fn states(&self) -> Vec<State> {
+        let saved = self.store.list().into_iter().filter(|saved| saved.id.region != TOMBSTONES);
+        let state = |region| {
+            // One that cannot be read is named when it is restored.
+            let reader = self.store.read(region).ok()??;
+            let SnapshotId { index, term, .. } = reader.id();
+            let (_, absorbed, descriptor) = read_header(reader.header())?;
+            Some(State { index, term, descriptor, absorbed })
+        };
+        saved.filter_map(|saved| state(saved.id.region)).collect()
+    }
+
     /// Removes what a crash left of replicas that are gone, and of splits that are to be applied again: a child at its first
     /// state beside a parent that has not split yet. Tells which are to be left out, also if a full disk keeps their files.
     ///
     /// One whose absorption is durable gets its tombstone now: without it, what its log still holds would pass for entries whose
     /// state was lost.
     pub(super) fn remove_leftovers(&self, store: StoreId) -> io::Result<Vec<RegionId>> {
-        let mut tombstones = self.tombstones()?;
-        let mut found = Vec::new();
-        for saved in self.store.list().into_iter().filter(|saved| saved.id.region != TOMBSTONES) {
-            // One that cannot be read is named when it is restored.
-            let Ok(Some(reader)) = self.store.read(saved.id.region) else { continue };
-            if let Some((_, absorbed, descriptor)) = read_header(reader.header()) {
-                found.push((saved.id.index, descriptor, absorbed));
-            }
-        }
-        let (mut gone, mut ended) = (Vec::new(), Vec::new());
-        for (index, descriptor, own_absorbed) in &found {
-            let is_buried = tombstones.get(&descriptor.id).is_some_and(|tombstone| {
-                descriptor.replica_on(store).is_none_or(|replica| tombstone.forbids(replica.id))
-            });
-            // The one that has absorbed it is durable, and its own removal was not.
-            let is_absorbed =
-                found.iter().any(|(_, _, absorbed)| absorbed.0.iter().any(|(source, _)| *source == descriptor.id));
-            let overlaps = |other: &&(LogIndex, RegionDescriptor, Absorbed)| {
-                let other = &other.1;
+        let found = self.states();
+        let (tombstones, grows) = self.all_tombstones(&found, store)?;
+        let is_buried = |state: &&State| {
+            tombstones.get(&state.descriptor.id).is_some_and(|tombstone| {
+                state.descriptor.replica_on(store).is_none_or(|replica| tombstone.forbids(replica.id))
+            })
+        };
+        // What is buried may have been written once more by a checkpoint that was under way: it owns nothing.
+        let (buried, here): (Vec<&State>, Vec<&State>) = found.iter().partition(is_buried);
+        let mut gone: Vec<RegionId> = buried.iter().map(|state| state.descriptor.id).collect();
+        for State { index, descriptor, .. } in &here {
+            let overlaps = |other: &&State| {
+                let other = &other.descriptor;
                 other.id != descriptor.id
                     && other.id != RegionId::ROOT
                     && other.range.overlaps(&descriptor.range)
                     && other.epoch.version < descriptor.epoch.version
             };
-            let is_early =
-                *index == FIRST_INDEX && descriptor.id != RegionId::ROOT && found.iter().any(|other| overlaps(&other));
-            if is_buried || is_early || is_absorbed {
+            if *index == FIRST_INDEX && descriptor.id != RegionId::ROOT && here.iter().any(overlaps) {
                 gone.push(descriptor.id);
             }
-            if is_absorbed && !is_buried {
-                ended.push((descriptor.id, ended_by_merge(store, descriptor, own_absorbed)));
-            }
         }
-        for (region, tombstone) in ended {
-            tombstones.insert(region, tombstone);
-            match self.bury(&tombstones, region) {
-                Err(error) if error.kind() != io::ErrorKind::StorageFull => return Err(error),
-                _ => {}
-            }
+        // A tombstone that is only told by the state of its region is written before that goes.
+        let written = if grows { self.write_tombstones(&tombstones) } else { Ok(()) };
+        match written.and_then(|()| self.store.remove_many(&gone).map_err(to_io)) {
+            Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error),
+            _ => Ok(gone),
         }
-        if !gone.is_empty() {
-            match self.store.remove_many(&gone).map_err(to_io) {
-                Err(error) if error.kind() != io::ErrorKind::StorageFull => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(gone)
-    }
-}
-
-/// What is left of a replica that its target beside it has absorbed in the state that it is found in.
-fn ended_by_merge(store: StoreId, descriptor: &RegionDescriptor, absorbed: &Absorbed) -> Tombstone {
-    Tombstone {
-        replica: descriptor.replica_on(store).map_or(ReplicaId::ZERO, |replica| replica.id),
-        descriptor: Arc::new(descriptor.clone()),
-        cause: Cause::Merged,
-        version: descriptor.epoch.version,
-        absorbed: absorbed.clone(),
-        committed: (LogIndex::ZERO, Term::ZERO),
     }
 }
 
@@ -166,7 +190,7 @@ mod tests {
         drop(files);
         let files = SnapshotFiles::open_on(disk).unwrap();
         assert_eq!(files.remove_leftovers(STORE).unwrap(), []);
-        let tombstones = files.tombstones().unwrap();
+        let tombstones = files.tombstones(STORE).unwrap();
         assert_eq!(tombstones.keys().copied().collect::<Vec<_>>(), [RegionId(3)]);
         let tombstone = &tombstones[&RegionId(3)];
         assert_eq!((tombstone.cause, tombstone.replica, tombstone.version), (Cause::Merged, ReplicaId(30), 4));

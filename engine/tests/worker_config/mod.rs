@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft::logic::{SnapshotLimits, WorkerConfig};
+use multiraft::logic::{MERGE_TIMEOUT, SnapshotLimits, WorkerConfig};
 use multiraft::{Incarnation, RaftOptions, StoreId};
 
 /// The first worker of store 1 in its first life, with these other stores.
@@ -20,6 +20,7 @@ pub(crate) fn worker_config(peers: &[StoreId]) -> WorkerConfig {
         compact_keep_entries: 10,
         snapshots_at_once: 2,
         snapshots: SnapshotLimits::default(),
+        merge_timeout: MERGE_TIMEOUT,
         balance_leaders: false,
         seed: 7,
     }

@@ -14,6 +14,8 @@ use crate::{Entry, LogIndex, Time};
 pub(crate) struct Applying {
     pub(crate) applied: LogIndex,
     pub(crate) delivered: LogIndex,
+    /// The caller cannot apply this entry, and never will; zero: it can apply all.
+    stalled: LogIndex,
     /// Turns that were handed out and are not yet applied: the last index and the bytes of each.
     turns: VecDeque<(LogIndex, usize)>,
     bytes: usize,
@@ -31,12 +33,26 @@ impl Applying {
         Self {
             applied,
             delivered: applied,
+            stalled: LogIndex::ZERO,
             turns: VecDeque::new(),
             bytes: 0,
             fetched: Vec::new(),
             fetching: false,
             retry_at: Time::NEVER,
             held: false,
+        }
+    }
+
+    /// Whether only a snapshot helps, and one that stands for `index` does.
+    pub(crate) fn needs_snapshot(&self, index: LogIndex) -> bool {
+        self.stalled > self.applied && index >= self.stalled
+    }
+
+    /// The state is now that of `index`, whatever was handed out of what comes before.
+    fn skip_to(&mut self, index: LogIndex) {
+        if self.delivered < index {
+            self.delivered = index;
+            self.fetched = Vec::new();
         }
     }
 
@@ -136,6 +152,17 @@ impl Core {
     pub(crate) fn on_fetch_to_apply_failed(&mut self, now: Time) {
         self.applying.fetching = false;
         self.applying.retry_at = now.plus(self.options.heartbeat_interval);
+    }
+
+    /// Everything up to here is committed and in the log, but the caller needs a snapshot to apply it.
+    pub(crate) fn on_stalled(&mut self, index: LogIndex) {
+        self.applying.stalled = self.applying.stalled.max(index);
+    }
+
+    /// A snapshot has brought the state to what the log already holds as committed.
+    pub(crate) fn skip_to(&mut self, index: LogIndex) {
+        self.applying.skip_to(index);
+        self.on_applied(index);
     }
 
     pub(crate) fn on_applied(&mut self, applied: LogIndex) {

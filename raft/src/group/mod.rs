@@ -207,6 +207,12 @@ impl<P: FlushProof> Group<P> {
         self.core.on_applied(applied);
     }
 
+    /// Learns that the entry at `index`, which was handed out, cannot be applied and never will: only a snapshot that stands for
+    /// it, or for a later one, brings this replica further, and [`would_install`](Self::would_install) says so.
+    pub fn on_stalled(&mut self, index: LogIndex) {
+        self.core.on_stalled(index);
+    }
+
     /// Learns that the membership entry at `index` has been applied, and what it made of the membership. Comes before
     /// [`on_applied`](Self::on_applied) for that index.
     pub fn on_membership_applied(&mut self, now: Time, index: LogIndex, membership: Membership) {
@@ -240,8 +246,8 @@ impl<P: FlushProof> Group<P> {
     }
 
     /// Learns that a snapshot that stands for `index` has been installed: state and membership are durable. Resets the log,
-    /// unless it has that entry. Gives `false`, and changes nothing, if this replica has committed as much by itself or
-    /// leads.
+    /// unless it has that entry. Gives `false`, and changes nothing, if this replica has committed as much by itself (and can
+    /// apply it) or leads.
     pub fn restore(&mut self, now: Time, index: LogIndex, term: Term, membership: Membership) -> bool {
         self.core.restore(now, index, term, membership)
     }

@@ -7,12 +7,13 @@ use super::core::{Core, Effect, RoleState};
 use crate::log::GroupLog;
 use crate::output::{Fetch, FetchPurpose};
 use crate::progress::{Fetching, Flow, Progress};
-use crate::{Body, Entry, LogIndex, Message, Options, ReplicaId, Term, Time};
+use crate::{Body, Entry, LogIndex, Membership, Message, Options, ReplicaId, Role, Term, Time};
 
 /// What sending to one follower needs of the group.
 struct Sender<'a> {
     options: &'a Options,
     log: &'a GroupLog,
+    members: &'a Membership,
     effects: &'a mut Vec<Effect>,
     id: ReplicaId,
     term: Term,
@@ -31,6 +32,7 @@ impl Core {
         let sender = Sender {
             options: &self.options,
             log: &self.log,
+            members: &self.members.current,
             effects: &mut self.effects,
             id: self.id,
             term: self.hard.term,
@@ -104,9 +106,18 @@ fn leading(entries: &[Entry], max_bytes: usize) -> usize {
 }
 
 impl Sender<'_> {
+    /// How far a follower may be sent entries. A witness gets only what is durable here: what it alone holds nobody could ever
+    /// lead with, and its vote may be needed.
+    fn last_for(&self, id: ReplicaId) -> LogIndex {
+        match self.members.role(id) {
+            Some(Role::Witness) => self.log.last_index().min(self.log.stable()),
+            _ => self.log.last_index(),
+        }
+    }
+
     /// Sends what the follower may get now.
     fn serve(&mut self, progress: &mut Progress) {
-        let last = self.log.last_index();
+        let last = self.last_for(progress.id);
         match progress.flow {
             Flow::Snapshot => return,
             Flow::Probe if progress.probing => return,
@@ -138,7 +149,7 @@ impl Sender<'_> {
     /// One append, to find out where the logs agree. The first brings entries, in the hope that they fit; a repeated one
     /// does not, nor one whose entries would have to be read from disk.
     fn probe(&mut self, progress: &mut Progress) {
-        let last = self.log.last_index();
+        let last = self.last_for(progress.id);
         let bare = progress.bare || progress.next > last || progress.next < self.log.cache_start();
         if bare {
             self.send_append(progress, LogIndex::ZERO, Vec::new());

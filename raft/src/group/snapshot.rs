@@ -21,7 +21,8 @@ pub enum SnapshotOutcome {
 impl Core {
     pub(crate) fn would_install(&self, index: LogIndex, term: Term) -> bool {
         // A log that has the entry has all before it: it needs only the news that they are committed.
-        !self.is_leader() && index > self.hard.commit && self.log.term(index) != Some(term)
+        let brings_entries = index > self.hard.commit && self.log.term(index) != Some(term);
+        !self.is_leader() && (brings_entries || self.applying.needs_snapshot(index))
     }
 
     pub(crate) fn learn_committed(&mut self, index: LogIndex, term: Term) -> bool {
@@ -34,8 +35,16 @@ impl Core {
     }
 
     pub(crate) fn restore(&mut self, now: Time, index: LogIndex, term: Term, membership: Membership) -> bool {
-        if self.is_leader() || index <= self.hard.commit {
+        if self.is_leader() {
             return false;
+        }
+        if index <= self.hard.commit {
+            let helps = self.applying.needs_snapshot(index);
+            if helps {
+                self.skip_to(index);
+                self.adopt_membership(now, membership);
+            }
+            return helps;
         }
         // A log never ends in a term that its owner has not seen.
         if term > self.hard.term || !matches!(self.role, RoleState::Follower(_)) {

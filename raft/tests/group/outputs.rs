@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use multiraft_raft::{
     AppendOutcome, Body, ChangeOp, Entry, Event, Fetch, FetchPurpose, Gated, Group, HardState, LogStep, LogTicket,
-    MembershipChange, Options, Output, ProposeError, ReadReady, ReadRefused, ReplicaId, RestoreError, Restored,
-    SnapshotOutcome, Term, Time,
+    Membership, MembershipChange, Message, Options, Output, ProposeError, ReadReady, ReadRefused, ReplicaId,
+    RestoreError, Restored, Role, SnapshotOutcome, Term, Time,
 };
 
 use crate::disk::Proof;
@@ -291,6 +291,55 @@ fn snapshot_resets_a_log_that_lacks_its_entry_and_keeps_one_that_has_it() {
     hand.turn();
     hand.group.on_flushed(NOW, &proof(1));
     assert_eq!(hand.group.stable_index(), x(20));
+}
+
+#[test]
+fn a_witness_is_sent_only_what_is_durable_at_the_leader() {
+    let roles = vec![(id(1), Role::Voter), (id(2), Role::Voter), (id(3), Role::Witness)];
+    let found = Restored { membership: Membership::from_roles(roles), ..restored(3) };
+    let options = Options { pre_vote: false, ..Options::default() };
+    let mut hand = Hand { group: Group::new(Arc::new(options), id(1), found, 1, NOW), seq: 0, now: NOW };
+    hand.group.campaign(NOW);
+    hand.turn();
+    hand.flush();
+    hand.hear(2, 2, Body::VoteReply { granted: true });
+    hand.turn();
+    hand.flush();
+    hand.turn();
+    hand.accepted(2, 6);
+    hand.accepted(3, 6);
+    hand.turn();
+    hand.propose(&["a"]);
+    let sent_to = |out: Output<Proof>| -> Vec<u64> {
+        let brings = |message: &&Message| matches!(&message.body, Body::Append { entries, .. } if !entries.is_empty());
+        out.messages.iter().filter(brings).map(|message| message.to.get()).collect()
+    };
+    assert_eq!(sent_to(hand.turn()), [2]);
+    hand.flush();
+    assert_eq!(sent_to(hand.turn()), [3]);
+}
+
+#[test]
+fn a_replica_that_cannot_apply_an_entry_takes_a_snapshot_and_keeps_its_log() {
+    let mut hand = Hand::follower(Options::default(), 3);
+    let entries = (6..=9).map(|index| command(index, 2, "a")).collect();
+    hand.hear(2, 2, append((5, 1), 8, entries));
+    hand.turn();
+    hand.flush();
+    assert_eq!(hand.turn().committed.len(), 3);
+    hand.group.on_applied(NOW, x(6));
+    assert!(!hand.group.would_install(x(8), Term(2)), "it has all of that");
+    hand.group.on_stalled(x(7));
+    assert!(!hand.group.would_install(x(6), Term(2)), "that would not help");
+    assert!(!hand.group.restore(NOW, x(6), Term(2), voters(3)));
+    assert!(hand.group.would_install(x(7), Term(2)) && hand.group.would_install(x(8), Term(2)));
+    assert!(hand.group.restore(NOW, x(7), Term(2), voters(3)));
+    assert_eq!((hand.group.applied_index(), hand.group.last_index()), (x(7), x(9)));
+    assert_eq!(hand.turn().log, vec![], "the log stays");
+    hand.group.on_applied(NOW, x(8));
+    assert!(!hand.group.would_install(x(8), Term(2)), "it goes on by itself");
+    hand.hear(2, 2, append((9, 2), 9, vec![]));
+    assert_eq!(hand.turn().committed, [command(9, 2, "a")]);
 }
 
 #[test]

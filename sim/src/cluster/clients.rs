@@ -41,10 +41,8 @@ pub(super) struct Clients {
 struct Client {
     role: Role,
     running: Option<Running>,
-    /// Its sessions: those of a region are known to all that are cut from it.
-    sessions: Vec<Session>,
-    /// The session in each region, by its place.
-    session_of: BTreeMap<RegionId, usize>,
+    /// Its session, if it has one.
+    session: Option<Session>,
     /// Commands that are still to be sent a second time, with what they were answered.
     repeats: VecDeque<(Running, Bytes)>,
 }
@@ -57,10 +55,12 @@ enum Role {
     Prober { left: VecDeque<Key>, reads: bool },
 }
 
-#[derive(Clone, Copy, Debug)]
+/// A session, as the engine's handle keeps one: one name and one count, and where it was opened in each region. Regions that are
+/// cut from one, or absorb it, know the session by the same.
+#[derive(Clone, Debug)]
 struct Session {
     id: SessionId,
-    opened: LogIndex,
+    opened: BTreeMap<RegionId, LogIndex>,
     last: u64,
 }
 
@@ -119,13 +119,7 @@ enum End {
 
 impl Clients {
     pub(super) fn new(plan: &Plan, random: Random) -> Self {
-        let client = |role| Client {
-            role,
-            running: None,
-            sessions: Vec::new(),
-            session_of: BTreeMap::new(),
-            repeats: VecDeque::new(),
-        };
+        let client = |role| Client { role, running: None, session: None, repeats: VecDeque::new() };
         let loaders = (0..plan.load.clients).map(|_| Role::Loader);
         let probers = (2..plan.regions + 2).map(|_| Role::Prober { left: VecDeque::new(), reads: false });
         Self {
@@ -230,8 +224,7 @@ impl Cluster {
         let is_cas = random.chance(load.cas);
         let session = if wants_session { self.session_for(client, key) } else { None };
         if wants_session && session.is_none() {
-            let id = SessionId(self.clients.last_session + 1);
-            self.clients.last_session += 1;
+            let id = self.session_id(client);
             let session = Some(SessionSeq { session: id, opened: LogIndex::ZERO, sequence: 0, acknowledged: 0 });
             return Running { session, ..self.running(key, Task::OpenSession, Bytes::new()) };
         }
@@ -242,25 +235,32 @@ impl Cluster {
             _ => Action::Put(value),
         };
         let mut running = self.operation(key, action);
-        if let Some(place) = session {
-            let session = &mut self.clients.clients[client].sessions[place];
+        if let (Some(opened), Some(session)) = (session, &mut self.clients.clients[client].session) {
             session.last += 1;
-            let Session { id, opened, last } = *session;
-            running.session =
-                Some(SessionSeq { session: id, opened, sequence: last, acknowledged: last.saturating_sub(1) });
+            let (session, sequence) = (session.id, session.last);
+            running.session = Some(SessionSeq { session, opened, sequence, acknowledged: sequence - 1 });
         }
         running
     }
 
-    /// The client's session where `key` lives: one that was opened there, or in a region that it was cut from.
-    fn session_for(&mut self, client: usize, key: Key) -> Option<usize> {
+    /// The name of the client's session.
+    fn session_id(&mut self, client: usize) -> SessionId {
+        let Clients { clients, last_session, .. } = &mut self.clients;
+        let session = clients[client].session.get_or_insert_with(|| {
+            *last_session += 1;
+            Session { id: SessionId(*last_session), opened: BTreeMap::new(), last: 0 }
+        });
+        session.id
+    }
+
+    /// Where the client's session was opened, as it is known where `key` lives: there, or in a region that it was cut from or
+    /// has absorbed.
+    fn session_for(&mut self, client: usize, key: Key) -> Option<LogIndex> {
         let Clients { routes, clients, .. } = &mut self.clients;
         let owner = routes.owner(&machine::key_bytes(key))?.id;
-        let lineage = std::iter::successors(Some(owner), |region| routes.parent(*region));
-        let session_of = &mut clients[client].session_of;
-        let place = lineage.into_iter().find_map(|region| session_of.get(&region).copied())?;
-        session_of.insert(owner, place);
-        Some(place)
+        let lineage = routes.lineage(owner);
+        let session = clients[client].session.as_ref()?;
+        lineage.into_iter().find_map(|region| session.opened.get(&region).copied())
     }
 
     fn running(&self, key: Key, task: Task, command: Bytes) -> Running {
@@ -442,7 +442,13 @@ impl Cluster {
             _ => None,
         };
         let end = match found {
-            Some(Ok(value)) => End::Value(value),
+            Some(Ok(value)) => {
+                if let Some(epoch) = attempt.epoch {
+                    let verdict = self.regions.on_read(attempt.region, epoch.version);
+                    self.judge_that(verdict);
+                }
+                End::Value(value)
+            }
             Some(Err(ReadError::EpochMismatch { current })) => {
                 self.counters.epoch_mismatches += 1;
                 self.clients.routes.learn(&current);
@@ -506,8 +512,8 @@ impl Cluster {
         }
         if running.session.is_some() {
             // Whatever was given up may still come: the next session knows nothing of it.
-            let Client { sessions, session_of, .. } = &mut self.clients.clients[client];
-            session_of.retain(|_, place| Some(sessions[*place].id) != running.session.map(|seq| seq.session));
+            let session = &mut self.clients.clients[client].session;
+            *session = session.take().filter(|session| Some(session.id) != running.session.map(|seq| seq.session));
         }
         self.go_on(client);
     }
@@ -528,11 +534,8 @@ impl Cluster {
             Task::OpenSession => {
                 let opened =
                     reply.as_ref().try_into().map_or(LogIndex::ZERO, |bytes| LogIndex(u64::from_be_bytes(bytes)));
-                if let Some(seq) = running.session {
-                    let session = Session { id: seq.session, opened, last: 0 };
-                    let Client { sessions, session_of, .. } = &mut self.clients.clients[client];
-                    session_of.insert(region, sessions.len());
-                    sessions.push(session);
+                if let Some(session) = &mut self.clients.clients[client].session {
+                    session.opened.insert(region, opened);
                 }
                 self.go_on(client);
             }

@@ -166,7 +166,7 @@ impl Cluster {
     }
 
     /// Lets a store die: at once, or at some point of its work soon.
-    fn crash_somewhere(&mut self, store: usize) {
+    pub(super) fn crash_somewhere(&mut self, store: usize) {
         if self.faults.random.chance(250) {
             return self.crash(store);
         }
@@ -185,7 +185,7 @@ impl Cluster {
     }
 
     /// A store dies now, and starts again later.
-    fn crash(&mut self, store: usize) {
+    pub(super) fn crash(&mut self, store: usize) {
         if self.nodes[store].process.is_none() {
             return;
         }
@@ -217,7 +217,7 @@ impl Cluster {
         true
     }
 
-    fn cut(&mut self, ways: &[(usize, usize)], length: u64) {
+    pub(super) fn cut(&mut self, ways: &[(usize, usize)], length: u64) {
         for &(from, to) in ways {
             self.block(from, to);
             self.faults.blocked.push((from, to));
@@ -243,7 +243,7 @@ impl Cluster {
         self.schedule.plan_in(length, Event::Undo(Undo::Room { store }));
     }
 
-    fn pause(&mut self, store: usize, length: u64) {
+    pub(super) fn pause(&mut self, store: usize, length: u64) {
         if self.nodes[store].process.is_none() {
             return;
         }

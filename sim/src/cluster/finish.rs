@@ -78,6 +78,9 @@ impl Cluster {
     fn judge_quiet(&mut self) {
         const QUIET: &str = "a healed cluster becomes quiet";
         let newest: Vec<Arc<RegionDescriptor>> = self.regions.newest().cloned().collect();
+        if let Some(region) = self.regions.unfinished() {
+            return self.fail("every merge ends", format!("region {region} is still frozen"));
+        }
         for descriptor in &newest {
             let region = descriptor.id;
             if descriptor.replicas.iter().any(|replica| replica.role.is_joint()) {

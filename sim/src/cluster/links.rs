@@ -174,6 +174,7 @@ impl Cluster {
             LaneKind::Append => APPEND_FIRST + worker,
         };
         let to = place_of(to);
+        assert_ne!(from, to, "a store has no connection to itself: {messages:?}");
         let (link, side) = self.network.between(from, to);
         let state = self.network.link(link);
         // Without a connection there is nowhere to send; the worker is told of connections apart, and sends anew.
@@ -191,6 +192,7 @@ impl Cluster {
     fn dispatch(&mut self, from: usize, to: usize, session: u64, lane: usize, mut messages: Vec<PeerMessage>) {
         self.judge_silence(from, &messages);
         self.plant_in_messages(from, &mut messages);
+        self.plant_in_merges(from, to, &mut messages);
         let mut builder = FrameBuilder::new();
         messages.iter().for_each(|message| builder.push(message));
         let body = builder.take().body();

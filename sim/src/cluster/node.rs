@@ -223,8 +223,10 @@ impl Cluster {
             tombstones.clear();
         }
         let found: Vec<Arc<RegionDescriptor>> = applied.iter().map(|one| Arc::clone(&one.descriptor)).collect();
-        let gone = tombstones.iter().map(|(region, tombstone)| (*region, tombstone.replica)).collect();
-        self.regions.on_found(id, &found, &gone).map_err(Some)?;
+        self.regions.on_found(id, &found, &tombstones).map_err(Some)?;
+        for region in &applied {
+            self.regions.on_merge_state(id, region.descriptor.id, &region.merge);
+        }
         let assembled = assemble(applied, tombstones, &recovered);
         self.leave_out(store, &recovered, &assembled.damaged).map_err(|detail| broken("regions", detail))?;
         let Ok(received) = Received::new(&files, !backend.is_durable()) else {
@@ -313,6 +315,7 @@ impl Cluster {
             compact_keep_entries: self.plan.compact_keep_entries,
             snapshots_at_once: self.plan.snapshots_at_once,
             snapshots: self.plan.snapshots.clone(),
+            merge_timeout: self.plan.life.merge_timeout,
             balance_leaders: self.plan.balance_leaders,
             seed: self.random.number(),
         }
@@ -359,6 +362,7 @@ impl Cluster {
         if self.nodes.iter().all(|node| node.process.is_none()) {
             self.counters.all_dead += 1;
         }
+        self.regions.on_crash(id_of(store));
         self.on_process_gone(store);
         self.abandon_callers(store);
         self.abandon_operators(store);

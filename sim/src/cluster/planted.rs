@@ -1,9 +1,9 @@
 //! Where the planted bugs sit: between the engine and what the simulator does for it.
 
-use multiraft::logic::{ApplyTask, Input, Outcome};
+use multiraft::logic::{AdminCommand, AdminRequest, ApplyTask, Input, Outcome};
 use multiraft_raft::{AppendOutcome, Body, EntryKind, LogIndex, RegionId, ReplicaId, StoreId};
 use multiraft_storage::{LogBatch, LogChange};
-use multiraft_transport::PeerMessage;
+use multiraft_transport::{ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RegionMessage, RegionStep};
 
 use super::{Cluster, Waiter, id_of};
 use crate::plant::Plant;
@@ -118,7 +118,66 @@ impl Cluster {
                 }
                 Some(Input::Read { region, epoch, deadline, reply })
             }
+            (Some(Plant::FrozenRead), Input::Read { region, epoch, deadline, reply }) => {
+                let worker = self.worker_for(store, region);
+                let process = self.nodes[store].process.as_ref()?;
+                let status = process.workers[worker].worker.status(region);
+                match status.filter(|status| self.regions.on_read(region, status.descriptor.epoch.version).is_err()) {
+                    Some(status) => {
+                        self.tell(store, reply, Outcome::ReadAt { index: status.applied, term: status.term });
+                        None
+                    }
+                    None => Some(Input::Read { region, epoch, deadline, reply }),
+                }
+            }
             (_, input) => Some(input),
+        }
+    }
+
+    /// What two stores say to each other of merges.
+    pub(super) fn plant_in_merges(&mut self, from: usize, to: usize, messages: &mut [PeerMessage]) {
+        for message in messages {
+            match (self.plant, &*message) {
+                (Some(plant @ (Plant::AssumedFreeze | Plant::EarlyFreeze)), PeerMessage::Region(about)) => {
+                    let RegionStep::AskFrozen { index } = about.step else { continue };
+                    let (region, there) = (about.region, self.regions.newest_of(about.region));
+                    let replica = there.and_then(|there| there.replica_on(id_of(to)).map(|replica| replica.id));
+                    let process = self.nodes[to].process.as_ref();
+                    let status =
+                        process.and_then(|process| process.workers[self.worker_for(to, region)].worker.status(region));
+                    let is_committed = status.is_some_and(|status| status.commit >= index);
+                    let Some(replica) = replica.filter(|_| plant == Plant::AssumedFreeze || is_committed) else {
+                        continue;
+                    };
+                    let step = RegionStep::IsFrozen { replica, index };
+                    let message = PeerMessage::Region(RegionMessage { region, step });
+                    let worker = self.worker_for(from, region);
+                    self.input(from, worker, Input::Messages { from: id_of(to), messages: vec![message] });
+                }
+                (Some(Plant::UnprovenRollBack), PeerMessage::Forward(forward)) => {
+                    let ForwardRequest::Admin { request } = &forward.request else { continue };
+                    let Some(AdminRequest::Command(AdminCommand::CommitMerge { index, .. })) =
+                        AdminRequest::decode(request)
+                    else {
+                        continue;
+                    };
+                    let Some(target) = self.regions.newest_of(forward.region).filter(|_| index > LogIndex::ZERO) else {
+                        continue;
+                    };
+                    let mut current = target.clone();
+                    current.epoch.version += 1;
+                    let outcome = ForwardOutcome::EpochMismatch { current: std::sync::Arc::new(current) };
+                    let reply = PeerMessage::ForwardReply(ForwardReply { id: forward.id, outcome });
+                    for (worker, messages) in
+                        multiraft::logic::split_by_worker(vec![reply], self.plan.workers[from]).into_iter().enumerate()
+                    {
+                        if !messages.is_empty() {
+                            self.input(from, worker, Input::Messages { from: id_of(to), messages });
+                        }
+                    }
+                }
+                _ => {}
+            }
         }
     }
 

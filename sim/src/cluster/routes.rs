@@ -14,6 +14,8 @@ pub(super) struct Routes {
     known: BTreeMap<RegionId, Arc<RegionDescriptor>>,
     /// Which region each child of a split was cut from.
     parents: BTreeMap<RegionId, RegionId>,
+    /// What each region has absorbed.
+    absorbed: BTreeMap<RegionId, Vec<RegionId>>,
 }
 
 impl Routes {
@@ -36,6 +38,15 @@ impl Routes {
         }
     }
 
+    /// Takes news of a merge.
+    pub(super) fn learn_merge(&mut self, region: &Arc<RegionDescriptor>, source: RegionId) {
+        self.learn(region);
+        let absorbed = self.absorbed.entry(region.id).or_default();
+        if !absorbed.contains(&source) {
+            absorbed.push(source);
+        }
+    }
+
     /// The region that owns `key`.
     pub(super) fn owner(&self, key: &[u8]) -> Option<Arc<RegionDescriptor>> {
         self.get(self.ranges.lookup(key)?.region)
@@ -45,9 +56,20 @@ impl Routes {
         self.known.get(&region).cloned()
     }
 
-    /// The region that `region` was cut from.
-    pub(super) fn parent(&self, region: RegionId) -> Option<RegionId> {
-        self.parents.get(&region).copied()
+    /// The regions whose sessions `region` may know: itself, those that it was cut from, and what these have absorbed.
+    pub(super) fn lineage(&self, region: RegionId) -> Vec<RegionId> {
+        let mut lineage = vec![region];
+        let mut at = 0;
+        while let Some(region) = lineage.get(at).copied() {
+            let absorbed = self.absorbed.get(&region).into_iter().flatten().copied();
+            for other in absorbed.chain(self.parents.get(&region).copied()) {
+                if !lineage.contains(&other) {
+                    lineage.push(other);
+                }
+            }
+            at += 1;
+        }
+        lineage
     }
 
     /// The regions that own keys, in key order.

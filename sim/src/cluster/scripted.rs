@@ -29,6 +29,7 @@ impl Cluster {
         let mut owners = self.regions.newest().filter(|descriptor| descriptor.id != RegionId::ROOT);
         match script.scenario {
             Scenario::Split => owners.count() > 1,
+            Scenario::Merge => owners.count() == 1,
             Scenario::Replicas => owners.any(|descriptor| descriptor.epoch.conf_version > 1),
         }
     }

@@ -266,6 +266,9 @@ impl Cluster {
         if self.plant == Some(Plant::BoastfulSnapshot) {
             header.index = header.index.plus(3);
         }
+        if self.plant == Some(Plant::ForgottenAbsorption) {
+            header.absorbed = Bytes::from_static(&[1, 0]);
+        }
     }
 }
 

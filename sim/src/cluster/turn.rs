@@ -116,6 +116,9 @@ impl Cluster {
         }
         for tombstone in out.absorbed.drain(..) {
             self.die_at(store, Point::Adopting)?;
+            if self.plant == Some(Plant::UntoldAbsorption) {
+                continue;
+            }
             let worker = worker_of(tombstone.descriptor.id, self.plan.workers[store]);
             self.input(store, worker, Input::Absorbed { tombstone });
         }
@@ -127,7 +130,8 @@ impl Cluster {
     }
 
     /// Messages of a store to its own workers.
-    pub(super) fn deliver_local(&mut self, store: usize, messages: Vec<PeerMessage>) {
+    pub(super) fn deliver_local(&mut self, store: usize, mut messages: Vec<PeerMessage>) {
+        self.plant_in_merges(store, store, &mut messages);
         let workers = self.plan.workers[store];
         for (worker, messages) in split_by_worker(messages, workers).into_iter().enumerate() {
             if !messages.is_empty() {

@@ -20,6 +20,7 @@ const ASK_FROZEN: u8 = 3;
 const IS_FROZEN: u8 = 4;
 const ASK_DIGEST: u8 = 5;
 const DIGEST: u8 = 6;
+const NEED_SNAPSHOT: u8 = 7;
 
 impl Context {
     pub(super) fn put_region(&mut self, out: &mut Vec<u8>, message: &RegionMessage) {
@@ -58,6 +59,11 @@ impl Context {
                 put_varint(out, index.0);
                 put_bytes(out, answer);
             }
+            RegionStep::NeedSnapshot { replica, index } => {
+                out.push(NEED_SNAPSHOT);
+                put_varint(out, replica.0);
+                put_varint(out, index.0);
+            }
         }
     }
 
@@ -83,6 +89,9 @@ impl Context {
                 index: LogIndex(reader.varint()?),
                 answer: reader.payload("a digest")?,
             },
+            NEED_SNAPSHOT => {
+                RegionStep::NeedSnapshot { replica: ReplicaId(reader.varint()?), index: LogIndex(reader.varint()?) }
+            }
             value => return reader.fail(WireFault::Unknown { what: "region step", value }),
         };
         Ok(RegionMessage { region: RegionId(self.region), step })

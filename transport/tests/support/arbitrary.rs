@@ -238,6 +238,8 @@ fn region() -> BoxedStrategy<RegionMessage> {
         number().prop_map(|index| RegionStep::AskFrozen { index: LogIndex(index) }),
         (number(), number())
             .prop_map(|(id, index)| RegionStep::IsFrozen { replica: ReplicaId(id), index: LogIndex(index) }),
+        (number(), number())
+            .prop_map(|(id, index)| RegionStep::NeedSnapshot { replica: ReplicaId(id), index: LogIndex(index) }),
         number().prop_map(|index| RegionStep::AskDigest { index: LogIndex(index) }),
         (number(), number(), bytes(40)).prop_map(|(id, index, answer)| {
             RegionStep::Digest { replica: ReplicaId(id), index: LogIndex(index), answer }

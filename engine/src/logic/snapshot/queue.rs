@@ -64,6 +64,11 @@ impl Queue {
         self.lines.entry(to).or_default().wanted.push_back(wanted);
     }
 
+    /// Whether a follower is in line, or will be.
+    pub(super) fn contains(&self, wanted: Wanted) -> bool {
+        self.delayed.values().any(|one| *one == wanted) || self.lines.values().any(|line| line.wanted.contains(&wanted))
+    }
+
     /// The store is busy: the follower is the next one again, but not before `until`.
     pub(super) fn push_back_until(&mut self, to: StoreId, wanted: Wanted, until: Time) {
         let line = self.lines.entry(to).or_default();

@@ -202,11 +202,13 @@ impl<R> Worker<R> {
         let own = self.config.store;
         let is_useful = self.regions.get(key).is_some_and(|region| {
             let descriptor = &header.descriptor;
+            // One without a state goes by what it was told when it came to be, which may be newer than any state on its way here.
+            let is_of_the_past = region.initialised && descriptor.epoch.is_behind(region.descriptor().epoch);
             region.id() == header.region
                 && descriptor.id == header.region
                 && header.to == region.group.id()
                 && descriptor.replica_on(own).is_some_and(|replica| replica.id == header.to)
-                && !descriptor.epoch.is_behind(region.descriptor().epoch)
+                && !is_of_the_past
                 && region.group.would_install(header.index, header.index_term)
         });
         if is_useful { Verdict::Install } else { Verdict::Discard }
@@ -272,9 +274,11 @@ impl<R> Worker<R> {
         if installed {
             let region = self.region_mut(key);
             let membership = Membership::from_replicas(&header.descriptor.replicas);
-            // False: the log reached the index by itself meanwhile. The applier has skipped ahead, and that is all.
+            // False: the log reached the index by itself meanwhile. The applier has skipped ahead: what the entries in between
+            // have made of the region it does not tell any more, the snapshot does.
             let restored = region.group.restore(now, header.index, header.index_term, membership);
-            if restored {
+            let is_news = !header.descriptor.epoch.is_behind(region.descriptor().epoch);
+            if restored || is_news {
                 region.initialised = true;
                 region.set_descriptor(header.descriptor.clone());
                 self.set_merge_state(key, merge);

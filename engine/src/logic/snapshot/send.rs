@@ -120,6 +120,14 @@ impl<R> Worker<R> {
         }
     }
 
+    /// Whether a follower waits for a snapshot already, or gets one.
+    pub(in crate::logic) fn is_served(&self, key: SlotKey, replica: ReplicaId) -> bool {
+        let (wanted, transfers) = ((key, replica), &self.transfers);
+        transfers.queue.contains(wanted)
+            || transfers.sending.active.values().any(|outgoing| outgoing.wanted() == wanted)
+            || transfers.sending.ending.values().any(|ending| ending.wanted == wanted)
+    }
+
     fn line_up(&mut self, now: Time, wanted: Wanted) {
         let (key, replica) = wanted;
         let Some(region) = self.regions.get(key).filter(|region| region.group.is_leader()) else {
