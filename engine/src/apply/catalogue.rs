@@ -473,8 +473,8 @@ mod tests {
     #[test]
     fn a_frozen_region_waits_for_its_target_as_long_as_that_can_come() {
         let target = region(3, "m", "z", 4);
-        let frozen = Arc::new(Frozen { index: LogIndex(9), target: target.clone() });
-        let mut entries = with(&[region(2, "a", "m", 6), target.clone()]);
+        let frozen = Arc::new(Frozen { index: LogIndex(9), target: Arc::clone(&target) });
+        let mut entries = with(&[region(2, "a", "m", 6), target]);
         entries.set_merge(RegionId(2), Some(frozen), Arc::default());
         assert_eq!(entries.abandoned(RegionId(2)), None, "the target is here");
         // The target's replica is removed before it came to the merge, and told of a version before that.

@@ -184,8 +184,7 @@ fn a_child_is_not_lost_to_what_a_checkpoint_has_written_of_a_buried_region() {
 
 #[test]
 fn what_a_state_has_absorbed_is_buried_whatever_a_crash_has_left() {
-    let disk = SimDisk::new(1);
-    let files = SnapshotFiles::open_on(Arc::new(disk.clone())).unwrap();
+    let files = SnapshotFiles::open_on(Arc::new(SimDisk::new(1))).unwrap();
     let backend = || {
         let store = Arc::new(multiraft_storage::state::MemStore::new());
         Backend::shared(Arc::new(Keys), store).of_store(OWN, &files)
