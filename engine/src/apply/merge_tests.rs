@@ -16,6 +16,7 @@ use super::*;
 use crate::logic::{AdminCommand, RegionHandle};
 use crate::machine::{ApplyContext, RegionView, StateMachine, StateTxn};
 use crate::region::command::Command;
+use crate::region::merge::Absorbed;
 use crate::snapshots::SnapshotFiles;
 
 const SOURCE: RegionId = RegionId(2);
