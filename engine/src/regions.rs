@@ -22,6 +22,9 @@ const IDS_AT_ONCE: u64 = 1024;
 /// How long a change of replicas may take: the new ones have to catch up.
 const REPLICAS_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How often it is asked, at least, whether a merge is done.
+const ASK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// A wanted change of one replica of a region, by the store that it lives on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -215,6 +218,7 @@ impl Engine {
             if !self.pause(&mut pause, deadline).await {
                 return Err(RegionError::Uncertain);
             }
+            pause = pause.min(ASK_INTERVAL);
         }
     }
 

@@ -29,7 +29,7 @@ impl<R> Worker<R> {
             }
             let changes = done.change.is_some();
             if let Some(change) = done.change {
-                self.on_region_change(live, change);
+                self.on_region_change(now, live, change);
             }
             let Some(key) = live else { continue };
             let group = &mut self.region_mut(key).group;

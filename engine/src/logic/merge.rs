@@ -72,6 +72,8 @@ pub(super) struct Driving {
     turn: usize,
     /// Where the target's leader was last said to be.
     hint: Option<StoreId>,
+    /// The target was last asked where it was said to be led from.
+    hinted: bool,
     /// A commit was refused in a way that only a fence can settle.
     refused: bool,
     /// The target has absorbed the source; what is left is to hear of it here.
@@ -88,6 +90,7 @@ impl Driving {
             fencing: false,
             turn: 0,
             hint: None,
+            hinted: false,
             refused: false,
             done: false,
         }
@@ -143,7 +146,7 @@ impl<R> Worker<R> {
     }
 
     /// A step of a merge was applied, durably.
-    pub(super) fn on_region_change(&mut self, key: Option<SlotKey>, change: RegionChange) {
+    pub(super) fn on_region_change(&mut self, now: Time, key: Option<SlotKey>, change: RegionChange) {
         let region = Arc::clone(change.region());
         if let RegionChange::Merged { tombstone, .. } = &change {
             // Also if the target is gone by now: the source has to know.
@@ -169,8 +172,25 @@ impl<R> Worker<R> {
             }
             RegionChange::Merged { absorbed, .. } => merge.absorbed = absorbed,
         }
+        let is_frozen = merge.frozen.is_some();
         self.set_merge_state(key, merge);
         self.notices.push(Notice::Descriptor(region));
+        if is_frozen {
+            self.on_frozen(now, key);
+        }
+    }
+
+    /// A region is durably frozen here. Its leader goes on with the merge at once; others tell it, which saves it the asking.
+    fn on_frozen(&mut self, now: Time, key: SlotKey) {
+        let region = self.region(key);
+        if region.group.is_leader() {
+            return self.drive_merge(now, key);
+        }
+        let (id, replica, leader) = (region.id(), region.group.id(), region.leader_store());
+        let index = region.merge.frozen.as_ref().map(|frozen| frozen.index);
+        if let (Some(leader), Some(index)) = (leader, index) {
+            self.say_of_region(leader, id, RegionStep::IsFrozen { replica, index });
+        }
     }
 
     /// Replicas of these regions went with a snapshot of the one that has absorbed them: their workers have to know.
@@ -297,6 +317,7 @@ impl<R> Worker<R> {
         let source = self.region(key).id();
         let Some(driving) = self.region_mut(key).driving.as_mut() else { return };
         let stores = &frozen.target.replicas;
+        driving.hinted = driving.hint.is_some();
         let store = driving.hint.take().unwrap_or(stores[driving.turn % stores.len()].store);
         driving.pending = Some(id);
         self.merges.asked.insert(id, (source, now.plus(ANSWER_TIMEOUT)));
@@ -342,14 +363,22 @@ impl<R> Worker<R> {
             ForwardOutcome::NotLeader { hint } => {
                 driving.hint = *hint;
                 driving.turn += 1;
+                // Who was asked by such a hint and does not lead either is not to send this one back and forth.
+                if hint.is_some() && !driving.hinted {
+                    driving.next = now;
+                }
             }
             ForwardOutcome::UnknownRegion => driving.turn += 1,
+            ForwardOutcome::Busy { retry_after_ms } => {
+                driving.next = driving.next.min(now.plus(Duration::from_millis(u64::from(*retry_after_ms))));
+            }
             _ => {}
         }
         let region = self.region_mut(key);
         if region.driving.as_ref().is_some_and(|driving| driving.done && !was_done) {
             region.release_at.get_or_insert(now.plus(RELEASE_INTERVAL));
         }
+        self.drive_merge(now, key);
         true
     }
 
@@ -393,9 +422,13 @@ impl<R> Worker<R> {
         if !is_for_it || here.store_of(replica) != Some(from) {
             return;
         }
-        if let Some(driving) = here.driving.as_mut() {
-            driving.frozen.insert(from);
+        let descriptor = Arc::clone(here.descriptor());
+        let Some(driving) = here.driving.as_mut() else { return };
+        driving.frozen.insert(from);
+        // Else the answers of others are on their way.
+        if descriptor.replicas.iter().all(|replica| driving.frozen.contains(&replica.store)) {
             driving.next = now;
+            self.drive_merge(now, key);
         }
     }
 
