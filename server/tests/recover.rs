@@ -188,6 +188,7 @@ fn a_plan_whose_carrying_out_is_killed_is_carried_out_again() {
         std::fs::remove_dir_all(&dir).unwrap();
         copy(&saved, &dir);
         let mut child = harness::multiraft().args(arguments).stdout(std::process::Stdio::null()).spawn().unwrap();
+        #[expect(clippy::disallowed_methods, reason = "it is killed at whatever it is doing then")]
         std::thread::sleep(Duration::from_millis(delay));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -13,6 +13,7 @@ use std::io;
 use multiraft_raft::{LogIndex, RegionId};
 use ring::digest::{Context, SHA256};
 
+use crate::apply::catalogue::Entries;
 use crate::apply::{Applier, Form, SnapshotSource, stored_descriptor};
 use crate::logic::RegionHandle;
 use crate::region::check::{DigestAnswer, StateDigest};
@@ -94,26 +95,31 @@ impl Applier {
     #[must_use]
     pub fn digest(&self, region: RegionId) -> Option<(LogIndex, DigestAnswer)> {
         let index = self.regions.get(&region)?.applied;
-        let content = self.digest_content(region, index).unwrap_or(Content::Missing);
+        let content = self.digest_content(&self.catalogue.lock(), region, index).unwrap_or(Content::Missing);
         Some((index, content.answer(&|| false)))
     }
 
-    /// The state of this instant, which is that of the entry `index`.
-    pub(super) fn digest_task(&self, handle: RegionHandle, index: LogIndex) -> DigestTask {
-        let content = self.digest_content(handle.region, index).unwrap_or_else(|error| {
+    /// The state of this instant, which is that of the entry `index`; for who holds the catalogue's lock.
+    pub(super) fn digest_task(&self, entries: &Entries, handle: RegionHandle, index: LogIndex) -> DigestTask {
+        let content = self.digest_content(entries, handle.region, index).unwrap_or_else(|error| {
             tracing::warn!(region = %handle.region, %index, %error, "a region's state could not be captured");
             Content::Missing
         });
         DigestTask { handle, index, content }
     }
 
-    fn digest_content(&self, region: RegionId, index: LogIndex) -> Result<Content, multiraft_storage::StateError> {
+    fn digest_content(
+        &self,
+        entries: &Entries,
+        region: RegionId,
+        index: LogIndex,
+    ) -> Result<Content, multiraft_storage::StateError> {
         let is_here = self.regions.get(&region).is_some_and(|progress| progress.applied == index);
         if !is_here {
             return Ok(Content::Missing);
         }
         match &self.form {
-            Form::Shared(_) => Ok(self.capture(region)?.map_or(Content::Missing, Content::State)),
+            Form::Shared(_) => Ok(self.capture_among(entries, region)?.map_or(Content::Missing, Content::State)),
             Form::Own(own) => Ok(match own.capture_digest(region) {
                 Some(Some(source)) => Content::State(source),
                 Some(None) => Content::NotSupported,

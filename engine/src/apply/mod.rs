@@ -266,14 +266,17 @@ impl Applier {
             Form::Own(own) => own::apply(own, context, pass, out),
         };
         if !members.is_empty() {
-            let mut entries = entries.take().unwrap_or_else(|| catalogue.lock());
+            let entries = entries.get_or_insert_with(|| catalogue.lock());
             members.into_iter().for_each(|descriptor| entries.set_state(descriptor));
         }
         // A check ends its pass, so the state is that of its entry, unless it finds no space: then there is no digest of it.
-        out.checks.extend(checks.into_iter().map(|(handle, index)| match &applied {
-            Ok(()) => self.digest_task(handle, index),
-            Err(_) => DigestTask::missing(handle, index),
-        }));
+        if !checks.is_empty() {
+            let entries: &Entries = entries.get_or_insert_with(|| catalogue.lock());
+            out.checks.extend(checks.into_iter().map(|(handle, index)| match &applied {
+                Ok(()) => self.digest_task(entries, handle, index),
+                Err(_) => DigestTask::missing(handle, index),
+            }));
+        }
         // Also if the record of it finds no space yet: it is decided.
         self.bar_if_fenced(out.applied.last().and_then(|done| done.change.as_ref()));
         applied?;
@@ -455,7 +458,11 @@ impl Applier {
     /// [`StateError`] if the state store failed.
     pub fn capture(&self, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
         // Another applier may have absorbed it: what is there of it then is no state of any instant.
-        let entries = self.catalogue.lock();
+        self.capture_among(&self.catalogue.lock(), region)
+    }
+
+    /// The same, for who holds the catalogue's lock.
+    fn capture_among(&self, entries: &Entries, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
         if entries.is_here(region) { self.capture_here(region) } else { Ok(None) }
     }
 
