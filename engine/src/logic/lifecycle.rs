@@ -396,7 +396,8 @@ impl<R> Worker<R> {
     fn handle_told(&mut self, now: Time, descriptor: Arc<RegionDescriptor>, merged: bool, committed: (LogIndex, Term)) {
         let region = descriptor.id;
         let Some(key) = self.any_slot(region) else {
-            if descriptor.replica_on(self.config.store).is_none() {
+            // One that is out of service is here all the same.
+            if descriptor.replica_on(self.config.store).is_none() && self.held(region).is_none() {
                 self.push_apply(ApplyTask::Elsewhere { descriptor });
             }
             return;
