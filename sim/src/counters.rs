@@ -167,6 +167,8 @@ counters! {
     snapshots_covering 1,
     /// Snapshots that brought a merge to a replica that had not applied it.
     snapshots_across_merges 1,
+    /// Consistency checks that came to their end.
+    checks 1000,
     /// States held against the same region's at the same index elsewhere.
     states_compared 50000,
 }

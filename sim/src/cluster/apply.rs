@@ -110,6 +110,7 @@ impl Cluster {
         for input in batch.take_inputs() {
             self.input(store, worker, input);
         }
+        self.take_digests(store, worker, std::mem::take(&mut batch.checks));
         self.park(store, worker, std::mem::take(&mut batch.parked));
         for (to, reply) in batch.peer_replies {
             if to == id {

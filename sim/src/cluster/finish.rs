@@ -116,7 +116,7 @@ impl Cluster {
         }
     }
 
-    fn status(&self, store: usize, region: RegionId) -> Option<RegionStatus> {
+    pub(super) fn status(&self, store: usize, region: RegionId) -> Option<RegionStatus> {
         let process = self.nodes[store].process.as_ref()?;
         process.workers[self.worker_for(store, region)].worker.status(region)
     }

@@ -12,6 +12,7 @@
 //! ```
 
 mod apply;
+mod checks;
 mod clients;
 mod counted;
 mod faults;
@@ -56,6 +57,11 @@ use regions::Operators;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Waiter(u64);
 
+impl Waiter {
+    /// Nobody waits.
+    const NOBODY: Self = Self(0);
+}
+
 /// What happens at some moment. A `life` names one run of one store's process: what was planned for an earlier one is void.
 #[derive(Debug)]
 enum Event {
@@ -87,6 +93,7 @@ enum Event {
     Undo(faults::Undo),
     Heal,
     Settle,
+    Check { round: usize },
     Begin,
     End,
 }
@@ -175,6 +182,7 @@ impl Cluster {
         self.plan_clients();
         self.plan_operators();
         self.plan_faults();
+        self.plan_check(0);
         self.schedule.plan(Moment(self.plan.chaos), Event::Heal);
     }
 
@@ -238,6 +246,7 @@ impl Cluster {
             Event::Begin => self.on_script_begins(),
             Event::End => self.on_script_ends(),
             Event::Settle => self.on_settle(),
+            Event::Check { round } => self.on_check(round),
         }
     }
 

@@ -19,6 +19,7 @@ impl Cluster {
     pub(super) fn observe_turn(&mut self, store: usize, worker: usize, out: &TurnOutput<Waiter>) {
         self.observe_sends(store, out);
         for notice in &out.notices {
+            self.observe_checks(notice);
             if let Notice::Leader { region, term, leader: Some(leader) } = notice {
                 let verdict = self.consensus.on_leader(*region, *term, *leader);
                 self.judge_that(verdict);
