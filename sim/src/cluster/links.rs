@@ -184,6 +184,7 @@ impl Cluster {
             lane.waiting.push_back(messages);
             lane.told_full = true;
             self.counters.lanes_full += 1;
+            self.say(|| format!("the append lane of {}/{worker} to {} is full", id_of(from), id_of(to)));
             return self.input(from, worker, Input::LaneFull { peer: id_of(to) });
         }
         self.dispatch(from, to, session, number, messages);
@@ -224,22 +225,28 @@ impl Cluster {
         let Packet { from, to, session, lane: number, .. } = packet;
         let (link, side) = self.network.between(from, to);
         let state = self.network.link(link);
-        let is_lost = state.directions[side].lost_after.is_some_and(|after| now > after);
-        if state.session != session || state.known[1 - side] != Some(session) || is_lost {
+        if state.session != session {
             self.counters.frames_lost += 1;
             return;
         }
+        let is_lost = state.directions[side].lost_after.is_some_and(|after| now > after);
+        let is_unknown = state.known[1 - side] != Some(session);
         let direction = &mut state.directions[side];
         let lane = &mut direction.lanes[number];
-        if direction.blocks > 0 || !lane.held.is_empty() {
+        if !is_lost && !is_unknown && (direction.blocks > 0 || !lane.held.is_empty()) {
             return lane.held.push_back(packet);
         }
+        // It has left the lane, also if nobody takes it.
         lane.bytes = lane.bytes.saturating_sub(packet.body.len());
         let is_ready = lane.told_full && lane.bytes <= self.plan.lane_bytes / 2;
         if is_ready {
             let (life, worker) = (self.nodes[from].life, number.saturating_sub(APPEND_FIRST));
             let event = Event::LaneReady { store: from, life, peer: id_of(to), worker };
             self.schedule.plan_in(10 * MICRO, event);
+        }
+        if is_lost || is_unknown {
+            self.counters.frames_lost += 1;
+            return;
         }
         self.receive(packet);
     }
@@ -288,6 +295,7 @@ impl Cluster {
             }
             let Some(messages) = lane.waiting.pop_front() else {
                 lane.told_full = false;
+                self.say(|| format!("the append lane of {}/{worker} to {peer} is ready", id_of(store)));
                 return self.input(store, worker, Input::LaneReady { peer });
             };
             self.dispatch(store, to, session, number, messages);
