@@ -1,7 +1,9 @@
 //! Which regions there are, by id and by key, as this store knows it.
 //!
-//! Regions that were absorbed are forgotten, so that memory follows the number of those that there are. A split leaves a region its
-//! first key and a merge takes nothing from it, so one whose first key has another owner, of a later version, is no more.
+//! Regions that were absorbed are forgotten, so that memory follows the number of those that there are: those whose first key has
+//! another owner of a later version. That is a guess (a region that has absorbed its left neighbour may have given away what was its
+//! first key), and a wrong one costs a question: whoever names a region that is forgotten is sent to look for it, and any news of it
+//! brings it back.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
