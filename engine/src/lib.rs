@@ -16,7 +16,10 @@ mod directory;
 mod engine;
 mod error;
 mod events;
+mod field_file;
 pub mod logic;
+#[cfg(test)]
+mod lone_store;
 pub mod machine;
 mod measure;
 mod options;

@@ -3,12 +3,10 @@
 use std::time::Instant;
 
 use multiraft_storage::StateError;
-use multiraft_transport::Tls;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::*;
+use crate::lone_store;
 use crate::machine::{ApplyContext, RegionView, StateMachine, StateTxn};
-use crate::{Bootstrap, StateKind, StoreId};
 
 /// Sets the key that the command is to it.
 struct Echo;
@@ -24,35 +22,10 @@ impl StateMachine for Echo {
     }
 }
 
-/// The only store of two regions, which knows of another that never answers.
-async fn start(dir: &std::path::Path) -> Engine {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&key).unwrap().pem();
-    let issuer = Issuer::new(params, key);
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["store-1.multiraft".to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
-    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    Engine::builder()
-        .store(StoreId(1))
-        .data_dir(dir)
-        .listen("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap())
-        .peer(StoreId(2), silent)
-        .tls(Tls::from_pem(ca.as_bytes(), certificate.as_bytes(), key.serialize_pem().as_bytes()).unwrap())
-        .state(StateKind::Memory)
-        .bootstrap(Bootstrap { boundaries: vec!["k".into()], stores: vec![StoreId(1)] })
-        .state_machine(Echo)
-        .start()
-        .await
-        .unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_routed_by_key_to_an_absorbed_region_is_routed_anew_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = start(dir.path()).await;
+    let engine = lone_store::start(dir.path(), vec!["k".into()], Echo).await;
     let deadline = engine.deadline(Some(Duration::from_secs(120)));
     let (left, right) = (engine.region_for(b"a").unwrap(), engine.region_for(b"m").unwrap());
     engine.merge(right.id, left.id).await.unwrap();

@@ -1,12 +1,11 @@
 //! An attempt whose answer was lost, made again after its key has come to another region.
 
 use multiraft_storage::StateError;
-use multiraft_transport::Tls;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::*;
+use crate::Consistency;
+use crate::lone_store;
 use crate::machine::{ApplyContext, RegionView, StateMachine, StateTxn};
-use crate::{Bootstrap, Consistency, StateKind, StoreId};
 
 /// Appends the command to the key `m`, and answers what stands there then.
 struct Append;
@@ -24,32 +23,10 @@ impl StateMachine for Append {
     }
 }
 
-async fn start(dir: &std::path::Path) -> Engine {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&key).unwrap().pem();
-    let issuer = Issuer::new(params, key);
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["store-1.multiraft".to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
-    Engine::builder()
-        .store(StoreId(1))
-        .data_dir(dir)
-        .listen("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap())
-        .tls(Tls::from_pem(ca.as_bytes(), certificate.as_bytes(), key.serialize_pem().as_bytes()).unwrap())
-        .state(StateKind::Memory)
-        .bootstrap(Bootstrap { boundaries: Vec::new(), stores: vec![StoreId(1)] })
-        .state_machine(Append)
-        .start()
-        .await
-        .unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_without_answer_is_repeated_in_the_region_that_took_its_key_over() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = start(dir.path()).await;
+    let engine = lone_store::start(dir.path(), Vec::new(), Append).await;
     let session = engine.session();
     let deadline = engine.deadline(Some(Duration::from_secs(20)));
     let parent = engine.route(b"m", deadline).await.unwrap();

@@ -2,17 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod nothing;
 mod worker_config;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::apply::{
-    AppliedRegion, Applier, ApplyEnd, Backend, Cause, Chunks, DigestTask, ReceivedSnapshots, Tombstone,
-};
+use multiraft::apply::{AppliedRegion, Applier, ApplyEnd, Backend, Cause, DigestTask, Tombstone};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
     Absorbed, AdminCommand, AdminRequest, ApplyTask, DigestAnswer, Frozen, Input, MergeState, Notice, Outcome, Residue,
@@ -20,40 +18,17 @@ use multiraft::logic::{
 };
 use multiraft::snapshots::SnapshotFiles;
 use multiraft::{
-    ApplyContext, Incarnation, LogIndex, RegionDescriptor, RegionEpoch, RegionId, RegionView, Replica, ReplicaId, Role,
-    StateError, StateMachine, StateTxn, StoreId, Term,
+    Incarnation, LogIndex, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
 use multiraft_raft::{Body, Message, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, MemStore, SimDisk};
-use multiraft_transport::{PeerMessage, RaftMessage, RegionMessage, RegionStep, SnapshotHeader};
+use multiraft_transport::{PeerMessage, RaftMessage, RegionMessage, RegionStep};
+use nothing::{NoSnapshots, Nothing};
 use worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
 const SECOND: StoreId = StoreId(2);
 const LEARNER: ReplicaId = ReplicaId(2);
-
-struct Nothing;
-
-impl StateMachine for Nothing {
-    fn apply(&self, _: ApplyContext<'_>, _: &[u8], _: &mut StateTxn<'_>) -> Result<Bytes, StateError> {
-        Ok(Bytes::new())
-    }
-
-    fn lookup(&self, _: &RegionView<'_>, _: &[u8]) -> Result<Bytes, StateError> {
-        Ok(Bytes::new())
-    }
-}
-
-/// No snapshot ever comes.
-struct NoSnapshots;
-
-impl ReceivedSnapshots for NoSnapshots {
-    fn open(&self, _: StoreId, _: &SnapshotHeader) -> io::Result<Chunks<'static>> {
-        Err(io::ErrorKind::NotFound.into())
-    }
-
-    fn discard(&self, _: StoreId, _: &SnapshotHeader) {}
-}
 
 /// Store 1 with one region; its second replica is on store 2, of which the test makes up what it says.
 struct Store {

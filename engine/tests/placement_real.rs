@@ -2,18 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod planning;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use multiraft::placement::{Blocked, Obstacle};
 use multiraft::{
     Bootstrap, Consistency, Engine, Placement, RegionDescriptor, RegionId, Role, Seat, StateKind, StoreError, StoreId,
     StoreRecord, StoreStanding,
 };
+use planning::quiet;
 use support::{Cluster, Map, eventually, put};
 
 /// For what takes seconds on a machine that is not busy.
@@ -77,27 +79,6 @@ async fn standing_of(engine: &Engine, store: u64) -> Option<StoreStanding> {
     stores.into_iter().find(|record| record.id == StoreId(store)).map(|record| record.standing)
 }
 
-/// The term in which planning goes on, and how many operations it has begun.
-fn begun(engines: &BTreeMap<u64, Engine>) -> Option<(u64, u64)> {
-    let state = engines.values().find_map(Engine::placement).filter(|state| state.is_complete)?;
-    state.operations.is_empty().then_some((state.term.get(), state.begun))
-}
-
-/// Waits until no operation was begun for a while.
-async fn quiet(engines: &BTreeMap<u64, Engine>) {
-    let start = Instant::now();
-    let (mut since, mut last) = (Instant::now(), None);
-    while since.elapsed() < QUIET {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let now = begun(engines);
-        if now.is_none() || now != last {
-            (since, last) = (Instant::now(), now);
-        }
-        let state = engines.values().find_map(Engine::placement);
-        assert!(start.elapsed() < LIMIT, "it does not become quiet: {state:?}");
-    }
-}
-
 /// Writes one key after the other through one store after the other, until it is told to stop; gives the keys that were
 /// acknowledged.
 async fn write_on(engines: Vec<Engine>, stop: Arc<AtomicBool>) -> Vec<String> {
@@ -153,7 +134,7 @@ async fn a_dead_store_is_replaced_a_drained_one_is_emptied_and_then_nothing_move
         fewest >= 3 && all_have_three(&engines, all).await
     })
     .await;
-    quiet(&engines).await;
+    quiet(engines.values(), QUIET, LIMIT).await;
 
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn(write_on(engines.values().cloned().collect(), Arc::clone(&stop)));
@@ -162,7 +143,7 @@ async fn a_dead_store_is_replaced_a_drained_one_is_emptied_and_then_nothing_move
     let planner = *engines.iter().find(|(_, engine)| engine.placement().is_some()).unwrap().0;
     engines.remove(&planner).unwrap().shutdown().await;
     eventually(LIMIT, "three live replicas each", || all_have_three(&engines, all)).await;
-    quiet(&engines).await;
+    quiet(engines.values(), QUIET, LIMIT).await;
     assert!(all_have_three(&engines, all).await);
 
     // The store that plans now is drained: it has to hand that over as well.
@@ -181,7 +162,7 @@ async fn a_dead_store_is_replaced_a_drained_one_is_emptied_and_then_nothing_move
     assert_eq!(standing_of(&engines[&drained], drained).await, Some(StoreStanding::Drained));
     engines[&drained].leave(StoreId(drained)).await.unwrap();
     engines.remove(&drained).unwrap().shutdown().await;
-    quiet(&engines).await;
+    quiet(engines.values(), QUIET, LIMIT).await;
     assert!(all_have_three(&engines, all).await);
     stop.store(true, Ordering::Relaxed);
     let written = writer.await.unwrap();

@@ -2,15 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod planning;
 mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use multiraft::placement::Sizes;
 use multiraft::{Consistency, Engine, Placement, RegionId};
+use planning::quiet;
 use support::{Cluster, eventually, put, remove};
 use tokio::task::JoinSet;
 
@@ -69,27 +71,6 @@ async fn count(engines: &[Engine]) -> usize {
     ranges(engines).await.map_or(0, |ranges| ranges.len())
 }
 
-/// The term in which planning goes on, and how many operations it has begun, if none runs.
-fn begun(engines: &[Engine]) -> Option<(u64, u64)> {
-    let state = engines.iter().find_map(Engine::placement).filter(|state| state.is_complete)?;
-    state.operations.is_empty().then_some((state.term.get(), state.begun))
-}
-
-/// Waits until no operation was begun for a while.
-async fn quiet(engines: &[Engine]) {
-    let start = Instant::now();
-    let (mut since, mut last) = (Instant::now(), None);
-    while since.elapsed() < QUIET {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let now = begun(engines);
-        if now.is_none() || now != last {
-            (since, last) = (Instant::now(), now);
-        }
-        let state = engines.iter().find_map(Engine::placement);
-        assert!(start.elapsed() < LIMIT, "it does not become quiet: {state:?}");
-    }
-}
-
 /// Writes these keys through all stores, several at a time, each until it is acknowledged.
 async fn write(engines: &[Engine], keys: impl Iterator<Item = usize>) {
     let mut writers: JoinSet<()> = JoinSet::new();
@@ -129,11 +110,11 @@ async fn a_region_splits_into_halves_as_it_fills_and_merges_when_it_is_empty_aga
     let cluster = cluster(sizes());
     let engines = cluster.start_all().await;
     write(&engines, 0..80).await;
-    quiet(&engines).await;
+    quiet(&engines, QUIET, LIMIT).await;
     assert_eq!(count(&engines).await, 1, "80 of 100 KB");
     write(&engines, 80..130).await;
     eventually(LIMIT, "two halves", || async { count(&engines).await == 2 }).await;
-    quiet(&engines).await;
+    quiet(&engines, QUIET, LIMIT).await;
     let parts = shares(&engines, 130).await;
     assert!(parts.len() == 2 && parts[0].abs_diff(65) <= 10, "{parts:?}");
 
@@ -142,7 +123,7 @@ async fn a_region_splits_into_halves_as_it_fills_and_merges_when_it_is_empty_aga
         ranges(&engines).await.is_some() && shares(&engines, 400).await.iter().all(|keys| *keys <= 100)
     })
     .await;
-    quiet(&engines).await;
+    quiet(&engines, QUIET, LIMIT).await;
     let parts = shares(&engines, 400).await;
     assert!((4..=8).contains(&parts.len()) && parts.iter().all(|keys| *keys >= 25), "{parts:?}");
     let leader = engines.iter().flat_map(|engine| engine.figures().to_vec()).filter(|figures| figures.leads);
@@ -155,7 +136,7 @@ async fn a_region_splits_into_halves_as_it_fills_and_merges_when_it_is_empty_aga
         while engines[n % 3].propose_key(key(n), remove(&key(n))).await.is_err() {}
     }
     eventually(LIMIT, "one region again", || async { count(&engines).await == 1 }).await;
-    quiet(&engines).await;
+    quiet(&engines, QUIET, LIMIT).await;
     assert_eq!(count(&engines).await, 1);
     assert_holds(&engines[1], 0..10).await;
     for engine in &engines {
@@ -194,7 +175,7 @@ where
     let cluster = cluster(Sizes { split_bytes: 1 << 30, merge_bytes: 8 << 20, ..sizes });
     let engines = cluster.start_all().await;
     write(&engines, (0..1_000).step_by(10).chain(500..520)).await;
-    quiet(&engines).await;
+    quiet(&engines, QUIET, LIMIT).await;
     assert_eq!(count(&engines).await, 1);
     let stop = Arc::new(AtomicBool::new(false));
     let mut busy = keep_busy(&engines, &stop, touch);
@@ -204,7 +185,7 @@ where
     })
     .await;
     // It comes to rest under load: what is divided stays so.
-    quiet(&engines).await;
+    quiet(&engines, QUIET, LIMIT).await;
     let cut: Vec<String> = ranges(&engines).await.unwrap().into_iter().skip(1).map(|(start, _)| start).collect();
     assert!(!cut.is_empty() && cut.iter().all(|start| *start > key(500) && *start < key(520)), "{cut:?}");
     stop.store(true, Ordering::Relaxed);
@@ -212,7 +193,7 @@ where
         done.unwrap();
     }
     eventually(LIMIT, "one region again", || async { count(&engines).await == 1 }).await;
-    quiet(&engines).await;
+    quiet(&engines, QUIET, LIMIT).await;
     assert_holds(&engines[2], (0..1_000).step_by(10)).await;
     for engine in &engines {
         engine.shutdown().await;

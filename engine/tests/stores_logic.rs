@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod nothing;
 mod worker_config;
 
 use std::any::Any;
@@ -11,36 +12,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::apply::{AppliedRegion, Applier, ApplyEnd, Backend, Chunks, ReceivedSnapshots};
+use multiraft::apply::{AppliedRegion, Applier, ApplyEnd, Backend};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
     AdminCommand, AdminRequest, Input, LaneKind, MergeState, Notice, Outcome, Outgoing, StoreCommand, TurnOutput,
     Worker,
 };
 use multiraft::{
-    ApplyContext, Incarnation, LogIndex, OwnState, RegionDescriptor, RegionEpoch, RegionId, RegionView, SnapshotWrite,
-    StateError, StateMachine, StateTxn, StoreFault, StoreId, StoreRecord, StoreStanding, Term,
+    ApplyContext, Incarnation, LogIndex, OwnState, RegionDescriptor, RegionEpoch, RegionId, SnapshotWrite, StoreFault,
+    StoreId, StoreRecord, StoreStanding, Term,
 };
 use multiraft_raft::Time;
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, MemStore, SimDisk};
-use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, SnapshotHeader};
+use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage};
+use nothing::{NoSnapshots, Nothing};
 use worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
 const SECOND: StoreId = StoreId(2);
-
-/// Both forms of state machine, with nothing in them.
-struct Nothing;
-
-impl StateMachine for Nothing {
-    fn apply(&self, _: ApplyContext<'_>, _: &[u8], _: &mut StateTxn<'_>) -> Result<Bytes, StateError> {
-        Ok(Bytes::new())
-    }
-
-    fn lookup(&self, _: &RegionView<'_>, _: &[u8]) -> Result<Bytes, StateError> {
-        Ok(Bytes::new())
-    }
-}
 
 impl OwnState for Nothing {
     fn apply(&mut self, _: ApplyContext<'_>, _: &[u8]) -> Bytes {
@@ -68,17 +57,6 @@ impl OwnState for Nothing {
     fn as_any(self: Box<Self>) -> Box<dyn Any> {
         self
     }
-}
-
-/// No snapshot ever comes.
-struct NoSnapshots;
-
-impl ReceivedSnapshots for NoSnapshots {
-    fn open(&self, _: StoreId, _: &SnapshotHeader) -> io::Result<Chunks<'static>> {
-        Err(io::ErrorKind::NotFound.into())
-    }
-
-    fn discard(&self, _: StoreId, _: &SnapshotHeader) {}
 }
 
 /// Store 1 alone, with the root region and another one, which it leads.

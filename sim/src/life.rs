@@ -32,8 +32,7 @@ pub enum Operation {
 impl Operation {
     /// All of them, with how often they are asked for in relation to each other when they are on.
     ///
-    /// Witnesses are left out: beside a witness a region can come to stand still for good when the one data replica that holds
-    /// what is committed is removed, since the witness that holds it too can neither lead nor pass it on.
+    /// Witnesses are not drawn yet.
     pub const ALL: [(Self, u64); 7] = [
         (Self::Split, 30),
         (Self::AddLearner, 20),

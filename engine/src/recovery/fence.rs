@@ -12,17 +12,21 @@
 //!
 //! A store in which a plan was begun and not finished does not start. One in which it was finished refuses the dead for ever.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use multiraft_raft::StoreId;
 
 use super::PlanId;
+use crate::field_file::{FieldFile, Fields};
 
-const NAME: &str = "RECOVERY";
-const TEMPORARY: &str = "RECOVERY.new";
-const FORMAT: u32 = 1;
+const FILE: FieldFile = FieldFile {
+    name: "RECOVERY",
+    title: "multiraft recovery",
+    format: 1,
+    subject: "the file",
+    cure: "put it back as it was; without it, dead stores could come back unnoticed",
+};
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,75 +47,38 @@ impl Fence {
     /// # Errors
     /// It cannot be read, or makes no sense; the reason says what to do.
     pub fn read(dir: &Path) -> io::Result<Option<Self>> {
-        let path = dir.join(NAME);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+        let Some(text) = FILE.text(dir)? else { return Ok(None) };
+        let invalid = |reason: String| {
+            let path = dir.join(FILE.name);
+            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {reason}", path.display()))
         };
-        let invalid =
-            |reason: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {reason}", path.display()));
-        Self::parse(&text).map(Some).map_err(invalid)
+        FILE.parse(&text, Self::from_fields).map(Some).map_err(invalid)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let damaged = || {
-            "the file is damaged: put it back as it was; without it, dead stores could come back unnoticed".to_owned()
-        };
-        let mut lines = text.lines();
-        if lines.next() != Some("multiraft recovery") {
-            return Err(damaged());
-        }
-        let mut field = |name: &str| {
-            let (found, value) = lines.next().and_then(|line| line.split_once(" = ")).ok_or_else(damaged)?;
-            if found == name { Ok(value) } else { Err(damaged()) }
-        };
-        let format: u32 = field("format")?.parse().map_err(|_| damaged())?;
-        if format > FORMAT {
-            return Err(format!(
-                "the file has format {format}, this program knows up to {FORMAT}: run a newer version"
-            ));
-        }
-        let plan = field("plan")?.parse().map_err(|_| damaged())?;
-        let done = match field("state")? {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        let plan = fields.next("plan")?.parse().ok()?;
+        let done = match fields.next("state")? {
             "begun" => false,
             "done" => true,
-            _ => return Err(damaged()),
+            _ => return None,
         };
-        let ids_upto = field("ids")?.parse().map_err(|_| damaged())?;
-        let dead = field("dead")?.split(' ').filter(|id| !id.is_empty()).map(|id| id.parse().map(StoreId));
-        let dead = dead.collect::<Result<Vec<_>, _>>().map_err(|_| damaged())?;
-        let crc = u32::from_str_radix(field("crc32c")?, 16).map_err(|_| damaged())?;
-        let fence = Self { plan, done, ids_upto, dead };
-        if crc == crc32c::crc32c(fence.body().as_bytes()) { Ok(fence) } else { Err(damaged()) }
+        let ids_upto = fields.next("ids")?.parse().ok()?;
+        let dead = fields.next("dead")?.split(' ').filter(|id| !id.is_empty()).map(|id| id.parse().map(StoreId));
+        Some(Self { plan, done, ids_upto, dead: dead.collect::<Result<_, _>>().ok()? })
     }
 
-    fn body(&self) -> String {
+    /// Replaces the file, durably.
+    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
         let dead: Vec<String> = self.dead.iter().map(ToString::to_string).collect();
         let state = if self.done { "done" } else { "begun" };
-        format!(
-            "multiraft recovery\nformat = {FORMAT}\nplan = {}\nstate = {state}\nids = {}\ndead = {}\n",
-            self.plan,
-            self.ids_upto,
-            dead.join(" ")
-        )
-    }
-
-    /// Replaces the file, durably: written beside, synced, renamed, directory synced.
-    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        let body = self.body();
-        let text = format!("{body}crc32c = {:08x}\n", crc32c::crc32c(body.as_bytes()));
-        let temporary = dir.join(TEMPORARY);
-        let mut file = File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, dir.join(NAME))?;
-        File::open(dir)?.sync_all()
+        FILE.write(dir, &[("plan", &self.plan), ("state", &state), ("ids", &self.ids_upto), ("dead", &dead.join(" "))])
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -121,7 +88,7 @@ mod tests {
         let fence = Fence { plan: PlanId(77), done: false, ids_upto: 1 << 40, dead: vec![StoreId(3), StoreId(4)] };
         fence.write(dir.path()).unwrap();
         assert_eq!(Fence::read(dir.path()).unwrap(), Some(fence.clone()));
-        let path = dir.path().join(NAME);
+        let path = dir.path().join(FILE.name);
         let good = fs::read_to_string(&path).unwrap();
         for (from, to, says) in [
             ("format = 1", "format = 9", "newer version"),

@@ -10,17 +10,20 @@
 //! crc32c = 89abcdef\n         (of everything before this line)
 //! ```
 
-use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::Path;
 
 use multiraft_raft::{ClusterId, Incarnation, StoreId};
 
 use crate::error::StartError;
+use crate::field_file::{FieldFile, Fields};
 
-const NAME: &str = "STORE";
-const TEMPORARY: &str = "STORE.new";
-const FORMAT: u32 = 1;
+const FILE: FieldFile = FieldFile {
+    name: "STORE",
+    title: "multiraft store",
+    format: 1,
+    subject: "the data directory",
+    cure: "put it back as it was, or set this store's data aside and let it rejoin under a new store id",
+};
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,77 +63,44 @@ impl StoreFile {
 
     /// Whether a store has run in this directory before.
     pub(crate) fn exists(dir: &Path) -> bool {
-        dir.join(NAME).exists()
+        dir.join(FILE.name).exists()
     }
 
     /// Reads the file; `None` if there is none yet.
     pub(crate) fn read(dir: &Path) -> Result<Option<Self>, StartError> {
-        let path = dir.join(NAME);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(StartError::Io { what: format!("reading {}", path.display()), source }),
-        };
-        Self::parse(&text).map(Some).map_err(|reason| StartError::DataDir(format!("{}: {reason}", path.display())))
+        let path = dir.join(FILE.name);
+        let io = |source| StartError::Io { what: format!("reading {}", path.display()), source };
+        let Some(text) = FILE.text(dir).map_err(io)? else { return Ok(None) };
+        let invalid = |reason| StartError::DataDir(format!("{}: {reason}", path.display()));
+        FILE.parse(&text, Self::from_fields).map(Some).map_err(invalid)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let damaged = || {
-            "the file is damaged: put it back as it was, or set this store's data aside and let it rejoin under a new store id".to_owned()
-        };
-        let mut lines = text.lines();
-        if lines.next() != Some("multiraft store") {
-            return Err(damaged());
-        }
-        let mut field = |name: &str| {
-            let (found, value) = lines.next().and_then(|line| line.split_once(" = ")).ok_or_else(damaged)?;
-            if found == name { Ok(value) } else { Err(damaged()) }
-        };
-        let format: u32 = field("format")?.parse().map_err(|_| damaged())?;
-        if format > FORMAT {
-            return Err(format!(
-                "the data directory has format {format}, this program knows up to {FORMAT}: run a newer version"
-            ));
-        }
-        let cluster = u128::from_str_radix(field("cluster")?, 16).map_err(|_| damaged())?;
-        let store = field("store")?.parse().map_err(|_| damaged())?;
-        let incarnation = field("incarnation")?.parse().map_err(|_| damaged())?;
-        let bootstrapped = field("bootstrapped")?.parse().map_err(|_| damaged())?;
-        let crc = u32::from_str_radix(field("crc32c")?, 16).map_err(|_| damaged())?;
-        let file = Self {
-            cluster: ClusterId(cluster),
-            store: StoreId(store),
-            incarnation: Incarnation(incarnation),
-            bootstrapped,
-        };
-        if crc == crc32c::crc32c(file.body().as_bytes()) { Ok(file) } else { Err(damaged()) }
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self {
+            cluster: ClusterId(u128::from_str_radix(fields.next("cluster")?, 16).ok()?),
+            store: StoreId(fields.next("store")?.parse().ok()?),
+            incarnation: Incarnation(fields.next("incarnation")?.parse().ok()?),
+            bootstrapped: fields.next("bootstrapped")?.parse().ok()?,
+        })
     }
 
-    fn body(&self) -> String {
-        format!(
-            "multiraft store\nformat = {FORMAT}\ncluster = {}\nstore = {}\nincarnation = {}\nbootstrapped = {}\n",
-            self.cluster, self.store, self.incarnation, self.bootstrapped
-        )
-    }
-
-    /// Replaces the file, durably: written beside, synced, renamed, directory synced.
+    /// Replaces the file, durably.
     pub(crate) fn write(&self, dir: &Path) -> Result<(), StartError> {
-        let body = self.body();
-        let text = format!("{body}crc32c = {:08x}\n", crc32c::crc32c(body.as_bytes()));
-        let replace = || -> io::Result<()> {
-            let temporary = dir.join(TEMPORARY);
-            let mut file = File::create(&temporary)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, dir.join(NAME))?;
-            File::open(dir)?.sync_all()
-        };
-        replace().map_err(|source| StartError::Io { what: format!("writing {NAME} in {}", dir.display()), source })
+        let fields: [(&str, &dyn std::fmt::Display); 4] = [
+            ("cluster", &self.cluster),
+            ("store", &self.store),
+            ("incarnation", &self.incarnation),
+            ("bootstrapped", &self.bootstrapped),
+        ];
+        let io = |source| StartError::Io { what: format!("writing {} in {}", FILE.name, dir.display()), source };
+        FILE.write(dir, &fields).map_err(io)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const CLUSTER: ClusterId = ClusterId(7);
@@ -160,7 +130,7 @@ mod tests {
     fn a_newer_format_and_damage_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         claim(dir.path(), CLUSTER, 1).unwrap();
-        let path = dir.path().join(NAME);
+        let path = dir.path().join(FILE.name);
         let good = fs::read_to_string(&path).unwrap();
         fs::write(&path, good.replace("format = 1", "format = 9")).unwrap();
         assert!(claim(dir.path(), CLUSTER, 1).unwrap_err().to_string().contains("newer version"));

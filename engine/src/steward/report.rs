@@ -139,12 +139,13 @@ fn read_figures(bytes: &Bytes, at: &mut usize) -> Option<Figures> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use multiraft_raft::{KeyRange, RegionDescriptor, RegionEpoch, Replica, Role, StoreId};
 
     use super::*;
 
-    fn led(id: u64, term: u64, conf_version: u64) -> LedRegion {
+    /// A region that is led.
+    pub(crate) fn led(id: u64, term: u64, conf_version: u64) -> LedRegion {
         let replicas = vec![Replica { id: ReplicaId(id), store: StoreId(1), role: Role::Voter }];
         let epoch = RegionEpoch { conf_version, version: 1 };
         let range = KeyRange { start: Bytes::from(format!("{id}")), end: Bytes::new() };

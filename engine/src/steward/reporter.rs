@@ -172,18 +172,10 @@ impl Cutter {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use multiraft_raft::{KeyRange, RegionDescriptor, Replica, Role, StoreId};
 
     use super::*;
     use crate::placement::KeySample;
-
-    fn led(id: u64, term: u64, conf_version: u64) -> LedRegion {
-        let replicas = vec![Replica { id: ReplicaId(id), store: StoreId(1), role: Role::Voter }];
-        let epoch = RegionEpoch { conf_version, version: 1 };
-        let range = KeyRange { start: Bytes::from(format!("{id}")), end: Bytes::new() };
-        let descriptor = Arc::new(RegionDescriptor { id: RegionId(id), range, epoch, replicas });
-        LedRegion { descriptor, term: Term(term), behind: vec![ReplicaId(300)], pending: id == 2 }
-    }
+    use crate::steward::report::tests::led;
 
     fn told(held: u64, led: Vec<LedRegion>) -> Report {
         Report { held, led, figures: Vec::new() }
