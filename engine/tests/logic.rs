@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use multiraft::apply::{Cause, Tombstone};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
-    AdminRequest, Applied, ApplyTask, DiskUse, Input, LaneKind, LookupTask, Outcome, ReplyTo, SnapshotTask, TurnOutput,
-    Worker, WorkerConfig,
+    AdminRequest, Applied, ApplyTask, DiskUse, Input, LaneKind, LookupTask, Outcome, ReplyTo, Residue, SnapshotTask,
+    TurnOutput, Worker, WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{Body, ChangeOp, Entry, EntryKind, MembershipChange, Message, ReplicaId, Term, Time};
@@ -612,5 +613,58 @@ fn a_replica_that_was_removed_before_its_region_was_merged_goes_and_one_that_was
         let went =
             [told, next].iter().any(|out| out.apply.iter().any(|task| matches!(task, ApplyTask::Destroy { .. })));
         assert_eq!(went, goes, "it is {}listed", if is_listed { "" } else { "not " });
+    }
+}
+
+#[test]
+fn a_leader_whose_follower_is_gone_for_good_is_told_so_when_its_heartbeat_comes() {
+    let (_, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
+    let mut last = (*bootstrap_regions(&[], &[1, 2, 3].map(StoreId))[1]).clone();
+    last.epoch.conf_version += 1;
+    last.replicas.remove(1);
+    let (descriptor, committed) = (Arc::new(last), (LogIndex(9), Term(2)));
+    for (replica, cause) in [(1, Cause::Removed), (1, Cause::Merged), (0, Cause::Removed)] {
+        let (replica, known) = (ReplicaId(replica), Arc::clone(&descriptor));
+        let tombstone =
+            Tombstone { replica, descriptor: known, cause, version: 1, absorbed: Default::default(), committed };
+        let mut residue = Residue::default();
+        residue.tombstones.insert(REGION, tombstone);
+        let worker: Worker<u32> = Worker::new(worker_config(&[StoreId(2)]), recovered.token(0), &[], Time::ZERO);
+        let mut worker = worker.with_residue(residue);
+        let beat =
+            Beat { region: REGION, from: ReplicaId(2), to: ReplicaId(1), term: Term(2), commit: LogIndex(9), round: 0 };
+        let beats = PeerMessage::Beats(Beats { beats: vec![beat], ..Beats::default() });
+        let up = Input::Link { peer: StoreId(2), up: Some(Incarnation(1)) };
+        let mut out = TurnOutput::default();
+        worker.turn(Time::ZERO, &mut vec![up, Input::Messages { from: StoreId(2), messages: vec![beats] }], &mut out);
+        let merged = cause == Cause::Merged;
+        let tell = RegionStep::Tell { descriptor: Arc::clone(&descriptor), merged, committed };
+        let told = PeerMessage::Region(RegionMessage { region: REGION, step: tell });
+        let is_told = out.sends.iter().any(|sent| sent.to == StoreId(2) && sent.messages.contains(&told));
+        // A tombstone of an earlier replica says nothing about this one.
+        assert_eq!(is_told, replica == ReplicaId(1), "{out:?}");
+    }
+}
+
+#[test]
+fn a_candidate_that_was_removed_is_told_so_by_those_whom_it_asks_for_votes() {
+    for (past, is_told) in [(1, true), (0, false)] {
+        let mut store = follower();
+        let own = Arc::clone(&bootstrap_regions(&[], &[1, 2, 3].map(StoreId))[1]);
+        let mut its = (*own).clone();
+        its.epoch.conf_version -= past;
+        its.replicas[1].id = ReplicaId(9);
+        let body = Body::PreVote { last_index: LogIndex(1), last_term: Term(1) };
+        let message = Message { from: ReplicaId(9), to: ReplicaId(1), term: Term(2), body };
+        let asks = PeerMessage::Raft(RaftMessage { region: REGION, message, descriptor: Some(Arc::new(its)) });
+        let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![asks] }]);
+        let tells = |message: &PeerMessage| match message {
+            PeerMessage::Region(RegionMessage { step: RegionStep::Tell { descriptor, merged: false, .. }, .. }) => {
+                *descriptor == own
+            }
+            _ => false,
+        };
+        let told = out.sends.iter().any(|sent| sent.to == StoreId(2) && sent.messages.iter().any(tells));
+        assert_eq!(told, is_told, "{out:?}");
     }
 }

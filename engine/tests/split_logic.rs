@@ -7,12 +7,13 @@ mod worker_config;
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiraft::apply::{Cause, Tombstone};
 use multiraft::assembly::bootstrap_regions;
 use multiraft::logic::{Adopt, ApplyTask, Input, TurnOutput, Worker};
 use multiraft::{Incarnation, RegionDescriptor, RegionId, StoreId};
 use multiraft_raft::{Body, LogIndex, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
-use multiraft_transport::{PeerMessage, RaftMessage};
+use multiraft_transport::{PeerMessage, RaftMessage, RegionMessage, RegionStep};
 use worker_config::worker_config;
 
 /// Store 1 of three, without regions.
@@ -114,4 +115,43 @@ fn a_child_that_does_not_come_is_not_waited_for_for_ever() {
     assert_eq!(asks_to_create(&tasks).len(), 1);
     let (_, said) = store.run(vec![created(&child, true)]);
     assert_eq!(grants(&said), [StoreId(2)]);
+}
+
+#[test]
+fn a_child_that_was_removed_before_its_store_had_split_does_not_come_to_life_by_the_split() {
+    for is_destroyed in [false, true] {
+        let (mut store, child) = (Store::new(), child());
+        store.run(vec![pre_vote(&child)]);
+        store.run(vec![created(&child, true)]);
+        let mut without = (*child).clone();
+        without.epoch.conf_version += 1;
+        without.replicas.retain(|replica| replica.store != StoreId(1));
+        let (known, committed) = (Arc::new(without), (LogIndex(7), Term(2)));
+        let step = RegionStep::Tell { descriptor: Arc::clone(&known), merged: false, committed };
+        let told = PeerMessage::Region(RegionMessage { region: child.id, step });
+        let (mut tasks, _) = store.run(vec![Input::Messages { from: StoreId(2), messages: vec![told] }]);
+        store.now = store.now.plus(Duration::from_millis(100));
+        tasks.extend(store.run(Vec::new()).0);
+        assert!(tasks.iter().any(|task| matches!(task, ApplyTask::Destroy { .. })), "{tasks:?}");
+        // Before the applier comes to that, it has split; the news of it overtakes what it has removed, or comes after.
+        let replica = child.replica_on(StoreId(1)).unwrap().id;
+        let tombstone = Tombstone {
+            replica,
+            descriptor: Arc::clone(&known),
+            cause: Cause::Removed,
+            version: 2,
+            absorbed: Default::default(),
+            committed,
+        };
+        let gone = Input::Destroyed { region: child.id, known, tombstone: Some(tombstone) };
+        let adopt = Input::Adopt(Adopt { descriptor: Arc::clone(&child), campaign: true });
+        let news = if is_destroyed { [gone, adopt] } else { [adopt, gone] };
+        for one in news {
+            let (tasks, said) = store.run(vec![one]);
+            assert!(said.is_empty() && tasks.is_empty(), "{said:?} {tasks:?}");
+        }
+        store.now = store.now.plus(Duration::from_secs(60));
+        let (_, said) = store.run(vec![pre_vote(&child)]);
+        assert!(matches!(said[..], [(StoreId(2), PeerMessage::Region(_))]), "it is told that it is behind: {said:?}");
+    }
 }

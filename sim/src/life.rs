@@ -31,15 +31,14 @@ pub enum Operation {
 
 impl Operation {
     /// All of them, with how often they are asked for in relation to each other when they are on.
-    ///
-    /// Witnesses are not drawn yet.
-    pub const ALL: [(Self, u64); 7] = [
+    pub const ALL: [(Self, u64); 8] = [
         (Self::Split, 30),
         (Self::AddLearner, 20),
         (Self::Promote, 20),
         (Self::Demote, 10),
         (Self::Remove, 20),
         (Self::Replace, 20),
+        (Self::AddWitness, 10),
         (Self::Merge, 30),
     ];
 }

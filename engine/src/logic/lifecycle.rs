@@ -165,8 +165,14 @@ impl<R> Worker<R> {
     /// asked, and begins again with this replica.
     pub(super) fn on_beat_of_stranger(&mut self, from: StoreId, region: RegionId, replica: ReplicaId) {
         let is_coming = self.lives.creating.contains_key(&region) || self.lives.removing.contains_key(&region);
-        let is_gone = self.tombstone(region).is_some_and(|tombstone| tombstone.forbids(replica));
-        if !is_coming && !is_gone && !self.lives.residue.bars(region, replica) {
+        if let Some(tombstone) = self.tombstone(region).filter(|tombstone| tombstone.forbids(replica)) {
+            // It may lead a region that went on without it: nobody answers its heartbeats, and without a check of its quorum it
+            // would never ask.
+            let merged = tombstone.cause == Cause::Merged;
+            let (descriptor, committed) = (Arc::clone(&tombstone.descriptor), tombstone.committed);
+            return self.say_of_region(from, region, RegionStep::Tell { descriptor, merged, committed });
+        }
+        if !is_coming && !self.lives.residue.bars(region, replica) {
             self.say_of_region(from, region, RegionStep::Ask { replica, epoch: RegionEpoch::default() });
         }
     }
@@ -251,6 +257,11 @@ impl<R> Worker<R> {
         if self.lives.residue.bars(region, own) {
             // What it may have voted before is lost: another replica has to take its place.
             tracing::error!(%region, "a child's replica is kept out of service: the log may have lost its vote");
+            return;
+        }
+        let is_gone = self.tombstone(region).is_some_and(|tombstone| tombstone.forbids(own));
+        if is_gone || self.lives.removing.contains_key(&region) {
+            // It was removed before this store had split; what the split has made goes, or has gone, with it.
             return;
         }
         let key = match self.any_slot(region) {
@@ -348,7 +359,7 @@ impl<R> Worker<R> {
     }
 
     /// The last entry that a replica has applied.
-    fn committed_of(&self, key: SlotKey) -> (LogIndex, Term) {
+    pub(super) fn committed_of(&self, key: SlotKey) -> (LogIndex, Term) {
         self.position(key, self.region(key).group.applied_index())
     }
 

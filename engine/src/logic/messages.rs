@@ -7,7 +7,7 @@ use multiraft_raft::{
     Time,
 };
 use multiraft_router::SlotKey;
-use multiraft_transport::{Beat, BeatReply, PeerMessage, RaftMessage};
+use multiraft_transport::{Beat, BeatReply, PeerMessage, RaftMessage, RegionStep};
 
 use crate::logic::upkeep::{SETTLE, SETTLE_AFTER_ABORT, UNWILLING_FOR};
 use crate::logic::worker::Worker;
@@ -98,6 +98,7 @@ impl<R> Worker<R> {
         if message.body == Body::TimeoutNow && self.settle_offer(now, key, from, &message) {
             return;
         }
+        self.tell_candidate_that_is_gone(from, key, &message, descriptor.as_deref());
         let here = self.region_mut(key);
         here.note_speaker(message.from, from);
         if let Body::AppendReply(AppendOutcome::Accepted { match_index }) = message.body
@@ -108,6 +109,26 @@ impl<R> Worker<R> {
         }
         here.group.handle_message(now, message);
         self.touch(key);
+    }
+
+    /// Who asks for votes on the strength of a configuration that is past, and is no member of the one that is applied here, was
+    /// removed and does not know. Other regions may wait for the place that it takes on its store.
+    fn tell_candidate_that_is_gone(
+        &mut self,
+        from: StoreId,
+        key: SlotKey,
+        message: &Message,
+        its: Option<&RegionDescriptor>,
+    ) {
+        let asks = matches!(message.body, Body::PreVote { .. } | Body::Vote { .. });
+        let region = self.region(key);
+        let own = region.descriptor();
+        let is_gone = its.is_some_and(|its| its.id == own.id && its.epoch.conf_version < own.epoch.conf_version)
+            && own.replica(message.from).is_none();
+        if asks && region.initialised && is_gone {
+            let (id, descriptor, committed) = (own.id, Arc::clone(own), self.committed_of(key));
+            self.say_of_region(from, id, RegionStep::Tell { descriptor, merged: false, committed });
+        }
     }
 
     /// Leadership is offered to a store that takes none, or an offer has come back: a store that takes none sends it back. Says

@@ -300,6 +300,7 @@ impl Cluster {
             node.disk_stalled_until = now;
             node.state_slow_until = now;
             node.paused_until = node.paused_until.min(now);
+            self.schedule.plan(now, Event::Resume { store });
             if node.process.is_none() {
                 self.schedule.plan(now, Event::Start { store });
             }

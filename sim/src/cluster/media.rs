@@ -77,7 +77,7 @@ impl Cluster {
 
     /// Sectors of a dead store's log change, if every region can do without its replica there.
     pub(super) fn damage_log(&mut self, store: usize) {
-        let spare_stores = (self.nodes.len() - 1) / 2;
+        let spare_stores = (self.plan.first_stores() - 1) / 2;
         let is_new = self.nodes[store].damages == 0;
         let damaged = self.nodes.iter().filter(|node| node.damages > 0).count();
         if self.nodes[store].process.is_some() || (is_new && damaged >= spare_stores) {

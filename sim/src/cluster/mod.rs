@@ -91,6 +91,7 @@ enum Event {
     Answer { waiter: Waiter, outcome: multiraft::logic::Outcome },
     Fault(Fault),
     Undo(faults::Undo),
+    Resume { store: usize },
     Heal,
     Settle,
     Check { round: usize },
@@ -242,6 +243,7 @@ impl Cluster {
             Event::Answer { waiter, outcome } => self.on_answer(waiter, outcome),
             Event::Fault(fault) => self.on_fault(fault),
             Event::Undo(undo) => self.on_undo(undo),
+            Event::Resume { store } => self.on_resume(store),
             Event::Heal => self.on_heal(),
             Event::Begin => self.on_script_begins(),
             Event::End => self.on_script_ends(),
@@ -280,8 +282,23 @@ impl Cluster {
         if until <= self.schedule.now() {
             return Some(event);
         }
-        self.schedule.plan(until, event);
+        let held = &mut self.nodes[store].held;
+        if held.is_empty() {
+            self.schedule.plan(until, Event::Resume { store });
+        }
+        held.push(event);
         None
+    }
+
+    /// A store goes on after it stood still, with all that came meanwhile.
+    fn on_resume(&mut self, store: usize) {
+        let until = self.nodes[store].paused_until;
+        if until > self.schedule.now() {
+            return self.schedule.plan(until, Event::Resume { store });
+        }
+        for event in std::mem::take(&mut self.nodes[store].held) {
+            self.handle(event);
+        }
     }
 
     /// Remembers the first breach of a rule; the run ends with it.

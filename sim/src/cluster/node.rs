@@ -40,6 +40,8 @@ pub(super) struct Node {
     pub(super) life: u64,
     pub(super) process: Option<Process>,
     pub(super) paused_until: Moment,
+    /// What has come while it stands still.
+    pub(super) held: Vec<Event>,
     /// Flushes of the log end no earlier.
     pub(super) disk_stalled_until: Moment,
     /// The applier and checkpoints take long until then.
@@ -108,6 +110,7 @@ impl Node {
             life: 0,
             process: None,
             paused_until: Moment::START,
+            held: Vec::new(),
             disk_stalled_until: Moment::START,
             state_slow_until: Moment::START,
             sync_fails: false,

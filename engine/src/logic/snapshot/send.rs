@@ -98,11 +98,13 @@ impl Sending {
     }
 
     /// The newest capture of a region from which a follower can go on with a log that reaches back to `reach`. One that was
-    /// made before the follower became a member does not name it, and would be refused there.
-    fn usable(&self, (key, replica): Wanted, reach: LogIndex) -> Option<(CaptureId, &Capture, u64)> {
+    /// made before the follower became a member does not name it, and would be refused there. So would one that was made
+    /// before the region was split, wherever the other part has come to be first.
+    fn usable(&self, (key, replica): Wanted, reach: LogIndex, version: u64) -> Option<(CaptureId, &Capture, u64)> {
         let usable = |(_, capture, _): &(CaptureId, &Capture, u64)| {
             let names_it = capture.descriptor.replicas.iter().any(|member| member.id == replica);
-            capture.key == key && capture.index >= reach && names_it
+            let is_of_this_range = capture.descriptor.epoch.version == version;
+            capture.key == key && capture.index >= reach && names_it && is_of_this_range
         };
         self.kept.iter().filter(usable).max_by_key(|(_, capture, _)| capture.index)
     }
@@ -173,8 +175,8 @@ impl<R> Worker<R> {
         let (from, term, id) = (region.group.id(), region.group.term(), region.id());
         self.transfers.sending.next += 1;
         let transfer = request_id(self.transfers.sending.next, self.config.worker);
-        let reach = region.group.first_index().prev();
-        let (index, capture, is_kept, step) = match self.transfers.sending.usable(wanted, reach) {
+        let (reach, version) = (region.group.first_index().prev(), region.descriptor().epoch.version);
+        let (index, capture, is_kept, step) = match self.transfers.sending.usable(wanted, reach, version) {
             Some((name, capture, bytes)) => {
                 let Capture { index, index_term, ref descriptor, .. } = *capture;
                 let descriptor = Arc::clone(descriptor);
