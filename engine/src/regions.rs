@@ -11,9 +11,9 @@ use multiraft_raft::{
 
 use crate::engine::Engine;
 use crate::error::RegionError;
-use crate::logic::MergeFault;
 use crate::logic::{AdminCommand, AdminRequest, Child, Outcome};
 use crate::region::admin::{ALLOCATED_AT_ONCE_MAX, check_split_keys};
+use crate::region::beside::step_beside;
 use crate::region::merge::{are_together, check_merge};
 
 /// How many ids a store asks the root region for at once.
@@ -222,28 +222,13 @@ impl Engine {
         }
     }
 
-    /// Moves the replicas of a region to where those of another are.
+    /// Moves the replicas of a region nearer to where those of another are, by one step.
     async fn move_beside(
         &self,
         region: &Arc<RegionDescriptor>,
         other: &Arc<RegionDescriptor>,
     ) -> Result<(), RegionError> {
-        let mut changes = Vec::new();
-        for wanted in &other.replicas {
-            match (region.replica_on(wanted.store).map(|replica| replica.role), wanted.role) {
-                (None, Role::Voter) => changes.push(Change::AddVoter(wanted.store)),
-                (None, Role::Learner) => changes.push(Change::AddLearner(wanted.store)),
-                (Some(Role::Learner), Role::Voter) => changes.push(Change::Promote(wanted.store)),
-                (Some(Role::Voter), Role::Learner) => changes.push(Change::Demote(wanted.store)),
-                (Some(role), wanted) if role == wanted => {}
-                _ => {
-                    let current = Arc::clone(region);
-                    return Err(RegionError::Merge { fault: MergeFault::Apart, current });
-                }
-            }
-        }
-        let surplus = region.replicas.iter().filter(|replica| other.replica_on(replica.store).is_none());
-        changes.extend(surplus.map(|replica| Change::Remove(replica.store)));
+        let changes = step_beside(region, other);
         // Of the region as it was looked at: what a leader's worker tells may be older than what its applier has answered.
         match self.change_replicas_of(Arc::clone(region), changes).await {
             // Somebody else has moved one of the two: look again.
@@ -388,8 +373,19 @@ impl Engine {
         region: RegionId,
         deadline: Time,
     ) -> Result<Arc<RegionDescriptor>, RegionError> {
-        let regions = self.administer(region, None, AdminRequest::Describe, deadline).await?;
-        regions.into_iter().next().ok_or(RegionError::UnknownRegion { region })
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let regions = self.administer(region, None, AdminRequest::Describe, deadline).await?;
+            let told = regions.into_iter().next().ok_or(RegionError::UnknownRegion { region })?;
+            // The applier answers a change before the leader's worker has heard of it: who asks next must not be told of what was.
+            let is_old = self.region(region).is_some_and(|known| told.epoch.is_behind(known.epoch));
+            if !is_old {
+                return Ok(told);
+            }
+            if !self.pause(&mut pause, deadline).await {
+                return Err(RegionError::Busy { region });
+            }
+        }
     }
 
     /// An id for a replica of a region that there is: higher than that of any replica that the region has had, or the tombstone

@@ -251,6 +251,34 @@ async fn a_merge_moves_the_source_beside_its_target() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merge_gives_the_source_its_targets_witness_and_takes_away_its_own() {
+    let mut cluster = Cluster::new(4, 2);
+    cluster.bootstrapped = 3;
+    let engines = cluster.start_all().await;
+    for n in 0..40 {
+        write(&engines[0], &key(n * 20), "kept").await;
+    }
+    let parts = engines[0].regions();
+    let (source, target) = (parts[0].id, parts[1].id);
+    for (region, change) in [
+        // A witness where the target has none, and one where the source has a voter.
+        (source, Change::add_witness(StoreId(4))),
+        (target, Change::remove(StoreId(3))),
+        (target, Change::add_witness(StoreId(3))),
+    ] {
+        engines[0].change_replicas(region, [change]).await.unwrap();
+    }
+    let whole = engines[0].merge(source, target).await.unwrap();
+    let places: Vec<_> = whole.replicas.iter().map(|replica| (replica.store.get(), replica.role)).collect();
+    assert_eq!(places, [(1, Role::Voter), (2, Role::Voter), (3, Role::Witness)]);
+    for n in 0..40 {
+        assert_eq!(read(&engines[n % 2], &key(n * 20)).await, "kept");
+        write(&engines[n % 2], &key(n * 20), "kept").await;
+    }
+    stop(engines).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_merge_that_cannot_be_finished_is_rolled_back_and_can_be_tried_again() {
     let cluster = Cluster::new(3, 2);
     let mut engines = cluster.start_all().await;

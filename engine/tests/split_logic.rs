@@ -10,7 +10,7 @@ use std::time::Duration;
 use multiraft::apply::{Cause, Tombstone};
 use multiraft::assembly::bootstrap_regions;
 use multiraft::logic::{Adopt, ApplyTask, Input, TurnOutput, Worker};
-use multiraft::{Incarnation, RegionDescriptor, RegionId, StoreId};
+use multiraft::{Incarnation, RaftOptions, RegionDescriptor, RegionId, StoreId};
 use multiraft_raft::{Body, LogIndex, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{PeerMessage, RaftMessage, RegionMessage, RegionStep};
@@ -59,10 +59,27 @@ fn child() -> Arc<RegionDescriptor> {
     Arc::clone(&bootstrap_regions(&[], &[StoreId(1), StoreId(2), StoreId(3)])[1])
 }
 
-/// The child's replica on store 2 asks for a vote.
+/// A child whose leader should be on this store.
+fn child_at_home() -> Arc<RegionDescriptor> {
+    Arc::new(RegionDescriptor { id: RegionId(3), ..(*child()).clone() })
+}
+
+fn adopt(child: &Arc<RegionDescriptor>, campaign: bool) -> Input<u32> {
+    Input::Adopt(Adopt { descriptor: Arc::clone(child), campaign })
+}
+
+/// The child's replica on store 2 asks whether it would get a vote.
 fn pre_vote(child: &Arc<RegionDescriptor>) -> Input<u32> {
+    asks(child, Body::PreVote { last_index: LogIndex(1), last_term: Term(1) })
+}
+
+/// It asks for the vote.
+fn vote(child: &Arc<RegionDescriptor>) -> Input<u32> {
+    asks(child, Body::Vote { last_index: LogIndex(1), last_term: Term(1), transfer: false })
+}
+
+fn asks(child: &Arc<RegionDescriptor>, body: Body) -> Input<u32> {
     let [to, from] = [1, 2].map(|store| child.replica_on(StoreId(store)).unwrap().id);
-    let body = Body::PreVote { last_index: LogIndex(1), last_term: Term(1) };
     let message = Message { from, to, term: Term(2), body };
     let message = PeerMessage::Raft(RaftMessage { region: child.id, message, descriptor: Some(Arc::clone(child)) });
     Input::Messages { from: StoreId(2), messages: vec![message] }
@@ -80,14 +97,31 @@ fn asks_to_create(tasks: &[ApplyTask<u32>]) -> Vec<(RegionId, ReplicaId)> {
     tasks.iter().filter_map(asked).collect()
 }
 
-fn grants(said: &[(StoreId, PeerMessage)]) -> Vec<StoreId> {
-    let granted = |(to, message): &(StoreId, PeerMessage)| match message {
-        PeerMessage::Raft(RaftMessage { message, .. }) if message.body == (Body::PreVoteReply { granted: true }) => {
-            Some(*to)
-        }
+/// Who is told what of this kind.
+fn told(said: &[(StoreId, PeerMessage)], is_it: impl Fn(&Body) -> bool) -> Vec<StoreId> {
+    let told = |(to, message): &(StoreId, PeerMessage)| match message {
+        PeerMessage::Raft(RaftMessage { message, .. }) if is_it(&message.body) => Some(*to),
         _ => None,
     };
-    said.iter().filter_map(granted).collect()
+    said.iter().filter_map(told).collect()
+}
+
+fn grants(said: &[(StoreId, PeerMessage)]) -> Vec<StoreId> {
+    told(said, |body| *body == Body::PreVoteReply { granted: true })
+}
+
+fn votes(said: &[(StoreId, PeerMessage)]) -> Vec<StoreId> {
+    told(said, |body| *body == Body::VoteReply { granted: true })
+}
+
+/// Who is asked by this store's own replica, at once or in the rounds of a heartbeat interval.
+fn campaigns(store: &mut Store, inputs: Vec<Input<u32>>) -> Vec<StoreId> {
+    let (_, mut said) = store.run(inputs);
+    for _ in 0..4 {
+        store.now = store.now.plus(Duration::from_millis(50));
+        said.extend(store.run(Vec::new()).1);
+    }
+    told(&said, |body| matches!(body, Body::PreVote { .. } | Body::Vote { .. }))
 }
 
 #[test]
@@ -98,8 +132,7 @@ fn a_vote_asked_for_while_the_child_is_on_its_way_to_its_worker_is_given_when_it
     // The applier has just made the child's state; the news of that comes by way of the parent's worker.
     let (_, said) = store.run(vec![created(&child, false)]);
     assert_eq!(grants(&said), []);
-    let adopt = Adopt { descriptor: Arc::clone(&child), campaign: false };
-    let (_, said) = store.run(vec![Input::Adopt(adopt)]);
+    let (_, said) = store.run(vec![adopt(&child, false)]);
     assert_eq!(grants(&said), [StoreId(2)]);
 }
 
@@ -144,7 +177,7 @@ fn a_child_that_was_removed_before_its_store_had_split_does_not_come_to_life_by_
             committed,
         };
         let gone = Input::Destroyed { region: child.id, known, tombstone: Some(tombstone) };
-        let adopt = Input::Adopt(Adopt { descriptor: Arc::clone(&child), campaign: true });
+        let adopt = adopt(&child, true);
         let news = if is_destroyed { [gone, adopt] } else { [adopt, gone] };
         for one in news {
             let (tasks, said) = store.run(vec![one]);
@@ -154,4 +187,32 @@ fn a_child_that_was_removed_before_its_store_had_split_does_not_come_to_life_by_
         let (_, said) = store.run(vec![pre_vote(&child)]);
         assert!(matches!(said[..], [(StoreId(2), PeerMessage::Region(_))]), "it is told that it is behind: {said:?}");
     }
+}
+
+#[test]
+fn a_childs_first_leader_is_not_unseated_by_a_replica_that_has_voted_for_it() {
+    let (mut store, child) = (Store::new(), child_at_home());
+    let (_, said) = store.run(vec![adopt(&child, false), vote(&child)]);
+    assert_eq!(votes(&said), [StoreId(2)]);
+    assert_eq!(campaigns(&mut store, Vec::new()), [], "its leader should be here, and is another already");
+}
+
+#[test]
+fn a_childs_replica_that_was_asked_for_its_vote_before_its_store_had_split_does_not_campaign_beside_the_parents_leader()
+{
+    let (mut store, child) = (Store::new(), child());
+    store.run(vec![vote(&child)]);
+    let (_, said) = store.run(vec![created(&child, true)]);
+    assert_eq!(votes(&said), [StoreId(2)]);
+    assert_eq!(campaigns(&mut store, vec![adopt(&child, true)]), []);
+}
+
+#[test]
+fn a_childs_home_waits_with_a_campaign_until_the_replica_beside_the_parents_leader_has_had_its_turn() {
+    let (mut store, child) = (Store::new(), child_at_home());
+    let (_, mut said) = store.run(vec![adopt(&child, false)]);
+    store.now = store.now.plus(RaftOptions::default().heartbeat_interval - Duration::from_millis(1));
+    said.extend(store.run(Vec::new()).1);
+    assert_eq!(told(&said, |body| matches!(body, Body::PreVote { .. })), []);
+    assert_eq!(campaigns(&mut store, Vec::new())[..2], [StoreId(2), StoreId(3)], "nobody has begun");
 }

@@ -157,6 +157,10 @@ counters! {
     merges_told_done 20,
     /// Operators that were told that their merge was rolled back.
     merges_told_rolled_back 5,
+    /// Witnesses that regions were given.
+    witnesses_added 1,
+    /// Merges of regions with witnesses.
+    merges_with_witnesses 0,
     /// Merges whose outcome their operator did not wait for.
     merges_left 1,
     /// Replicas absorbed.

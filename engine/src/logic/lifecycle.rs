@@ -294,8 +294,12 @@ impl<R> Worker<R> {
         let task = ApplyTask::Register { descriptor: Arc::clone(&descriptor), index: FIRST_INDEX, term: FIRST_TERM };
         self.lives.tasks.push(task);
         self.notices.push(Notice::Descriptor(descriptor));
+        let others_turn = now.plus(self.config.raft.heartbeat_interval);
         let here = self.region_mut(key);
-        if campaign && here.group.leader().is_none() {
+        if !campaign {
+            here.settled = others_turn;
+        } else if here.group.leader().is_none() && here.group.term() <= FIRST_TERM {
+            // In a later term it may have voted for another replica, which leads by now or is about to.
             here.group.campaign(now);
         }
         self.touch(key);

@@ -47,7 +47,8 @@ pub(super) struct Region<R> {
     pub(super) link_mark: u64,
     /// Everything up to here is durably in the state: the log may be cut.
     pub(super) durable: LogIndex,
-    /// The leader is not moved for balance before this: it was moved just now, or could not be.
+    /// The leader is not moved for balance before this: it was moved just now, or could not be. Nor does a region's first
+    /// leader come to be here: another replica goes first.
     pub(super) settled: Time,
     /// Listed among those whose committed entries wait.
     pub(super) held: bool,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use multiraft_raft::{LogIndex, RegionId, Replica, Time};
 use multiraft_router::SlotKey;
 
-use crate::apply::FIRST_INDEX;
+use crate::apply::{FIRST_INDEX, FIRST_TERM};
 use crate::logic::worker::Worker;
 use crate::logic::{DiskUse, TurnOutput};
 
@@ -160,9 +160,13 @@ impl<R> Worker<R> {
         if region.group.is_leader() {
             return self.move_leader(now, key);
         }
-        // A region that never had a leader need not wait for a random timeout to get its first one.
-        let first = region.group.last_index() <= FIRST_INDEX
+        // A region that never had a leader need not wait for a random timeout to get its first one. In any term but the first
+        // somebody has asked for votes: whoever campaigns then, having granted his perhaps, unseats a leader that has just won, with
+        // a log that is behind and cannot win itself; and the region waits for a random timeout after all.
+        let first = region.group.term() <= FIRST_TERM
+            && region.group.last_index() <= FIRST_INDEX
             && region.group.leader().is_none()
+            && now >= region.settled
             && region.preferred().is_some_and(|replica| replica.store == self.config.store);
         if !first || self.upkeep.takes_none() || !self.sees_quorum(key) {
             return false;

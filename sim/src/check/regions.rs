@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use multiraft::apply::{Cause, Tombstone};
 use multiraft_raft::{
-    Body, LogIndex, Message, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, StoreId, Term,
+    Body, LogIndex, Message, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
 
 use super::{Verdict, Violation};
@@ -363,6 +363,13 @@ impl Regions {
         let all = self.configurations.get(&region).map_or(&[][..], |all| &all[..]);
         let before = all.partition_point(|(at, _)| *at < index);
         all[before.saturating_sub(CONFIGURATIONS)..].iter().map(|(_, one)| &one.replicas[..]).collect()
+    }
+
+    /// How many witnesses a live region has.
+    #[must_use]
+    pub fn witnesses(&self, region: RegionId) -> usize {
+        let count = |region: &Descriptor| region.replicas.iter().filter(|one| one.role == Role::Witness).count();
+        self.newest.get(&region).map_or(0, count)
     }
 
     /// The live regions, as the newest committed changes have them, in order of id.

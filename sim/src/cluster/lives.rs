@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use multiraft::apply::{AppliedBatch, Tombstone};
 use multiraft::logic::{ApplyTask, RegionChange, SplitDone, TurnOutput};
-use multiraft_raft::{LogIndex, RegionId};
+use multiraft_raft::{LogIndex, RegionId, Role};
 use multiraft_transport::{PeerMessage, RegionStep};
 
 use super::{Cluster, Waiter, id_of};
@@ -17,7 +17,10 @@ impl Cluster {
         for done in &batch.applied {
             for (index, descriptor) in &done.memberships {
                 if let Some(descriptor) = descriptor {
+                    let witnesses = self.regions.witnesses(descriptor.id);
                     let verdict = self.regions.on_membership(*index, descriptor);
+                    let more = self.regions.witnesses(descriptor.id).saturating_sub(witnesses);
+                    self.counters.witnesses_added += more as u64;
                     self.judge_that(verdict);
                 }
             }
@@ -54,6 +57,8 @@ impl Cluster {
                 regions.on_merged(index, region, source, absorbed).map(|merged| {
                     if let Some(Merged { crashes, frozen_target }) = merged {
                         counters.merges += 1;
+                        let has_witness = tombstone.descriptor.replicas.iter().any(|one| one.role == Role::Witness);
+                        counters.merges_with_witnesses += u64::from(has_witness);
                         counters.merges_across_crashes += u64::from(crashes > 0);
                         counters.merges_of_targets += u64::from(frozen_target);
                     }
