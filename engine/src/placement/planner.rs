@@ -77,7 +77,7 @@ pub struct Planner {
 /// Where each policy goes on in the next round.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
-    pub(super) cursors: BTreeMap<(Kind, bool), (bool, RegionId)>,
+    pub(super) cursors: BTreeMap<(Kind, bool), (u64, RegionId)>,
     pub(super) merge: RegionId,
     pub(super) balance: balance::Memory,
 }
