@@ -88,6 +88,12 @@ impl<R> Worker<R> {
         true
     }
 
+    /// The replicas that are out of service and have a state here.
+    pub(super) fn replicas_aside(&self) -> Vec<(RegionId, ReplicaId)> {
+        let own = |held: &RegionDescriptor| held.replica_on(self.config.store).map(|own| own.id);
+        self.all_held().into_iter().filter_map(|(region, held)| Some((region, own(&held)?))).collect()
+    }
+
     /// A replica that is out of service hears no leader: it asks, every now and then.
     fn ask_of_those_aside(&mut self, now: Time) {
         if now < self.aside.next_ask {

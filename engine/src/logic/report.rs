@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, Term};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, Replica, ReplicaId, Term};
 use multiraft_router::SlotKey;
 
 use crate::logic::Outcome;
@@ -22,6 +22,8 @@ pub struct LedRegion {
     pub term: Term,
     /// The replicas that have not caught up, ascending.
     pub behind: Vec<ReplicaId>,
+    /// The replicas that it has fenced and still has, ascending.
+    pub fenced: Vec<ReplicaId>,
     /// Whether a change of it is under way.
     pub pending: bool,
 }
@@ -33,6 +35,8 @@ pub struct LedPage {
     pub led: Vec<LedRegion>,
     /// How many replicas were looked at, of any kind.
     pub held: usize,
+    /// Replicas that are out of service here; on a first page only.
+    pub aside: Vec<(RegionId, ReplicaId)>,
     /// Where the next page begins; `None`: this was the last one.
     pub next: Option<u32>,
 }
@@ -43,6 +47,9 @@ impl<R> Worker<R> {
     pub fn led_page(&self, from: u32, slots: u32) -> LedPage {
         let end = from.saturating_add(slots);
         let mut page = LedPage { next: (end < self.regions.slots()).then_some(end), ..LedPage::default() };
+        if from == 0 {
+            page.aside = self.replicas_aside();
+        }
         for slot in from..end.min(self.regions.slots()) {
             let Some((key, region)) = self.regions.occupant(slot) else { continue };
             page.held += 1;
@@ -63,8 +70,11 @@ impl<R> Worker<R> {
         let replicas = region.descriptor().replicas.iter().map(|replica| replica.id);
         let mut behind: Vec<ReplicaId> = replicas.filter(|id| *id != group.id() && lags(*id)).collect();
         behind.sort_unstable();
+        let fenced = |replica: &Replica| region.merge.fenced.contains(replica.id).then_some(replica.id);
+        let mut fenced: Vec<ReplicaId> = region.descriptor().replicas.iter().filter_map(fenced).collect();
+        fenced.sort_unstable();
         let pending = region.merge.frozen.is_some() || group.applied_index() < region.admin_barrier;
-        LedRegion { descriptor: Arc::clone(region.descriptor()), term: group.term(), behind, pending }
+        LedRegion { descriptor: Arc::clone(region.descriptor()), term: group.term(), behind, fenced, pending }
     }
 
     /// A store tells whoever plans something. It plans where the root region is led.

@@ -17,7 +17,7 @@ pub(super) fn best_heir(
 ) -> Result<StoreId, Obstacle> {
     let heirs = region.replicas().iter().filter(|replica| {
         let is_other_voter = replica.role == Role::Voter && replica.store != leader;
-        is_other_voter && round.board.class(replica.store) == Class::Live && !region.is_behind(replica.id)
+        is_other_voter && round.board.class(replica.store) == Class::Live && round.board.is_live(region, replica)
     });
     let mut best: Result<(f64, StoreId), Obstacle> = Err(Obstacle::NoHeir);
     for seat in heirs.filter_map(|replica| round.board.seat(replica.store)) {

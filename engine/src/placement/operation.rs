@@ -170,6 +170,13 @@ pub enum Reason {
         /// The store.
         store: StoreId,
     },
+    /// The replica is out of service: fenced by a consistency check, or damaged.
+    OutOfService {
+        /// Its store.
+        store: StoreId,
+        /// A store that could take the one that comes after it; often the same.
+        to: StoreId,
+    },
     /// The store is to be emptied.
     Draining {
         /// The store.
@@ -236,6 +243,7 @@ impl Reason {
     pub fn kind(&self) -> Kind {
         match self {
             Self::StoreGone { .. } | Self::TooFew { .. } | Self::TooMany { .. } => Kind::Repair,
+            Self::OutOfService { .. } => Kind::Renew,
             Self::Draining { .. } => Kind::Drain,
             Self::Large { .. } | Self::ManyWrites { .. } | Self::ManyReads { .. } => Kind::Split,
             Self::SharedDomain { .. } | Self::Uneven { .. } | Self::UnevenLeaders { .. } => Kind::Balance,
@@ -255,6 +263,9 @@ impl fmt::Display for Reason {
                     f,
                     "it has {have} replicas, not {want}, as {role:?}, and store {store} is the best to go without"
                 )
+            }
+            Self::OutOfService { store, .. } => {
+                write!(f, "the replica on store {store} is fenced or damaged, and another one can take its place")
             }
             Self::Draining { store } => write!(f, "store {store} is to be emptied"),
             Self::SharedDomain { from, to } => {

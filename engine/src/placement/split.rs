@@ -123,6 +123,7 @@ mod tests {
                 ..Stats::default()
             },
             behind: vec![],
+            unsound: vec![],
             replication: None,
             pending: false,
         }

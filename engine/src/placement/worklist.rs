@@ -30,6 +30,8 @@ pub(super) struct Worklist {
     needs: BTreeMap<RegionId, (Needs, u64)>,
     /// The urgent ones come first.
     pub(super) repair: Ranked,
+    /// The urgent ones come first.
+    pub(super) renew: Ranked,
     /// Those whose leader is there come first.
     pub(super) drain: Ranked,
     /// Those that exceed a threshold most come first.
@@ -85,6 +87,7 @@ impl Worklist {
         if let Some((_, split_rank)) = self.needs.remove(&id) {
             for rank in [0, 1] {
                 self.repair.remove(&(rank, id));
+                self.renew.remove(&(rank, id));
                 self.drain.remove(&(rank, id));
             }
             self.split.remove(&(split_rank, id));
@@ -101,10 +104,16 @@ impl Worklist {
         }
         let split_rank = region.map_or(0, |region| u64::MAX - excess_permille(&region.stats, &options.sizes));
         self.needs.insert(id, (found, split_rank));
+        let by_urgency = (u64::from(!found.has(Needs::URGENT)), id);
         if found.has(Needs::LOST) {
             self.lost.insert(id);
-        } else if found.has(Needs::REPAIR) {
-            self.repair.insert((u64::from(!found.has(Needs::URGENT)), id));
+        } else {
+            if found.has(Needs::REPAIR) {
+                self.repair.insert(by_urgency);
+            }
+            if found.has(Needs::RENEW) {
+                self.renew.insert(by_urgency);
+            }
         }
         if found.has(Needs::DRAIN) {
             self.drain.insert((u64::from(!led_there), id));

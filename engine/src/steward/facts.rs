@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft_raft::{RegionDescriptor, RegionId, StoreId, Term, Time};
+use multiraft_raft::{RegionDescriptor, RegionId, ReplicaId, StoreId, Term, Time};
 
 use super::report::Report;
 use crate::logic::{LedRegion, StoreStanding};
@@ -28,6 +28,10 @@ pub(super) struct Facts {
     standings: BTreeMap<StoreId, StoreStanding>,
     /// Size and load of the known regions, as far as they were told.
     figures: BTreeMap<RegionId, Told>,
+    /// The replicas that regions have fenced, as their leaders say.
+    fenced: BTreeMap<RegionId, Vec<ReplicaId>>,
+    /// The replicas that are out of service on a store, as it says.
+    aside: BTreeMap<StoreId, BTreeMap<RegionId, ReplicaId>>,
 }
 
 /// What was told of a region's size and load.
@@ -74,6 +78,7 @@ impl Facts {
         let gone: Vec<StoreId> = self.standings.keys().filter(|store| !stores.contains_key(store)).copied().collect();
         for store in gone {
             self.standings.remove(&store);
+            self.take_aside(store, BTreeMap::new());
             self.view.forget_store(store);
         }
         for record in stores.values() {
@@ -104,6 +109,9 @@ impl Facts {
     pub(super) fn take_report(&mut self, now: Time, from: StoreId, report: Report) {
         self.view.heard(from, now);
         self.held.insert(from, report.held);
+        if let Some(aside) = report.aside {
+            self.take_aside(from, aside);
+        }
         for region in report.led {
             self.take_region(from, region);
         }
@@ -135,7 +143,7 @@ impl Facts {
     }
 
     fn take_region(&mut self, from: StoreId, region: LedRegion) {
-        let LedRegion { descriptor, term, behind, pending } = region;
+        let LedRegion { descriptor, term, behind, fenced, pending } = region;
         let id = descriptor.id;
         if descriptor.replica_on(from).is_none() || self.terms.get(&id).is_some_and(|known| *known > term) {
             return;
@@ -152,8 +160,45 @@ impl Facts {
         }
         self.terms.insert(id, term);
         let stats = self.figures.get(&id).map_or_else(Stats::default, Told::stats);
-        let leader = Some(from);
-        self.view.observe_region(RegionInfo { descriptor, leader, stats, behind, replication: None, pending });
+        if fenced.is_empty() {
+            self.fenced.remove(&id);
+        } else {
+            self.fenced.insert(id, fenced);
+        }
+        let (leader, unsound) = (Some(from), self.unsound(&descriptor));
+        self.view.observe_region(RegionInfo { descriptor, leader, stats, behind, unsound, replication: None, pending });
+    }
+
+    /// The replicas of a region that are out of service, ascending: as its leader says, or their own stores.
+    fn unsound(&self, descriptor: &RegionDescriptor) -> Vec<ReplicaId> {
+        let id = descriptor.id;
+        let is_fenced = |replica: ReplicaId| self.fenced.get(&id).is_some_and(|fenced| fenced.contains(&replica));
+        let is_aside = |store, replica| self.aside.get(&store).is_some_and(|aside| aside.get(&id) == Some(&replica));
+        let unsound = descriptor.replicas.iter().filter(|replica| {
+            // A later one on the same store is another replica.
+            is_fenced(replica.id) || is_aside(replica.store, replica.id)
+        });
+        let mut unsound: Vec<ReplicaId> = unsound.map(|replica| replica.id).collect();
+        unsound.sort_unstable();
+        unsound
+    }
+
+    /// Takes in which replicas a store says are out of service there.
+    fn take_aside(&mut self, from: StoreId, aside: BTreeMap<RegionId, ReplicaId>) {
+        let before = if aside.is_empty() { self.aside.remove(&from) } else { self.aside.insert(from, aside) };
+        let before = before.unwrap_or_default();
+        let after = self.aside.get(&from);
+        let changed: Vec<RegionId> = before
+            .iter()
+            .chain(after.into_iter().flatten())
+            .filter(|(region, _)| before.get(region) != after.and_then(|after| after.get(region)))
+            .map(|(region, _)| *region)
+            .collect();
+        for id in changed {
+            let Some(region) = self.view.region(id).cloned() else { continue };
+            let unsound = self.unsound(&region.descriptor);
+            self.view.observe_region(RegionInfo { unsound, ..region });
+        }
     }
 
     /// The known regions that share keys with this one and are of the past; `None`: this one is.
@@ -181,6 +226,7 @@ impl Facts {
         self.forget_start(region);
         self.terms.remove(&region);
         self.figures.remove(&region);
+        self.fenced.remove(&region);
         self.view.forget_region(region);
     }
 
@@ -235,7 +281,7 @@ mod tests {
         let epoch = RegionEpoch { conf_version: 1, version };
         let replicas = stores.iter().map(replica).collect();
         let descriptor = Arc::new(RegionDescriptor { id: RegionId(id), range, epoch, replicas });
-        LedRegion { descriptor, term: Term(term), behind: Vec::new(), pending: false }
+        LedRegion { descriptor, term: Term(term), behind: Vec::new(), fenced: Vec::new(), pending: false }
     }
 
     fn root() -> LedRegion {
@@ -243,7 +289,7 @@ mod tests {
     }
 
     fn report(facts: &mut Facts, from: u64, held: u64, led: Vec<LedRegion>) {
-        facts.take_report(NOW, StoreId(from), Report { held, led, figures: Vec::new() });
+        facts.take_report(NOW, StoreId(from), Report { held, led, ..Report::default() });
     }
 
     fn known(facts: &Facts) -> Vec<u64> {
@@ -314,6 +360,36 @@ mod tests {
         assert_eq!(facts.drained(later, silent), [StoreId(5)], "the other one was not heard of for long");
     }
 
+    #[test]
+    fn what_leaders_have_fenced_and_stores_have_set_aside_is_out_of_service_until_it_is_gone() {
+        let mut facts = Facts::default();
+        let unsound = |facts: &Facts, id| -> Vec<u64> {
+            let region = facts.view().region(RegionId(id)).unwrap();
+            region.unsound.iter().map(|replica| replica.get()).collect()
+        };
+        let aside = |facts: &mut Facts, from, aside: Option<&[(u64, u64)]>| {
+            let aside = aside
+                .map(|aside| aside.iter().map(|(region, replica)| (RegionId(*region), ReplicaId(*replica))).collect());
+            facts.take_report(NOW, StoreId(from), Report { held: 9, aside, ..Report::default() });
+        };
+        aside(&mut facts, 3, Some(&[(2, 23), (3, 99)]));
+        let whole = || led(2, ("", "g"), 1, &[1, 2, 3], 1);
+        report(&mut facts, 1, 9, vec![root(), whole(), led(3, ("g", ""), 1, &[1, 2, 3], 1)]);
+        assert_eq!((unsound(&facts, 2), unsound(&facts, 3)), (vec![23], vec![]), "99 is an earlier one of region 3");
+        report(&mut facts, 1, 9, vec![LedRegion { fenced: vec![ReplicaId(22), ReplicaId(23)], ..whole() }]);
+        assert_eq!(unsound(&facts, 2), [22, 23]);
+        aside(&mut facts, 3, None);
+        assert_eq!(unsound(&facts, 2), [22, 23], "a report that does not say changes nothing");
+        aside(&mut facts, 3, Some(&[]));
+        aside(&mut facts, 1, Some(&[(2, 21)]));
+        assert_eq!(unsound(&facts, 2), [21, 22, 23]);
+        report(&mut facts, 1, 9, vec![whole()]);
+        assert_eq!(unsound(&facts, 2), [21], "its leader speaks of others no more");
+        report(&mut facts, 2, 9, vec![led(2, ("", "g"), 2, &[2, 3], 1)]);
+        assert_eq!(unsound(&facts, 2), []);
+        assert!(facts.fenced.is_empty());
+    }
+
     fn figures(id: u64, leads: bool, version: u64, per_s: u64) -> Figures {
         let key = if leads { "m" } else { "k" };
         let sample = KeySample { key: key.into(), bytes: 0, writes: per_s, reads: per_s };
@@ -331,7 +407,7 @@ mod tests {
 
     fn measured(facts: &mut Facts, from: u64, figures: Figures) -> Stats {
         let id = figures.region;
-        facts.take_report(NOW, StoreId(from), Report { held: 1, led: Vec::new(), figures: vec![figures] });
+        facts.take_report(NOW, StoreId(from), Report { held: 1, figures: vec![figures], ..Report::default() });
         facts.view().region(id).map_or_else(Stats::default, |region| region.stats.clone())
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use multiraft_raft::{RegionId, StoreId, Term};
+use multiraft_raft::{RegionId, ReplicaId, StoreId, Term};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -27,6 +27,8 @@ use crate::shell::{Running, Work};
 const SLOTS_PER_PAGE: u32 = 1024;
 /// How long a worker may take to tell a page, and the root region's leader to take a report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many replicas that are out of service a report names.
+const ASIDE_MAX: usize = 4096;
 /// How many more rounds of planning an interval has at most, while operations end.
 const REPLANS_AN_INTERVAL: u32 = 20;
 /// How often a store reports that does not plan itself.
@@ -159,7 +161,7 @@ impl Steward {
     /// One round: reports, and plans if the root region is led here.
     async fn look_after(&mut self, engine: &Engine) {
         // A store whose workers stand still does not report, and falls silent.
-        let Some((held, led)) = look_at_workers(engine).await else { return };
+        let Some(LookedAt { held, aside, led }) = look_at_workers(engine).await else { return };
         let root = led.iter().find(|region| region.descriptor.id == RegionId::ROOT).map(|region| region.term);
         if let Some(stores) = stores_here(engine).filter(|_| self.seat.is_none()) {
             self.peers.update(engine, &stores);
@@ -169,7 +171,10 @@ impl Steward {
         // Whoever has just begun to lead the root region hears everything at once.
         for _ in 0..2 {
             let mut is_known = true;
-            for report in self.reporter.reports(held, led.clone(), figures.clone()) {
+            let mut reports = self.reporter.reports(held, led.clone(), figures.clone());
+            // Mostly nothing: that is told each time.
+            reports.iter_mut().take(1).for_each(|first| first.aside = Some(aside.clone()));
+            for report in reports {
                 taken = tell(engine, &report).await;
                 let Some(term) = taken else { break };
                 is_known &= self.reporter.on_taken(term, &report);
@@ -346,21 +351,35 @@ impl Operations {
     }
 }
 
-/// How many replicas this store holds, and the regions that it leads; `None` if a worker does not tell.
-async fn look_at_workers(engine: &Engine) -> Option<(usize, Vec<LedRegion>)> {
-    let (mut held, mut led) = (0, Vec::new());
+/// What there is on a store.
+#[derive(Default)]
+struct LookedAt {
+    /// How many replicas.
+    held: usize,
+    /// Those that are out of service.
+    aside: BTreeMap<RegionId, ReplicaId>,
+    /// The regions that it leads.
+    led: Vec<LedRegion>,
+}
+
+/// `None` if a worker does not tell.
+async fn look_at_workers(engine: &Engine) -> Option<LookedAt> {
+    let mut found = LookedAt::default();
     for mailbox in &engine.running().mailboxes {
         let mut next = Some(0);
         while let Some(from) = next {
             let (sender, receiver) = oneshot::channel();
             mailbox.send_reserved(Work::LedPage { from, slots: SLOTS_PER_PAGE, sender }).ok()?;
             let page = tokio::time::timeout(REPORT_TIMEOUT, receiver).await.ok()?.ok()?;
-            held += page.held;
-            led.extend(page.led);
+            found.held += page.held;
+            found.aside.extend(page.aside);
+            found.led.extend(page.led);
             next = page.next;
         }
     }
-    Some((held, led))
+    // What is left out is told once others are replaced.
+    found.aside = found.aside.into_iter().take(ASIDE_MAX).collect();
+    Some(found)
 }
 
 /// What was done in regions here since this was last asked.
