@@ -719,3 +719,61 @@ fn a_replica_out_of_service_leads_nothing_and_is_the_first_to_be_spared() {
     case.region(with_unsound(region(2, &[1, 2, 3]), &[2]));
     assert_eq!(case.steps(), [(2, transfer(3))]);
 }
+
+impl Case {
+    /// Of a disk of 1 GiB with a reserve of a tenth, so many bytes more than that are free.
+    fn disk(&mut self, id: u64, above_reserve: i64) {
+        let store = self.view.store(StoreId(id)).unwrap().clone();
+        let disk_free_bytes = ((1 << 30) / 10 + above_reserve) as u64;
+        self.view.observe_store(StoreInfo { disk_bytes: 1 << 30, disk_free_bytes, ..store });
+    }
+}
+
+#[test]
+fn no_leader_moves_to_a_store_whose_disk_is_full() {
+    // Store 1 is to be emptied; store 2 would take over as long as it has disk left.
+    for (above_reserve, heir) in [(1, 2), (0, 3), (-1, 3)] {
+        let mut case = Case::new(3);
+        case.disk(2, above_reserve);
+        case.store(1, "z1", StoreState::Draining);
+        case.region(region(2, &[1, 2, 3]));
+        assert_eq!(case.steps(), [(2, transfer(heir))], "{above_reserve} bytes above the reserve");
+    }
+    let mut case = Case::new(3);
+    for id in [2, 3] {
+        case.disk(id, 0);
+    }
+    case.store(1, "z1", StoreState::Draining);
+    case.region(region(2, &[1, 2, 3]));
+    let plan = case.plan();
+    assert_eq!((plan.operations, plan.blocked[0].obstacle), (vec![], Obstacle::NoHeir));
+
+    // One that waits for space has none, also where nothing is held in reserve.
+    let mut case = Case::with(3, |options| options.disk_reserve_percent = 0);
+    let waits = case.view.store(StoreId(2)).unwrap().clone();
+    case.view.observe_store(StoreInfo { disk_bytes: 1 << 30, disk_free_bytes: 0, ..waits });
+    case.store(1, "z1", StoreState::Draining);
+    case.region(region(2, &[1, 2, 3]));
+    assert_eq!(case.steps(), [(2, transfer(3))]);
+}
+
+#[test]
+fn leaders_even_out_among_stores_that_have_disk_left() {
+    let heirs = |full: Option<u64>| {
+        let mut case = Case::with(3, |options| options.balance.wake_after = Duration::ZERO);
+        for id in 2..14 {
+            case.region(region(id, &[1, 2, 3]));
+        }
+        if let Some(full) = full {
+            case.disk(full, 0);
+        }
+        let steps = case.steps().into_iter().map(|(_, step)| step);
+        let to = steps.map(|step| match step {
+            Step::TransferLeader { to } => to.0,
+            other => panic!("{other}"),
+        });
+        to.collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(heirs(None), [2, 3].into());
+    assert_eq!(heirs(Some(2)), [3].into());
+}

@@ -17,6 +17,8 @@ use multiraft_raft::{
 use proptest::prelude::*;
 
 const STORES: u64 = 8;
+/// The state of a store whose disk is full.
+const FULL: u8 = 7;
 const NEW: ReplicaId = ReplicaId(1_000_000);
 
 /// What a random store is: state, zone, how long silent, weight.
@@ -42,8 +44,8 @@ fn build(stores: &[RandomStore], regions: &[RandomRegion], now: Time) -> Cluster
             id: StoreId(id),
             address: String::new(),
             weight: *weight,
-            disk_bytes: 0,
-            disk_free_bytes: 0,
+            disk_bytes: 1 << 40,
+            disk_free_bytes: if *state == FULL { 1 << 36 } else { 1 << 39 },
             labels: [("zone".to_owned(), zone.to_string())].into(),
             state: match state {
                 0 => StoreState::Draining,
@@ -124,6 +126,11 @@ fn changes(region: &RegionInfo, change: ReplicaChange) -> Vec<MembershipChange> 
     }
 }
 
+fn is_full(view: &ClusterView, store: StoreId) -> bool {
+    let store = view.store(store).unwrap();
+    store.disk_free_bytes < store.disk_bytes / 10
+}
+
 fn is_heard(view: &ClusterView, store: StoreId, now: Time) -> bool {
     let store = view.store(store).unwrap();
     let is_part = matches!(store.state, StoreState::Up | StoreState::Draining);
@@ -175,13 +182,13 @@ fn assert_rules(view: &ClusterView, planner: &mut Planner, now: Time) {
                 }
                 if let Some(new) = replicas.iter().find(|replica| replica.id == NEW) {
                     assert_eq!(view.store(new.store).unwrap().state, StoreState::Up, "{operation}");
-                    assert!(is_heard(view, new.store, now), "{operation}");
+                    assert!(is_heard(view, new.store, now) && !is_full(view, new.store), "{operation}");
                 }
             }
             Step::TransferLeader { to } => {
                 let heir = region.descriptor.replica_on(to).unwrap();
                 assert!(heir.role == Role::Voter && !region.behind.contains(&heir.id), "{operation}");
-                assert!(!region.unsound.contains(&heir.id), "{operation}");
+                assert!(!region.unsound.contains(&heir.id) && !is_full(view, to), "{operation}");
                 assert!(is_heard(view, to, now) && view.store(to).unwrap().state == StoreState::Up, "{operation}");
             }
             Step::Split { .. } | Step::Merge { .. } => {}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use multiraft_raft::{
-    ChangeOp, EntryKind, LogIndex, MembershipChange, Proposal, ProposeError, RegionEpoch, RegionId, Role, Time,
+    ChangeOp, EntryKind, LogIndex, MembershipChange, Proposal, ProposeError, RegionEpoch, RegionId, Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_transport::ForwardRequest;
@@ -172,16 +172,9 @@ impl<R> Worker<R> {
             let goes = |op: &ChangeOp| matches!(op, ChangeOp::Remove { .. } | ChangeOp::Demote { .. }) && op.id() == id;
             ops_of(request).iter().any(goes)
         };
-        let own_store = self.config.store;
-        let region = self.region(slot);
-        let others = region.descriptor().replicas.iter().filter(|replica| {
-            replica.role == Role::Voter
-                && replica.store != own_store
-                && !goes(replica.id)
-                && !region.merge.fenced.contains(replica.id)
-                && self.peers.is_up(replica.store)
-        });
-        let Some(target) = others.max_by_key(|replica| region.group.match_index(replica.id)).copied() else { return };
+        let group = &self.region(slot).group;
+        let others = self.successors(now, slot).filter(|replica| !goes(replica.id));
+        let Some(target) = others.max_by_key(|replica| group.match_index(replica.id)).copied() else { return };
         if self.region_mut(slot).group.transfer_leader(now, target.id).is_ok() {
             self.touch(slot);
         }

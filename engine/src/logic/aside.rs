@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, Role, StoreId, Term, Time};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::RegionStep;
 
@@ -56,12 +56,9 @@ impl<R> Worker<R> {
     }
 
     fn hand_over(&mut self, now: Time, key: SlotKey) {
-        let region = self.region(key);
-        let fenced = &region.merge.fenced;
-        let others = region.descriptor().replicas.iter().filter(|replica| {
-            replica.role == Role::Voter && !fenced.contains(replica.id) && self.peers.is_up(replica.store)
-        });
-        let Some(target) = others.max_by_key(|replica| region.group.match_index(replica.id)).copied() else { return };
+        let group = &self.region(key).group;
+        let others = self.successors(now, key);
+        let Some(target) = others.max_by_key(|replica| group.match_index(replica.id)).copied() else { return };
         if self.region_mut(key).group.transfer_leader(now, target.id).is_ok() {
             self.touch(key);
         }

@@ -231,6 +231,11 @@ pub enum Input<R> {
         /// Whether it is full.
         full: bool,
     },
+    /// The disk has so little space left that a write may be refused, or has more again: no leadership is taken over meanwhile.
+    DiskScarce {
+        /// Whether that is so.
+        is_scarce: bool,
+    },
     /// Hand every led region over (before a shutdown).
     Handover,
 }

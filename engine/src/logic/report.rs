@@ -35,6 +35,8 @@ pub struct LedPage {
     pub led: Vec<LedRegion>,
     /// How many replicas were looked at, of any kind.
     pub held: usize,
+    /// Whether writes wait for space on this store's disk.
+    pub is_full: bool,
     /// Replicas that are out of service here; on a first page only.
     pub aside: Vec<(RegionId, ReplicaId)>,
     /// Where the next page begins; `None`: this was the last one.
@@ -46,7 +48,8 @@ impl<R> Worker<R> {
     #[must_use]
     pub fn led_page(&self, from: u32, slots: u32) -> LedPage {
         let end = from.saturating_add(slots);
-        let mut page = LedPage { next: (end < self.regions.slots()).then_some(end), ..LedPage::default() };
+        let (next, is_full) = ((end < self.regions.slots()).then_some(end), self.upkeep.is_disk_full());
+        let mut page = LedPage { next, is_full, ..LedPage::default() };
         if from == 0 {
             page.aside = self.replicas_aside();
         }

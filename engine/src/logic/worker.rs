@@ -324,6 +324,7 @@ impl<R> Worker<R> {
             Input::SnapshotInstalled(done) => self.on_snapshot_installed(now, done),
             Input::Damaged { region } => self.on_damaged(region),
             Input::DiskFull { disk, full } => self.upkeep.set_disk_full(now, disk, full),
+            Input::DiskScarce { is_scarce } => self.upkeep.set_disk_scarce(is_scarce),
             Input::Handover => self.upkeep.start_handover(),
         }
     }

@@ -43,7 +43,7 @@ pub struct StoreInfo {
     pub weight: u32,
     /// The size of its disk; zero: unknown, and never full.
     pub disk_bytes: u64,
-    /// What of it is free.
+    /// What of it is free; nothing, if it waits for space.
     pub disk_free_bytes: u64,
     /// Where it stands: `zone`, `rack` and the like.
     pub labels: BTreeMap<String, String>,

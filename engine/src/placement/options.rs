@@ -258,7 +258,7 @@ pub struct PlacementOptions {
     pub silent_after: Duration,
     /// A store that was not heard of for so long, or is down for so long, is replaced.
     pub repair_after: Duration,
-    /// Per cent of a store's disk that new replicas leave free.
+    /// Per cent of a store's disk that new replicas leave free. A store that has no more than that left is handed no leadership.
     pub disk_reserve_percent: u64,
     /// How much may run at once.
     pub limits: Limits,

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{RegionDescriptor, RegionId, ReplicaId, StoreId, Term, Time};
+use multiraft_storage::DiskSpace;
 
-use super::report::Report;
+use super::report::{Report, StoreNews};
 use crate::logic::{LedRegion, StoreStanding};
 use crate::measure::Figures;
 use crate::placement::{ClusterView, KeySample, RegionInfo, Sizes, Stats, StoreInfo, StoreState};
@@ -32,6 +33,7 @@ pub(super) struct Facts {
     fenced: BTreeMap<RegionId, Vec<ReplicaId>>,
     /// The replicas that are out of service on a store, as it says.
     aside: BTreeMap<StoreId, BTreeMap<RegionId, ReplicaId>>,
+    disks: BTreeMap<StoreId, DiskSpace>,
 }
 
 /// What was told of a region's size and load.
@@ -79,6 +81,7 @@ impl Facts {
         for store in gone {
             self.standings.remove(&store);
             self.take_aside(store, BTreeMap::new());
+            self.disks.remove(&store);
             self.view.forget_store(store);
         }
         for record in stores.values() {
@@ -88,12 +91,13 @@ impl Facts {
                 StoreStanding::Left => StoreState::Left,
             };
             let known = self.view.store(record.id);
+            let disk = self.disks.get(&record.id).copied().unwrap_or_default();
             let info = StoreInfo {
                 id: record.id,
                 address: record.address.clone(),
                 weight: record.weight,
-                disk_bytes: 0,
-                disk_free_bytes: 0,
+                disk_bytes: disk.bytes,
+                disk_free_bytes: disk.free_bytes,
                 labels: record.labels.clone(),
                 state,
                 last_heard: known.map_or(now, |known| known.last_heard),
@@ -109,8 +113,13 @@ impl Facts {
     pub(super) fn take_report(&mut self, now: Time, from: StoreId, report: Report) {
         self.view.heard(from, now);
         self.held.insert(from, report.held);
-        if let Some(aside) = report.aside {
+        if let Some(StoreNews { disk, aside }) = report.store {
             self.take_aside(from, aside);
+            self.disks.insert(from, disk);
+            if let Some(known) = self.view.store(from) {
+                let (disk_bytes, disk_free_bytes) = (disk.bytes, disk.free_bytes);
+                self.view.observe_store(StoreInfo { disk_bytes, disk_free_bytes, ..known.clone() });
+            }
         }
         for region in report.led {
             self.take_region(from, region);
@@ -370,7 +379,8 @@ mod tests {
         let aside = |facts: &mut Facts, from, aside: Option<&[(u64, u64)]>| {
             let aside = aside
                 .map(|aside| aside.iter().map(|(region, replica)| (RegionId(*region), ReplicaId(*replica))).collect());
-            facts.take_report(NOW, StoreId(from), Report { held: 9, aside, ..Report::default() });
+            let store = aside.map(|aside| StoreNews { aside, ..StoreNews::default() });
+            facts.take_report(NOW, StoreId(from), Report { held: 9, store, ..Report::default() });
         };
         aside(&mut facts, 3, Some(&[(2, 23), (3, 99)]));
         let whole = || led(2, ("", "g"), 1, &[1, 2, 3], 1);
@@ -388,6 +398,35 @@ mod tests {
         report(&mut facts, 2, 9, vec![led(2, ("", "g"), 2, &[2, 3], 1)]);
         assert_eq!(unsound(&facts, 2), []);
         assert!(facts.fenced.is_empty());
+    }
+
+    #[test]
+    fn what_a_store_says_of_its_disk_is_known_until_it_says_something_else() {
+        let mut facts = Facts::default();
+        let free = |facts: &Facts| {
+            let store = facts.view().store(StoreId(1)).unwrap();
+            (store.disk_bytes, store.disk_free_bytes)
+        };
+        let tell = |facts: &mut Facts, free_bytes| {
+            let store = Some(StoreNews { disk: DiskSpace { bytes: 900, free_bytes }, ..StoreNews::default() });
+            facts.take_report(NOW, StoreId(1), Report { store, ..Report::default() });
+        };
+        let record = StoreRecord {
+            id: StoreId(1),
+            address: String::new(),
+            weight: 1,
+            labels: BTreeMap::new(),
+            standing: StoreStanding::Up,
+        };
+        let stores: Stores = [(StoreId(1), record)].into();
+        tell(&mut facts, 90);
+        facts.take_stores(NOW, &stores);
+        assert_eq!(free(&facts), (900, 90), "also if it reports before its record is seen");
+        tell(&mut facts, 80);
+        assert_eq!(free(&facts), (900, 80));
+        report(&mut facts, 1, 9, Vec::new());
+        facts.take_stores(NOW, &stores);
+        assert_eq!(free(&facts), (900, 80));
     }
 
     fn figures(id: u64, leads: bool, version: u64, per_s: u64) -> Figures {

@@ -2,21 +2,23 @@
 //! changes only.
 //!
 //! ```text
-//! report:  format (1) | varint replicas held | aside | varint count | count x region | varint count | count x figures
-//! aside:   0: not told in this report; else varint 1 + count | count x ( varint region | varint replica )
+//! report:  format (1) | varint replicas held | store | varint count | count x region | varint count | count x figures
+//! store:   0: not told in this report; else 1 | varint bytes of its disk, free ones |
+//!          varint count of replicas that are out of service, so many of: varint region | varint replica
 //! region:  varint term | flags (1): bit 0 pending | varint count of replicas behind, so many varint ids |
 //!          varint count of those fenced, so many varint ids | varint length | descriptor
 //! figures: varint region | flags (1): bit 0 leads | varint version, bytes, keys, writes a second, reads a second |
 //!          varint count of samples, so many of: varint length | key | varint bytes, writes, reads
 //! ```
 //!
-//! Format 2 has neither what is aside nor what is fenced; format 1 ends behind the regions as well.
+//! Format 2 has neither the store nor what is fenced; format 1 ends behind the regions as well.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_raft::{RegionId, ReplicaId, Term};
+use multiraft_storage::DiskSpace;
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::logic::LedRegion;
@@ -25,7 +27,7 @@ use crate::placement::KeySample;
 use crate::region::command::{get_varint, put_varint};
 
 const FORMAT: u8 = 3;
-/// It does not tell of replicas that are out of service.
+/// It tells neither of disks nor of replicas that are out of service.
 const FORMAT_OF_SOUND: u8 = 2;
 const FORMAT_WITHOUT_FIGURES: u8 = 1;
 const PENDING: u8 = 1;
@@ -36,12 +38,21 @@ const LEADS: u8 = 1;
 pub(super) struct Report {
     /// Replicas that the store holds, of any kind, those that are about to go included.
     pub(super) held: u64,
-    /// All replicas that are out of service there, by region; `None`: this report does not say.
-    pub(super) aside: Option<BTreeMap<RegionId, ReplicaId>>,
+    /// How the store stands; `None`: this report does not say.
+    pub(super) store: Option<StoreNews>,
     /// Regions that it leads and that have changed since they were last told.
     pub(super) led: Vec<LedRegion>,
     /// Figures that have changed since they were last told.
     pub(super) figures: Vec<Figures>,
+}
+
+/// How a store stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct StoreNews {
+    /// Its disk; of size zero if it is not known.
+    pub(super) disk: DiskSpace,
+    /// All replicas that are out of service there, by region.
+    pub(super) aside: BTreeMap<RegionId, ReplicaId>,
 }
 
 impl Report {
@@ -49,10 +60,13 @@ impl Report {
         let mut out = BytesMut::new();
         out.put_u8(FORMAT);
         put_varint(&mut out, self.held);
-        put_varint(&mut out, self.aside.as_ref().map_or(0, |aside| 1 + aside.len() as u64));
-        for (region, replica) in self.aside.iter().flatten() {
-            put_varint(&mut out, region.get());
-            put_varint(&mut out, replica.get());
+        out.put_u8(u8::from(self.store.is_some()));
+        if let Some(StoreNews { disk, aside }) = &self.store {
+            [disk.bytes, disk.free_bytes, aside.len() as u64].into_iter().for_each(|value| put_varint(&mut out, value));
+            for (region, replica) in aside {
+                put_varint(&mut out, region.get());
+                put_varint(&mut out, replica.get());
+            }
         }
         put_varint(&mut out, self.led.len() as u64);
         let mut descriptor = Vec::new();
@@ -79,7 +93,12 @@ impl Report {
             return None;
         }
         let held = get_varint(bytes, &mut at)?;
-        let aside = if format > FORMAT_OF_SOUND { read_aside(bytes, &mut at)? } else { None };
+        let is_told = if format > FORMAT_OF_SOUND { get_varint(bytes, &mut at)? } else { 0 };
+        let store = match is_told {
+            0 => None,
+            1 => Some(read_store(bytes, &mut at)?),
+            _ => return None,
+        };
         let count = usize::try_from(get_varint(bytes, &mut at)?).ok().filter(|count| *count <= bytes.len())?;
         let led = (0..count).map(|_| read_region(bytes, &mut at, format)).collect::<Option<Vec<_>>>()?;
         let mut figures = Vec::new();
@@ -89,7 +108,7 @@ impl Report {
                 figures.push(read_figures(bytes, &mut at)?);
             }
         }
-        (at == bytes.len()).then_some(Self { held, aside, led, figures })
+        (at == bytes.len()).then_some(Self { held, store, led, figures })
     }
 }
 
@@ -103,15 +122,13 @@ fn read_replicas(bytes: &Bytes, at: &mut usize) -> Option<Vec<ReplicaId>> {
     (0..count).map(|_| get_varint(bytes, at).map(ReplicaId)).collect()
 }
 
-/// What is aside, if that is told; `None`: it cannot be read.
-#[allow(clippy::option_option, reason = "whether it can be read, and whether it is told")]
-fn read_aside(bytes: &Bytes, at: &mut usize) -> Option<Option<BTreeMap<RegionId, ReplicaId>>> {
-    let Some(count) = get_varint(bytes, at)?.checked_sub(1) else { return Some(None) };
+fn read_store(bytes: &Bytes, at: &mut usize) -> Option<StoreNews> {
+    let disk = DiskSpace { bytes: get_varint(bytes, at)?, free_bytes: get_varint(bytes, at)? };
     let mut aside = BTreeMap::new();
-    for _ in 0..count {
+    for _ in 0..get_varint(bytes, at)? {
         aside.insert(RegionId(get_varint(bytes, at)?), ReplicaId(get_varint(bytes, at)?));
     }
-    Some(Some(aside))
+    Some(StoreNews { disk, aside })
 }
 
 fn read_region(bytes: &Bytes, at: &mut usize, format: u8) -> Option<LedRegion> {
@@ -209,10 +226,10 @@ pub(super) mod tests {
     fn reports_survive_a_round_trip_and_cut_ones_are_refused() {
         let other = Figures { leads: false, samples: Arc::default(), ..figures() };
         let led = vec![led(2, 1, 1), LedRegion { fenced: vec![ReplicaId(3), ReplicaId(300)], ..led(3, 400, 5) }];
-        for aside in
-            [None, Some(BTreeMap::new()), Some([(RegionId(7), ReplicaId(700)), (RegionId(9), ReplicaId(1))].into())]
-        {
-            let report = Report { held: 300, aside, led: led.clone(), figures: vec![figures(), other.clone()] };
+        let aside = [(RegionId(7), ReplicaId(700)), (RegionId(9), ReplicaId(1))].into();
+        let disk = DiskSpace { bytes: 1 << 40, free_bytes: 1 << 20 };
+        for store in [None, Some(StoreNews::default()), Some(StoreNews { disk, aside })] {
+            let report = Report { held: 300, store, led: led.clone(), figures: vec![figures(), other.clone()] };
             let bytes = report.encode();
             assert_eq!(Report::decode(&bytes), Some(report));
             for len in 0..bytes.len() {
@@ -225,7 +242,7 @@ pub(super) mod tests {
     fn reports_of_earlier_formats_tell_of_nothing_that_is_out_of_service_and_the_first_has_no_figures() {
         let report = Report { held: 9, led: vec![led(2, 1, 1)], ..Report::default() };
         let mut old = report.encode().to_vec();
-        // Held; what is aside; one region; its term and flags, one replica behind; those fenced.
+        // Held; the store; one region; its term and flags, one replica behind; those fenced.
         assert_eq!(old[..10], [FORMAT, 9, 0, 1, 1, PENDING, 1, 0xac, 0x02, 0]);
         old[0] = FORMAT + 1;
         assert_eq!(Report::decode(&old.clone().into()), None, "a later one");

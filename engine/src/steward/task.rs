@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use multiraft_raft::{RegionId, ReplicaId, StoreId, Term};
+use multiraft_storage::DiskSpace;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -12,12 +13,12 @@ use tokio::time::Instant;
 use super::carry::carry_out;
 use super::options::{Placement, Seat};
 use super::planning::Planning;
-use super::report::Report;
+use super::report::{Report, StoreNews};
 use super::reporter::Reporter;
 use super::surveys::Surveys;
 use crate::engine::Engine;
 use crate::error::StoreError;
-use crate::logic::{AdminRequest, LedRegion, Outcome, StoreCommand, StoreRecord, StoreStanding};
+use crate::logic::{AdminRequest, Input, LedRegion, Outcome, StoreCommand, StoreRecord, StoreStanding};
 use crate::measure::{Figures, Gauges, Tally};
 use crate::placement::{Operation, OperationId, Outcome as Ending, Sizes};
 use crate::region::stores::{Stores, decode_stores};
@@ -54,6 +55,7 @@ pub(crate) fn start(engine: &Engine, seat: Option<Seat>, named: BTreeSet<StoreId
         joining: None,
         meters,
         reporter: Reporter::new(&sizes),
+        is_scarce: false,
         planning: None,
         operations: Operations::default(),
         noting: None,
@@ -74,6 +76,8 @@ struct Steward {
     /// How large and how busy regions are; with placement only.
     meters: Option<(Gauges, Surveys)>,
     reporter: Reporter,
+    /// Whether the workers were told that there is little space left.
+    is_scarce: bool,
     planning: Option<Box<Planning>>,
     operations: Operations,
     /// Stores that are being noted as drained.
@@ -161,7 +165,8 @@ impl Steward {
     /// One round: reports, and plans if the root region is led here.
     async fn look_after(&mut self, engine: &Engine) {
         // A store whose workers stand still does not report, and falls silent.
-        let Some(LookedAt { held, aside, led }) = look_at_workers(engine).await else { return };
+        let Some(LookedAt { held, is_full, aside, led }) = look_at_workers(engine).await else { return };
+        let disk = self.look_at_disk(engine, is_full).await;
         let root = led.iter().find(|region| region.descriptor.id == RegionId::ROOT).map(|region| region.term);
         if let Some(stores) = stores_here(engine).filter(|_| self.seat.is_none()) {
             self.peers.update(engine, &stores);
@@ -172,8 +177,7 @@ impl Steward {
         for _ in 0..2 {
             let mut is_known = true;
             let mut reports = self.reporter.reports(held, led.clone(), figures.clone());
-            // Mostly nothing: that is told each time.
-            reports.iter_mut().take(1).for_each(|first| first.aside = Some(aside.clone()));
+            reports.iter_mut().take(1).for_each(|first| first.store = Some(StoreNews { disk, aside: aside.clone() }));
             for report in reports {
                 taken = tell(engine, &report).await;
                 let Some(term) = taken else { break };
@@ -194,6 +198,25 @@ impl Steward {
         if taken == Some(term) {
             self.plan(engine, term, &placement).await;
         }
+    }
+
+    /// The store's disk. While writes wait for space there is none, whatever the file system says. Where so little is left that the
+    /// next write may be refused, the workers hear of it, also if none has been.
+    async fn look_at_disk(&mut self, engine: &Engine, is_full: bool) -> DiskSpace {
+        let dir = engine.running().data_dir.clone();
+        let Ok(Ok(found)) = tokio::task::spawn_blocking(move || DiskSpace::of(&dir)).await else {
+            return DiskSpace { bytes: u64::from(is_full), free_bytes: 0 };
+        };
+        let is_scarce = found.free_bytes < engine.running().free_bytes_min;
+        if self.is_scarce != is_scarce {
+            self.is_scarce = is_scarce;
+            tracing::info!(is_scarce, free_bytes = found.free_bytes, "the space left on this store's disk");
+            for mailbox in &engine.running().mailboxes {
+                // Closed: the worker has stopped.
+                let _ = mailbox.send_reserved(Work::Input(Input::DiskScarce { is_scarce }));
+            }
+        }
+        DiskSpace { free_bytes: if is_full { 0 } else { found.free_bytes }, ..found }
     }
 
     /// How large and how busy regions are here.
@@ -356,6 +379,8 @@ impl Operations {
 struct LookedAt {
     /// How many replicas.
     held: usize,
+    /// Whether writes wait for space.
+    is_full: bool,
     /// Those that are out of service.
     aside: BTreeMap<RegionId, ReplicaId>,
     /// The regions that it leads.
@@ -372,6 +397,7 @@ async fn look_at_workers(engine: &Engine) -> Option<LookedAt> {
             mailbox.send_reserved(Work::LedPage { from, slots: SLOTS_PER_PAGE, sender }).ok()?;
             let page = tokio::time::timeout(REPORT_TIMEOUT, receiver).await.ok()?.ok()?;
             found.held += page.held;
+            found.is_full |= page.is_full;
             found.aside.extend(page.aside);
             found.led.extend(page.led);
             next = page.next;
