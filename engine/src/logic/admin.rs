@@ -70,6 +70,9 @@ impl<R> Worker<R> {
         if let AdminRequest::Report(report) = request {
             return self.take_report(slot, report, to);
         }
+        if *request == AdminRequest::Loads {
+            return self.tell_loads(slot, to);
+        }
         if let AdminRequest::Command(command) = request {
             let id = self.region(slot).id();
             if let Some(outcome) = self.settled_merge(id, command) {
@@ -134,6 +137,7 @@ impl<R> Worker<R> {
             AdminRequest::Command(AdminCommand::Check)
             | AdminRequest::Describe
             | AdminRequest::Findings { .. }
+            | AdminRequest::Loads
             | AdminRequest::Report(_) => None,
             AdminRequest::Command(AdminCommand::AllocateIds { .. } | AdminCommand::Store(_)) => (current.id
                 != RegionId::ROOT)
@@ -203,7 +207,9 @@ impl<R> Worker<R> {
         let region = self.region_mut(slot);
         let proposed = match request {
             AdminRequest::Membership(change) => region.group.propose_membership(now, change, encode_epoch(epoch)),
-            AdminRequest::Describe | AdminRequest::Findings { .. } | AdminRequest::Report(_) => return,
+            AdminRequest::Describe | AdminRequest::Findings { .. } | AdminRequest::Report(_) | AdminRequest::Loads => {
+                return;
+            }
             AdminRequest::Command(command) => {
                 let data = Command::encode_admin(epoch, &command.encode());
                 region.group.propose(now, &mut vec![Proposal { kind: EntryKind::Command, data }])

@@ -13,6 +13,9 @@ use crate::logic::worker::Worker;
 /// A replica that misses more entries than this has not caught up: it would be of little help.
 const BEHIND_LAG: u64 = 1024;
 
+/// Why nobody is told what lies on the stores.
+const NO_LOADS: &str = "nobody plans, or whoever plans has not heard of all regions yet";
+
 /// A region that is led here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedRegion {
@@ -78,6 +81,18 @@ impl<R> Worker<R> {
         fenced.sort_unstable();
         let pending = region.merge.frozen.is_some() || group.applied_index() < region.admin_barrier;
         LedRegion { descriptor: Arc::clone(region.descriptor()), term: group.term(), behind, fenced, pending }
+    }
+
+    /// Somebody asks what lies on the stores: what this store's planning has made of the reports in this very term.
+    pub(super) fn tell_loads(&mut self, slot: SlotKey, to: ReplyTo<R>) {
+        let region = self.region(slot);
+        let is_planned_here = region.id() == RegionId::ROOT && self.loads.0 == region.group.term();
+        let outcome = if is_planned_here {
+            Outcome::Applied { reply: self.loads.1.clone(), index: LogIndex::ZERO }
+        } else {
+            Outcome::Refused { reason: NO_LOADS.to_owned() }
+        };
+        self.answer(to, outcome);
     }
 
     /// A store tells whoever plans something. It plans where the root region is led.

@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::carry::carry_out;
+use super::loads::encode_loads;
 use super::options::{Placement, Seat};
 use super::planning::Planning;
 use super::report::{Report, StoreNews};
@@ -18,7 +19,7 @@ use super::reporter::Reporter;
 use super::surveys::Surveys;
 use crate::engine::Engine;
 use crate::error::StoreError;
-use crate::logic::{AdminRequest, Input, LedRegion, Outcome, StoreCommand, StoreRecord, StoreStanding};
+use crate::logic::{AdminRequest, Input, LedRegion, Outcome, StoreCommand, StoreRecord, StoreStanding, worker_of};
 use crate::measure::{Figures, Gauges, Tally};
 use crate::placement::{Operation, OperationId, Outcome as Ending, Sizes};
 use crate::region::stores::{Stores, decode_stores};
@@ -273,6 +274,12 @@ impl Steward {
         }
         self.note_drained(engine, round.drained);
         set_state(engine, Some(planning.state().clone()));
+        if planning.state().is_complete {
+            let (mailboxes, loads) = (&engine.running().mailboxes, encode_loads(&planning.state().loads));
+            let mailbox = &mailboxes[worker_of(RegionId::ROOT, mailboxes.len())];
+            // Closed: the worker has stopped.
+            let _ = mailbox.send_reserved(Work::Input(Input::Loads { term, loads }));
+        }
         self.planning = Some(planning);
     }
 
