@@ -186,6 +186,11 @@ impl Builder {
         if let Some(bootstrap) = &self.bootstrap {
             check_bootstrap(bootstrap, store)?;
         }
+        let free_bytes_min = match (&machine, &self.state) {
+            (Machine::Shared(_), StateKind::Sled) => SledConfig::default().free_bytes_min,
+            // All that is known to be written is the log.
+            _ => self.config.log_segment_bytes,
+        };
         let backend = open_backend(machine, self.state, self.config.state_cache_bytes);
         Ok(StartPlan {
             config: self.config,
@@ -196,6 +201,7 @@ impl Builder {
             peers: self.peers,
             tls: self.tls.ok_or_else(|| missing("tls"))?,
             backend,
+            free_bytes_min,
             bootstrap: self.bootstrap.map(|bootstrap| (bootstrap.boundaries, bootstrap.stores)),
         })
     }

@@ -567,8 +567,8 @@ async fn within<T>(left: Duration, future: impl Future<Output = T>) -> Option<T>
 
 /// Whether a request may be made again, whatever became of it.
 fn has_no_effect(request: &AdminRequest) -> bool {
-    use AdminRequest::{Command, Describe, Findings, Report};
-    matches!(request, Describe | Findings { .. } | Report(_) | Command(AdminCommand::Check))
+    use AdminRequest::{Command, Describe, Findings, Loads, Report};
+    matches!(request, Describe | Loads | Findings { .. } | Report(_) | Command(AdminCommand::Check))
 }
 
 fn propose_error(region: RegionId, outcome: Outcome) -> ProposeError {

@@ -1,5 +1,6 @@
 //! The stores of the cluster through the handle: who has joined, which is to be emptied, which has left.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use multiraft_raft::{RegionId, StoreId};
@@ -7,7 +8,9 @@ use multiraft_raft::{RegionId, StoreId};
 use crate::engine::{Engine, PAUSE_MIN};
 use crate::error::{RegionError, StoreError};
 use crate::logic::{AdminCommand, AdminRequest, Outcome, StoreCommand, StoreRecord};
+use crate::placement::StoreLoad;
 use crate::region::stores::Stores;
+use crate::steward::decode_loads;
 
 impl Engine {
     /// The stores that have joined the cluster, by id. Any store may be asked; the root region's leader answers.
@@ -16,6 +19,19 @@ impl Engine {
     /// [`StoreError::Root`].
     pub async fn stores(&self) -> Result<Vec<StoreRecord>, StoreError> {
         Ok(self.change_store(StoreId::ZERO, StoreCommand::List).await?.into_values().collect())
+    }
+
+    /// What lies on each store that has joined, as the store that plans knows it; any store may ask. What it knows is as old as
+    /// the last reports: mostly a round.
+    ///
+    /// # Errors
+    /// [`StoreError::Root`]: the root region's leader cannot be reached, or it does not plan, or has not heard of all regions yet.
+    pub async fn store_loads(&self) -> Result<BTreeMap<StoreId, StoreLoad>, StoreError> {
+        match self.request_admin(RegionId::ROOT, None, AdminRequest::Loads, self.deadline(None)).await {
+            Ok(Outcome::Applied { reply, .. }) => decode_loads(&reply).ok_or(StoreError::Root(RegionError::Uncertain)),
+            Ok(_) => Err(StoreError::Root(RegionError::Uncertain)),
+            Err(error) => Err(StoreError::Root(error)),
+        }
     }
 
     /// Makes a store known to the cluster, or its new address, weight and labels. What is wanted of it stays as it is: a

@@ -201,6 +201,7 @@ fn the_leader_asks_until_all_have_answered_and_fences_who_differs() {
         store.ask(AdminRequest::Command(AdminCommand::Freeze { target })),
         Outcome::Refused { reason } if reason.contains("fenced")
     ));
+    assert_eq!(store.worker.led_page(0, 1024).led[0].fenced, [LEARNER], "whoever plans hears of it");
     let deadline = store.now.plus(Duration::from_secs(5));
     store.run(vec![Input::Transfer { region: REGION, to: SECOND, deadline, reply: 2 }]);
     assert!(matches!(&store.replies.remove(0).1, Outcome::Refused { reason } if reason.contains("fenced")));
@@ -327,6 +328,8 @@ fn a_replica_out_of_service_asks_and_goes_once_its_region_goes_on_without_it() {
     assert!(residue.is_all_held());
     let worker: Worker<u32> = Worker::new(worker_config(&[SECOND]), recovered.token(0), &[], Time::ZERO);
     let mut worker = worker.with_residue(residue);
+    assert_eq!(worker.led_page(0, 1024).aside, [(REGION, ReplicaId(1))], "whoever plans hears of it");
+    assert_eq!(worker.led_page(1, 1024).aside, [], "once");
     let mut turn = |now, mut inputs: Vec<Input<u32>>| {
         let mut out = TurnOutput::default();
         worker.turn(now, &mut inputs, &mut out);
@@ -370,4 +373,5 @@ fn a_replica_out_of_service_asks_and_goes_once_its_region_goes_on_without_it() {
     log.commit(vec![LogBatch { ticket: out.ticket, records: out.log }]).unwrap();
     let out = turn(Time::ZERO.plus(Duration::from_secs(20)), Vec::new());
     assert!(!said(&out, &ask), "nothing is left to ask for");
+    assert_eq!(worker.led_page(0, 1024).aside, []);
 }

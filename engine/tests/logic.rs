@@ -15,7 +15,9 @@ use multiraft::logic::{
     TurnOutput, Worker, WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RegionEpoch, RegionId, StoreId};
-use multiraft_raft::{Body, ChangeOp, Entry, EntryKind, MembershipChange, Message, ReplicaId, Term, Time};
+use multiraft_raft::{
+    AppendOutcome, Body, ChangeOp, Entry, EntryKind, MembershipChange, Message, ReplicaId, Term, Time,
+};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     Beat, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage,
@@ -423,6 +425,49 @@ fn a_full_disk_refuses_commands_and_says_which_store() {
     let reply = PeerMessage::ForwardReply(ForwardReply { id, outcome: ForwardOutcome::NoSpace });
     let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![reply] }]);
     assert_eq!(out.replies, [(1, Outcome::NoSpace { store: StoreId(2) })]);
+}
+
+/// Whether leadership is offered to a store, or sent back to it.
+fn offers(out: &TurnOutput<u32>, to: u64) -> bool {
+    let is_offer = |message: &PeerMessage| matches!(message, PeerMessage::Raft(RaftMessage { message, .. }) if message.body == Body::TimeoutNow);
+    out.sends.iter().any(|sent| sent.to == StoreId(to) && sent.messages.iter().any(is_offer))
+}
+
+#[test]
+fn a_store_with_little_space_takes_no_leadership_over_though_nothing_was_refused() {
+    let mut store = follower();
+    store.turn(vec![Input::DiskScarce { is_scarce: true }]);
+    assert!(offers(&store.hear(2, 1, Body::TimeoutNow), 2), "sent back");
+    assert_eq!(store.worker.status(REGION).unwrap().term, Term(1), "it does not campaign");
+    store.turn(vec![Input::DiskScarce { is_scarce: false }]);
+    assert!(!offers(&store.hear(2, 1, Body::TimeoutNow), 2));
+    assert_eq!(store.worker.status(REGION).unwrap().term, Term(2));
+    // What it leads, it goes on with: commands are refused once the disk is full.
+    let mut store = Store::lead_alone();
+    let out = store.turn(vec![Input::DiskScarce { is_scarce: true }, store.propose(b"a", 1)]);
+    assert_eq!((out.log.len(), &out.replies[..]), (1, &[][..]));
+}
+
+#[test]
+fn a_leader_that_is_to_be_removed_hands_over_to_a_store_that_takes_it() {
+    let mut store = follower();
+    store.take_over(1);
+    let accepted = Body::AppendReply(AppendOutcome::Accepted { match_index: LogIndex(1) });
+    for voter in [2, 3] {
+        let out = store.hear(voter, 2, accepted.clone());
+        store.settle(out);
+    }
+    let removed = |store: &mut Store| {
+        let change = MembershipChange::Simple(ChangeOp::Remove { id: ReplicaId(1) });
+        let (request, deadline) = (AdminRequest::Membership(change), store.now.plus(Duration::from_secs(5)));
+        store.turn(vec![Input::Admin { region: REGION, epoch: None, request, deadline, reply: 9 }])
+    };
+    let first = removed(&mut store);
+    let (first, other) = if offers(&first, 2) { (2, 3) } else { (3, 2) };
+    // It has no disk left: the offer comes back.
+    store.hear(first, 2, Body::TimeoutNow);
+    let second = removed(&mut store);
+    assert!(offers(&second, other) && !offers(&second, first));
 }
 
 #[test]

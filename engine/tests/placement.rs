@@ -99,6 +99,7 @@ fn region_of(id: u64, replicas: &[(u64, Role)]) -> RegionInfo {
         leader: Some(StoreId(replicas[0].0)),
         stats: Stats { version: 1, bytes: 100 << 20, keys: 1_000, writes_per_s: 200, reads_per_s: 200, samples: None },
         behind: vec![],
+        unsound: vec![],
         replication: None,
         pending: false,
     }
@@ -598,4 +599,181 @@ fn small_noise_does_not_change_the_view() {
         assert!(!view.observe_region(at(factor)), "{factor}");
     }
     assert!(view.observe_region(at(1.3)));
+}
+
+/// That region, with the replicas on these stores out of service.
+fn with_unsound(region: RegionInfo, stores: &[u64]) -> RegionInfo {
+    let unsound = region.descriptor.replicas.iter().filter(|replica| stores.contains(&replica.store.0));
+    RegionInfo { unsound: unsound.map(|replica| replica.id).collect(), ..region }
+}
+
+#[test]
+fn a_replica_out_of_service_goes_and_another_comes_in_its_place() {
+    let mut case = Case::new(3);
+    case.region(with_unsound(region(2, &[1, 2, 3]), &[3]));
+    let plan = case.planner.dry_run(case.now, &case.view);
+    assert_eq!(plan.operations.len(), 1);
+    let operation = &plan.operations[0];
+    assert_eq!((&operation.step, operation.kind()), (&remove(23), Kind::Renew));
+    assert_eq!(operation.reason, Reason::OutOfService { store: StoreId(3), to: StoreId(3) });
+    assert_eq!(
+        operation.to_string(),
+        "renew: region 2: remove replica 23, because the replica on store 3 is fenced or damaged, and another one can take \
+         its place"
+    );
+    assert_eq!(case.plan(), plan);
+    assert_eq!(case.planner.backlog().renew, 1);
+    case.planner.report(case.now, plan.operations[0].id, Outcome::Done);
+    assert_eq!(case.plan(), Plan::default(), "it does not show yet");
+    let mut two = region(2, &[1, 2]);
+    Arc::make_mut(&mut two.descriptor).epoch.conf_version += 1;
+    case.region(two);
+    assert_eq!(case.steps(), [(2, change(ReplicaChange::AddVoter { store: StoreId(3) }))]);
+    assert_eq!(case.planner.backlog().renew, 0);
+}
+
+#[test]
+fn a_replica_out_of_service_goes_only_while_a_majority_is_sound() {
+    let mut case = Case::new(6);
+    case.region(with_unsound(region(2, &[1, 2, 3]), &[2, 3]));
+    let plan = case.plan();
+    assert_eq!((plan.operations, plan.blocked[0].obstacle), (vec![], Obstacle::LostQuorum));
+
+    // Of three, one is out of service and another one lags.
+    let mut case = Case::new(6);
+    case.region(RegionInfo { behind: vec![ReplicaId(22)], ..with_unsound(region(2, &[1, 2, 3]), &[3]) });
+    let plan = case.plan();
+    assert_eq!((plan.operations, plan.blocked[0].obstacle), (vec![], Obstacle::WouldLoseQuorum));
+
+    // Of five, two are: one goes, and the other one once there are five again.
+    let mut case = Case::with(6, |options| options.replication.voters = 5);
+    case.region(with_unsound(region(2, &[1, 2, 3, 4, 5]), &[4, 5]));
+    assert_eq!(case.steps(), [(2, remove(24))]);
+
+    // The only one that has the data.
+    let mut case = Case::with(3, |options| options.replication.voters = 2);
+    case.region(with_unsound(region(2, &[1, 2]), &[2]));
+    case.region(with_unsound(region(3, &[1]), &[1]));
+    assert_eq!(case.plan().operations, []);
+    assert_eq!(case.planner.backlog().lost, 2);
+}
+
+#[test]
+fn nothing_is_renewed_if_that_is_switched_off_or_nothing_may_come_after_it() {
+    for off in [Kind::Renew, Kind::Repair] {
+        let mut case = Case::new(4);
+        let enabled = Kinds::ALL.without(off);
+        case.planner.set_options(PlacementOptions { enabled, ..PlacementOptions::default() }).unwrap();
+        case.region(with_unsound(region(2, &[1, 2, 3]), &[3]));
+        assert_eq!(case.plan(), Plan::default(), "without {}", off.name());
+        assert_eq!(case.planner.backlog().renew, 1);
+        // A store is emptied all the same.
+        case.store(3, "z3", StoreState::Draining);
+        assert_eq!(case.steps(), [(2, replace(23, 4))]);
+    }
+}
+
+#[test]
+fn what_is_out_of_service_stays_where_no_store_takes_its_successor() {
+    let mut case = Case::new(3);
+    case.store(3, "z3", StoreState::Draining);
+    case.region(with_unsound(region(2, &[1, 2, 3]), &[3]));
+    let plan = case.plan();
+    assert_eq!((plan.operations, plan.blocked[0].obstacle), (vec![], Obstacle::NoStore));
+    case.store(4, "z4", StoreState::Up);
+    let plan = case.plan();
+    assert_eq!(plan.operations[0].step, remove(23));
+    assert_eq!(plan.operations[0].reason, Reason::OutOfService { store: StoreId(3), to: StoreId(4) });
+}
+
+#[test]
+fn no_more_goes_at_once_than_can_be_filled() {
+    let mut case = Case::new(3);
+    for id in 2..12 {
+        case.region(with_unsound(region(id, &[1 + id % 2, 2 - id % 2, 3]), &[3]));
+    }
+    let plan = case.plan();
+    assert_eq!(plan.operations.len(), 4, "store 3 receives four at once");
+    assert_eq!(plan.blocked[0].obstacle, Obstacle::Limit);
+    for operation in &plan.operations {
+        case.planner.report(case.now, operation.id, Outcome::Done);
+    }
+    assert_eq!(case.plan().operations, [], "that they are gone does not show yet");
+}
+
+#[test]
+fn a_replica_out_of_service_leads_nothing_and_is_the_first_to_be_spared() {
+    let mut case = Case::new(5);
+    case.store(1, "z1", StoreState::Draining);
+    case.region(with_unsound(region(2, &[1, 2, 3]), &[2]));
+    case.region(with_unsound(region(3, &[2, 3, 4, 5]), &[4]));
+    assert_eq!(case.steps(), [(3, remove(34)), (2, remove(22))], "one has four");
+    // Its leader is the one, and will hand over.
+    case.region(with_unsound(region(4, &[3, 4, 5]), &[3]));
+    let plan = case.plan();
+    assert_eq!((plan.operations, plan.blocked[0].obstacle), (vec![], Obstacle::NoLeader));
+
+    // Nobody renews it: the leader on the store that is to be emptied hands over to the other one.
+    let mut case = Case::with(3, |options| options.enabled = Kinds::ALL.without(Kind::Renew));
+    case.store(1, "z1", StoreState::Draining);
+    case.region(with_unsound(region(2, &[1, 2, 3]), &[2]));
+    assert_eq!(case.steps(), [(2, transfer(3))]);
+}
+
+impl Case {
+    /// Of a disk of 1 GiB with a reserve of a tenth, so many bytes more than that are free.
+    fn disk(&mut self, id: u64, above_reserve: i64) {
+        let store = self.view.store(StoreId(id)).unwrap().clone();
+        let disk_free_bytes = ((1 << 30) / 10 + above_reserve) as u64;
+        self.view.observe_store(StoreInfo { disk_bytes: 1 << 30, disk_free_bytes, ..store });
+    }
+}
+
+#[test]
+fn no_leader_moves_to_a_store_whose_disk_is_full() {
+    // Store 1 is to be emptied; store 2 would take over as long as it has disk left.
+    for (above_reserve, heir) in [(1, 2), (0, 3), (-1, 3)] {
+        let mut case = Case::new(3);
+        case.disk(2, above_reserve);
+        case.store(1, "z1", StoreState::Draining);
+        case.region(region(2, &[1, 2, 3]));
+        assert_eq!(case.steps(), [(2, transfer(heir))], "{above_reserve} bytes above the reserve");
+    }
+    let mut case = Case::new(3);
+    for id in [2, 3] {
+        case.disk(id, 0);
+    }
+    case.store(1, "z1", StoreState::Draining);
+    case.region(region(2, &[1, 2, 3]));
+    let plan = case.plan();
+    assert_eq!((plan.operations, plan.blocked[0].obstacle), (vec![], Obstacle::NoHeir));
+
+    // One that waits for space has none, also where nothing is held in reserve.
+    let mut case = Case::with(3, |options| options.disk_reserve_percent = 0);
+    let waits = case.view.store(StoreId(2)).unwrap().clone();
+    case.view.observe_store(StoreInfo { disk_bytes: 1 << 30, disk_free_bytes: 0, ..waits });
+    case.store(1, "z1", StoreState::Draining);
+    case.region(region(2, &[1, 2, 3]));
+    assert_eq!(case.steps(), [(2, transfer(3))]);
+}
+
+#[test]
+fn leaders_even_out_among_stores_that_have_disk_left() {
+    let heirs = |full: Option<u64>| {
+        let mut case = Case::with(3, |options| options.balance.wake_after = Duration::ZERO);
+        for id in 2..14 {
+            case.region(region(id, &[1, 2, 3]));
+        }
+        if let Some(full) = full {
+            case.disk(full, 0);
+        }
+        let steps = case.steps().into_iter().map(|(_, step)| step);
+        let to = steps.map(|step| match step {
+            Step::TransferLeader { to } => to.0,
+            other => panic!("{other}"),
+        });
+        to.collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(heirs(None), [2, 3].into());
+    assert_eq!(heirs(Some(2)), [3].into());
 }

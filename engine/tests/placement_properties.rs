@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use multiraft::placement::{
-    Backlog, ClusterView, PlacementOptions, Planner, RegionInfo, ReplicaChange, Replication, Stats, Step, StoreInfo,
-    StoreState,
+    Backlog, ClusterView, Kind, PlacementOptions, Planner, RegionInfo, ReplicaChange, Replication, Stats, Step,
+    StoreInfo, StoreState,
 };
 use multiraft_raft::{
     ChangeOp, KeyRange, MembershipChange, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId,
@@ -17,6 +17,8 @@ use multiraft_raft::{
 use proptest::prelude::*;
 
 const STORES: u64 = 8;
+/// The state of a store whose disk is full.
+const FULL: u8 = 7;
 const NEW: ReplicaId = ReplicaId(1_000_000);
 
 /// What a random store is: state, zone, how long silent, weight.
@@ -42,8 +44,8 @@ fn build(stores: &[RandomStore], regions: &[RandomRegion], now: Time) -> Cluster
             id: StoreId(id),
             address: String::new(),
             weight: *weight,
-            disk_bytes: 0,
-            disk_free_bytes: 0,
+            disk_bytes: 1 << 40,
+            disk_free_bytes: if *state == FULL { 1 << 36 } else { 1 << 39 },
             labels: [("zone".to_owned(), zone.to_string())].into(),
             state: match state {
                 0 => StoreState::Draining,
@@ -80,11 +82,13 @@ fn region_info(id: u64, random: &RandomRegion, conf_version: u64) -> RegionInfo 
     let voting: Vec<_> = replicas.iter().filter(|replica| replica.role == Role::Voter).collect();
     let leader = voting.get(*leader).map(|replica| replica.store);
     let behind = replicas.iter().filter(|r| Some(r.store) != leader && on[r.store.0 as usize - 1].1).map(|r| r.id);
+    let unsound = replicas.iter().filter(|r| on[r.store.0 as usize - 1].0.is_multiple_of(8)).map(|r| r.id);
     let key = |n: u64| n.to_be_bytes().to_vec().into();
     RegionInfo {
         leader,
         stats: Stats { version: 1, bytes: load << 17, writes_per_s: *load, reads_per_s: *load, ..Stats::default() },
         behind: behind.collect(),
+        unsound: unsound.collect(),
         replication: Some(Replication { voters: *voters, witnesses: usize::from(id.is_multiple_of(5)), learners: 0 }),
         pending: *pending,
         descriptor: Arc::new(RegionDescriptor {
@@ -122,6 +126,11 @@ fn changes(region: &RegionInfo, change: ReplicaChange) -> Vec<MembershipChange> 
     }
 }
 
+fn is_full(view: &ClusterView, store: StoreId) -> bool {
+    let store = view.store(store).unwrap();
+    store.disk_free_bytes < store.disk_bytes / 10
+}
+
 fn is_heard(view: &ClusterView, store: StoreId, now: Time) -> bool {
     let store = view.store(store).unwrap();
     let is_part = matches!(store.state, StoreState::Up | StoreState::Draining);
@@ -130,7 +139,8 @@ fn is_heard(view: &ClusterView, store: StoreId, now: Time) -> bool {
 
 /// Whether a majority is live; the replica on `new` has caught up by the time it votes.
 fn assert_quorum(view: &ClusterView, region: &RegionInfo, replicas: &[Replica], new: Option<StoreId>, now: Time) {
-    let is_current = |r: &Replica| Some(r.store) == new || !region.behind.contains(&r.id);
+    let is_sound = |r: &Replica| !region.unsound.contains(&r.id);
+    let is_current = |r: &Replica| is_sound(r) && (Some(r.store) == new || !region.behind.contains(&r.id));
     let live = |r: &Replica| r.id == NEW || (is_heard(view, r.store, now) && is_current(r));
     for votes in [Role::votes_incoming, Role::votes_outgoing] {
         let is_joint = replicas.iter().any(|replica| replica.role.is_joint());
@@ -165,14 +175,20 @@ fn assert_rules(view: &ClusterView, planner: &mut Planner, now: Time) {
                     assert_quorum(view, region, &replicas, new, now);
                 }
                 assert!(replicas.iter().any(|r| r.store == operation.leader), "{operation}: the leader is removed");
+                if let (Kind::Renew, ReplicaChange::Remove { replica }) = (operation.kind(), change) {
+                    let own = region.descriptor.replica_on(operation.leader).unwrap();
+                    let (goes, stays) = (region.unsound.contains(&replica), !region.unsound.contains(&own.id));
+                    assert!(goes && stays && own.role == Role::Voter, "{operation}");
+                }
                 if let Some(new) = replicas.iter().find(|replica| replica.id == NEW) {
                     assert_eq!(view.store(new.store).unwrap().state, StoreState::Up, "{operation}");
-                    assert!(is_heard(view, new.store, now), "{operation}");
+                    assert!(is_heard(view, new.store, now) && !is_full(view, new.store), "{operation}");
                 }
             }
             Step::TransferLeader { to } => {
                 let heir = region.descriptor.replica_on(to).unwrap();
                 assert!(heir.role == Role::Voter && !region.behind.contains(&heir.id), "{operation}");
+                assert!(!region.unsound.contains(&heir.id) && !is_full(view, to), "{operation}");
                 assert!(is_heard(view, to, now) && view.store(to).unwrap().state == StoreState::Up, "{operation}");
             }
             Step::Split { .. } | Step::Merge { .. } => {}

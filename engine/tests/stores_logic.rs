@@ -205,6 +205,22 @@ fn only_the_root_region_keeps_stores_and_takes_reports() {
 }
 
 #[test]
+fn what_lies_on_the_stores_is_told_by_the_root_regions_leader_in_the_term_in_which_it_plans() {
+    let mut store = Store::shared();
+    let is_refused =
+        |outcome: Outcome| matches!(outcome, Outcome::Refused { reason } if reason.contains("nobody plans"));
+    assert!(is_refused(store.ask(RegionId::ROOT, AdminRequest::Loads)));
+    let term = store.worker.status(RegionId::ROOT).unwrap().term;
+    let loads = Bytes::from_static(b"a table");
+    store.run(vec![Input::Loads { term, loads: loads.clone() }]);
+    let outcome = Outcome::Applied { reply: loads.clone(), index: LogIndex::ZERO };
+    assert_eq!(store.ask(RegionId::ROOT, AdminRequest::Loads), outcome);
+    assert!(is_refused(store.ask(REGION, AdminRequest::Loads)), "no other region's leader");
+    store.run(vec![Input::Loads { term: Term(term.get() + 1), loads }]);
+    assert!(is_refused(store.ask(RegionId::ROOT, AdminRequest::Loads)), "of another term");
+}
+
+#[test]
 fn a_report_is_passed_on_with_who_sent_it_and_answered_with_the_term() {
     let mut store = Store::shared();
     let term = store.worker.status(RegionId::ROOT).unwrap().term;

@@ -5,7 +5,7 @@ pub mod log;
 pub mod snapshot;
 pub mod state;
 
-pub use disk::{Disk, DiskFile, RealDisk, SimDisk};
+pub use disk::{Disk, DiskFile, DiskSpace, RealDisk, SimDisk};
 pub use log::{
     FlushListener, FlushToken, GroupRecord, LogBatch, LogChange, LogFailure, LogOptions, LogReader, LogWriter,
     Recovered, RecoveredGroup, SharedLog, SubmitError,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use multiraft_raft::{
-    ChangeOp, EntryKind, LogIndex, MembershipChange, Proposal, ProposeError, RegionEpoch, RegionId, Role, Time,
+    ChangeOp, EntryKind, LogIndex, MembershipChange, Proposal, ProposeError, RegionEpoch, RegionId, Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_transport::ForwardRequest;
@@ -70,6 +70,9 @@ impl<R> Worker<R> {
         if let AdminRequest::Report(report) = request {
             return self.take_report(slot, report, to);
         }
+        if *request == AdminRequest::Loads {
+            return self.tell_loads(slot, to);
+        }
         if let AdminRequest::Command(command) = request {
             let id = self.region(slot).id();
             if let Some(outcome) = self.settled_merge(id, command) {
@@ -134,6 +137,7 @@ impl<R> Worker<R> {
             AdminRequest::Command(AdminCommand::Check)
             | AdminRequest::Describe
             | AdminRequest::Findings { .. }
+            | AdminRequest::Loads
             | AdminRequest::Report(_) => None,
             AdminRequest::Command(AdminCommand::AllocateIds { .. } | AdminCommand::Store(_)) => (current.id
                 != RegionId::ROOT)
@@ -172,16 +176,9 @@ impl<R> Worker<R> {
             let goes = |op: &ChangeOp| matches!(op, ChangeOp::Remove { .. } | ChangeOp::Demote { .. }) && op.id() == id;
             ops_of(request).iter().any(goes)
         };
-        let own_store = self.config.store;
-        let region = self.region(slot);
-        let others = region.descriptor().replicas.iter().filter(|replica| {
-            replica.role == Role::Voter
-                && replica.store != own_store
-                && !goes(replica.id)
-                && !region.merge.fenced.contains(replica.id)
-                && self.peers.is_up(replica.store)
-        });
-        let Some(target) = others.max_by_key(|replica| region.group.match_index(replica.id)).copied() else { return };
+        let group = &self.region(slot).group;
+        let others = self.successors(now, slot).filter(|replica| !goes(replica.id));
+        let Some(target) = others.max_by_key(|replica| group.match_index(replica.id)).copied() else { return };
         if self.region_mut(slot).group.transfer_leader(now, target.id).is_ok() {
             self.touch(slot);
         }
@@ -210,7 +207,9 @@ impl<R> Worker<R> {
         let region = self.region_mut(slot);
         let proposed = match request {
             AdminRequest::Membership(change) => region.group.propose_membership(now, change, encode_epoch(epoch)),
-            AdminRequest::Describe | AdminRequest::Findings { .. } | AdminRequest::Report(_) => return,
+            AdminRequest::Describe | AdminRequest::Findings { .. } | AdminRequest::Report(_) | AdminRequest::Loads => {
+                return;
+            }
             AdminRequest::Command(command) => {
                 let data = Command::encode_admin(epoch, &command.encode());
                 region.group.propose(now, &mut vec![Proposal { kind: EntryKind::Command, data }])

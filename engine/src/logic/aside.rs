@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, Role, StoreId, Term, Time};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::RegionStep;
 
@@ -56,12 +56,9 @@ impl<R> Worker<R> {
     }
 
     fn hand_over(&mut self, now: Time, key: SlotKey) {
-        let region = self.region(key);
-        let fenced = &region.merge.fenced;
-        let others = region.descriptor().replicas.iter().filter(|replica| {
-            replica.role == Role::Voter && !fenced.contains(replica.id) && self.peers.is_up(replica.store)
-        });
-        let Some(target) = others.max_by_key(|replica| region.group.match_index(replica.id)).copied() else { return };
+        let group = &self.region(key).group;
+        let others = self.successors(now, key);
+        let Some(target) = others.max_by_key(|replica| group.match_index(replica.id)).copied() else { return };
         if self.region_mut(key).group.transfer_leader(now, target.id).is_ok() {
             self.touch(key);
         }
@@ -86,6 +83,12 @@ impl<R> Worker<R> {
         self.notices.push(Notice::Removed { region, known: Arc::clone(&known) });
         self.push_apply(ApplyTask::Destroy { region, known, cause: Cause::Removed, committed });
         true
+    }
+
+    /// The replicas that are out of service and have a state here.
+    pub(super) fn replicas_aside(&self) -> Vec<(RegionId, ReplicaId)> {
+        let own = |held: &RegionDescriptor| held.replica_on(self.config.store).map(|own| own.id);
+        self.all_held().into_iter().filter_map(|(region, held)| Some((region, own(&held)?))).collect()
     }
 
     /// A replica that is out of service hears no leader: it asks, every now and then.

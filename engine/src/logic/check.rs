@@ -297,12 +297,9 @@ impl<R> Worker<R> {
     fn hand_over_to_equal(&mut self, now: Time, key: SlotKey, report: &CheckReport) {
         let expected = report.expected;
         let is_right = |id| report.replicas.iter().any(|check| check.replica == id && check.digest == expected);
-        let region = self.region(key);
-        let others =
-            region.descriptor().replicas.iter().filter(|replica| {
-                replica.role == Role::Voter && is_right(replica.id) && self.peers.is_up(replica.store)
-            });
-        let Some(target) = others.max_by_key(|replica| region.group.match_index(replica.id)).copied() else { return };
+        let group = &self.region(key).group;
+        let others = self.successors(now, key).filter(|replica| is_right(replica.id));
+        let Some(target) = others.max_by_key(|replica| group.match_index(replica.id)).copied() else { return };
         // One that is under way already is left to itself.
         if self.region_mut(key).group.transfer_leader(now, target.id).is_ok() {
             self.touch(key);

@@ -231,6 +231,18 @@ pub enum Input<R> {
         /// Whether it is full.
         full: bool,
     },
+    /// The disk has so little space left that a write may be refused, or has more again: no leadership is taken over meanwhile.
+    DiskScarce {
+        /// Whether that is so.
+        is_scarce: bool,
+    },
+    /// Planning goes on here, and this is what lies on the stores; for the worker of the root region.
+    Loads {
+        /// The root region's term in which it goes on.
+        term: Term,
+        /// The encoded table.
+        loads: Bytes,
+    },
     /// Hand every led region over (before a shutdown).
     Handover,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, Term};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, Replica, ReplicaId, Term};
 use multiraft_router::SlotKey;
 
 use crate::logic::Outcome;
@@ -12,6 +12,9 @@ use crate::logic::worker::Worker;
 
 /// A replica that misses more entries than this has not caught up: it would be of little help.
 const BEHIND_LAG: u64 = 1024;
+
+/// Why nobody is told what lies on the stores.
+const NO_LOADS: &str = "nobody plans, or whoever plans has not heard of all regions yet";
 
 /// A region that is led here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct LedRegion {
     pub term: Term,
     /// The replicas that have not caught up, ascending.
     pub behind: Vec<ReplicaId>,
+    /// The replicas that it has fenced and still has, ascending.
+    pub fenced: Vec<ReplicaId>,
     /// Whether a change of it is under way.
     pub pending: bool,
 }
@@ -33,6 +38,10 @@ pub struct LedPage {
     pub led: Vec<LedRegion>,
     /// How many replicas were looked at, of any kind.
     pub held: usize,
+    /// Whether writes wait for space on this store's disk.
+    pub is_full: bool,
+    /// Replicas that are out of service here; on a first page only.
+    pub aside: Vec<(RegionId, ReplicaId)>,
     /// Where the next page begins; `None`: this was the last one.
     pub next: Option<u32>,
 }
@@ -42,7 +51,11 @@ impl<R> Worker<R> {
     #[must_use]
     pub fn led_page(&self, from: u32, slots: u32) -> LedPage {
         let end = from.saturating_add(slots);
-        let mut page = LedPage { next: (end < self.regions.slots()).then_some(end), ..LedPage::default() };
+        let (next, is_full) = ((end < self.regions.slots()).then_some(end), self.upkeep.is_disk_full());
+        let mut page = LedPage { next, is_full, ..LedPage::default() };
+        if from == 0 {
+            page.aside = self.replicas_aside();
+        }
         for slot in from..end.min(self.regions.slots()) {
             let Some((key, region)) = self.regions.occupant(slot) else { continue };
             page.held += 1;
@@ -63,8 +76,23 @@ impl<R> Worker<R> {
         let replicas = region.descriptor().replicas.iter().map(|replica| replica.id);
         let mut behind: Vec<ReplicaId> = replicas.filter(|id| *id != group.id() && lags(*id)).collect();
         behind.sort_unstable();
+        let fenced = |replica: &Replica| region.merge.fenced.contains(replica.id).then_some(replica.id);
+        let mut fenced: Vec<ReplicaId> = region.descriptor().replicas.iter().filter_map(fenced).collect();
+        fenced.sort_unstable();
         let pending = region.merge.frozen.is_some() || group.applied_index() < region.admin_barrier;
-        LedRegion { descriptor: Arc::clone(region.descriptor()), term: group.term(), behind, pending }
+        LedRegion { descriptor: Arc::clone(region.descriptor()), term: group.term(), behind, fenced, pending }
+    }
+
+    /// Somebody asks what lies on the stores: what this store's planning has made of the reports in this very term.
+    pub(super) fn tell_loads(&mut self, slot: SlotKey, to: ReplyTo<R>) {
+        let region = self.region(slot);
+        let is_planned_here = region.id() == RegionId::ROOT && self.loads.0 == region.group.term();
+        let outcome = if is_planned_here {
+            Outcome::Applied { reply: self.loads.1.clone(), index: LogIndex::ZERO }
+        } else {
+            Outcome::Refused { reason: NO_LOADS.to_owned() }
+        };
+        self.answer(to, outcome);
     }
 
     /// A store tells whoever plans something. It plans where the root region is led.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use multiraft_raft::{LogIndex, RegionId, ReplicaId, Role, StoreId, Time};
+use multiraft_raft::{LogIndex, RegionId, ReplicaId, StoreId, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::RegionStep;
 
@@ -50,10 +50,7 @@ impl<R> Worker<R> {
             return;
         }
         // Whoever has applied the entry cannot be told from who is about to stall like this one: they take turns.
-        let others = region.descriptor().replicas.iter().filter(|replica| {
-            replica.role == Role::Voter && replica.store != own_store && self.peers.is_up(replica.store)
-        });
-        let others: Vec<ReplicaId> = others.map(|replica| replica.id).collect();
+        let others: Vec<ReplicaId> = self.successors(now, key).map(|replica| replica.id).collect();
         let turn = usize::try_from(region.group.term().get()).unwrap_or_default();
         let Some(target) = others.get(turn.checked_rem(others.len()).unwrap_or_default()).copied() else { return };
         if self.region_mut(key).group.transfer_leader(now, target).is_ok() {

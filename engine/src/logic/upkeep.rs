@@ -49,6 +49,8 @@ pub(super) struct Upkeep {
     waiting_for_space: [u32; 2],
     /// Since when one of them has had none.
     full_since: Time,
+    /// The next write may find the disk full: nothing has been refused yet, perhaps because nothing was written.
+    is_scarce: bool,
 }
 
 impl Upkeep {
@@ -59,6 +61,7 @@ impl Upkeep {
             handover: false,
             waiting_for_space: [0; 2],
             full_since: Time::ZERO,
+            is_scarce: false,
         }
     }
 
@@ -86,9 +89,14 @@ impl Upkeep {
         self.waiting_for_space != [0; 2]
     }
 
+    /// There is so little space that writes may be refused, or more again. What is led here stays until one is.
+    pub(super) fn set_disk_scarce(&mut self, is_scarce: bool) {
+        self.is_scarce = is_scarce;
+    }
+
     /// Whether this store takes no leadership over.
     pub(super) fn takes_none(&self) -> bool {
-        self.handover || self.is_disk_full()
+        self.handover || self.is_scarce || self.is_disk_full()
     }
 
     /// Whether this store hands its leaders over.
@@ -215,7 +223,7 @@ impl<R> Worker<R> {
     }
 
     /// The voters on other stores that may lead a region in this store's place, as far as is known.
-    fn successors(&self, now: Time, key: SlotKey) -> impl Iterator<Item = &Replica> {
+    pub(super) fn successors(&self, now: Time, key: SlotKey) -> impl Iterator<Item = &Replica> {
         let (own, region) = (self.config.store, self.region(key));
         let voters = region.descriptor().replicas.iter().filter(|replica| replica.role == multiraft_raft::Role::Voter);
         voters

@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft_raft::{HardState, Incarnation, LogStep, Options, Output, RegionId, ReplicaId, StoreId, Time};
+use bytes::Bytes;
+use multiraft_raft::{HardState, Incarnation, LogStep, Options, Output, RegionId, ReplicaId, StoreId, Term, Time};
 use multiraft_router::{Deadlines, Slab, SlotKey};
 use multiraft_storage::{FlushToken, GroupRecord, LogChange};
 use multiraft_transport::Beat;
@@ -84,6 +85,8 @@ pub struct Worker<R> {
     pub(super) merges: Merges,
     pub(super) checks: Checks,
     pub(super) aside: Aside,
+    /// What lies on the stores, as it was made known in a term of the root region.
+    pub(super) loads: (Term, Bytes),
     pub(super) routes: Routes,
     /// What waiting queries hold, in bytes.
     pub(super) query_bytes: Charged,
@@ -134,6 +137,7 @@ impl<R> Worker<R> {
             flush: FlushQueue::new(durable),
             transfers: Transfers::new(config.incarnation),
             upkeep: Upkeep::new(now),
+            loads: (Term::ZERO, Bytes::new()),
             lives: Lifecycle::default(),
             merges: Merges::new(config.incarnation),
             checks: Checks::default(),
@@ -324,6 +328,8 @@ impl<R> Worker<R> {
             Input::SnapshotInstalled(done) => self.on_snapshot_installed(now, done),
             Input::Damaged { region } => self.on_damaged(region),
             Input::DiskFull { disk, full } => self.upkeep.set_disk_full(now, disk, full),
+            Input::Loads { term, loads } => self.loads = (term, loads),
+            Input::DiskScarce { is_scarce } => self.upkeep.set_disk_scarce(is_scarce),
             Input::Handover => self.upkeep.start_handover(),
         }
     }

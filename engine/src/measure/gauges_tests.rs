@@ -10,7 +10,7 @@ fn led(id: u64, version: u64) -> LedRegion {
     let replicas = vec![Replica { id: ReplicaId(id), store: StoreId(1), role: Role::Voter }];
     let epoch = RegionEpoch { conf_version: 1, version };
     let descriptor = Arc::new(RegionDescriptor { id: RegionId(id), range: KeyRange::full(), epoch, replicas });
-    LedRegion { descriptor, term: Term(1), behind: Vec::new(), pending: false }
+    LedRegion { descriptor, term: Term(1), behind: Vec::new(), fenced: Vec::new(), pending: false }
 }
 
 fn touched(keys: impl Iterator<Item = u64>, value: u64) -> Touches {

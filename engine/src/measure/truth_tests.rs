@@ -54,7 +54,7 @@ impl Case {
         let range = KeyRange { start: Bytes::from_static(b"k"), end: Bytes::from_static(b"l") };
         let epoch = RegionEpoch { conf_version: 1, version: 1 };
         let descriptor = Arc::new(RegionDescriptor { id: RegionId(2), range, epoch, replicas: Vec::new() });
-        let led = vec![LedRegion { descriptor, term: Term(1), behind: Vec::new(), pending: false }];
+        let led = vec![LedRegion { descriptor, term: Term(1), behind: Vec::new(), fenced: Vec::new(), pending: false }];
         let (gauges, truth, now) = (Gauges::new(sizes), BTreeMap::new(), Time::ZERO);
         Self { store, backend, gauges, led, truth, now }
     }

@@ -6,7 +6,7 @@ use multiraft_raft::{Replica, ReplicaId, Role, StoreId, Time};
 
 use super::cluster::{ClusterView, RegionInfo, StoreInfo, StoreState, Usage, add};
 use super::domains::{Domains, Place, Spread};
-use super::operation::{Obstacle, Operation, ReplicaChange, Step};
+use super::operation::{Obstacle, Operation, Reason, ReplicaChange, Step};
 use super::options::{Kind, PlacementOptions};
 use super::potential::Scale;
 
@@ -65,8 +65,17 @@ pub(super) struct Seat {
     pub(super) shares: [f64; 4],
     pub(super) slots: Slots,
     pub(super) place: Place,
+    /// Nothing more than the reserve is free there, as far as it has told: it takes no leadership over.
+    pub(super) is_full: bool,
     /// How many more bytes fit; `None`: no limit is known.
     room: Option<i64>,
+}
+
+impl Seat {
+    /// Whether its disk has anything left for data that comes, as far as is known.
+    pub(super) fn has_room(&self) -> bool {
+        self.room.is_none_or(|room| room > 0)
+    }
 }
 
 /// All stores, ascending in id.
@@ -94,6 +103,7 @@ impl<'a> Board<'a> {
                 shares: [0.0; 4],
                 slots: Slots::default(),
                 place,
+                is_full: store.disk_bytes > 0 && room <= 0,
                 room: (store.disk_bytes > 0).then(|| i64::try_from(room).unwrap_or(i64::MAX)),
             }
         };
@@ -114,9 +124,14 @@ impl<'a> Board<'a> {
         self.seat(store).map_or(Class::Silent, |seat| seat.class)
     }
 
+    /// Whether a replica can vote.
+    pub(super) fn can_vote(&self, region: &RegionInfo, replica: &Replica) -> bool {
+        self.class(replica.store).is_heard() && region.is_sound(replica.id)
+    }
+
     /// Whether a replica can vote and has what its group has.
     pub(super) fn is_live(&self, region: &RegionInfo, replica: &Replica) -> bool {
-        self.class(replica.store).is_heard() && !region.is_behind(replica.id)
+        self.can_vote(region, replica) && !region.is_behind(replica.id)
     }
 
     /// How far apart the voting replicas of a region are, without one of them.
@@ -206,10 +221,15 @@ impl<'a> Board<'a> {
     }
 
     /// Counts what `operation` will have changed once it has ended, as far as the view does not show it yet. The slots that
-    /// it takes count only while it runs.
+    /// it takes count only while it runs; those of what has to follow it, until the view shows that it has ended.
     pub(super) fn count(&mut self, view: &ClusterView, operation: &Operation, is_running: bool) {
         let Some(region) = view.region(operation.region) else { return };
         let has = |store| region.descriptor.replica_on(store).is_some_and(|replica| replica.role != Role::Learner);
+        if let Reason::OutOfService { to, .. } = operation.reason {
+            // What goes is followed by one that has to be filled.
+            self.slots(to, |slots| slots.snapshots_in += 1);
+            self.slots(operation.leader, |slots| slots.snapshots_out += 1);
+        }
         match &operation.step {
             Step::Change(change) => {
                 if let Some((store, has_data)) = added(*change) {

@@ -43,7 +43,7 @@ pub struct StoreInfo {
     pub weight: u32,
     /// The size of its disk; zero: unknown, and never full.
     pub disk_bytes: u64,
-    /// What of it is free.
+    /// What of it is free; nothing, if it waits for space.
     pub disk_free_bytes: u64,
     /// Where it stands: `zone`, `rack` and the like.
     pub labels: BTreeMap<String, String>,
@@ -113,6 +113,9 @@ pub struct RegionInfo {
     pub stats: Stats,
     /// Replicas that have not caught up, ascending.
     pub behind: Vec<ReplicaId>,
+    /// Replicas that are out of service, ascending: a consistency check has fenced them, or their stores say that they are
+    /// damaged. They count for nothing.
+    pub unsound: Vec<ReplicaId>,
     /// The replicas it should have, if not what the options say.
     pub replication: Option<Replication>,
     /// Whether something is under way in it that the planner does not know of: a change, a freeze, a restore.
@@ -132,6 +135,10 @@ impl RegionInfo {
 
     pub(super) fn is_behind(&self, replica: ReplicaId) -> bool {
         self.behind.contains(&replica)
+    }
+
+    pub(super) fn is_sound(&self, replica: ReplicaId) -> bool {
+        !self.unsound.contains(&replica)
     }
 
     /// What a replica of it adds to its store, without leadership.

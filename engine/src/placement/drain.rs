@@ -1,7 +1,7 @@
 //! Draining: everything leaves a store, leaders first.
 //!
 //! Replicas are replaced one for one, so that a region never has fewer than it should. A region that lacks something is
-//! repaired first; only its leadership moves meanwhile.
+//! repaired first, and one that is out of service replaced; only its leadership moves meanwhile.
 
 use multiraft_raft::{Replica, Role, StoreId};
 
@@ -11,6 +11,7 @@ use super::health::Needs;
 use super::leaders::best_heir;
 use super::operation::{Obstacle, Reason, ReplicaChange};
 use super::options::Kind;
+use super::renew;
 use super::round::Round;
 use super::worklist::Worklist;
 
@@ -40,7 +41,8 @@ fn move_off(round: &mut Round<'_>, region: &RegionInfo, leader: StoreId) -> Resu
             Err(obstacle) => return Err(obstacle),
         }
     }
-    if round.needs(region).has(Needs::REPAIR) {
+    let needs = round.needs(region);
+    if needs.has(Needs::REPAIR) || (needs.has(Needs::RENEW) && renew::is_enabled(round)) {
         return Ok(());
     }
     let leaves = |replica: &&Replica| is_draining(replica.store) && (replica.store != leader || only_voter);

@@ -10,7 +10,7 @@ use super::quorum::has_quorum;
 
 /// A set of needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Needs(u8);
+pub(super) struct Needs(u16);
 
 impl Needs {
     /// Its replicas are not those that it should have.
@@ -29,6 +29,8 @@ impl Needs {
     pub(super) const UNWELL: Self = Self(1 << 6);
     /// One more failure and it cannot decide.
     pub(super) const URGENT: Self = Self(1 << 7);
+    /// A replica is out of service.
+    pub(super) const RENEW: Self = Self(1 << 8);
 
     pub(super) fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -40,9 +42,10 @@ impl Needs {
         }
     }
 
-    /// Whether all its replicas are there, live, caught up, and where they should be.
+    /// Whether all its replicas are there, live, sound, caught up, and where they should be.
     pub(super) fn is_healthy(self) -> bool {
-        !(self.has(Self::REPAIR) || self.has(Self::DRAIN) || self.has(Self::LOST) || self.has(Self::UNWELL))
+        let unhealthy = [Self::REPAIR, Self::RENEW, Self::DRAIN, Self::LOST, Self::UNWELL];
+        !unhealthy.into_iter().any(|need| self.has(need))
     }
 }
 
@@ -61,14 +64,15 @@ pub(super) fn needs(region: &RegionInfo, board: &Board<'_>, options: &PlacementO
     let all_live = replicas.iter().all(|replica| class(replica) == Class::Live) && region.behind.is_empty();
     needs.set(Needs::UNWELL, is_joint || region.pending || !leader_heard || !all_live);
 
-    let is_heard = |replica: &Replica| class(replica).is_heard();
-    needs.set(Needs::LOST, !has_quorum(replicas, &is_heard));
+    let can_vote = |replica: &Replica| board.can_vote(region, replica);
+    needs.set(Needs::LOST, !has_quorum(replicas, &can_vote));
     let voters = replicas.iter().filter(|replica| replica.role.votes_incoming());
-    let heard = voters.clone().filter(|replica| is_heard(replica)).count();
-    needs.set(Needs::URGENT, (heard.saturating_sub(1)) * 2 <= voters.count());
+    let voting = voters.clone().filter(|replica| can_vote(replica)).count();
+    needs.set(Needs::URGENT, (voting.saturating_sub(1)) * 2 <= voters.count());
 
     let any = |wanted: Class| replicas.iter().any(|replica| class(replica) == wanted);
     needs.set(Needs::DRAIN, any(Class::Draining));
+    needs.set(Needs::RENEW, replicas.iter().any(|replica| !region.is_sound(replica.id)));
     needs.set(Needs::REPAIR, !is_joint && (any(Class::Gone) || !has_wanted(region, options)));
 
     let places = board.places(replicas, None);

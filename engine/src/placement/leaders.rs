@@ -8,7 +8,8 @@ use super::operation::Obstacle;
 use super::options::Kind;
 use super::round::Round;
 
-/// The store that should lead `region` after `leader`: a live voter that has caught up, on the store that bears least.
+/// The store that should lead `region` after `leader`: a live voter that has caught up, on the store that bears least. A store
+/// whose disk is full could not even apply its term's first entry.
 pub(super) fn best_heir(
     round: &Round<'_>,
     region: &RegionInfo,
@@ -17,10 +18,10 @@ pub(super) fn best_heir(
 ) -> Result<StoreId, Obstacle> {
     let heirs = region.replicas().iter().filter(|replica| {
         let is_other_voter = replica.role == Role::Voter && replica.store != leader;
-        is_other_voter && round.board.class(replica.store) == Class::Live && !region.is_behind(replica.id)
+        is_other_voter && round.board.class(replica.store) == Class::Live && round.board.is_live(region, replica)
     });
     let mut best: Result<(f64, StoreId), Obstacle> = Err(Obstacle::NoHeir);
-    for seat in heirs.filter_map(|replica| round.board.seat(replica.store)) {
+    for seat in heirs.filter_map(|replica| round.board.seat(replica.store)).filter(|seat| !seat.is_full) {
         let rise = round.board.scale.rise(seat, region.leader_weight());
         if !round.board.can_transfer(leader, seat.id, kind) {
             best = best.or(Err(Obstacle::Limit));

@@ -22,6 +22,7 @@ mod options;
 mod planner;
 mod potential;
 mod quorum;
+mod renew;
 mod repair;
 mod round;
 mod running;

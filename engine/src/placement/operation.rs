@@ -170,6 +170,13 @@ pub enum Reason {
         /// The store.
         store: StoreId,
     },
+    /// The replica is out of service: fenced by a consistency check, or damaged.
+    OutOfService {
+        /// Its store.
+        store: StoreId,
+        /// A store that could take the one that comes after it; often the same.
+        to: StoreId,
+    },
     /// The store is to be emptied.
     Draining {
         /// The store.
@@ -236,6 +243,7 @@ impl Reason {
     pub fn kind(&self) -> Kind {
         match self {
             Self::StoreGone { .. } | Self::TooFew { .. } | Self::TooMany { .. } => Kind::Repair,
+            Self::OutOfService { .. } => Kind::Renew,
             Self::Draining { .. } => Kind::Drain,
             Self::Large { .. } | Self::ManyWrites { .. } | Self::ManyReads { .. } => Kind::Split,
             Self::SharedDomain { .. } | Self::Uneven { .. } | Self::UnevenLeaders { .. } => Kind::Balance,
@@ -255,6 +263,9 @@ impl fmt::Display for Reason {
                     f,
                     "it has {have} replicas, not {want}, as {role:?}, and store {store} is the best to go without"
                 )
+            }
+            Self::OutOfService { store, .. } => {
+                write!(f, "the replica on store {store} is fenced or damaged, and another one can take its place")
             }
             Self::Draining { store } => write!(f, "store {store} is to be emptied"),
             Self::SharedDomain { from, to } => {
@@ -308,7 +319,7 @@ pub enum Obstacle {
     WouldLoseQuorum,
     /// No leader, or one on a store that is not heard of.
     NoLeader,
-    /// No other voter is live and up to date, so nobody could lead instead.
+    /// No other voter is live, up to date and on a disk that is not full, so nobody could lead instead.
     NoHeir,
     /// Every live store has a replica already, or has too little disk left.
     NoStore,
@@ -326,7 +337,7 @@ impl fmt::Display for Obstacle {
             Self::LostQuorum => "too few of its voters live; it needs recovery if they do not come back",
             Self::WouldLoseQuorum => "too few of its voters live and are up to date for the change",
             Self::NoLeader => "it has no leader that is heard of",
-            Self::NoHeir => "no other voter lives and is up to date, so nobody could lead instead",
+            Self::NoHeir => "no other voter lives, is up to date and has disk left, so nobody could lead instead",
             Self::NoStore => "no further live store has room for a replica; add a store or free some disk",
             Self::Limit => "the stores that fit have as much to do as the limits allow",
             Self::NoKey => "no sampled key divides what is too much",

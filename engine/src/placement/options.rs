@@ -10,25 +10,29 @@ use thiserror::Error;
 pub enum Kind {
     /// Replicas that are missing, lost with their store, or too many.
     Repair = 0,
+    /// Replicas that are out of service: a consistency check has fenced them, or their records are damaged. Takes them away; what
+    /// is missing then comes by [`Kind::Repair`], without which this does nothing.
+    Renew = 1,
     /// Replicas and leaders on a store that is to be emptied.
-    Drain = 1,
+    Drain = 2,
     /// Regions that are too large or too busy.
-    Split = 2,
+    Split = 3,
     /// Replicas that share a failure domain without need, and stores that bear more than their share.
-    Balance = 3,
+    Balance = 4,
     /// Neighbours that are small and idle.
-    Merge = 4,
+    Merge = 5,
 }
 
 impl Kind {
     /// All kinds, in the order in which they are planned.
-    pub const ALL: [Self; 5] = [Self::Repair, Self::Drain, Self::Split, Self::Balance, Self::Merge];
+    pub const ALL: [Self; 6] = [Self::Repair, Self::Renew, Self::Drain, Self::Split, Self::Balance, Self::Merge];
 
     /// Its name, for people and programs.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Repair => "repair",
+            Self::Renew => "renew",
             Self::Drain => "drain",
             Self::Split => "split",
             Self::Balance => "balance",
@@ -38,7 +42,7 @@ impl Kind {
 
     /// Whether it can wait, and so has to leave room for what cannot.
     pub(super) const fn can_wait(self) -> bool {
-        !matches!(self, Self::Repair | Self::Drain)
+        !matches!(self, Self::Repair | Self::Renew | Self::Drain)
     }
 }
 
@@ -48,7 +52,7 @@ pub struct Kinds(u8);
 
 impl Kinds {
     /// Every kind.
-    pub const ALL: Self = Self(0b1_1111);
+    pub const ALL: Self = Self(0b11_1111);
     /// No kind: planning is switched off.
     pub const NONE: Self = Self(0);
 
@@ -254,7 +258,7 @@ pub struct PlacementOptions {
     pub silent_after: Duration,
     /// A store that was not heard of for so long, or is down for so long, is replaced.
     pub repair_after: Duration,
-    /// Per cent of a store's disk that new replicas leave free.
+    /// Per cent of a store's disk that new replicas leave free. A store that has no more than that left is handed no leadership.
     pub disk_reserve_percent: u64,
     /// How much may run at once.
     pub limits: Limits,
@@ -373,7 +377,7 @@ mod tests {
     fn kinds_are_switched_one_by_one() {
         let kinds = Kinds::ALL.without(Kind::Merge);
         let on: Vec<_> = Kind::ALL.into_iter().filter(|kind| kinds.contains(*kind)).collect();
-        assert_eq!(on, [Kind::Repair, Kind::Drain, Kind::Split, Kind::Balance]);
+        assert_eq!(on, [Kind::Repair, Kind::Renew, Kind::Drain, Kind::Split, Kind::Balance]);
         assert_eq!(Kinds::NONE.with(Kind::Repair).without(Kind::Repair), Kinds::NONE);
     }
 }

@@ -16,7 +16,7 @@ use super::options::{Kind, PlacementOptions, PlacementOptionsError};
 use super::round::Round;
 use super::running::Running;
 use super::worklist::Worklist;
-use super::{balance, drain, merge, repair, split, spread};
+use super::{balance, drain, merge, renew, repair, split, spread};
 
 /// How many blocked regions a plan names of each kind.
 const BLOCKED_MAX: usize = 32;
@@ -46,6 +46,8 @@ pub struct Plan {
 pub struct Backlog {
     /// Regions whose replicas are not those that they should have.
     pub repair: usize,
+    /// Regions with a replica that is out of service.
+    pub renew: usize,
     /// Regions with a replica on a store that is to be emptied.
     pub drain: usize,
     /// Regions that are too large or too busy.
@@ -77,7 +79,7 @@ pub struct Planner {
 /// Where each policy goes on in the next round.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
-    pub(super) cursors: BTreeMap<(Kind, bool), (bool, RegionId)>,
+    pub(super) cursors: BTreeMap<(Kind, bool), (u64, RegionId)>,
     pub(super) merge: RegionId,
     pub(super) balance: balance::Memory,
 }
@@ -151,6 +153,7 @@ impl Planner {
         let mut round =
             Round::new(now, cluster, &self.options, board, &mut self.running, &mut self.next_id, &mut self.memory);
         repair::plan(&mut round, worklist);
+        renew::plan(&mut round, worklist);
         drain::plan(&mut round, worklist);
         split::plan(&mut round, worklist);
         spread::plan(&mut round, worklist);
@@ -183,6 +186,7 @@ impl Planner {
         let list = &self.worklist;
         Backlog {
             repair: list.repair.len(),
+            renew: list.renew.len(),
             drain: list.drain.len(),
             split: list.split.len(),
             spread: list.spread.len(),

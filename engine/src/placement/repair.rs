@@ -81,8 +81,10 @@ impl<'a> Case<'a> {
     /// A learner that nobody asked for, best one that has caught up: it was to become a voter.
     fn spare_learner(&self, round: &Round<'_>) -> Option<&'a Replica> {
         let is_spare = self.of_role(Role::Learner).count() > self.wanted.learners;
-        let on_live = self.of_role(Role::Learner).filter(|learner| round.board.class(learner.store) == Class::Live);
-        on_live.min_by_key(|learner| (self.region.is_behind(learner.id), learner.id)).filter(|_| is_spare)
+        let is_good =
+            |learner: &&Replica| round.board.class(learner.store) == Class::Live && self.region.is_sound(learner.id);
+        let good = self.of_role(Role::Learner).filter(is_good);
+        good.min_by_key(|learner| (self.region.is_behind(learner.id), learner.id)).filter(|_| is_spare)
     }
 
     fn change(&self, round: &mut Round<'_>, change: ReplicaChange, reason: Reason) -> Try {
@@ -177,13 +179,15 @@ impl<'a> Case<'a> {
         &self,
         round: &Round<'_>,
         replica: &Replica,
-    ) -> (bool, Spread, bool, bool, OrderedLoad, Reverse<StoreId>) {
+    ) -> (bool, bool, Spread, bool, bool, OrderedLoad, Reverse<StoreId>) {
         let seat = round.board.seat(replica.store);
         let is_draining = round.board.class(replica.store) == Class::Draining;
         let left = Spread::of(&round.board.places(self.region.replicas(), Some(replica.id)));
         let pressure = seat.map_or(0.0, |seat| round.board.scale.rise(seat, self.region.replica_weight()));
         let follows = replica.store != self.leader;
-        (is_draining, left, follows, self.region.is_behind(replica.id), OrderedLoad(pressure), Reverse(replica.store))
+        let is_behind = self.region.is_behind(replica.id);
+        let is_unsound = !self.region.is_sound(replica.id);
+        (is_unsound, is_draining, left, follows, is_behind, OrderedLoad(pressure), Reverse(replica.store))
     }
 }
 

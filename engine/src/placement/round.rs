@@ -1,6 +1,5 @@
 //! One round: the candidates a policy looks at, what stands in their way, and what is begun.
 
-use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
 
 use multiraft_raft::{RegionId, StoreId, Time};
@@ -13,6 +12,7 @@ use super::options::{Kind, PlacementOptions};
 use super::planner::Memory;
 use super::quorum::survives;
 use super::running::{Counts, Running};
+use super::worklist::Ranked;
 
 /// How many candidates a policy looks at in one round.
 const CANDIDATES_MAX: usize = 1024;
@@ -72,12 +72,7 @@ impl<'a> Round<'a> {
 
     /// The candidates of this round out of `set`: the first ones, and some from where the last round stopped, so that the
     /// first cannot keep all others waiting. `is_spread` tells apart the two sets of balancing.
-    pub(super) fn candidates(
-        &mut self,
-        kind: Kind,
-        is_spread: bool,
-        set: &BTreeSet<(bool, RegionId)>,
-    ) -> Vec<(bool, RegionId)> {
+    pub(super) fn candidates(&mut self, kind: Kind, is_spread: bool, set: &Ranked) -> Vec<(u64, RegionId)> {
         let mut picked: Vec<_> = set.iter().copied().take(CANDIDATES_MAX / 2).collect();
         let Some(last) = picked.last().copied().filter(|_| picked.len() < set.len()) else { return picked };
         let key = (kind, is_spread);

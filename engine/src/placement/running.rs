@@ -218,8 +218,9 @@ mod tests {
         let replicas = roles.iter().zip(1..).filter(|(role, _)| **role != Role::Witness).map(replica).collect();
         let epoch = RegionEpoch { conf_version, version: 1 };
         let descriptor = Arc::new(RegionDescriptor { id: RegionId(2), range: KeyRange::full(), epoch, replicas });
-        let (leader, stats, behind) = (Some(StoreId(1)), Stats::default(), Vec::new());
-        RegionInfo { descriptor, leader, stats, behind, replication: None, pending: false }
+        let (leader, stats) = (Some(StoreId(1)), Stats::default());
+        let (behind, unsound) = (Vec::new(), Vec::new());
+        RegionInfo { descriptor, leader, stats, behind, unsound, replication: None, pending: false }
     }
 
     #[test]

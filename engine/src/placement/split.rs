@@ -1,8 +1,11 @@
-//! Splits: a region that is too large or too busy is divided where what is too much falls into halves.
+//! Splits: a region that is too large or too busy is divided where what is too much falls into halves. The one that exceeds a
+//! threshold most comes first: where fewer may be split than should be, that is what helps most.
+
+use std::cmp::Reverse;
 
 use bytes::Bytes;
 
-use super::cluster::{KeySample, RegionInfo};
+use super::cluster::{KeySample, RegionInfo, Stats};
 use super::operation::{Obstacle, Reason, Step};
 use super::options::{Kind, Sizes};
 use super::round::Round;
@@ -31,6 +34,18 @@ pub(super) fn plan(round: &mut Round<'_>, worklist: &Worklist) {
     }
 }
 
+/// By how much a region exceeds the threshold that it exceeds most, in thousandths of it.
+pub(super) fn excess_permille(stats: &Stats, sizes: &Sizes) -> u64 {
+    let (bytes, writes, reads) = (stats.bytes, stats.writes_per_s, stats.reads_per_s);
+    let causes = [(bytes, sizes.split_bytes), (writes, sizes.split_writes_per_s), (reads, sizes.split_reads_per_s)];
+    causes.into_iter().map(|(value, threshold)| permille(value, threshold)).fold(0, u64::max).saturating_sub(1_000)
+}
+
+fn permille(value: u64, threshold: u64) -> u64 {
+    let part = u128::from(value) * 1_000 / u128::from(threshold.max(1));
+    u64::try_from(part).unwrap_or(u64::MAX)
+}
+
 /// Where to divide, and why; the cause that is furthest above its threshold comes first.
 fn divide(region: &RegionInfo, sizes: &Sizes) -> Option<(Bytes, Reason)> {
     let stats = &region.stats;
@@ -43,10 +58,7 @@ fn divide(region: &RegionInfo, sizes: &Sizes) -> Option<(Bytes, Reason)> {
     let weights: [fn(&KeySample) -> u64; 3] = [|sample| sample.bytes, |sample| sample.writes, |sample| sample.reads];
     let mut causes =
         [(bytes, sizes.split_bytes, 0), (writes, sizes.split_writes_per_s, 1), (reads, sizes.split_reads_per_s, 2)];
-    // By value over threshold, without a division.
-    causes.sort_by_key(|(value, threshold, at)| {
-        (std::cmp::Reverse(u128::from(*value) * 1_000 / u128::from((*threshold).max(1))), *at)
-    });
+    causes.sort_by_key(|(value, threshold, at)| (Reverse(permille(*value, *threshold)), *at));
     causes.into_iter().filter(|(value, threshold, _)| value > threshold).find_map(|(value, _, at)| {
         let (key, percent) = halving_key(region, weights[at], sizes.split_part_min_percent)?;
         Some((key, reasons[at](value, percent)))
@@ -111,6 +123,7 @@ mod tests {
                 ..Stats::default()
             },
             behind: vec![],
+            unsound: vec![],
             replication: None,
             pending: false,
         }
@@ -147,12 +160,11 @@ mod tests {
         RegionInfo { descriptor: Arc::new(descriptor), leader: Some(StoreId(1)), ..whole }
     }
 
-    #[test]
-    fn no_more_regions_come_than_there_may_be_also_while_some_are_not_known() {
-        let sizes = Sizes { regions_max: 4, ..Sizes::default() };
+    /// A planner that is content with one replica, and a view of one store.
+    fn with_regions_max(regions_max: usize) -> (Planner, ClusterView, Time) {
+        let sizes = Sizes { regions_max, ..Sizes::default() };
         let replication = Replication { voters: 1, ..Replication::default() };
         let options = PlacementOptions { sizes, replication, ..PlacementOptions::default() };
-        let mut planner = Planner::new(options).unwrap();
         let mut view = ClusterView::of_sizes(&sizes);
         let now = Time::ZERO.plus(Duration::from_secs(100));
         view.observe_store(StoreInfo {
@@ -165,6 +177,42 @@ mod tests {
             state: StoreState::Up,
             last_heard: now,
         });
+        (Planner::new(options).unwrap(), view, now)
+    }
+
+    /// That region with so many times the bytes and the writes that it may have, in per cent.
+    fn loaded(part: RegionInfo, bytes_percent: u64, writes_percent: u64) -> RegionInfo {
+        let sizes = Sizes::default();
+        let bytes = sizes.split_bytes / 100 * bytes_percent;
+        let writes_per_s = sizes.split_writes_per_s / 100 * writes_percent;
+        // Both lie alike.
+        let sample = |sample: &KeySample| KeySample { writes: sample.bytes, ..sample.clone() };
+        let samples = part.stats.samples.as_deref().map(|samples| samples.iter().map(sample).collect());
+        RegionInfo { stats: Stats { bytes, writes_per_s, samples, ..part.stats }, ..part }
+    }
+
+    #[test]
+    fn where_few_may_be_split_those_that_exceed_most_are() {
+        let (mut planner, mut view, now) = with_regions_max(6);
+        view.observe_region(loaded(part(2, "", "e", "c"), 300, 0));
+        view.observe_region(loaded(part(3, "e", "k", "g"), 150, 700));
+        view.observe_region(loaded(part(4, "k", "p", "m"), 500, 200));
+        view.observe_region(loaded(part(5, "p", "", "t"), 500, 0));
+        let split = |planner: &mut Planner, view: &ClusterView| -> Vec<u64> {
+            planner.plan(now, view).operations.iter().map(|operation| operation.region.get()).collect()
+        };
+        assert_eq!(split(&mut planner.clone(), &view), [3, 4], "of two that are alike the first");
+        // What has grown since comes first, also for a planner that looks at changes only.
+        let mut aware = planner.clone();
+        aware.rehearse(now, &view);
+        view.observe_region(loaded(part(2, "", "e", "c"), 900, 0));
+        assert_eq!(split(&mut planner, &view), [2, 3]);
+        assert_eq!(split(&mut aware, &view), [2, 3]);
+    }
+
+    #[test]
+    fn no_more_regions_come_than_there_may_be_also_while_some_are_not_known() {
+        let (mut planner, mut view, now) = with_regions_max(4);
         view.observe_region(part(2, "", "g", "c"));
         view.observe_region(part(3, "p", "", "t"));
         assert_eq!(planner.plan(now, &view).operations, [], "nobody has told of g to p");

@@ -13,6 +13,10 @@ use super::cluster::ClusterView;
 use super::domains::{Domains, Place};
 use super::health::{Needs, needs};
 use super::options::PlacementOptions;
+use super::split::excess_permille;
+
+/// Regions, those of the lowest rank first.
+pub(super) type Ranked = BTreeSet<(u64, RegionId)>;
 
 /// What has to be done somewhere, kept up to date region by region.
 #[derive(Clone, Debug, Default)]
@@ -22,13 +26,17 @@ pub(super) struct Worklist {
     /// What each store was good for, and where it stood, in numbers: those of two rounds group stores alike if they are equal.
     classes: BTreeMap<StoreId, (Class, Place)>,
     domains: Domains,
-    needs: BTreeMap<RegionId, Needs>,
+    /// What each needs, and its rank among those to be split.
+    needs: BTreeMap<RegionId, (Needs, u64)>,
     /// The urgent ones come first.
-    pub(super) repair: BTreeSet<(bool, RegionId)>,
+    pub(super) repair: Ranked,
+    /// The urgent ones come first.
+    pub(super) renew: Ranked,
     /// Those whose leader is there come first.
-    pub(super) drain: BTreeSet<(bool, RegionId)>,
-    pub(super) split: BTreeSet<(bool, RegionId)>,
-    pub(super) spread: BTreeSet<(bool, RegionId)>,
+    pub(super) drain: Ranked,
+    /// Those that exceed a threshold most come first.
+    pub(super) split: Ranked,
+    pub(super) spread: Ranked,
     /// Since when each is small and idle.
     pub(super) merge: BTreeMap<RegionId, Time>,
     lost: BTreeSet<RegionId>,
@@ -76,13 +84,14 @@ impl Worklist {
         let found = region.map_or(Needs::default(), |region| needs(region, board, options));
         let led_there =
             region.and_then(|region| region.leader).is_some_and(|leader| board.class(leader) == Class::Draining);
-        if self.needs.remove(&id).is_some() {
-            for first in [false, true] {
-                self.repair.remove(&(first, id));
-                self.drain.remove(&(first, id));
+        if let Some((_, split_rank)) = self.needs.remove(&id) {
+            for rank in [0, 1] {
+                self.repair.remove(&(rank, id));
+                self.renew.remove(&(rank, id));
+                self.drain.remove(&(rank, id));
             }
-            self.split.remove(&(false, id));
-            self.spread.remove(&(false, id));
+            self.split.remove(&(split_rank, id));
+            self.spread.remove(&(0, id));
             self.lost.remove(&id);
         }
         if found.has(Needs::MERGE) {
@@ -93,20 +102,27 @@ impl Worklist {
         if found == Needs::default() {
             return;
         }
-        self.needs.insert(id, found);
+        let split_rank = region.map_or(0, |region| u64::MAX - excess_permille(&region.stats, &options.sizes));
+        self.needs.insert(id, (found, split_rank));
+        let by_urgency = (u64::from(!found.has(Needs::URGENT)), id);
         if found.has(Needs::LOST) {
             self.lost.insert(id);
-        } else if found.has(Needs::REPAIR) {
-            self.repair.insert((!found.has(Needs::URGENT), id));
+        } else {
+            if found.has(Needs::REPAIR) {
+                self.repair.insert(by_urgency);
+            }
+            if found.has(Needs::RENEW) {
+                self.renew.insert(by_urgency);
+            }
         }
         if found.has(Needs::DRAIN) {
-            self.drain.insert((!led_there, id));
+            self.drain.insert((u64::from(!led_there), id));
         }
         if found.has(Needs::SPLIT) {
-            self.split.insert((false, id));
+            self.split.insert((split_rank, id));
         }
         if found.has(Needs::SPREAD) {
-            self.spread.insert((false, id));
+            self.spread.insert((0, id));
         }
     }
 }

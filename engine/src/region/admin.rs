@@ -47,6 +47,7 @@ const DESCRIBE: u8 = 9;
 const CHECK: u8 = 10;
 const FENCE_REPLICAS: u8 = 11;
 const FINDINGS: u8 = 12;
+const LOADS: u8 = 13;
 const RECOVERED: u8 = 16;
 
 /// The most children that one split makes: a bound on what one entry does.
@@ -79,6 +80,8 @@ pub enum AdminRequest {
     /// No change: what the sending store has to tell whoever plans. Only the root region's leader takes it; the answer is its
     /// term, big endian.
     Report(Bytes),
+    /// No change: what lies on each store, as far as whoever plans was told? Only the root region's leader answers, if it plans.
+    Loads,
 }
 
 /// A change that is a command in the region's log.
@@ -162,6 +165,7 @@ impl AdminRequest {
             }
             Self::Command(command) => command.encode(),
             Self::Describe => Bytes::from_static(&[DESCRIBE]),
+            Self::Loads => Bytes::from_static(&[LOADS]),
             Self::Findings { index } => {
                 let mut out = BytesMut::new();
                 out.put_u8(FINDINGS);
@@ -186,6 +190,7 @@ impl AdminRequest {
                 context.is_empty().then_some(Self::Membership(change))
             }
             DESCRIBE => (bytes.len() == 1).then_some(Self::Describe),
+            LOADS => (bytes.len() == 1).then_some(Self::Loads),
             FINDINGS => {
                 let mut at = 1;
                 let index = LogIndex(get_varint(bytes, &mut at)?);
@@ -479,7 +484,8 @@ mod tests {
             },
         ];
         let findings = AdminRequest::Findings { index: LogIndex(300) };
-        let others = [split, ids, AdminRequest::Describe, findings, AdminRequest::Membership(change)];
+        let others =
+            [split, ids, AdminRequest::Describe, AdminRequest::Loads, findings, AdminRequest::Membership(change)];
         for request in commands.map(AdminRequest::Command).into_iter().chain(others) {
             let bytes = request.encode();
             assert_eq!(AdminRequest::decode(&bytes), Some(request));

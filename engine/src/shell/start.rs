@@ -55,6 +55,8 @@ pub(crate) struct StartPlan {
     pub(crate) peers: Vec<(StoreId, PeerAddress)>,
     pub(crate) tls: Tls,
     pub(crate) backend: OpenBackend,
+    /// With fewer bytes free on its disk the store may refuse the next write.
+    pub(crate) free_bytes_min: u64,
     /// Boundaries and stores of the first regions, if the cluster is new.
     pub(crate) bootstrap: Option<(Vec<Bytes>, Vec<StoreId>)>,
 }
@@ -64,6 +66,9 @@ pub(crate) struct Running {
     pub(crate) store: StoreId,
     pub(crate) incarnation: Incarnation,
     pub(crate) config: Config,
+    pub(crate) data_dir: PathBuf,
+    /// With fewer bytes free on its disk the store may refuse the next write.
+    pub(crate) free_bytes_min: u64,
     pub(crate) clock: Clock,
     pub(crate) mailboxes: Vec<Mailbox<Work>>,
     /// What holds files open; gone once the store has stopped, so that it can be started again in the same process.
@@ -145,6 +150,8 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
         dead,
         ids_upto,
         config: plan.config,
+        data_dir: dir,
+        free_bytes_min: plan.free_bytes_min,
         backend,
         files: Arc::new(files),
         reader,
@@ -231,6 +238,8 @@ struct Parts {
     dead: BTreeSet<StoreId>,
     ids_upto: u64,
     config: Config,
+    data_dir: PathBuf,
+    free_bytes_min: u64,
     backend: Backend,
     files: Arc<SnapshotFiles>,
     reader: LogReader,
@@ -334,6 +343,8 @@ impl Parts {
             store: self.store,
             incarnation: self.incarnation,
             config: self.config,
+            data_dir: self.data_dir,
+            free_bytes_min: self.free_bytes_min,
             clock,
             mailboxes,
             receiving,

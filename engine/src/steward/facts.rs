@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft_raft::{RegionDescriptor, RegionId, StoreId, Term, Time};
+use multiraft_raft::{RegionDescriptor, RegionId, ReplicaId, StoreId, Term, Time};
+use multiraft_storage::DiskSpace;
 
-use super::report::Report;
+use super::report::{Report, StoreNews};
 use crate::logic::{LedRegion, StoreStanding};
 use crate::measure::Figures;
 use crate::placement::{ClusterView, KeySample, RegionInfo, Sizes, Stats, StoreInfo, StoreState};
@@ -28,6 +29,11 @@ pub(super) struct Facts {
     standings: BTreeMap<StoreId, StoreStanding>,
     /// Size and load of the known regions, as far as they were told.
     figures: BTreeMap<RegionId, Told>,
+    /// The replicas that regions have fenced, as their leaders say.
+    fenced: BTreeMap<RegionId, Vec<ReplicaId>>,
+    /// The replicas that are out of service on a store, as it says.
+    aside: BTreeMap<StoreId, BTreeMap<RegionId, ReplicaId>>,
+    disks: BTreeMap<StoreId, DiskSpace>,
 }
 
 /// What was told of a region's size and load.
@@ -74,6 +80,8 @@ impl Facts {
         let gone: Vec<StoreId> = self.standings.keys().filter(|store| !stores.contains_key(store)).copied().collect();
         for store in gone {
             self.standings.remove(&store);
+            self.take_aside(store, BTreeMap::new());
+            self.disks.remove(&store);
             self.view.forget_store(store);
         }
         for record in stores.values() {
@@ -83,12 +91,13 @@ impl Facts {
                 StoreStanding::Left => StoreState::Left,
             };
             let known = self.view.store(record.id);
+            let disk = self.disks.get(&record.id).copied().unwrap_or_default();
             let info = StoreInfo {
                 id: record.id,
                 address: record.address.clone(),
                 weight: record.weight,
-                disk_bytes: 0,
-                disk_free_bytes: 0,
+                disk_bytes: disk.bytes,
+                disk_free_bytes: disk.free_bytes,
                 labels: record.labels.clone(),
                 state,
                 last_heard: known.map_or(now, |known| known.last_heard),
@@ -104,6 +113,14 @@ impl Facts {
     pub(super) fn take_report(&mut self, now: Time, from: StoreId, report: Report) {
         self.view.heard(from, now);
         self.held.insert(from, report.held);
+        if let Some(StoreNews { disk, aside }) = report.store {
+            self.take_aside(from, aside);
+            self.disks.insert(from, disk);
+            if let Some(known) = self.view.store(from) {
+                let (disk_bytes, disk_free_bytes) = (disk.bytes, disk.free_bytes);
+                self.view.observe_store(StoreInfo { disk_bytes, disk_free_bytes, ..known.clone() });
+            }
+        }
         for region in report.led {
             self.take_region(from, region);
         }
@@ -135,7 +152,7 @@ impl Facts {
     }
 
     fn take_region(&mut self, from: StoreId, region: LedRegion) {
-        let LedRegion { descriptor, term, behind, pending } = region;
+        let LedRegion { descriptor, term, behind, fenced, pending } = region;
         let id = descriptor.id;
         if descriptor.replica_on(from).is_none() || self.terms.get(&id).is_some_and(|known| *known > term) {
             return;
@@ -152,8 +169,45 @@ impl Facts {
         }
         self.terms.insert(id, term);
         let stats = self.figures.get(&id).map_or_else(Stats::default, Told::stats);
-        let leader = Some(from);
-        self.view.observe_region(RegionInfo { descriptor, leader, stats, behind, replication: None, pending });
+        if fenced.is_empty() {
+            self.fenced.remove(&id);
+        } else {
+            self.fenced.insert(id, fenced);
+        }
+        let (leader, unsound) = (Some(from), self.unsound(&descriptor));
+        self.view.observe_region(RegionInfo { descriptor, leader, stats, behind, unsound, replication: None, pending });
+    }
+
+    /// The replicas of a region that are out of service, ascending: as its leader says, or their own stores.
+    fn unsound(&self, descriptor: &RegionDescriptor) -> Vec<ReplicaId> {
+        let id = descriptor.id;
+        let is_fenced = |replica: ReplicaId| self.fenced.get(&id).is_some_and(|fenced| fenced.contains(&replica));
+        let is_aside = |store, replica| self.aside.get(&store).is_some_and(|aside| aside.get(&id) == Some(&replica));
+        let unsound = descriptor.replicas.iter().filter(|replica| {
+            // A later one on the same store is another replica.
+            is_fenced(replica.id) || is_aside(replica.store, replica.id)
+        });
+        let mut unsound: Vec<ReplicaId> = unsound.map(|replica| replica.id).collect();
+        unsound.sort_unstable();
+        unsound
+    }
+
+    /// Takes in which replicas a store says are out of service there.
+    fn take_aside(&mut self, from: StoreId, aside: BTreeMap<RegionId, ReplicaId>) {
+        let before = if aside.is_empty() { self.aside.remove(&from) } else { self.aside.insert(from, aside) };
+        let before = before.unwrap_or_default();
+        let after = self.aside.get(&from);
+        let changed: Vec<RegionId> = before
+            .iter()
+            .chain(after.into_iter().flatten())
+            .filter(|(region, _)| before.get(region) != after.and_then(|after| after.get(region)))
+            .map(|(region, _)| *region)
+            .collect();
+        for id in changed {
+            let Some(region) = self.view.region(id).cloned() else { continue };
+            let unsound = self.unsound(&region.descriptor);
+            self.view.observe_region(RegionInfo { unsound, ..region });
+        }
     }
 
     /// The known regions that share keys with this one and are of the past; `None`: this one is.
@@ -181,6 +235,7 @@ impl Facts {
         self.forget_start(region);
         self.terms.remove(&region);
         self.figures.remove(&region);
+        self.fenced.remove(&region);
         self.view.forget_region(region);
     }
 
@@ -235,7 +290,7 @@ mod tests {
         let epoch = RegionEpoch { conf_version: 1, version };
         let replicas = stores.iter().map(replica).collect();
         let descriptor = Arc::new(RegionDescriptor { id: RegionId(id), range, epoch, replicas });
-        LedRegion { descriptor, term: Term(term), behind: Vec::new(), pending: false }
+        LedRegion { descriptor, term: Term(term), behind: Vec::new(), fenced: Vec::new(), pending: false }
     }
 
     fn root() -> LedRegion {
@@ -243,7 +298,7 @@ mod tests {
     }
 
     fn report(facts: &mut Facts, from: u64, held: u64, led: Vec<LedRegion>) {
-        facts.take_report(NOW, StoreId(from), Report { held, led, figures: Vec::new() });
+        facts.take_report(NOW, StoreId(from), Report { held, led, ..Report::default() });
     }
 
     fn known(facts: &Facts) -> Vec<u64> {
@@ -314,6 +369,66 @@ mod tests {
         assert_eq!(facts.drained(later, silent), [StoreId(5)], "the other one was not heard of for long");
     }
 
+    #[test]
+    fn what_leaders_have_fenced_and_stores_have_set_aside_is_out_of_service_until_it_is_gone() {
+        let mut facts = Facts::default();
+        let unsound = |facts: &Facts, id| -> Vec<u64> {
+            let region = facts.view().region(RegionId(id)).unwrap();
+            region.unsound.iter().map(|replica| replica.get()).collect()
+        };
+        let aside = |facts: &mut Facts, from, aside: Option<&[(u64, u64)]>| {
+            let aside = aside
+                .map(|aside| aside.iter().map(|(region, replica)| (RegionId(*region), ReplicaId(*replica))).collect());
+            let store = aside.map(|aside| StoreNews { aside, ..StoreNews::default() });
+            facts.take_report(NOW, StoreId(from), Report { held: 9, store, ..Report::default() });
+        };
+        aside(&mut facts, 3, Some(&[(2, 23), (3, 99)]));
+        let whole = || led(2, ("", "g"), 1, &[1, 2, 3], 1);
+        report(&mut facts, 1, 9, vec![root(), whole(), led(3, ("g", ""), 1, &[1, 2, 3], 1)]);
+        assert_eq!((unsound(&facts, 2), unsound(&facts, 3)), (vec![23], vec![]), "99 is an earlier one of region 3");
+        report(&mut facts, 1, 9, vec![LedRegion { fenced: vec![ReplicaId(22), ReplicaId(23)], ..whole() }]);
+        assert_eq!(unsound(&facts, 2), [22, 23]);
+        aside(&mut facts, 3, None);
+        assert_eq!(unsound(&facts, 2), [22, 23], "a report that does not say changes nothing");
+        aside(&mut facts, 3, Some(&[]));
+        aside(&mut facts, 1, Some(&[(2, 21)]));
+        assert_eq!(unsound(&facts, 2), [21, 22, 23]);
+        report(&mut facts, 1, 9, vec![whole()]);
+        assert_eq!(unsound(&facts, 2), [21], "its leader speaks of others no more");
+        report(&mut facts, 2, 9, vec![led(2, ("", "g"), 2, &[2, 3], 1)]);
+        assert_eq!(unsound(&facts, 2), []);
+        assert!(facts.fenced.is_empty());
+    }
+
+    #[test]
+    fn what_a_store_says_of_its_disk_is_known_until_it_says_something_else() {
+        let mut facts = Facts::default();
+        let free = |facts: &Facts| {
+            let store = facts.view().store(StoreId(1)).unwrap();
+            (store.disk_bytes, store.disk_free_bytes)
+        };
+        let tell = |facts: &mut Facts, free_bytes| {
+            let store = Some(StoreNews { disk: DiskSpace { bytes: 900, free_bytes }, ..StoreNews::default() });
+            facts.take_report(NOW, StoreId(1), Report { store, ..Report::default() });
+        };
+        let record = StoreRecord {
+            id: StoreId(1),
+            address: String::new(),
+            weight: 1,
+            labels: BTreeMap::new(),
+            standing: StoreStanding::Up,
+        };
+        let stores: Stores = [(StoreId(1), record)].into();
+        tell(&mut facts, 90);
+        facts.take_stores(NOW, &stores);
+        assert_eq!(free(&facts), (900, 90), "also if it reports before its record is seen");
+        tell(&mut facts, 80);
+        assert_eq!(free(&facts), (900, 80));
+        report(&mut facts, 1, 9, Vec::new());
+        facts.take_stores(NOW, &stores);
+        assert_eq!(free(&facts), (900, 80));
+    }
+
     fn figures(id: u64, leads: bool, version: u64, per_s: u64) -> Figures {
         let key = if leads { "m" } else { "k" };
         let sample = KeySample { key: key.into(), bytes: 0, writes: per_s, reads: per_s };
@@ -331,7 +446,7 @@ mod tests {
 
     fn measured(facts: &mut Facts, from: u64, figures: Figures) -> Stats {
         let id = figures.region;
-        facts.take_report(NOW, StoreId(from), Report { held: 1, led: Vec::new(), figures: vec![figures] });
+        facts.take_report(NOW, StoreId(from), Report { held: 1, figures: vec![figures], ..Report::default() });
         facts.view().region(id).map_or_else(Stats::default, |region| region.stats.clone())
     }
 

@@ -17,6 +17,7 @@
 mod carry;
 mod facts;
 mod inbox;
+mod loads;
 mod options;
 mod planning;
 mod report;
@@ -25,5 +26,6 @@ mod surveys;
 mod task;
 
 pub(crate) use inbox::Inbox;
+pub(crate) use loads::decode_loads;
 pub use options::{Placement, PlacementState, Seat};
 pub(crate) use task::start;

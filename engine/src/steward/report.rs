@@ -2,19 +2,23 @@
 //! changes only.
 //!
 //! ```text
-//! report:  format (1) | varint replicas held | varint count | count x region | varint count | count x figures
+//! report:  format (1) | varint replicas held | store | varint count | count x region | varint count | count x figures
+//! store:   0: not told in this report; else 1 | varint bytes of its disk, free ones |
+//!          varint count of replicas that are out of service, so many of: varint region | varint replica
 //! region:  varint term | flags (1): bit 0 pending | varint count of replicas behind, so many varint ids |
-//!          varint length | descriptor
+//!          varint count of those fenced, so many varint ids | varint length | descriptor
 //! figures: varint region | flags (1): bit 0 leads | varint version, bytes, keys, writes a second, reads a second |
 //!          varint count of samples, so many of: varint length | key | varint bytes, writes, reads
 //! ```
 //!
-//! Format 1 ends behind the regions.
+//! Format 2 has neither the store nor what is fenced; format 1 ends behind the regions as well.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_raft::{RegionId, ReplicaId, Term};
+use multiraft_storage::DiskSpace;
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::logic::LedRegion;
@@ -22,7 +26,9 @@ use crate::measure::Figures;
 use crate::placement::KeySample;
 use crate::region::command::{get_varint, put_varint};
 
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
+/// It tells neither of disks nor of replicas that are out of service.
+const FORMAT_OF_SOUND: u8 = 2;
 const FORMAT_WITHOUT_FIGURES: u8 = 1;
 const PENDING: u8 = 1;
 const LEADS: u8 = 1;
@@ -32,10 +38,21 @@ const LEADS: u8 = 1;
 pub(super) struct Report {
     /// Replicas that the store holds, of any kind, those that are about to go included.
     pub(super) held: u64,
+    /// How the store stands; `None`: this report does not say.
+    pub(super) store: Option<StoreNews>,
     /// Regions that it leads and that have changed since they were last told.
     pub(super) led: Vec<LedRegion>,
     /// Figures that have changed since they were last told.
     pub(super) figures: Vec<Figures>,
+}
+
+/// How a store stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct StoreNews {
+    /// Its disk; of size zero if it is not known.
+    pub(super) disk: DiskSpace,
+    /// All replicas that are out of service there, by region.
+    pub(super) aside: BTreeMap<RegionId, ReplicaId>,
 }
 
 impl Report {
@@ -43,13 +60,21 @@ impl Report {
         let mut out = BytesMut::new();
         out.put_u8(FORMAT);
         put_varint(&mut out, self.held);
+        out.put_u8(u8::from(self.store.is_some()));
+        if let Some(StoreNews { disk, aside }) = &self.store {
+            [disk.bytes, disk.free_bytes, aside.len() as u64].into_iter().for_each(|value| put_varint(&mut out, value));
+            for (region, replica) in aside {
+                put_varint(&mut out, region.get());
+                put_varint(&mut out, replica.get());
+            }
+        }
         put_varint(&mut out, self.led.len() as u64);
         let mut descriptor = Vec::new();
         for region in &self.led {
             put_varint(&mut out, region.term.get());
             out.put_u8(if region.pending { PENDING } else { 0 });
-            put_varint(&mut out, region.behind.len() as u64);
-            region.behind.iter().for_each(|replica| put_varint(&mut out, replica.get()));
+            put_replicas(&mut out, &region.behind);
+            put_replicas(&mut out, &region.fenced);
             descriptor.clear();
             encode_descriptor(&region.descriptor, &mut descriptor);
             put_varint(&mut out, descriptor.len() as u64);
@@ -68,8 +93,14 @@ impl Report {
             return None;
         }
         let held = get_varint(bytes, &mut at)?;
+        let is_told = if format > FORMAT_OF_SOUND { get_varint(bytes, &mut at)? } else { 0 };
+        let store = match is_told {
+            0 => None,
+            1 => Some(read_store(bytes, &mut at)?),
+            _ => return None,
+        };
         let count = usize::try_from(get_varint(bytes, &mut at)?).ok().filter(|count| *count <= bytes.len())?;
-        let led = (0..count).map(|_| read_region(bytes, &mut at)).collect::<Option<Vec<_>>>()?;
+        let led = (0..count).map(|_| read_region(bytes, &mut at, format)).collect::<Option<Vec<_>>>()?;
         let mut figures = Vec::new();
         if format != FORMAT_WITHOUT_FIGURES {
             let count = get_varint(bytes, &mut at)?;
@@ -77,21 +108,40 @@ impl Report {
                 figures.push(read_figures(bytes, &mut at)?);
             }
         }
-        (at == bytes.len()).then_some(Self { held, led, figures })
+        (at == bytes.len()).then_some(Self { held, store, led, figures })
     }
 }
 
-fn read_region(bytes: &Bytes, at: &mut usize) -> Option<LedRegion> {
+fn put_replicas(out: &mut BytesMut, replicas: &[ReplicaId]) {
+    put_varint(out, replicas.len() as u64);
+    replicas.iter().for_each(|replica| put_varint(out, replica.get()));
+}
+
+fn read_replicas(bytes: &Bytes, at: &mut usize) -> Option<Vec<ReplicaId>> {
+    let count = usize::try_from(get_varint(bytes, at)?).ok().filter(|count| *count <= bytes.len())?;
+    (0..count).map(|_| get_varint(bytes, at).map(ReplicaId)).collect()
+}
+
+fn read_store(bytes: &Bytes, at: &mut usize) -> Option<StoreNews> {
+    let disk = DiskSpace { bytes: get_varint(bytes, at)?, free_bytes: get_varint(bytes, at)? };
+    let mut aside = BTreeMap::new();
+    for _ in 0..get_varint(bytes, at)? {
+        aside.insert(RegionId(get_varint(bytes, at)?), ReplicaId(get_varint(bytes, at)?));
+    }
+    Some(StoreNews { disk, aside })
+}
+
+fn read_region(bytes: &Bytes, at: &mut usize, format: u8) -> Option<LedRegion> {
     let term = Term(get_varint(bytes, at)?);
     let flags = *bytes.get(*at)?;
     *at += 1;
-    let count = usize::try_from(get_varint(bytes, at)?).ok().filter(|count| *count <= bytes.len())?;
-    let behind = (0..count).map(|_| get_varint(bytes, at).map(ReplicaId)).collect::<Option<Vec<_>>>()?;
+    let behind = read_replicas(bytes, at)?;
+    let fenced = if format > FORMAT_OF_SOUND { read_replicas(bytes, at)? } else { Vec::new() };
     let length = usize::try_from(get_varint(bytes, at)?).ok()?;
     let end = at.checked_add(length).filter(|end| *end <= bytes.len())?;
     let descriptor = decode_descriptor(&bytes.slice(*at..end)).ok().map(Arc::new)?;
     *at = end;
-    (flags <= PENDING).then_some(LedRegion { descriptor, term, behind, pending: flags == PENDING })
+    (flags <= PENDING).then_some(LedRegion { descriptor, term, behind, fenced, pending: flags == PENDING })
 }
 
 fn put_figures(out: &mut BytesMut, figures: &Figures) {
@@ -150,7 +200,7 @@ pub(super) mod tests {
         let epoch = RegionEpoch { conf_version, version: 1 };
         let range = KeyRange { start: Bytes::from(format!("{id}")), end: Bytes::new() };
         let descriptor = Arc::new(RegionDescriptor { id: RegionId(id), range, epoch, replicas });
-        LedRegion { descriptor, term: Term(term), behind: vec![ReplicaId(300)], pending: id == 2 }
+        LedRegion { descriptor, term: Term(term), behind: vec![ReplicaId(300)], fenced: Vec::new(), pending: id == 2 }
     }
 
     fn figures() -> Figures {
@@ -175,25 +225,35 @@ pub(super) mod tests {
     #[test]
     fn reports_survive_a_round_trip_and_cut_ones_are_refused() {
         let other = Figures { leads: false, samples: Arc::default(), ..figures() };
-        let led = vec![led(2, 1, 1), led(3, 400, 5)];
-        let report = Report { held: 300, led, figures: vec![figures(), other] };
-        let bytes = report.encode();
-        assert_eq!(Report::decode(&bytes), Some(report));
-        for len in 0..bytes.len() {
-            assert_eq!(Report::decode(&bytes.slice(..len)), None, "cut at {len}");
+        let led = vec![led(2, 1, 1), LedRegion { fenced: vec![ReplicaId(3), ReplicaId(300)], ..led(3, 400, 5) }];
+        let aside = [(RegionId(7), ReplicaId(700)), (RegionId(9), ReplicaId(1))].into();
+        let disk = DiskSpace { bytes: 1 << 40, free_bytes: 1 << 20 };
+        for store in [None, Some(StoreNews::default()), Some(StoreNews { disk, aside })] {
+            let report = Report { held: 300, store, led: led.clone(), figures: vec![figures(), other.clone()] };
+            let bytes = report.encode();
+            assert_eq!(Report::decode(&bytes), Some(report));
+            for len in 0..bytes.len() {
+                assert_eq!(Report::decode(&bytes.slice(..len)), None, "cut at {len}");
+            }
         }
     }
 
     #[test]
-    fn a_report_of_the_first_format_is_one_without_figures() {
-        let report = Report { held: 9, led: vec![led(2, 1, 1)], figures: Vec::new() };
+    fn reports_of_earlier_formats_tell_of_nothing_that_is_out_of_service_and_the_first_has_no_figures() {
+        let report = Report { held: 9, led: vec![led(2, 1, 1)], ..Report::default() };
         let mut old = report.encode().to_vec();
+        // Held; the store; one region; its term and flags, one replica behind; those fenced.
+        assert_eq!(old[..10], [FORMAT, 9, 0, 1, 1, PENDING, 1, 0xac, 0x02, 0]);
+        old[0] = FORMAT + 1;
+        assert_eq!(Report::decode(&old.clone().into()), None, "a later one");
+        old.remove(9);
+        old.remove(2);
+        old[0] = 2;
+        assert_eq!(Report::decode(&old.clone().into()), Some(report.clone()));
         assert_eq!(old.pop(), Some(0), "no figures");
         assert_eq!(Report::decode(&old.clone().into()), None, "their number is missing");
         old[0] = 1;
-        assert_eq!(Report::decode(&old.clone().into()), Some(report));
-        old[0] = 3;
-        assert_eq!(Report::decode(&old.into()), None);
+        assert_eq!(Report::decode(&old.into()), Some(report));
     }
 
     #[test]

@@ -22,10 +22,10 @@ const ROUNDS_TO_SAMPLE: u32 = 8;
 const CHANGE_PART: u64 = 8;
 
 /// What makes two states of a led region equal for whoever plans.
-type Told = (Term, RegionEpoch, Vec<ReplicaId>, bool);
+type Told = (Term, RegionEpoch, [Vec<ReplicaId>; 2], bool);
 
 fn told_of(region: &LedRegion) -> Told {
-    (region.term, region.descriptor.epoch, region.behind.clone(), region.pending)
+    (region.term, region.descriptor.epoch, [region.behind.clone(), region.fenced.clone()], region.pending)
 }
 
 /// Figures as they were told, and when.
@@ -178,7 +178,7 @@ mod tests {
     use crate::steward::report::tests::led;
 
     fn told(held: u64, led: Vec<LedRegion>) -> Report {
-        Report { held, led, figures: Vec::new() }
+        Report { held, led, ..Report::default() }
     }
 
     fn reporter() -> Reporter {

@@ -4,20 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use multiraft_raft::{RegionId, StoreId, Term};
+use multiraft_raft::{RegionId, ReplicaId, StoreId, Term};
+use multiraft_storage::DiskSpace;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::carry::carry_out;
+use super::loads::encode_loads;
 use super::options::{Placement, Seat};
 use super::planning::Planning;
-use super::report::Report;
+use super::report::{Report, StoreNews};
 use super::reporter::Reporter;
 use super::surveys::Surveys;
 use crate::engine::Engine;
 use crate::error::StoreError;
-use crate::logic::{AdminRequest, LedRegion, Outcome, StoreCommand, StoreRecord, StoreStanding};
+use crate::logic::{AdminRequest, Input, LedRegion, Outcome, StoreCommand, StoreRecord, StoreStanding, worker_of};
 use crate::measure::{Figures, Gauges, Tally};
 use crate::placement::{Operation, OperationId, Outcome as Ending, Sizes};
 use crate::region::stores::{Stores, decode_stores};
@@ -27,6 +29,8 @@ use crate::shell::{Running, Work};
 const SLOTS_PER_PAGE: u32 = 1024;
 /// How long a worker may take to tell a page, and the root region's leader to take a report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many replicas that are out of service a report names.
+const ASIDE_MAX: usize = 4096;
 /// How many more rounds of planning an interval has at most, while operations end.
 const REPLANS_AN_INTERVAL: u32 = 20;
 /// How often a store reports that does not plan itself.
@@ -52,6 +56,7 @@ pub(crate) fn start(engine: &Engine, seat: Option<Seat>, named: BTreeSet<StoreId
         joining: None,
         meters,
         reporter: Reporter::new(&sizes),
+        is_scarce: false,
         planning: None,
         operations: Operations::default(),
         noting: None,
@@ -72,6 +77,8 @@ struct Steward {
     /// How large and how busy regions are; with placement only.
     meters: Option<(Gauges, Surveys)>,
     reporter: Reporter,
+    /// Whether the workers were told that there is little space left.
+    is_scarce: bool,
     planning: Option<Box<Planning>>,
     operations: Operations,
     /// Stores that are being noted as drained.
@@ -159,7 +166,8 @@ impl Steward {
     /// One round: reports, and plans if the root region is led here.
     async fn look_after(&mut self, engine: &Engine) {
         // A store whose workers stand still does not report, and falls silent.
-        let Some((held, led)) = look_at_workers(engine).await else { return };
+        let Some(LookedAt { held, is_full, aside, led }) = look_at_workers(engine).await else { return };
+        let disk = self.look_at_disk(engine, is_full).await;
         let root = led.iter().find(|region| region.descriptor.id == RegionId::ROOT).map(|region| region.term);
         if let Some(stores) = stores_here(engine).filter(|_| self.seat.is_none()) {
             self.peers.update(engine, &stores);
@@ -169,7 +177,9 @@ impl Steward {
         // Whoever has just begun to lead the root region hears everything at once.
         for _ in 0..2 {
             let mut is_known = true;
-            for report in self.reporter.reports(held, led.clone(), figures.clone()) {
+            let mut reports = self.reporter.reports(held, led.clone(), figures.clone());
+            reports.iter_mut().take(1).for_each(|first| first.store = Some(StoreNews { disk, aside: aside.clone() }));
+            for report in reports {
                 taken = tell(engine, &report).await;
                 let Some(term) = taken else { break };
                 is_known &= self.reporter.on_taken(term, &report);
@@ -189,6 +199,25 @@ impl Steward {
         if taken == Some(term) {
             self.plan(engine, term, &placement).await;
         }
+    }
+
+    /// The store's disk. While writes wait for space there is none, whatever the file system says. Where so little is left that the
+    /// next write may be refused, the workers hear of it, also if none has been.
+    async fn look_at_disk(&mut self, engine: &Engine, is_full: bool) -> DiskSpace {
+        let dir = engine.running().data_dir.clone();
+        let Ok(Ok(found)) = tokio::task::spawn_blocking(move || DiskSpace::of(&dir)).await else {
+            return DiskSpace { bytes: u64::from(is_full), free_bytes: 0 };
+        };
+        let is_scarce = found.free_bytes < engine.running().free_bytes_min;
+        if self.is_scarce != is_scarce {
+            self.is_scarce = is_scarce;
+            tracing::info!(is_scarce, free_bytes = found.free_bytes, "the space left on this store's disk");
+            for mailbox in &engine.running().mailboxes {
+                // Closed: the worker has stopped.
+                let _ = mailbox.send_reserved(Work::Input(Input::DiskScarce { is_scarce }));
+            }
+        }
+        DiskSpace { free_bytes: if is_full { 0 } else { found.free_bytes }, ..found }
     }
 
     /// How large and how busy regions are here.
@@ -245,6 +274,12 @@ impl Steward {
         }
         self.note_drained(engine, round.drained);
         set_state(engine, Some(planning.state().clone()));
+        if planning.state().is_complete {
+            let (mailboxes, loads) = (&engine.running().mailboxes, encode_loads(&planning.state().loads));
+            let mailbox = &mailboxes[worker_of(RegionId::ROOT, mailboxes.len())];
+            // Closed: the worker has stopped.
+            let _ = mailbox.send_reserved(Work::Input(Input::Loads { term, loads }));
+        }
         self.planning = Some(planning);
     }
 
@@ -346,21 +381,38 @@ impl Operations {
     }
 }
 
-/// How many replicas this store holds, and the regions that it leads; `None` if a worker does not tell.
-async fn look_at_workers(engine: &Engine) -> Option<(usize, Vec<LedRegion>)> {
-    let (mut held, mut led) = (0, Vec::new());
+/// What there is on a store.
+#[derive(Default)]
+struct LookedAt {
+    /// How many replicas.
+    held: usize,
+    /// Whether writes wait for space.
+    is_full: bool,
+    /// Those that are out of service.
+    aside: BTreeMap<RegionId, ReplicaId>,
+    /// The regions that it leads.
+    led: Vec<LedRegion>,
+}
+
+/// `None` if a worker does not tell.
+async fn look_at_workers(engine: &Engine) -> Option<LookedAt> {
+    let mut found = LookedAt::default();
     for mailbox in &engine.running().mailboxes {
         let mut next = Some(0);
         while let Some(from) = next {
             let (sender, receiver) = oneshot::channel();
             mailbox.send_reserved(Work::LedPage { from, slots: SLOTS_PER_PAGE, sender }).ok()?;
             let page = tokio::time::timeout(REPORT_TIMEOUT, receiver).await.ok()?.ok()?;
-            held += page.held;
-            led.extend(page.led);
+            found.held += page.held;
+            found.is_full |= page.is_full;
+            found.aside.extend(page.aside);
+            found.led.extend(page.led);
             next = page.next;
         }
     }
-    Some((held, led))
+    // What is left out is told once others are replaced.
+    found.aside = found.aside.into_iter().take(ASIDE_MAX).collect();
+    Some(found)
 }
 
 /// What was done in regions here since this was last asked.

@@ -11,13 +11,17 @@ use super::{Model, Region};
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     /// By kind, in their order.
-    pub(crate) kinds: [u64; 5],
+    pub(crate) kinds: [u64; Kind::ALL.len()],
     pub(crate) replicas_moved: u64,
     pub(crate) transfers: u64,
     pub(crate) given_up: u64,
 }
 
 impl Tally {
+    pub(crate) fn of(&self, kind: Kind) -> u64 {
+        self.kinds[kind as usize]
+    }
+
     pub(super) fn count(&mut self, operation: &Operation) {
         self.kinds[operation.kind() as usize] += 1;
         match &operation.step {
@@ -49,8 +53,13 @@ impl Model {
         assert_eq!(region.descriptor.epoch, operation.epoch, "{operation}");
         match &operation.step {
             Step::Change(change) => {
+                let is_sound = |store: &StoreId| {
+                    let own = region.descriptor.replica_on(*store);
+                    own.is_none_or(|own| !region.unsound.contains(&own.id))
+                };
                 for voters in stages(before, *change) {
-                    let live = voters.iter().filter(|store| self.counts_as_live(**store)).count();
+                    let counts = |store: &&StoreId| self.counts_as_live(**store) && is_sound(store);
+                    let live = voters.iter().filter(counts).count();
                     assert!(live * 2 > voters.len(), "{operation}: {live} live voters of {voters:?}");
                 }
                 self.judge_domains(operation, before, *change);

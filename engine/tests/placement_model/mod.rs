@@ -64,6 +64,8 @@ pub(crate) struct Model {
     pub(crate) luck: Luck,
     pub(crate) stores: BTreeMap<StoreId, Store>,
     pub(crate) regions: BTreeMap<RegionId, Region>,
+    /// Replicas that are out of service.
+    pub(crate) damaged: BTreeSet<ReplicaId>,
     pub(crate) view: ClusterView,
     pub(crate) planner: Planner,
     pub(crate) tally: Tally,
@@ -86,6 +88,7 @@ impl Model {
             luck: Luck { failing: 0, silent: 0, lag: 0, noise: 0 },
             stores: BTreeMap::new(),
             regions: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             view: ClusterView::new(),
             planner: Planner::new(options).expect("options fit"),
             tally: Tally::default(),
@@ -135,6 +138,19 @@ impl Model {
     pub(crate) fn revive(&mut self, store: u64) {
         self.stores.get_mut(&StoreId(store)).expect("a store").dead_since = None;
         self.elect();
+    }
+
+    /// Every so many-th replica on a store is damaged; gives how many regions have lost their quorum by that.
+    pub(crate) fn damage(&mut self, store: u64, every: usize) -> usize {
+        let on = |region: &Region| region.replicas.iter().find(|replica| replica.store == StoreId(store)).map(|r| r.id);
+        let there: Vec<_> = self.regions.iter().filter_map(|(id, region)| Some((*id, on(region)?))).collect();
+        let chosen: Vec<_> = there.into_iter().step_by(every).collect();
+        self.damaged.extend(chosen.iter().map(|(_, replica)| replica));
+        self.elect();
+        let is_lost = |id: &RegionId| self.regions[id].leader.is_none();
+        let lost = chosen.iter().filter(|(id, _)| is_lost(id)).count();
+        chosen.into_iter().for_each(|(id, _)| self.tell_region(id));
+        lost
     }
 
     pub(crate) fn is_alive(&self, store: StoreId) -> bool {
@@ -243,10 +259,13 @@ impl Model {
     /// Who leads what was led from a dead store.
     fn elect(&mut self) {
         let stores = &self.stores;
-        let alive = |store: StoreId| stores.get(&store).is_some_and(|store| store.dead_since.is_none());
+        let is_up = |store: StoreId| stores.get(&store).is_some_and(|store| store.dead_since.is_none());
+        let damaged = &self.damaged;
         let mut changed = Vec::new();
         for (id, region) in &mut self.regions {
             let voters = || region.replicas.iter().filter(|replica| replica.role == Role::Voter);
+            let alive =
+                |store| is_up(store) && voters().any(|voter| voter.store == store && !damaged.contains(&voter.id));
             let live = voters().filter(|replica| alive(replica.store)).count();
             let next = if live * 2 <= voters().count() {
                 None
@@ -304,6 +323,7 @@ impl Model {
             leader: region.leader,
             stats,
             behind: Vec::new(),
+            unsound: region.replicas.iter().map(|replica| replica.id).filter(|id| self.damaged.contains(id)).collect(),
             replication: None,
             pending: false,
         });

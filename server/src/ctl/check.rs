@@ -48,10 +48,18 @@ pub(super) async fn check(client: Client, region: Option<u64>, repair: bool) -> 
 
 async fn check_one(client: Client, region: u64, repair: bool) -> Result<CheckView, Failure> {
     let found = client.check(region).await?;
-    let mut is_repaired = false;
+    let (mut is_tried, mut failed) = (false, None);
     for replica in found.replicas.iter().filter(|replica| repair && replica.fenced) {
-        client.repair(region, replica.store).await?;
-        is_repaired = true;
+        is_tried = true;
+        failed = client.repair(region, replica.store).await.err().or(failed);
     }
-    if is_repaired { client.check(region).await } else { Ok(found) }
+    if !is_tried {
+        return Ok(found);
+    }
+    let again = client.check(region).await?;
+    // Whoever plans may have been faster: then there was nothing left to repair.
+    match failed.filter(|_| again.replicas.iter().any(|replica| replica.fenced)) {
+        Some(failure) => Err(failure),
+        None => Ok(again),
+    }
 }

@@ -109,7 +109,11 @@ async fn carry_out(args: &CtlArgs) -> Result<Shown, Failure> {
             for other in others {
                 fill_in_loads(&mut answer, &Client::new(*other).stores().await?);
             }
-            Ok(Shown::new(table::stores(&answer), json!({"asked": answer.store, "stores": answer.stores})))
+            let mut json = json!({"asked": answer.store, "stores": answer.stores});
+            if let Some(why) = &answer.loads_missing {
+                json["loads_missing"] = json!(why);
+            }
+            Ok(Shown::new(table::stores(&answer), json))
         }
         CtlCommand::Split { region, keys } => {
             let keys = keys.iter().map(|Key(key)| hex::encode(key)).collect();
@@ -163,12 +167,16 @@ async fn carry_out(args: &CtlArgs) -> Result<Shown, Failure> {
     }
 }
 
-/// Adds what another store knows of what lies on each: only the one that plans does.
+/// Adds what another store was told by whoever plans of what lies on each, if the first one could not ask.
 fn fill_in_loads(answer: &mut StoresAnswer, told: &StoresAnswer) {
+    if told.loads_missing.is_none() {
+        answer.loads_missing = None;
+    }
     for store in &mut answer.stores {
         let known = told.stores.iter().find(|known| known.store == store.store && known.bytes.is_some());
         if let Some(known) = known.filter(|_| store.bytes.is_none()) {
-            (store.bytes, store.load_per_s, store.leaders) = (known.bytes, known.load_per_s, known.leaders);
+            (store.bytes, store.load_per_s) = (known.bytes, known.load_per_s);
+            (store.regions, store.leaders) = (known.regions, known.leaders);
         }
     }
 }

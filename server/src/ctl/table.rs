@@ -98,7 +98,14 @@ pub(crate) fn stores(answer: &StoresAnswer) -> String {
         }
         rows.push(cells);
     }
-    columns(&rows)
+    let table = columns(&rows);
+    match &answer.loads_missing {
+        None => table,
+        Some(why) => format!(
+            "{table}\nregions and leaders are what store {} knows, bytes and keys/s are not known: {why}",
+            answer.store
+        ),
+    }
 }
 
 /// What checks have found, a line for each replica.
@@ -168,6 +175,17 @@ pub(super) fn columns(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_whoever_plans_cannot_be_asked_the_table_of_stores_says_so() {
+        let mut answer = StoresAnswer { store: 3, planned: true, loads_missing: None, stores: Vec::new() };
+        assert_eq!(stores(&answer), "store  connected  incarnation  regions  leaders");
+        answer.loads_missing = Some("nobody leads".to_owned());
+        assert_eq!(
+            stores(&answer).lines().last(),
+            Some("regions and leaders are what store 3 knows, bytes and keys/s are not known: nobody leads")
+        );
+    }
 
     #[test]
     fn each_replica_of_a_check_has_a_line() {

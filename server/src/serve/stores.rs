@@ -28,7 +28,7 @@ pub(crate) struct StoreView {
     pub(crate) incarnation: Option<u64>,
     /// Replicas there.
     pub(crate) regions: usize,
-    /// Regions that it leads, of those that have a replica on the store that was asked.
+    /// Regions that it leads; if whoever plans cannot be asked, of those that have a replica on the store that was asked.
     pub(crate) leaders: usize,
     /// `up`, `draining`, `drained` or `left`, if it has joined.
     #[serde(default)]
@@ -39,7 +39,7 @@ pub(crate) struct StoreView {
     pub(crate) weight: Option<u32>,
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
-    /// What its replicas hold, and how many keys a second they take, if the store that was asked plans.
+    /// What its replicas hold, and how many keys a second they take, as whoever plans knows it.
     #[serde(default)]
     pub(crate) bytes: Option<u64>,
     #[serde(default)]
@@ -54,6 +54,9 @@ pub(crate) struct StoresAnswer {
     /// Whether it runs with `--placement`.
     #[serde(default)]
     pub(crate) planned: bool,
+    /// Why whoever plans could not be asked, if somebody should plan.
+    #[serde(default)]
+    pub(crate) loads_missing: Option<String>,
     pub(crate) stores: Vec<StoreView>,
 }
 
@@ -98,15 +101,26 @@ pub(crate) async fn list(engine: &Engine, planned: bool) -> Response {
         known.standing = Some(standing(record.standing).to_owned());
         (known.address, known.weight, known.labels) = (Some(record.address), Some(record.weight), record.labels);
     }
-    for (store, load) in engine.placement().filter(|state| state.is_complete).into_iter().flat_map(|state| state.loads)
-    {
+    let loads_missing = if planned { fill_in_loads(engine, &mut stores).await } else { None };
+    let (store, stores) = (status.store.get(), stores.into_values().collect());
+    Response::json(200, &StoresAnswer { store, planned, loads_missing, stores })
+}
+
+/// What lies on the stores, as whoever plans knows it, wherever that is; else why it cannot be told.
+async fn fill_in_loads(engine: &Engine, stores: &mut BTreeMap<u64, StoreView>) -> Option<String> {
+    let loads = match tokio::time::timeout(RECORDS_TIMEOUT, engine.store_loads()).await {
+        Ok(Ok(loads)) => loads,
+        Ok(Err(error)) => return Some(error.to_string()),
+        Err(_) => return Some(format!("the root region's leader did not answer within {RECORDS_TIMEOUT:?}")),
+    };
+    for (store, load) in loads {
         if let Some(known) = stores.get_mut(&store.get()) {
             (known.bytes, known.load_per_s) = (Some(load.bytes), Some(load.load_per_s));
-            // It hears of all leaders.
-            known.leaders = load.leaders;
+            // It hears of all replicas and leaders.
+            (known.regions, known.leaders) = (load.replicas, load.leaders);
         }
     }
-    Response::json(200, &StoresAnswer { store: status.store.get(), planned, stores: stores.into_values().collect() })
+    None
 }
 
 /// Answers `POST /join`.

@@ -13,6 +13,7 @@
 mod real;
 mod sim;
 mod sim_pages;
+mod space;
 
 use std::fmt::Debug;
 use std::io;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 pub use real::{DiskOpenError, RealDisk};
 pub use sim::{CrashStyle, SimDisk};
+pub use space::DiskSpace;
 
 /// Named files in one flat directory.
 pub trait Disk: Send + Sync + Debug {

@@ -4,6 +4,8 @@
 
 use std::{fmt::Debug, fs::File, io, path::Path};
 
+use crate::disk::DiskSpace;
+
 /// The calls themselves. [`RealFs`] is what a program uses.
 pub trait StoreFs: Send + Sync + Debug + 'static {
     /// Makes the contents of a file durable (fdatasync).
@@ -46,8 +48,7 @@ impl StoreFs for RealFs {
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(path)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        DiskSpace::of(path).map(|space| space.free_bytes)
     }
 }
 
