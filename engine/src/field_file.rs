@@ -8,9 +8,11 @@
 //! ```
 
 use std::fmt::Display;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
+
+use multiraft_storage::{Disk, RealDisk};
 
 const CHECKSUM: &str = "crc32c = ";
 
@@ -51,6 +53,19 @@ impl FieldFile {
         }
     }
 
+    /// The same, on a disk.
+    pub(crate) fn text_on(&self, disk: &dyn Disk) -> io::Result<Option<String>> {
+        let file = match disk.open(self.name) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut text = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
+        file.read_at(&mut text, 0)?;
+        // What is no text is no such file: the parser says so.
+        Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+    }
+
     /// What `read` makes of the fields; the error says what is wrong and what to do.
     pub(crate) fn parse<T>(&self, text: &str, read: impl FnOnce(&mut Fields<'_>) -> Option<T>) -> Result<T, String> {
         let damaged = || format!("the file is damaged: {}", self.cure);
@@ -71,18 +86,29 @@ impl FieldFile {
         if is_sound { read(&mut fields).ok_or_else(damaged) } else { Err(damaged()) }
     }
 
-    /// Replaces the file, durably: written beside, synced, renamed, directory synced.
+    /// Replaces the file in a directory, durably.
     pub(crate) fn write(&self, dir: &Path, fields: &[(&str, &dyn Display)]) -> io::Result<()> {
+        self.write_on(&RealDisk::guarded(dir)?, fields)
+    }
+
+    /// Replaces the file, durably: written beside, synced, renamed, directory synced.
+    pub(crate) fn write_on(&self, disk: &dyn Disk, fields: &[(&str, &dyn Display)]) -> io::Result<()> {
         let mut text = format!("{}\nformat = {}\n", self.title, self.format);
         for (name, value) in fields {
             text.push_str(&format!("{name} = {value}\n"));
         }
         text.push_str(&format!("{CHECKSUM}{:08x}\n", crc32c::crc32c(text.as_bytes())));
-        let temporary = dir.join(format!("{}.new", self.name));
-        let mut file = File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, dir.join(self.name))?;
-        File::open(dir)?.sync_all()
+        let temporary = format!("{}.new", self.name);
+        match disk.remove(&temporary) {
+            // What a crash left of an earlier attempt.
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let file = disk.create(&temporary)?;
+        file.write_at(text.as_bytes(), 0)?;
+        file.sync_data()?;
+        disk.rename(&temporary, self.name)?;
+        disk.sync_dir()
     }
 }

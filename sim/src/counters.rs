@@ -171,6 +171,22 @@ counters! {
     snapshots_covering 1,
     /// Snapshots that brought a merge to a replica that had not applied it.
     snapshots_across_merges 1,
+    /// Times that stores died for good and took a region's quorum with them.
+    disasters 3,
+    /// Plans of a recovery that were carried out on all survivors.
+    recoveries 3,
+    /// Disasters after which survivors could not be recovered from, so that the dead were repaired.
+    recoveries_refused 0,
+    /// Attempts to carry a plan out on a store that lost power in the middle.
+    recoveries_interrupted 2,
+    /// Regions that were recovered from one replica.
+    regions_recovered 15,
+    /// Those of them that may have lost writes.
+    regions_lossy 5,
+    /// Regions made anew, empty.
+    regions_made_anew 0,
+    /// Keys whose last acknowledged writes were allowed to be lost.
+    keys_lossy 20,
     /// Consistency checks that came to their end.
     checks 1000,
     /// States held against the same region's at the same index elsewhere.

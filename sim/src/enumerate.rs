@@ -124,6 +124,7 @@ pub fn plan(scenario: Scenario, form: Form) -> Plan {
     plan.load.think = 80 * MILLI;
     plan.load.transfers = 0;
     plan.faults = Vec::new();
+    plan.disaster = None;
     plan.chaos = 4 * SECOND;
     let operation = match scenario {
         Scenario::Split => Operation::Split,

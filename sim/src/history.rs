@@ -75,16 +75,39 @@ pub struct Operation {
     pub returned: Option<(Moment, Answer)>,
 }
 
+/// A recovery that may have taken the last writes of a key away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The key.
+    pub key: Key,
+    /// When: everything that was answered before may be gone, and nothing that was sent before is under way any more.
+    pub at: Moment,
+    /// What the key holds after it, as the answer to a read.
+    pub found: Answer,
+}
+
 /// The operations of a run that may have had an effect, and all reads that were answered.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     operations: Vec<Operation>,
+    losses: Vec<Loss>,
 }
 
 impl History {
     /// Adds an operation. Those that certainly had no effect, and reads that were not answered, do not belong in it.
     pub fn add(&mut self, operation: Operation) {
         self.operations.push(operation);
+    }
+
+    /// Adds a recovery that may have taken the last writes of a key away: after all earlier ones of that key.
+    pub fn add_loss(&mut self, loss: Loss) {
+        self.losses.push(loss);
+    }
+
+    /// What recoveries may have taken from a key, in order of time.
+    #[must_use]
+    pub fn losses(&self, key: Key) -> Vec<&Loss> {
+        self.losses.iter().filter(|loss| loss.key == key).collect()
     }
 
     /// All operations, in the order in which they ended.

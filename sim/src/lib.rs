@@ -6,6 +6,7 @@
 pub mod check;
 pub mod cluster;
 pub mod counters;
+pub mod disaster;
 pub mod enumerate;
 pub mod history;
 pub mod life;

@@ -9,6 +9,7 @@ use multiraft::logic::SnapshotLimits;
 use multiraft_raft::Options;
 use multiraft_storage::LogOptions;
 
+use crate::disaster::Disaster;
 use crate::life::Life;
 use crate::random::Random;
 use crate::schedule::{MICRO, MILLI, SECOND};
@@ -168,6 +169,8 @@ pub struct Plan {
     pub chaos: u64,
     /// What becomes of the regions.
     pub life: Life,
+    /// Whether stores die for good, and a lost quorum is recovered.
+    pub disaster: Option<Disaster>,
     /// The faults that are on, with the mean time between two, in nanoseconds.
     pub faults: Vec<(Fault, u64)>,
 }
@@ -202,6 +205,7 @@ impl Plan {
             faults: draw_faults(&mut random),
             chaos: CHAOS,
             life: Life::none(),
+            disaster: None,
         };
         plan.life = Life::draw(seed, plan.regions);
         // Replicas that damage puts out of service stay where they are as long as regions do not move: what is judged then
@@ -213,6 +217,10 @@ impl Plan {
             } else {
                 plan.faults.retain(|(fault, _)| *fault != Fault::DamageLog);
             }
+        }
+        // Likewise with replicas that damage puts out of service: who survives must be able to say what it holds.
+        if !plan.life.operations.is_empty() {
+            plan.disaster = Disaster::draw(seed);
         }
         for spare in 0..plan.life.spares {
             plan.workers.push(1 + spare);
@@ -323,6 +331,14 @@ mod tests {
             assert!(plan.compact_keep_entries <= plan.compact_entries, "seed {seed}");
             assert_eq!(plan.drift_ppm.len(), plan.stores(), "seed {seed}");
         }
+    }
+
+    #[test]
+    fn disasters_come_in_some_seeds_and_never_with_damaged_logs() {
+        let with = |seed: &u64| Plan::draw(*seed).disaster.is_some();
+        let drawn: Vec<u64> = (0..400).filter(with).collect();
+        assert!((20..100).contains(&drawn.len()), "{drawn:?}");
+        assert!(drawn.iter().all(|seed| Plan::draw(*seed).interval(Fault::DamageLog).is_none()));
     }
 
     #[test]

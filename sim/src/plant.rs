@@ -52,11 +52,13 @@ pub enum Plant {
     FrozenRead,
     /// The worker of a region that was absorbed never hears of it.
     UntoldAbsorption,
+    /// A store on which a recovery was begun and not finished starts all the same.
+    SkippedFence,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::LyingDisk,
         Self::ForgottenVote,
         Self::ForgottenTerm,
@@ -81,5 +83,6 @@ impl Plant {
         Self::ForgottenAbsorption,
         Self::FrozenRead,
         Self::UntoldAbsorption,
+        Self::SkippedFence,
     ];
 }

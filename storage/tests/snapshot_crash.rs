@@ -108,6 +108,24 @@ fn a_power_cut_at_any_operation_loses_nothing_that_was_told() {
     }
 }
 
+/// Whoever opens the store builds on what it then has: it must be durable, also if the process ended between a rename and its sync.
+#[test]
+fn what_a_store_finds_when_it_opens_is_durable() {
+    let whole = SimDisk::new(3);
+    let (store, _) = SnapshotStore::open(Arc::new(whole.clone())).unwrap();
+    steps().iter().for_each(|(step, _)| step(&store).unwrap());
+    for operation in 0..whole.operations() {
+        let disk = SimDisk::new(3);
+        let (store, _) = SnapshotStore::open(Arc::new(disk.clone())).unwrap();
+        disk.cut_power_after(operation);
+        let _ = steps().iter().try_for_each(|(step, _)| step(&store));
+        disk.crash(CrashStyle::KeepAll, 0);
+        let found = contents(&disk);
+        disk.crash(CrashStyle::LoseAll, 0);
+        assert_eq!(contents(&disk), found, "killed before operation {operation}");
+    }
+}
+
 /// Random saves and removals with power cuts between and inside of them.
 #[test]
 fn a_long_life_with_power_cuts_ends_where_it_should() {

@@ -108,8 +108,8 @@ impl Recovery {
         if !options.accept_gaps && (left > 0 || !plan.gaps.is_empty()) {
             return Err(RecoveryError::Gaps { gaps: plan.gaps.len(), regions: left });
         }
-        let dir = self.dir.clone();
         let opened = self.open()?;
+        let top = Arc::clone(&opened.top);
         let mut done = AppliedPlan {
             store: opened.file.store,
             plan: id,
@@ -119,15 +119,13 @@ impl Recovery {
             created: Vec::new(),
         };
         if opened.check(plan)? {
+            // What says so may have been renamed in front of a crash and never synced.
+            top.sync_dir().map_err(|error| marking(&error))?;
             done.already = true;
             return Ok(done);
         }
         let mut fence = Fence { plan: id, done: false, ids_upto: plan.ids_upto, dead: plan.dead.clone() };
-        let mark = |fence: &Fence| {
-            fence
-                .write(&dir)
-                .map_err(|error| RecoveryError::Interrupted { what: format!("marking the store: {error}") })
-        };
+        let mark = |fence: &Fence| fence.write_on(&*top).map_err(|error| marking(&error));
         step("begin")?;
         mark(&fence)?;
         opened.carry_out(plan, &mut done, step)?;
@@ -343,6 +341,10 @@ impl Opened {
         let written = self.writer.commit(batches);
         written.map(drop).map_err(|error| RecoveryError::Interrupted { what: format!("writing the log: {error}") })
     }
+}
+
+fn marking(error: &io::Error) -> RecoveryError {
+    RecoveryError::Interrupted { what: format!("marking the store: {error}") }
 }
 
 /// Has tasks applied, and children registered, to the end.

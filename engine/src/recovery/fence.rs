@@ -16,6 +16,7 @@ use std::io;
 use std::path::Path;
 
 use multiraft_raft::StoreId;
+use multiraft_storage::Disk;
 
 use super::PlanId;
 use crate::field_file::{FieldFile, Fields};
@@ -47,11 +48,20 @@ impl Fence {
     /// # Errors
     /// It cannot be read, or makes no sense; the reason says what to do.
     pub fn read(dir: &Path) -> io::Result<Option<Self>> {
-        let Some(text) = FILE.text(dir)? else { return Ok(None) };
-        let invalid = |reason: String| {
-            let path = dir.join(FILE.name);
-            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {reason}", path.display()))
-        };
+        Self::parse(FILE.text(dir)?, || dir.join(FILE.name).display().to_string())
+    }
+
+    /// Reads the file on a disk that stands for a data directory.
+    ///
+    /// # Errors
+    /// As [`Fence::read`].
+    pub fn read_on(disk: &dyn Disk) -> io::Result<Option<Self>> {
+        Self::parse(FILE.text_on(disk)?, || disk.describe(FILE.name))
+    }
+
+    fn parse(text: Option<String>, path: impl Fn() -> String) -> io::Result<Option<Self>> {
+        let Some(text) = text else { return Ok(None) };
+        let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {reason}", path()));
         FILE.parse(&text, Self::from_fields).map(Some).map_err(invalid)
     }
 
@@ -68,10 +78,11 @@ impl Fence {
     }
 
     /// Replaces the file, durably.
-    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
+    pub(super) fn write_on(&self, disk: &dyn Disk) -> io::Result<()> {
         let dead: Vec<String> = self.dead.iter().map(ToString::to_string).collect();
         let state = if self.done { "done" } else { "begun" };
-        FILE.write(dir, &[("plan", &self.plan), ("state", &state), ("ids", &self.ids_upto), ("dead", &dead.join(" "))])
+        let dead = dead.join(" ");
+        FILE.write_on(disk, &[("plan", &self.plan), ("state", &state), ("ids", &self.ids_upto), ("dead", &dead)])
     }
 }
 
@@ -79,15 +90,19 @@ impl Fence {
 mod tests {
     use std::fs;
 
+    use multiraft_storage::RealDisk;
+
     use super::*;
 
     #[test]
     fn the_file_is_read_as_it_was_written_and_damage_is_found() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Fence::read(dir.path()).unwrap(), None);
+        let disk = RealDisk::guarded(dir.path()).unwrap();
         let fence = Fence { plan: PlanId(77), done: false, ids_upto: 1 << 40, dead: vec![StoreId(3), StoreId(4)] };
-        fence.write(dir.path()).unwrap();
+        fence.write_on(&disk).unwrap();
         assert_eq!(Fence::read(dir.path()).unwrap(), Some(fence.clone()));
+        assert_eq!(Fence::read_on(&disk).unwrap(), Some(fence.clone()));
         let path = dir.path().join(FILE.name);
         let good = fs::read_to_string(&path).unwrap();
         for (from, to, says) in [
@@ -100,7 +115,7 @@ mod tests {
             let error = Fence::read(dir.path()).unwrap_err().to_string();
             assert!(error.contains(says), "{from}: {error}");
         }
-        Fence { dead: Vec::new(), done: true, ..fence }.write(dir.path()).unwrap();
+        Fence { dead: Vec::new(), done: true, ..fence }.write_on(&disk).unwrap();
         assert_eq!(Fence::read(dir.path()).unwrap().unwrap().dead, []);
     }
 }

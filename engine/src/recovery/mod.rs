@@ -20,6 +20,8 @@ mod known;
 mod offline;
 mod plan;
 mod planner;
+#[cfg(test)]
+mod power;
 mod space;
 mod survey;
 #[cfg(test)]
@@ -29,7 +31,7 @@ pub use audit::RecoveryRecord;
 pub use carry_out::{AppliedPlan, ApplyOptions, unfinished};
 pub use codec::FileError;
 pub use fence::Fence;
-pub use offline::{Recovery, RecoveryError, fence_of};
+pub use offline::{Recovery, RecoveryError, StoppedStore, fence_of};
 pub use plan::{Keep, Loss, Plan, PlanId, RegionPlan, Source, Verdict};
 pub use planner::{PlanError, PlanOptions, make_plan};
 pub use survey::{BuriedReplica, DamagedReplica, Foreseen, FrozenFor, ReplicaSurvey, StoreSurvey};

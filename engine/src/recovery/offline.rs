@@ -5,9 +5,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use multiraft_raft::{Entry, LogIndex, RegionId, StoreId};
-use multiraft_storage::{LogReader, LogWriter, Recovered};
+use multiraft_raft::{ClusterId, Entry, Incarnation, LogIndex, RegionId, StoreId};
+use multiraft_storage::{Disk, LogOptions, LogReader, LogWriter, RealDisk, Recovered};
 
 use super::codec::FileError;
 use super::fence::Fence;
@@ -25,13 +26,40 @@ use crate::snapshots::{RestoredRegions, SnapshotFiles};
 
 /// How many bytes of entries are read at a time.
 const READ_BYTES: usize = 4 << 20;
+/// What was attempted, in an error.
+const READING_FENCE: &str = "reading what an earlier recovery has left";
 
 /// A stopped store that is to be looked at or recovered. See [`Builder::recovery`](crate::Builder::recovery).
 #[must_use = "nothing is read before it is asked for"]
 pub struct Recovery {
-    pub(super) dir: PathBuf,
-    backend: OpenBackend,
-    config: Config,
+    place: Place,
+}
+
+/// Where a stopped store lies.
+enum Place {
+    Directory { dir: PathBuf, backend: OpenBackend, config: Box<Config> },
+    Disks(Box<StoppedStore>),
+}
+
+/// A stopped store whose parts lie on disks of the caller's: what the simulator has in the place of a data directory. Its caller
+/// sees to it that nothing else uses them.
+pub struct StoppedStore {
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// Which store it is.
+    pub store: StoreId,
+    /// Its last start.
+    pub incarnation: Incarnation,
+    /// Where the file `RECOVERY` is.
+    pub top: Arc<dyn Disk>,
+    /// Where the log is.
+    pub log: Arc<dyn Disk>,
+    /// The log's options.
+    pub log_options: LogOptions,
+    /// Where the snapshot files are.
+    pub files: Arc<dyn Disk>,
+    /// The state, as new: not yet of any store.
+    pub backend: Backend,
 }
 
 /// Why a store could not be looked at or recovered. Nothing has changed, save where it says so.
@@ -119,6 +147,8 @@ pub enum RecoveryError {
 /// All of a stopped store, open.
 pub(super) struct Opened {
     pub(super) file: StoreFile,
+    /// Where the file `RECOVERY` is.
+    pub(super) top: Arc<dyn Disk>,
     pub(super) fence: Option<Fence>,
     pub(super) writer: LogWriter,
     pub(super) reader: LogReader,
@@ -129,9 +159,24 @@ pub(super) struct Opened {
     pub(super) regions: Vec<AppliedRegion>,
 }
 
+/// The parts of a store, each opened by itself.
+struct Parts {
+    file: StoreFile,
+    fence: Option<Fence>,
+    top: Arc<dyn Disk>,
+    log: (LogWriter, LogReader, Recovered),
+    files: SnapshotFiles,
+    backend: Backend,
+}
+
 impl Recovery {
     pub(crate) fn new(dir: PathBuf, backend: OpenBackend, config: Config) -> Self {
-        Self { dir, backend, config }
+        Self { place: Place::Directory { dir, backend, config: Box::new(config) } }
+    }
+
+    /// A store on disks of the caller's.
+    pub fn on(store: StoppedStore) -> Self {
+        Self { place: Place::Disks(Box::new(store)) }
     }
 
     /// Collects what there is on this store. Blocks while the disk is read; changes nothing that the store's next start would not.
@@ -147,16 +192,46 @@ impl Recovery {
     }
 
     pub(super) fn open(self) -> Result<Opened, RecoveryError> {
-        let Self { dir, backend, config } = self;
-        if !StoreFile::exists(&dir) {
-            return Err(RecoveryError::NoStore { path: dir });
+        match self.place {
+            Place::Directory { dir, backend, config } => Parts::in_directory(&dir, backend, &config)?.assemble(),
+            Place::Disks(store) => Parts::on_disks(*store)?.assemble(),
         }
-        check_log_is_there(&dir)?;
-        let (writer, reader, recovered) = open_log(&dir, &config)?;
-        let file = StoreFile::read(&dir)?.ok_or_else(|| RecoveryError::NoStore { path: dir.clone() })?;
-        let fence = read_fence(&dir)?;
+    }
+}
+
+impl Parts {
+    fn in_directory(dir: &Path, backend: OpenBackend, config: &Config) -> Result<Self, RecoveryError> {
+        let no_store = || RecoveryError::NoStore { path: dir.to_owned() };
+        if !StoreFile::exists(dir) {
+            return Err(no_store());
+        }
+        check_log_is_there(dir)?;
+        let log = open_log(dir, config)?;
+        let file = StoreFile::read(dir)?.ok_or_else(no_store)?;
+        let fence = read_fence(dir)?;
+        let what = || format!("opening {}", dir.display());
+        let top = RealDisk::guarded(dir).map_err(|source| RecoveryError::Io { what: what(), source })?;
         let files = SnapshotFiles::open(&dir.join("snapshots"))?;
-        let backend = backend(&dir)?.of_store(file.store, &files);
+        let backend = backend(dir)?.of_store(file.store, &files);
+        Ok(Self { file, fence, top: Arc::new(top), log, files, backend })
+    }
+
+    fn on_disks(store: StoppedStore) -> Result<Self, RecoveryError> {
+        let StoppedStore { cluster, store, incarnation, top, log, log_options, files, backend } = store;
+        let log = LogWriter::open(log, log_options).map_err(|error| StartError::Log(error.to_string()))?;
+        let file = StoreFile { cluster, store, incarnation, bootstrapped: true };
+        let io = |what: &str| {
+            let what = what.to_owned();
+            move |source| RecoveryError::Io { what, source }
+        };
+        let fence = Fence::read_on(&*top).map_err(io(READING_FENCE))?;
+        let files = SnapshotFiles::open_on(files).map_err(io("opening the snapshot files"))?;
+        let backend = backend.of_store(store, &files);
+        Ok(Self { file, fence, top, log, files, backend })
+    }
+
+    fn assemble(self) -> Result<Opened, RecoveryError> {
+        let Self { file, fence, top, log: (writer, reader, recovered), files, backend } = self;
         let found = if backend.is_durable() {
             RestoredRegions { regions: backend.regions().map_err(StartError::from)?, damaged: Vec::new() }
         } else {
@@ -171,7 +246,7 @@ impl Recovery {
         backend.begin(&assembled.starts, &assembled.residue.tombstones);
         backend.hold(&assembled.held, assembled.damaged.iter().map(|(region, _)| *region));
         let regions = found.regions;
-        Ok(Opened { file, fence, writer, reader, recovered, backend, assembled, regions })
+        Ok(Opened { file, top, fence, writer, reader, recovered, backend, assembled, regions })
     }
 }
 
@@ -185,8 +260,7 @@ pub fn fence_of(dir: &Path) -> Result<(StoreId, Option<Fence>), RecoveryError> {
 }
 
 fn read_fence(dir: &Path) -> Result<Option<Fence>, RecoveryError> {
-    let what = || "reading what an earlier recovery has left".to_owned();
-    Fence::read(dir).map_err(|source| RecoveryError::Io { what: what(), source })
+    Fence::read(dir).map_err(|source| RecoveryError::Io { what: READING_FENCE.to_owned(), source })
 }
 
 impl Opened {

@@ -9,7 +9,9 @@ use multiraft_raft::{
     ChangeOp, ClusterId, Entry, EntryKind, HardState, KeyRange, LogIndex, LogTicket, MembershipChange,
     RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
-use multiraft_storage::{GroupRecord, LogBatch, LogChange, MemStore, SledConfig, SledStore, StateError, StateStore};
+use multiraft_storage::{
+    GroupRecord, LogBatch, LogChange, LogWriter, MemStore, SledConfig, SledStore, StateError, StateStore,
+};
 
 use super::carry_out::{ApplyOptions, NoSnapshots};
 use super::offline::{Opened, Recovery, RecoveryError};
@@ -23,11 +25,11 @@ use crate::region::keys;
 use crate::shell::{StoreFile, open_log};
 use crate::snapshots::SnapshotFiles;
 
-const CLUSTER: ClusterId = ClusterId(7);
-const DEAD: [StoreId; 3] = [StoreId(7), StoreId(8), StoreId(9)];
+pub(super) const CLUSTER: ClusterId = ClusterId(7);
+pub(super) const DEAD: [StoreId; 3] = [StoreId(7), StoreId(8), StoreId(9)];
 
 /// `key=value` sets.
-struct Pairs;
+pub(super) struct Pairs;
 
 impl StateMachine for Pairs {
     fn apply(&self, _: ApplyContext<'_>, command: &[u8], state: &mut StateTxn<'_>) -> Result<Bytes, StateError> {
@@ -45,20 +47,20 @@ impl StateMachine for Pairs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Form {
+pub(super) enum Form {
     Disk,
     Memory,
 }
 
 /// A region of a store that is made by hand: its first state, its log, and how much of that is applied.
 #[derive(Clone)]
-struct Given {
-    descriptor: RegionDescriptor,
-    log: Vec<Entry>,
-    applied: u64,
+pub(super) struct Given {
+    pub(super) descriptor: RegionDescriptor,
+    pub(super) log: Vec<Entry>,
+    pub(super) applied: u64,
 }
 
-fn region(id: u64, start: &str, end: &str, stores: &[u64]) -> RegionDescriptor {
+pub(super) fn region(id: u64, start: &str, end: &str, stores: &[u64]) -> RegionDescriptor {
     let range =
         KeyRange { start: Bytes::copy_from_slice(start.as_bytes()), end: Bytes::copy_from_slice(end.as_bytes()) };
     let replica = |store: &u64| Replica { id: ReplicaId(id * 100 + store), store: StoreId(*store), role: Role::Voter };
@@ -66,18 +68,18 @@ fn region(id: u64, start: &str, end: &str, stores: &[u64]) -> RegionDescriptor {
     RegionDescriptor { id: RegionId(id), range, epoch: RegionEpoch { conf_version: 1, version: 1 }, replicas }
 }
 
-const fn epoch(conf_version: u64, version: u64) -> RegionEpoch {
+pub(super) const fn epoch(conf_version: u64, version: u64) -> RegionEpoch {
     RegionEpoch { conf_version, version }
 }
 
-enum What<'a> {
+pub(super) enum What<'a> {
     Put(&'a str),
     Admin(AdminCommand),
     Change(MembershipChange),
 }
 
 /// A log behind a first state, in term 3.
-fn log(parts: impl IntoIterator<Item = (RegionEpoch, What<'static>)>) -> Vec<Entry> {
+pub(super) fn log(parts: impl IntoIterator<Item = (RegionEpoch, What<'static>)>) -> Vec<Entry> {
     let entry = |(index, (epoch, what)): (u64, (RegionEpoch, What<'_>))| {
         let (kind, data) = match what {
             What::Put(pair) => (EntryKind::Command, Command::encode(epoch, None, pair.as_bytes())),
@@ -128,9 +130,13 @@ fn make(dir: &Path, store: u64, form: Form, given: &[Given]) {
     file.bootstrapped = true;
     file.write(dir).unwrap();
     let files = SnapshotFiles::open(&dir.join("snapshots")).unwrap();
-    let backend = backend(dir, form).of_store(StoreId(store), &files);
+    fill(&mut writer, &files, &backend(dir, form).of_store(StoreId(store), &files), given);
+}
+
+/// Gives a new store its regions and their logs, and applies of these what is to be applied.
+pub(super) fn fill(writer: &mut LogWriter, files: &SnapshotFiles, backend: &Backend, given: &[Given]) {
     let regions: Vec<Arc<RegionDescriptor>> = given.iter().map(|given| Arc::new(given.descriptor.clone())).collect();
-    if form == Form::Disk {
+    if backend.is_durable() {
         backend.create_regions(&regions).unwrap();
     } else {
         files.save(regions.iter().map(|region| backend.first_snapshot(region)).collect()).unwrap();
@@ -148,7 +154,7 @@ fn make(dir: &Path, store: u64, form: Form, given: &[Given]) {
     });
     writer.commit(vec![LogBatch { ticket: LogTicket { lane: 0, seq: 1 }, records: records.collect() }]).unwrap();
     let states: Vec<AppliedRegion> =
-        if form == Form::Disk { backend.regions().unwrap() } else { files.restore_all(&backend).regions };
+        if backend.is_durable() { backend.regions().unwrap() } else { files.restore_all(backend).regions };
     let mut applier = backend.applier(states);
     let starts = regions.iter().map(|region| crate::assembly::empty_start(Arc::clone(region))).collect::<Vec<_>>();
     backend.begin(&starts, &BTreeMap::new());
@@ -164,7 +170,7 @@ fn make(dir: &Path, store: u64, form: Form, given: &[Given]) {
 
 /// All that matters of a stopped store.
 #[derive(Debug, PartialEq)]
-struct Dump {
+pub(super) struct Dump {
     regions: Vec<(RegionDescriptor, LogIndex, Term)>,
     pairs: Vec<(String, String)>,
     buried: Vec<(RegionId, ReplicaId, Cause)>,
@@ -178,7 +184,10 @@ fn open(dir: &Path, form: Form) -> Opened {
 }
 
 fn dump(dir: &Path, form: Form) -> Dump {
-    let opened = open(dir, form);
+    dump_of(&open(dir, form))
+}
+
+pub(super) fn dump_of(opened: &Opened) -> Dump {
     let mut pairs = Vec::new();
     let starts = &opened.assembled.starts;
     for start in starts.iter().filter(|start| start.descriptor.id != RegionId::ROOT) {
@@ -311,7 +320,7 @@ impl Case {
 }
 
 /// Most of these clusters are without a root region.
-fn options(plan: &Plan) -> ApplyOptions {
+pub(super) fn options(plan: &Plan) -> ApplyOptions {
     ApplyOptions::confirm(plan.id()).accept_gaps()
 }
 
@@ -321,7 +330,7 @@ fn both_forms(stores: &[(u64, Vec<Given>)], check: impl Fn(&Recovered)) {
     }
 }
 
-fn child(id: u64, start: &'static str, stores: u64) -> Child {
+pub(super) fn child(id: u64, start: &'static str, stores: u64) -> Child {
     let replicas = (1..=stores).map(|store| ReplicaId(id * 100 + store)).collect();
     Child { start: Bytes::from_static(start.as_bytes()), region: RegionId(id), replicas }
 }
@@ -387,7 +396,7 @@ fn a_replica_whose_log_removes_itself_can_be_kept() {
     both_forms(&[(1, vec![given])], |recovered| assert_eq!(recovered.pairs(), ["a=1"]));
 }
 
-fn frozen_pair(commit: bool) -> Vec<Given> {
+pub(super) fn frozen_pair(commit: bool) -> Vec<Given> {
     let (source, target) = (region(2, "", "m", &[1, 7, 8]), region(3, "m", "", &[1, 7, 8]));
     let freeze = AdminCommand::Freeze { target: Arc::new(target.clone()) };
     let frozen = RegionDescriptor { epoch: epoch(1, 2), ..source.clone() };

@@ -195,6 +195,63 @@ impl Consensus {
         self.state.remove(&(store, region));
     }
 
+    /// A plan keeps the replica of `region` on `store`, whose log ends at `last`: what `survivors` know to be committed must be in
+    /// it; where nothing is to be lost, everything that was ever committed.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn on_kept(
+        &self,
+        region: RegionId,
+        store: StoreId,
+        last: LogIndex,
+        survivors: &[StoreId],
+        loses_nothing: bool,
+        logs: &Shadows,
+    ) -> Verdict {
+        let known = |survivor: &StoreId| {
+            let promised = logs.durable(*survivor, region).map(|log| log.hard_state.commit).unwrap_or_default();
+            self.state.get(&(*survivor, region)).copied().unwrap_or_default().max(promised)
+        };
+        let known = survivors.iter().map(known).max().unwrap_or_default();
+        let upto = if loses_nothing { known.max(self.committed(region)) } else { known };
+        let committed = self.committed.get(&region).map_or(&[][..], |committed| &committed[..]);
+        let log = logs.durable(store, region).cloned().unwrap_or_default();
+        let differs = |(entry, index): &(&Committed, LogIndex)| {
+            *index > last || (*index > log.truncated && log.term(*index).is_some_and(|term| term != entry.term))
+        };
+        let indexes = (FIRST as u64..=upto.get()).map(LogIndex);
+        match committed.iter().zip(indexes).find(differs) {
+            None => Ok(()),
+            Some((entry, index)) => {
+                let detail = format!(
+                    "region {region} goes on from store {store}, whose log ends at {last}: entry {index} of term {} is not in it; \
+                     survivors know of {known}, nothing is to be lost: {loses_nothing}",
+                    entry.term
+                );
+                Err(Violation::new("a recovery keeps what survivors know, and all where it loses nothing", detail))
+            }
+        }
+    }
+
+    /// `region` has begun a new life in `term`, with a state that stands for an entry at `index`, on `store` alone.
+    pub fn on_recovered(&mut self, region: RegionId, store: StoreId, index: LogIndex, term: Term) {
+        let committed = self.committed.entry(region).or_default();
+        // What the kept log was is told by nobody any more: it is in the state.
+        let stands_for = Committed { term, digest: 0, by_term: term };
+        committed.clear();
+        committed.resize((index.get() as usize + 1).saturating_sub(FIRST), stands_for);
+        self.forget(region);
+        self.state.insert((store, region), index);
+    }
+
+    /// `region` is no more; or its replicas begin anew.
+    pub fn forget(&mut self, region: RegionId) {
+        self.next.retain(|(_, other), _| *other != region);
+        self.state.retain(|(_, other), _| *other != region);
+        self.removed.retain(|(_, other), _| *other != region);
+    }
+
     /// A client was told that the entry at `index` of `region` is committed and applied.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::lives::{check_found, lives};
 use crate::history::{Action, Answer, History, Key, Operation};
 use crate::random::fold;
 use crate::schedule::Moment;
@@ -28,23 +29,38 @@ pub enum Refused {
         /// The key.
         key: Key,
     },
+    /// After a recovery the key holds what nobody had asked for.
+    MadeUp {
+        /// The key.
+        key: Key,
+        /// What it holds.
+        value: u64,
+    },
 }
 
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NotLinearizable { key, operations } => write!(f, "{key:?} is not linearizable:\n{operations}"),
+            Self::MadeUp { key, value } => write!(f, "{key:?} holds {value} after a recovery, or holds it twice"),
             Self::Undecided { key } => write!(f, "{key:?}: the search for a linearization was given up"),
         }
     }
 }
 
-/// Checks every key of a history.
+/// Checks every key of a history. A key of which a recovery may have lost something has several lives, each judged by itself.
 ///
 /// # Errors
 /// The first key whose operations no order explains.
 pub fn check(history: &History) -> Result<(), Refused> {
-    history.by_key().into_iter().try_for_each(|(key, operations)| check_key(key, &operations))
+    history.by_key().into_iter().try_for_each(|(key, operations)| {
+        let losses = history.losses(key);
+        if losses.is_empty() {
+            return check_key(key, &operations);
+        }
+        losses.iter().try_for_each(|loss| check_found(loss, &operations))?;
+        lives(&losses, &operations).iter().try_for_each(|life| check_key(key, &life.iter().collect::<Vec<_>>()))
+    })
 }
 
 /// Checks the operations of one key.

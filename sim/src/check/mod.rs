@@ -3,6 +3,7 @@
 
 pub mod consensus;
 pub mod linearizable;
+mod lives;
 pub mod regions;
 pub mod shadow;
 pub mod state;

@@ -3,6 +3,7 @@
 //! at the same index, what was removed stays removed, and a replica votes once a term.
 
 mod merges;
+mod recoveries;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

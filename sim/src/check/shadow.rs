@@ -152,6 +152,32 @@ impl Shadows {
         }
     }
 
+    /// A recovery has written a group's records on a store that does not run: what it keeps of promises is judged, the rest is
+    /// taken as it is found.
+    ///
+    /// # Errors
+    /// A replica that has given way has forgotten what it promised.
+    pub fn on_rewritten(
+        &mut self,
+        store: StoreId,
+        region: RegionId,
+        found: Option<&RecoveredGroup>,
+        keeps_promises: bool,
+    ) -> Verdict {
+        let shadow = self.stores.entry(store).or_default();
+        let found = found.map(ShadowGroup::of).unwrap_or_default();
+        let before = shadow.durable.get(&region).cloned().unwrap_or_default();
+        let promised = |group: &ShadowGroup| (group.hard_state.term, group.hard_state.vote);
+        if keeps_promises && promised(&before) != promised(&found) {
+            let detail =
+                format!("store {store}, region {region}: {} has become {}", describe(&before), describe(&found));
+            return Err(Violation::new("what was promised outlives a recovery", detail));
+        }
+        shadow.durable.insert(region, found.clone());
+        shadow.latest.insert(region, found);
+        Ok(())
+    }
+
     /// A store found these groups in its log at the start.
     ///
     /// # Errors

@@ -279,6 +279,11 @@ impl Cluster {
         let now = self.schedule.now();
         let patience = self.plan.request_timeout.as_nanos() as u64;
         let Some(running) = &mut self.clients.clients[client].running else { return };
+        if matches!(running.task, Task::Repeat { .. }) && Some(running.invoked) < self.aftermath.lost_at {
+            // Its first answer may be lost, and with it what would keep it from being carried out again.
+            self.clients.clients[client].running = None;
+            return self.go_on(client);
+        }
         running.attempts += 1;
         if running.attempts > 1 && running.session.is_some() {
             self.counters.session_duplicates += u64::from(running.uncertain);

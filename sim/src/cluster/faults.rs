@@ -70,7 +70,7 @@ pub(super) struct Faults {
     /// Ways that are blocked now, with how often.
     blocked: Vec<(usize, usize)>,
     slow: BTreeSet<(usize, usize)>,
-    full: BTreeSet<usize>,
+    pub(super) full: BTreeSet<usize>,
     /// Stores to which snapshots break off, and until when.
     broken_streams: Vec<(usize, Moment)>,
 }
@@ -305,6 +305,7 @@ impl Cluster {
                 self.schedule.plan(now, Event::Start { store });
             }
         }
+        self.plan_second_look();
         self.begin_recovery();
     }
 }

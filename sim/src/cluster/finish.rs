@@ -88,8 +88,9 @@ impl Cluster {
             }
             let mut leaders = 0;
             for replica in &descriptor.replicas {
-                // A replica that damage has put out of service stays out until another takes its place.
-                if self.nodes[place_of(replica.store)].out.contains(&region) {
+                // A replica that damage has put out of service stays out until another takes its place, and so does a dead one.
+                let node = &self.nodes[place_of(replica.store)];
+                if node.dead || node.out.contains(&region) {
                     continue;
                 }
                 let status = self.status(place_of(replica.store), region);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft::logic::{AdminCommand, AdminRequest, MergeFault, Outcome};
-use multiraft_raft::{ChangeOp, LogIndex, MembershipChange, RegionDescriptor, RegionEpoch, RegionId, Role};
+use multiraft_raft::{ChangeOp, LogIndex, MembershipChange, RegionDescriptor, RegionEpoch, RegionId, Replica, Role};
 
 use super::regions::{NoIds, Purpose};
 use super::{Cluster, place_of};
@@ -82,7 +82,8 @@ impl Cluster {
         else {
             return self.drop_merge(operator);
         };
-        if !are_neighbours(&source, &target) {
+        let is_dead = |replica: &Replica| self.nodes[place_of(replica.store)].dead;
+        if !are_neighbours(&source, &target) || source.replicas.iter().chain(&target.replicas).any(is_dead) {
             return self.drop_merge(operator);
         }
         if are_together(&source, &target) || self.operators.random.chance(50) {

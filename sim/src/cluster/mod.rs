@@ -15,6 +15,7 @@ mod apply;
 mod checks;
 mod clients;
 mod counted;
+mod disaster;
 mod faults;
 mod finish;
 mod links;
@@ -48,6 +49,7 @@ use crate::schedule::{Moment, SECOND, Schedule};
 
 use clients::Clients;
 use counted::Counting;
+use disaster::Aftermath;
 use faults::Faults;
 use network::{Network, Packet};
 use node::{Node, first_regions};
@@ -92,6 +94,8 @@ enum Event {
     Fault(Fault),
     Undo(faults::Undo),
     Resume { store: usize },
+    Disaster,
+    Recover,
     Heal,
     Settle,
     Check { round: usize },
@@ -126,6 +130,7 @@ pub struct Cluster {
     clients: Clients,
     operators: Operators,
     faults: Faults,
+    aftermath: Aftermath,
     history: History,
     consensus: Consensus,
     shadows: Shadows,
@@ -149,6 +154,7 @@ impl Cluster {
             network: Network::new(plan.stores(), &plan.workers),
             clients: Clients::new(&plan, random.fork()),
             faults: Faults::new(random.fork()),
+            aftermath: Aftermath::new(&plan),
             operators: Operators::new(&plan, random.fork()),
             nodes,
             schedule: Schedule::default(),
@@ -183,6 +189,7 @@ impl Cluster {
         self.plan_clients();
         self.plan_operators();
         self.plan_faults();
+        self.plan_disaster();
         self.plan_check(0);
         self.schedule.plan(Moment(self.plan.chaos), Event::Heal);
     }
@@ -244,6 +251,8 @@ impl Cluster {
             Event::Fault(fault) => self.on_fault(fault),
             Event::Undo(undo) => self.on_undo(undo),
             Event::Resume { store } => self.on_resume(store),
+            Event::Disaster => self.on_disaster(),
+            Event::Recover => self.on_recover(),
             Event::Heal => self.on_heal(),
             Event::Begin => self.on_script_begins(),
             Event::End => self.on_script_ends(),

@@ -31,6 +31,8 @@ pub(super) struct Node {
     pub(super) disk: SimDisk,
     /// Holds snapshot files.
     pub(super) files_disk: SimDisk,
+    /// Holds what a recovery leaves in a data directory.
+    pub(super) top: SimDisk,
     /// The durable state store, where the form has one.
     pub(super) state: SimStore,
     pub(super) incarnation: Incarnation,
@@ -54,6 +56,8 @@ pub(super) struct Node {
     pub(super) out: BTreeSet<RegionId>,
     /// Where the process is to die.
     pub(super) armed: Option<(Point, u32)>,
+    /// It never comes back.
+    pub(super) dead: bool,
     /// The image of the disk to which a crash falls back, if the disk lies about what it has flushed (a planted bug).
     pub(super) lying_image: Option<SimDisk>,
 }
@@ -103,6 +107,7 @@ impl Node {
             clock: DriftingClock::new(random.below(1000 * SECOND), plan.drift_ppm[store]),
             disk: SimDisk::new(random.number()),
             files_disk: SimDisk::new(random.number()),
+            top: SimDisk::new(store as u64),
             state: SimStore::new(),
             incarnation: Incarnation::ZERO,
             // Nothing is made on a spare store: what it comes to hold comes from others.
@@ -117,6 +122,7 @@ impl Node {
             damages: 0,
             out: BTreeSet::new(),
             armed: None,
+            dead: false,
             lying_image: None,
         }
     }
@@ -126,7 +132,7 @@ impl Node {
         self.life == life && self.process.is_some()
     }
 
-    fn backend(&self, form: Form) -> Backend {
+    pub(super) fn backend(&self, form: Form) -> Backend {
         match form {
             Form::SharedDurable => Backend::shared(Arc::new(SharedMachine), Arc::new(self.state.clone())),
             Form::SharedVolatile => Backend::shared(Arc::new(SharedMachine), Arc::new(MemStore::new())),
@@ -175,7 +181,7 @@ pub(super) fn first_regions(plan: &Plan) -> Vec<Arc<RegionDescriptor>> {
 impl Cluster {
     /// Starts a store's process on what its disk holds.
     pub(super) fn start(&mut self, store: usize) {
-        if self.nodes[store].process.is_some() {
+        if self.nodes[store].process.is_some() || !self.may_start(store) {
             return;
         }
         self.nodes[store].life += 1;
@@ -185,6 +191,7 @@ impl Cluster {
                 self.nodes[store].process = Some(process);
                 self.say(|| format!("{} starts, {:?}", id_of(store), self.nodes[store].incarnation));
                 self.record(1, store as u64);
+                self.look_at_recovered(store);
                 self.on_started(store);
             }
             Err(Some(violation)) => self.judge_that(Err(violation)),
@@ -310,7 +317,7 @@ impl Cluster {
             store: id_of(store),
             incarnation: self.nodes[store].incarnation,
             worker,
-            peers: (0..self.nodes.len()).filter(|peer| *peer != store).map(id_of).collect(),
+            peers: (0..self.nodes.len()).filter(|peer| *peer != store && !self.is_refused(*peer)).map(id_of).collect(),
             raft: Arc::new(self.plan.raft.clone()),
             request_timeout: self.plan.request_timeout,
             apply_queue_bytes: self.plan.apply_queue_bytes,
@@ -361,6 +368,7 @@ impl Cluster {
         }
         node.disk.crash(style, seed);
         node.files_disk.crash(style, seed.rotate_left(32));
+        node.top.crash(style, seed);
         node.state.crash(if style == CrashStyle::KeepAll { u64::MAX } else { lost_states });
         if self.nodes.iter().all(|node| node.process.is_none()) {
             self.counters.all_dead += 1;

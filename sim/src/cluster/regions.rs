@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft::logic::{AdminCommand, AdminRequest, Child, Input, Notice, Outcome};
-use multiraft_raft::{ChangeOp, MembershipChange, RegionDescriptor, RegionId, ReplicaId, Role, StoreId};
+use multiraft_raft::{ChangeOp, MembershipChange, RegionDescriptor, RegionId, Replica, ReplicaId, Role, StoreId};
 
 use super::merges::Errand;
-use super::{Cluster, Event, Waiter, id_of};
+use super::{Cluster, Event, Waiter, id_of, place_of};
 use crate::history::Key;
 use crate::life::Operation;
 use crate::machine;
@@ -69,6 +69,14 @@ impl Operators {
     /// The region that an attempt of an operator is about.
     pub(super) fn region_of(&self, waiter: Waiter) -> Option<RegionId> {
         self.waiting.get(&waiter).map(|asked| asked.region)
+    }
+
+    /// Nothing of what they were about is what it was.
+    pub(super) fn begin_anew(&mut self) {
+        self.ids.fill(0..0);
+        self.next.fill(None);
+        self.errands.fill(None);
+        self.again.fill(None);
     }
 
     /// Ids that were given away before a region was read are of no use for its new replicas.
@@ -188,8 +196,11 @@ impl Cluster {
         operation: Operation,
         region: &RegionDescriptor,
     ) -> Result<Option<AdminRequest>, NoIds> {
-        let absent: Vec<StoreId> =
-            (0..self.nodes.len()).map(id_of).filter(|store| region.replica_on(*store).is_none()).collect();
+        if let Some(request) = self.clean_up(region) {
+            return Ok(request);
+        }
+        let living = (0..self.nodes.len()).filter(|store| !self.nodes[*store].dead).map(id_of);
+        let absent: Vec<StoreId> = living.filter(|store| region.replica_on(*store).is_none()).collect();
         let of_role = |role: Role| -> Vec<ReplicaId> {
             region.replicas.iter().filter(|replica| replica.role == role).map(|replica| replica.id).collect()
         };
@@ -226,6 +237,16 @@ impl Cluster {
             Operation::Replace => return self.replace_request(operator, region, &voters, &learners, &absent),
         };
         Ok(Some(AdminRequest::Membership(MembershipChange::Simple(op))))
+    }
+
+    /// A region with a replica that is dead for good gets rid of that first; `Some(None)`: not now. Whatever else was done to it
+    /// could leave the dead with a majority.
+    fn clean_up(&self, region: &RegionDescriptor) -> Option<Option<AdminRequest>> {
+        let is_dead = |replica: &&Replica| self.nodes[place_of(replica.store)].dead;
+        let dead = region.replicas.iter().find(is_dead)?;
+        let is_joint = region.replicas.iter().any(|replica| replica.role.is_joint());
+        let remove = MembershipChange::Simple(ChangeOp::Remove { id: dead.id });
+        Some((!is_joint).then_some(AdminRequest::Membership(remove)))
     }
 
     pub(super) fn one_id(&mut self, operator: usize) -> Result<ReplicaId, NoIds> {
@@ -343,7 +364,9 @@ impl Cluster {
                 let first = reply.as_ref().try_into().map_or(0, u64::from_be_bytes);
                 let verdict = self.regions.on_ids(first..first + ids);
                 self.judge_that(verdict);
-                self.operators.ids[operator] = first..first + ids;
+                // What a recovery has used is passed over.
+                let used = self.aftermath.ids_upto.saturating_add(1);
+                self.operators.ids[operator] = first.max(used)..(first + ids).max(used);
                 pause = MILLI;
             }
             Outcome::UnknownRegion => {

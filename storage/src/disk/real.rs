@@ -46,7 +46,7 @@ pub struct RealDisk {
     path: PathBuf,
     directory: File,
     /// Held, never read: the lock goes with it.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl RealDisk {
@@ -72,10 +72,19 @@ impl RealDisk {
             }
         };
         match attempt() {
-            Ok(Some((directory, lock))) => Ok(Self { path, directory, _lock: lock }),
+            Ok(Some((directory, lock))) => Ok(Self { path, directory, _lock: Some(lock) }),
             Ok(None) => Err(DiskOpenError::Locked { path }),
             Err(source) => Err(DiskOpenError::Io { path, source }),
         }
+    }
+
+    /// A directory that is there and whose use another lock guards: this one takes none.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn guarded(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        Ok(Self { directory: File::open(&path)?, path, _lock: None })
     }
 
     /// Where it is.

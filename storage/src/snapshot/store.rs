@@ -110,6 +110,11 @@ impl SnapshotStore {
         let (next_number, catalog) = (AtomicU64::new(last + 1), Mutex::new(catalog));
         let poisoned = OnceLock::new();
         let store = Self { shared: Arc::new(Shared { disk, next_number, catalog, publisher, poisoned }) };
+        if last > 0 {
+            // A file may have been renamed in front of the end of the process, and its name not be durable yet: whoever finds it
+            // builds on it.
+            store.shared.sync_dir()?;
+        }
         store.shared.remove_dead();
         Ok((store, damaged))
     }

@@ -34,6 +34,9 @@ struct SimState {
     flush_fails: bool,
     /// A flush has failed: nothing works until the restart.
     failed: bool,
+    /// How many more writes and flushes succeed before the power is cut.
+    power_ops: Option<u64>,
+    ops: u64,
 }
 
 impl SimStore {
@@ -44,7 +47,7 @@ impl SimStore {
     }
 
     /// A power cut and a restart: falls back to what was flushed, plus the first `seed % (unflushed batches + 1)` batches
-    /// written since. A failed flush is forgotten; a full disk stays full.
+    /// written since. A failed flush is forgotten, and so is a power cut; a full disk stays full.
     pub fn crash(&self, seed: u64) {
         let mut state = self.state();
         let unflushed = std::mem::take(&mut state.unflushed);
@@ -55,6 +58,18 @@ impl SimStore {
         state.current = state.durable.clone();
         state.flush_fails = false;
         state.failed = false;
+        state.power_ops = None;
+    }
+
+    /// Lets `count` more writes and flushes succeed; then the power is cut: every later one fails until [`SimStore::crash`].
+    pub fn cut_power_after(&self, count: u64) {
+        self.state().power_ops = Some(count);
+    }
+
+    /// How many writes and flushes there were since the store was made.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.state().ops
     }
 
     /// How many batches a crash could lose.
@@ -82,6 +97,18 @@ impl SimState {
     fn check(&self) -> Result<(), StateError> {
         if self.failed { Err(io_error("it has failed before (a flush failed)")) } else { Ok(()) }
     }
+
+    /// As [`SimState::check`], in front of what changes something.
+    fn mutate(&mut self) -> Result<(), StateError> {
+        self.check()?;
+        match &mut self.power_ops {
+            Some(0) => return Err(io_error("the power is cut")),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.ops += 1;
+        Ok(())
+    }
 }
 
 fn io_error(reason: &str) -> StateError {
@@ -97,7 +124,7 @@ impl fmt::Debug for SimStore {
 impl StateStore for SimStore {
     fn write(&self, batch: StateBatch) -> Result<(), StateError> {
         let mut state = self.state();
-        state.check()?;
+        state.mutate()?;
         if state.disk_is_full {
             return Err(StateError::NoSpace { path: "sim".into() });
         }
@@ -118,7 +145,7 @@ impl StateStore for SimStore {
 
     fn flush(&self) -> Result<(), StateError> {
         let mut state = self.state();
-        state.check()?;
+        state.mutate()?;
         if state.flush_fails {
             state.failed = true;
             return Err(io_error("the flush failed, as it was told to"));

@@ -17,13 +17,13 @@ const TOGETHER: &str = "only regions on the same stores merge";
 pub(super) struct Freeze {
     index: LogIndex,
     target: Descriptor,
-    end: Option<End>,
+    pub(super) end: Option<End>,
     /// Deaths of its stores meanwhile.
     crashes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Absorbed,
     RolledBack,
 }
