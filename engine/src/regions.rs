@@ -294,10 +294,7 @@ impl Engine {
         ops: Vec<ChangeOp>,
         deadline: Time,
     ) -> Result<Arc<RegionDescriptor>, RegionError> {
-        let change = match &ops[..] {
-            [op] => MembershipChange::Simple(*op),
-            _ => MembershipChange::Joint { ops, auto_leave: true },
-        };
+        let change = MembershipChange::of(ops, &current.replicas);
         let region = current.id;
         let mut current = self.change_members(current, change, deadline).await?;
         // The joint configuration is left by itself.
@@ -476,10 +473,7 @@ fn check_changes(current: &Arc<RegionDescriptor>, changes: &[Change]) -> Result<
             Change::Remove(store) => ChangeOp::Remove { id: named(store)? },
         });
     }
-    let change = match &ops[..] {
-        [op] => MembershipChange::Simple(*op),
-        _ => MembershipChange::Joint { ops, auto_leave: true },
-    };
+    let change = MembershipChange::of(ops, &current.replicas);
     match apply_to_replicas(&current.replicas, &change) {
         Ok(_) => Ok(()),
         Err(fault) => refuse(fault),

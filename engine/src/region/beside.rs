@@ -99,10 +99,7 @@ mod tests {
                     next += 1;
                     ops.push(op(&region, change, ReplicaId(next)));
                 }
-                let change = match &ops[..] {
-                    [op] => MembershipChange::Simple(*op),
-                    _ => MembershipChange::Joint { ops, auto_leave: true },
-                };
+                let change = MembershipChange::of(ops, &region.replicas);
                 region.replicas = apply_to_replicas(&region.replicas, &change).unwrap();
                 if region.replicas.iter().any(|replica| replica.role.is_joint()) {
                     region.replicas = apply_to_replicas(&region.replicas, &MembershipChange::LeaveJoint).unwrap();

@@ -36,6 +36,11 @@ impl Leader {
         Some(&mut self.followers[at])
     }
 
+    /// What a member holds durably, as far as the leader `me` knows, whose own log is durable up to `stable`.
+    pub(crate) fn reached(&self, id: ReplicaId, me: ReplicaId, stable: LogIndex) -> LogIndex {
+        if id == me { stable } else { self.progress(id).map_or(LogIndex::ZERO, |progress| progress.matched) }
+    }
+
     pub(crate) fn progress(&self, id: ReplicaId) -> Option<&Progress> {
         let at = self.followers.binary_search_by_key(&id, |progress| progress.id).ok()?;
         Some(&self.followers[at])
@@ -141,9 +146,7 @@ impl Core {
     pub(crate) fn maybe_commit(&mut self) {
         let RoleState::Leader(leader) = &mut self.role else { return };
         let (me, stable) = (self.id, self.log.stable());
-        let reached = self.members.current.committed_index(|id| {
-            if id == me { stable } else { leader.progress(id).map_or(LogIndex::ZERO, |progress| progress.matched) }
-        });
+        let reached = self.members.current.committed_index(|id| leader.reached(id, me, stable));
         if reached <= self.hard.commit || reached < leader.term_start {
             return;
         }

@@ -19,6 +19,8 @@ struct Sender<'a> {
     term: Term,
     commit: LogIndex,
     applied: LogIndex,
+    /// Witnesses are sent entries up to here: what they alone hold nobody could ever lead with, and their votes may be needed.
+    held: LogIndex,
     /// Idle followers hear of a commit up to here without delay.
     tell_upto: LogIndex,
     now: Time,
@@ -29,10 +31,18 @@ impl Core {
     fn sender(&mut self, now: Time) -> Option<(&mut Vec<Progress>, Sender<'_>)> {
         let tell_upto = self.tell_upto();
         let RoleState::Leader(leader) = &mut self.role else { return None };
+        let (members, last) = (&self.members.current, self.log.last_index());
+        let held = if members.has_witness() {
+            let (me, stable) = (self.id, self.log.stable());
+            last.min(members.held_index(|id| leader.reached(id, me, stable)))
+        } else {
+            last
+        };
         let sender = Sender {
             options: &self.options,
             log: &self.log,
-            members: &self.members.current,
+            members,
+            held,
             effects: &mut self.effects,
             id: self.id,
             term: self.hard.term,
@@ -106,11 +116,10 @@ fn leading(entries: &[Entry], max_bytes: usize) -> usize {
 }
 
 impl Sender<'_> {
-    /// How far a follower may be sent entries. A witness gets only what is durable here: what it alone holds nobody could ever
-    /// lead with, and its vote may be needed.
+    /// How far a follower may be sent entries.
     fn last_for(&self, id: ReplicaId) -> LogIndex {
         match self.members.role(id) {
-            Some(Role::Witness) => self.log.last_index().min(self.log.stable()),
+            Some(Role::Witness) => self.held,
             _ => self.log.last_index(),
         }
     }

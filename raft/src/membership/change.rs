@@ -89,6 +89,17 @@ pub enum MembershipChange {
 }
 
 impl MembershipChange {
+    /// The change that takes these steps from these replicas: a simple one where one will do, or else a joint configuration
+    /// that the leader leaves by itself.
+    #[must_use]
+    pub fn of(ops: Vec<ChangeOp>, replicas: &[Replica]) -> Self {
+        let members: Vec<_> = replicas.iter().map(|replica| (replica.id, replica.role)).collect();
+        match ops[..] {
+            [op] if !is_beside_witness(&members, op) => Self::Simple(op),
+            _ => Self::Joint { ops, auto_leave: true },
+        }
+    }
+
     /// Whether the configuration that it leads to is left by the leader itself.
     #[must_use]
     pub fn auto_leave(&self) -> bool {
@@ -160,6 +171,13 @@ pub enum ChangeError {
         /// Which.
         id: ReplicaId,
     },
+    /// A simple change that takes away a voter while there are witnesses. The replica may be the only one with data that holds
+    /// the change, so that everything since would go with it; a joint configuration is left only when one that stays has it.
+    #[error("replica {id} holds data and there are witnesses; take it away by a joint change")]
+    VoterBesideWitness {
+        /// Which.
+        id: ReplicaId,
+    },
     /// Nobody would be left that may lead.
     #[error("the change would leave no voter that holds data; add or keep one")]
     NoVoterLeft,
@@ -203,7 +221,12 @@ pub(super) fn apply_to_members(
         MembershipChange::LeaveJoint if !is_joint => return Err(ChangeError::NotJoint),
         MembershipChange::LeaveJoint => leave_joint(members),
         _ if is_joint => return Err(ChangeError::Joint),
-        MembershipChange::Simple(op) => apply_op(members, *op, false)?,
+        MembershipChange::Simple(op) => {
+            if is_beside_witness(members, *op) {
+                return Err(ChangeError::VoterBesideWitness { id: op.id() });
+            }
+            apply_op(members, *op, false)?;
+        }
         MembershipChange::Joint { ops, .. } => {
             if ops.is_empty() {
                 return Err(ChangeError::Empty);
@@ -222,6 +245,13 @@ pub(super) fn apply_to_members(
     } else {
         Err(ChangeError::NoVoterLeft)
     }
+}
+
+/// Whether a step takes away a voter that holds data where there are some that hold none.
+fn is_beside_witness(members: &[(ReplicaId, Role)], op: ChangeOp) -> bool {
+    let takes = matches!(op, ChangeOp::Demote { .. } | ChangeOp::Remove { .. })
+        && members.iter().any(|(id, role)| *id == op.id() && *role == Role::Voter);
+    takes && members.iter().any(|(_, role)| *role == Role::Witness)
 }
 
 fn leave_joint(members: &mut Vec<(ReplicaId, Role)>) {

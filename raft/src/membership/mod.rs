@@ -120,8 +120,11 @@ impl Membership {
         self.members.iter().filter(|(_, role)| *role == Role::Learner).map(|(id, _)| *id)
     }
 
-    /// The highest index that a quorum (of both halves, if joint) has reached, given what each voter has reached. Zero if
-    /// there is no voter.
+    /// The highest index that a quorum (of both halves, if joint) has reached, and in it a voter that holds data, given what
+    /// each voter has reached. Zero if there is no voter.
+    ///
+    /// The leader itself is such a voter, but for one that the configuration leaves no part in leading: what it commits with
+    /// witnesses alone would be gone with it.
     #[must_use]
     pub fn committed_index(&self, mut reached: impl FnMut(ReplicaId) -> LogIndex) -> LogIndex {
         let incoming = self.half_committed(Half::Incoming, &mut reached);
@@ -129,6 +132,23 @@ impl Membership {
             return incoming;
         }
         incoming.min(self.half_committed(Half::Outgoing, &mut reached))
+    }
+
+    /// The highest index that a voter which holds data has reached, in each half if joint: with what is up to there somebody can
+    /// lead, whichever half stays.
+    #[must_use]
+    pub fn held_index(&self, mut reached: impl FnMut(ReplicaId) -> LogIndex) -> LogIndex {
+        let incoming = self.half_held(Half::Incoming, &mut reached);
+        if !self.joint {
+            return incoming;
+        }
+        incoming.min(self.half_held(Half::Outgoing, &mut reached))
+    }
+
+    /// Whether there are voters without data.
+    #[must_use]
+    pub fn has_witness(&self) -> bool {
+        self.members.iter().any(|(_, role)| *role == Role::Witness)
     }
 
     /// Where a vote stands, given each voter's answer (`None`: not yet).
@@ -191,7 +211,13 @@ impl Membership {
         }
         indexes.sort_unstable();
         // A majority of n is n / 2 + 1: that many have reached the (n - 1) / 2-th smallest.
-        count.checked_sub(1).map_or(LogIndex::ZERO, |last| indexes[last / 2])
+        let by_most = count.checked_sub(1).map_or(LogIndex::ZERO, |last| indexes[last / 2]);
+        if self.has_witness() { by_most.min(self.half_held(half, reached)) } else { by_most }
+    }
+
+    fn half_held(&self, half: Half, reached: &mut impl FnMut(ReplicaId) -> LogIndex) -> LogIndex {
+        let holders = self.members.iter().filter(|(_, role)| half.holds(*role) && *role != Role::Witness);
+        holders.map(|(id, _)| reached(*id)).max().unwrap_or(LogIndex::ZERO)
     }
 
     fn half_outcome(&self, half: Half, answer: &mut impl FnMut(ReplicaId) -> Option<bool>) -> VoteOutcome {

@@ -69,6 +69,13 @@ fn is_quorum_by_definition(membership: &Membership, set: &BTreeSet<ReplicaId>) -
     incoming && (!membership.is_joint() || more_than_half(membership.outgoing_voters().collect()))
 }
 
+/// The definition: somebody who holds data, in each half that there is.
+fn is_held_by_definition(membership: &Membership, set: &BTreeSet<ReplicaId>) -> bool {
+    let holds = |voter: &ReplicaId| set.contains(voter) && membership.role(*voter) != Some(Role::Witness);
+    let (mut incoming, mut outgoing) = (membership.incoming_voters(), membership.outgoing_voters());
+    incoming.any(|voter| holds(&voter)) && (!membership.is_joint() || outgoing.any(|voter| holds(&voter)))
+}
+
 /// All sets of the members that count, as quorums.
 fn quorums(membership: &Membership) -> Vec<BTreeSet<ReplicaId>> {
     let voters: Vec<_> = membership.voters().collect();
@@ -87,7 +94,7 @@ proptest! {
     }
 
     #[test]
-    fn committed_index_is_the_highest_that_a_quorum_has_reached(
+    fn committed_index_is_the_highest_that_a_quorum_with_data_has_reached(
         roles in roles(),
         reached in prop::collection::vec(0..6u64, 20),
     ) {
@@ -96,11 +103,16 @@ proptest! {
         let by_definition = (0..6u64)
             .filter(|index| {
                 let set = membership.voters().filter(|id| of(*id) >= LogIndex(*index)).collect();
-                is_quorum_by_definition(&membership, &set)
+                is_quorum_by_definition(&membership, &set) && is_held_by_definition(&membership, &set)
             })
             .max()
             .unwrap_or(0);
         prop_assert_eq!(membership.committed_index(of), LogIndex(by_definition));
+        let held = (0..6u64).filter(|index| {
+            let set = membership.voters().filter(|id| of(*id) >= LogIndex(*index)).collect();
+            is_held_by_definition(&membership, &set)
+        });
+        prop_assert_eq!(membership.held_index(of), LogIndex(held.max().unwrap_or(0)));
     }
 
     #[test]
@@ -252,8 +264,11 @@ fn change_that_does_not_fit_is_refused_with_its_reason() {
     assert_eq!(three().apply(&MembershipChange::LeaveJoint).unwrap_err(), ChangeError::NotJoint);
 
     let with_witness = Membership::from_roles(vec![(id(1), Role::Voter), (id(2), Role::Witness)]);
-    let alone = with_witness.apply(&MembershipChange::Simple(ChangeOp::Remove { id: id(1) }));
+    let goes = ChangeOp::Remove { id: id(1) };
+    let alone = with_witness.apply(&MembershipChange::Joint { ops: vec![goes], auto_leave: true });
     assert_eq!(alone, Err(ChangeError::NoVoterLeft), "a witness alone cannot lead");
+    let alone = with_witness.apply(&MembershipChange::Simple(goes));
+    assert_eq!(alone, Err(ChangeError::VoterBesideWitness { id: id(1) }));
     assert!(with_witness.is_voter(id(2)) && !with_witness.may_lead(id(2)));
 }
 

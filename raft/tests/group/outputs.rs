@@ -320,6 +320,58 @@ fn a_witness_is_sent_only_what_is_durable_at_the_leader() {
 }
 
 #[test]
+fn what_a_leader_that_is_to_go_commits_and_shows_witnesses_a_voter_that_stays_holds() {
+    let roles =
+        vec![(id(1), Role::OutgoingVoter), (id(2), Role::Voter), (id(3), Role::Witness), (id(4), Role::Witness)];
+    let found = Restored { membership: Membership::from_roles(roles), ..restored(4) };
+    let options = Options { pre_vote: false, ..Options::default() };
+    let mut hand = Hand { group: Group::new(Arc::new(options), id(1), found, 1, NOW), seq: 0, now: NOW };
+    hand.group.campaign(NOW);
+    hand.turn();
+    hand.flush();
+    hand.hear(3, 2, Body::VoteReply { granted: true });
+    hand.hear(4, 2, Body::VoteReply { granted: true });
+    let sent_to = |out: Output<Proof>| -> Vec<u64> {
+        let brings = |message: &&Message| matches!(&message.body, Body::Append { entries, .. } if !entries.is_empty());
+        out.messages.iter().filter(brings).map(|message| message.to.get()).collect()
+    };
+    assert_eq!(sent_to(hand.turn()), [2], "the voter that stays comes first");
+    hand.flush();
+    assert_eq!(sent_to(hand.turn()), []);
+    // Three of four in one half and two of three in the other: with the leader all data would go.
+    hand.accepted(3, 6);
+    hand.accepted(4, 6);
+    hand.turn();
+    assert_eq!(hand.group.commit_index(), x(5));
+    hand.accepted(2, 6);
+    hand.turn();
+    assert_eq!(hand.group.commit_index(), x(6));
+}
+
+#[test]
+fn a_witness_is_sent_what_another_voter_holds_before_it_is_durable_at_the_leader() {
+    let roles = vec![(id(1), Role::Voter), (id(2), Role::Voter), (id(3), Role::Witness)];
+    let found = Restored { membership: Membership::from_roles(roles), ..restored(3) };
+    let options = Options { pre_vote: false, ..Options::default() };
+    let mut hand = Hand { group: Group::new(Arc::new(options), id(1), found, 1, NOW), seq: 0, now: NOW };
+    hand.group.campaign(NOW);
+    hand.turn();
+    hand.flush();
+    hand.hear(2, 2, Body::VoteReply { granted: true });
+    hand.turn();
+    hand.flush();
+    hand.accepted(2, 6);
+    hand.accepted(3, 6);
+    hand.turn();
+    hand.propose(&["a"]);
+    hand.turn();
+    hand.accepted(2, 7);
+    let out = hand.turn();
+    let brings = |message: &Message| matches!(&message.body, Body::Append { entries, .. } if !entries.is_empty());
+    assert!(out.messages.iter().any(|message| message.to == id(3) && brings(message)), "{out:?}");
+}
+
+#[test]
 fn a_replica_that_cannot_apply_an_entry_takes_a_snapshot_and_keeps_its_log() {
     let mut hand = Hand::follower(Options::default(), 3);
     let entries = (6..=9).map(|index| command(index, 2, "a")).collect();

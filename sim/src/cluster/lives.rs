@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use multiraft::apply::{AppliedBatch, Tombstone};
-use multiraft::logic::{ApplyTask, RegionChange, SplitDone, TurnOutput};
+use multiraft::logic::{Applied, ApplyTask, RegionChange, SnapshotInstalled, SplitDone, TurnOutput};
 use multiraft_raft::{LogIndex, RegionId, Role};
 use multiraft_transport::{PeerMessage, RegionStep};
 
@@ -79,6 +79,16 @@ impl Cluster {
     /// Shows the judges what a batch has made of a store's replicas.
     pub(super) fn observe_applied(&mut self, store: usize, worker: usize, batch: &AppliedBatch<Waiter>) {
         let id = id_of(store);
+        // A snapshot is followed by entries after it, and takes the place of those before.
+        let is_followed = |done: &&SnapshotInstalled| {
+            let follows = |next: &Applied| next.handle == done.handle && next.index > done.header.index;
+            batch.applied.iter().any(follows)
+        };
+        let installed = batch.installed.iter().filter(|done| done.installed);
+        let (came_before, came_after): (Vec<_>, Vec<_>) = installed.partition(is_followed);
+        for done in came_before {
+            self.observe_installed(store, done);
+        }
         for done in &batch.applied {
             for (_, descriptor) in &done.memberships {
                 descriptor.iter().for_each(|descriptor| self.regions.on_changed_here(id, descriptor));
@@ -100,22 +110,8 @@ impl Cluster {
                 self.sample(store, change.region().id);
             }
         }
-        for done in batch.installed.iter().filter(|done| done.installed) {
-            let descriptor = &done.header.descriptor;
-            let is_first = self.is_without_state(store, descriptor.id);
-            self.counters.snapshots_into_empty += u64::from(is_first);
-            for tombstone in &done.covered {
-                self.counters.snapshots_covering += 1;
-                self.observe_absorbed(store, tombstone);
-            }
-            let brings = self.regions.on_merge_state(id, descriptor.id, &done.merge);
-            self.counters.snapshots_across_merges += u64::from(brings && !is_first);
-            let mut verdict = self.regions.on_snapshot(descriptor);
-            if verdict.is_ok() {
-                verdict = self.regions.on_state_here(id, descriptor);
-            }
-            self.judge_that(verdict);
-            self.sample(store, descriptor.id);
+        for done in came_after {
+            self.observe_installed(store, done);
         }
         for (region, replica, allowed) in batch.created.iter().filter(|(_, _, allowed)| *allowed) {
             self.say(|| format!("{id} creates {replica:?} of {region:?}: {allowed}"));
@@ -142,6 +138,25 @@ impl Cluster {
             let verdict = self.regions.check_store(id);
             self.judge_that(verdict);
         }
+    }
+
+    fn observe_installed(&mut self, store: usize, done: &SnapshotInstalled) {
+        let id = id_of(store);
+        let descriptor = &done.header.descriptor;
+        let is_first = self.is_without_state(store, descriptor.id);
+        self.counters.snapshots_into_empty += u64::from(is_first);
+        for tombstone in &done.covered {
+            self.counters.snapshots_covering += 1;
+            self.observe_absorbed(store, tombstone);
+        }
+        let brings = self.regions.on_merge_state(id, descriptor.id, &done.merge);
+        self.counters.snapshots_across_merges += u64::from(brings && !is_first);
+        let mut verdict = self.regions.on_snapshot(descriptor);
+        if verdict.is_ok() {
+            verdict = self.regions.on_state_here(id, descriptor);
+        }
+        self.judge_that(verdict);
+        self.sample(store, descriptor.id);
     }
 
     fn observe_split(&mut self, store: usize, worker: usize, split: &SplitDone) {

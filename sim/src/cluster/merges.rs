@@ -148,7 +148,9 @@ impl Cluster {
                 (Some(here), Role::Voter) if here.role == Role::Learner => ops.push(ChangeOp::Promote { id: here.id }),
                 (Some(here), Role::Learner) if here.role == Role::Voter => ops.push(ChangeOp::Demote { id: here.id }),
                 // Another kind: it goes first.
-                (Some(here), _) => return Ok(Some(MembershipChange::Simple(ChangeOp::Remove { id: here.id }))),
+                (Some(here), _) => {
+                    return Ok(Some(MembershipChange::of(vec![ChangeOp::Remove { id: here.id }], &source.replicas)));
+                }
             }
         }
         let surplus = source.replicas.iter().filter(|replica| target.replica_on(replica.store).is_none());
@@ -167,11 +169,7 @@ impl Cluster {
         if !stays && !ops.iter().all(goes) {
             ops.retain(|op| !goes(op));
         }
-        Ok(match ops[..] {
-            [] => None,
-            [op] => Some(MembershipChange::Simple(op)),
-            _ => Some(MembershipChange::Joint { ops, auto_leave: true }),
-        })
+        Ok((!ops.is_empty()).then(|| MembershipChange::of(ops, &source.replicas)))
     }
 
     /// An operator hears of its merge; what it has learnt of regions is noted already.

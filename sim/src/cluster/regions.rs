@@ -236,7 +236,7 @@ impl Cluster {
             }
             Operation::Replace => return self.replace_request(operator, region, &voters, &learners, &absent),
         };
-        Ok(Some(AdminRequest::Membership(MembershipChange::Simple(op))))
+        Ok(Some(AdminRequest::Membership(MembershipChange::of(vec![op], &region.replicas))))
     }
 
     /// A region with a replica that is dead for good gets rid of that first; `Some(None)`: not now. Whatever else was done to it
@@ -245,7 +245,7 @@ impl Cluster {
         let is_dead = |replica: &&Replica| self.nodes[place_of(replica.store)].dead;
         let dead = region.replicas.iter().find(is_dead)?;
         let is_joint = region.replicas.iter().any(|replica| replica.role.is_joint());
-        let remove = MembershipChange::Simple(ChangeOp::Remove { id: dead.id });
+        let remove = MembershipChange::of(vec![ChangeOp::Remove { id: dead.id }], &region.replicas);
         Some((!is_joint).then_some(AdminRequest::Membership(remove)))
     }
 
