@@ -16,6 +16,7 @@ use crate::events::Events;
 use crate::logic::{AdminCommand, AdminRequest, Input, LedCount, Outcome, worker_of};
 use crate::measure::Figures;
 use crate::options::{Consistency, ProposeOptions, ReadOptions};
+use crate::region::is_witness;
 use crate::regions::Ids;
 use crate::routing::Search;
 use crate::session::Session;
@@ -214,7 +215,9 @@ impl Engine {
             return self.look_up(region, epoch, &query);
         }
         let (mut pause, mut search) = (PAUSE_MIN, Search::default());
-        let mut refusals = 0;
+        // A witness here has nothing to look up.
+        let is_bare = self.region(region).is_some_and(|known| is_witness(&known, self.store()));
+        let mut refusals = if is_bare { LOCAL_ATTEMPTS } else { 0 };
         loop {
             self.check_running().map_err(|reason| ReadError::Stopped { reason })?;
             let (reply, answer) = Completion::new();

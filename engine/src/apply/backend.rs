@@ -320,8 +320,8 @@ impl Backend {
             return Err(ReadError::UnknownRegion { region });
         }
         match &self.form {
-            Form::Shared(shared) => lookup(shared, region, epoch, query, self.tallies.as_deref()),
-            Form::Own(own) => own.lookup(region, epoch, query, self.tallies.as_deref()),
+            Form::Shared(shared) => lookup(shared, self.store, (region, epoch), query, self.tallies.as_deref()),
+            Form::Own(own) => own.lookup(self.store, (region, epoch), query, self.tallies.as_deref()),
         }
     }
 }

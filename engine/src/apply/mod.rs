@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, StoreId, Term};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, Role, StoreId, Term};
 use multiraft_storage::StateError;
 use multiraft_transport::SnapshotHeader;
 
@@ -38,6 +38,7 @@ use crate::apply::decide::is_admin;
 use crate::apply::decide::wanted_source;
 use crate::logic::{ApplyTask, RegionChange, RegionHandle};
 use crate::measure::Tallies;
+use crate::region::command::Command;
 use crate::region::merge::MergeState;
 use crate::snapshots::SnapshotFiles;
 
@@ -52,6 +53,18 @@ pub(crate) use record::{FIRST_INDEX, FIRST_TERM};
 pub(crate) use recover::Rewrite;
 pub(crate) use shared::stored_descriptor;
 pub use source::SnapshotSource;
+
+/// What a witness has of an entry.
+#[must_use]
+pub fn bared(entry: multiraft_raft::Entry) -> multiraft_raft::Entry {
+    Command::bared(entry)
+}
+
+/// Whether an entry is one that only a witness has.
+#[must_use]
+pub fn is_bare(entry: &multiraft_raft::Entry) -> bool {
+    Command::is_bare(&entry.data)
+}
 
 /// Why entries could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -461,16 +474,39 @@ impl Applier {
         self.capture_among(&self.catalogue.lock(), region)
     }
 
+    /// What one of a region's replicas is sent of its state: of a witness, no more than it needs to go on voting.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn capture_for(&self, region: RegionId, replica: ReplicaId) -> Result<Option<SnapshotSource>, StateError> {
+        let entries = self.catalogue.lock();
+        let progress = self.regions.get(&region);
+        let role = progress.and_then(|progress| progress.descriptor.replica(replica)).map(|replica| replica.role);
+        if role != Some(Role::Witness) {
+            return self.capture_among(&entries, region);
+        }
+        let Some(Progress { descriptor, applied, term, merge, .. }) =
+            progress.filter(|progress| entries.is_here(region) && self.is_kept(progress))
+        else {
+            return Ok(None);
+        };
+        match &self.form {
+            Form::Shared(shared) => shared.capture_bare(descriptor, *applied, *term, &merge.absorbed).map(Some),
+            Form::Own(own) => Ok(own.capture_bare(region)),
+        }
+    }
+
+    fn is_kept(&self, progress: &Progress) -> bool {
+        progress.applied > LogIndex::ZERO && progress.descriptor.replica_on(self.store).is_some()
+    }
+
     /// The same, for who holds the catalogue's lock.
     fn capture_among(&self, entries: &Entries, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
         if entries.is_here(region) { self.capture_here(region) } else { Ok(None) }
     }
 
     fn capture_here(&self, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
-        let is_kept = |progress: &&Progress| {
-            progress.applied > LogIndex::ZERO && progress.descriptor.replica_on(self.store).is_some()
-        };
-        let Some(progress) = self.regions.get(&region).filter(is_kept) else {
+        let Some(progress) = self.regions.get(&region).filter(|progress| self.is_kept(progress)) else {
             return Ok(None);
         };
         match &self.form {

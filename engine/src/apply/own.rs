@@ -21,10 +21,11 @@ use crate::apply::source::{Content, SnapshotSource};
 use crate::apply::{AppliedBatch, ApplyError, Cause, Pass, Progress, ReceivedSnapshots, Tombstone, body, note_change};
 use crate::error::ReadError;
 use crate::logic::{Applied, ApplyTask, Outcome, RegionChange, SplitDone};
-use crate::machine::{ApplyContext, OwnState, OwnStateFactory};
+use crate::machine::{ApplyContext, OwnState, OwnStateFactory, SnapshotWrite};
 use crate::measure::{STRETCHES, Size, Survey, Tallies, Touches};
 use crate::region::check::FENCED;
 use crate::region::command::EpochRule;
+use crate::region::holds_data;
 use crate::region::merge::{ABSORBED, FROZEN, MergeState};
 use crate::region::sessions::{MAX_SESSIONS, SessionRecord, unite_sessions};
 
@@ -48,6 +49,18 @@ struct Held {
     records: OwnRecords,
     /// Where it is counted what is written, while it is.
     touches: Option<Touches>,
+}
+
+impl Held {
+    fn source(&self, records: OwnRecords, write: SnapshotWrite) -> SnapshotSource {
+        SnapshotSource {
+            descriptor: Arc::clone(&self.descriptor),
+            index: self.applied,
+            term: self.term,
+            absorbed: self.merge().absorbed,
+            content: Content::Own(records, write),
+        }
+    }
 }
 
 impl OwnRegion {
@@ -122,26 +135,22 @@ impl OwnRegions {
     pub(super) fn capture(&self, region: RegionId) -> Option<SnapshotSource> {
         let region = self.get(region)?;
         let held = region.read();
-        Some(SnapshotSource {
-            descriptor: Arc::clone(&held.descriptor),
-            index: held.applied,
-            term: held.term,
-            absorbed: held.merge().absorbed,
-            content: Content::Own(held.records.clone(), held.machine.snapshot()),
-        })
+        Some(held.source(held.records.clone(), held.machine.snapshot()))
+    }
+
+    /// What a witness gets of a region: its records, and a machine that has seen nothing.
+    pub(super) fn capture_bare(&self, region: RegionId) -> Option<SnapshotSource> {
+        let region = self.get(region)?;
+        let held = region.read();
+        let records = OwnRecords { sessions: BTreeMap::new(), records: held.records.records.clone() };
+        Some(held.source(records, self.factory.create(&held.descriptor).snapshot()))
     }
 
     /// The state of this instant as a consistency check compares it; inside `None`: the machine offers none.
     pub(super) fn capture_digest(&self, region: RegionId) -> Option<Option<SnapshotSource>> {
         let region = self.get(region)?;
         let held = region.read();
-        let source = |write| SnapshotSource {
-            descriptor: Arc::clone(&held.descriptor),
-            index: held.applied,
-            term: held.term,
-            absorbed: held.merge().absorbed,
-            content: Content::Own(held.records.clone(), write),
-        };
+        let source = |write| held.source(held.records.clone(), write);
         Some(held.machine.digest().map(source))
     }
 
@@ -184,13 +193,16 @@ impl OwnRegions {
     /// Answers a query, if the region is what the caller thinks it is.
     pub(crate) fn lookup(
         &self,
-        region: RegionId,
-        epoch: Option<RegionEpoch>,
+        store: StoreId,
+        (region, epoch): (RegionId, Option<RegionEpoch>),
         query: &[u8],
         tallies: Option<&Tallies>,
     ) -> Result<Bytes, ReadError> {
         let held = self.get(region).ok_or(ReadError::UnknownRegion { region })?;
         let held = held.read();
+        if !holds_data(&held.descriptor, store) {
+            return Err(ReadError::UnknownRegion { region });
+        }
         if epoch.is_some_and(|epoch| !EpochRule::COMMAND.admits(epoch, held.descriptor.epoch)) {
             return Err(ReadError::EpochMismatch { current: Arc::clone(&held.descriptor) });
         }

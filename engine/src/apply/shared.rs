@@ -25,6 +25,7 @@ use crate::machine::{ApplyContext, RegionView, StateMachine, StateTxn};
 use crate::measure::{Survey, Tallies, Touches};
 use crate::region::check::FENCED;
 use crate::region::command::EpochRule;
+use crate::region::holds_data;
 use crate::region::keys;
 use crate::region::merge::{ABSORBED, Absorbed, FROZEN, MergeState};
 use crate::region::sessions::{MAX_SESSIONS, SessionRecord};
@@ -202,6 +203,20 @@ impl SharedBackend {
         Ok(SnapshotSource { descriptor, index, term, absorbed, content: Content::Shared(parts) })
     }
 
+    /// What a witness gets of a region: its records.
+    pub(super) fn capture_bare(
+        &self,
+        descriptor: &Arc<RegionDescriptor>,
+        index: LogIndex,
+        term: Term,
+        absorbed: &Arc<Absorbed>,
+    ) -> Result<SnapshotSource, StateError> {
+        let (start, end) = keys::records(descriptor.id);
+        let content = Content::Shared(vec![self.store.snapshot(&start, &end)?]);
+        let (descriptor, absorbed) = (Arc::clone(descriptor), Arc::clone(absorbed));
+        Ok(SnapshotSource { descriptor, index, term, absorbed, content })
+    }
+
     /// Reads on in a region's range, some bytes and at least one chunk; whether that was the rest of it.
     pub(super) fn survey(&self, survey: &mut Survey, bytes: usize) -> Result<bool, StateError> {
         let (start, end) = keys::data_range(&survey.range);
@@ -306,8 +321,8 @@ pub(crate) fn stored_descriptor(descriptor: &RegionDescriptor) -> Bytes {
 /// Answers a query from the store's state of this instant, if the region is what the caller thinks it is.
 pub(crate) fn lookup(
     backend: &SharedBackend,
-    region: RegionId,
-    epoch: Option<RegionEpoch>,
+    store: StoreId,
+    (region, epoch): (RegionId, Option<RegionEpoch>),
     query: &[u8],
     tallies: Option<&Tallies>,
 ) -> Result<Bytes, ReadError> {
@@ -315,7 +330,7 @@ pub(crate) fn lookup(
     let view = backend.store.view();
     let stored = view.get(&keys::descriptor(region)).map_err(state)?;
     let descriptor = stored.and_then(|stored| decode_descriptor(&stored).ok());
-    let Some(descriptor) = descriptor else {
+    let Some(descriptor) = descriptor.filter(|descriptor| holds_data(descriptor, store)) else {
         return Err(ReadError::UnknownRegion { region });
     };
     if epoch.is_some_and(|epoch| !EpochRule::COMMAND.admits(epoch, descriptor.epoch)) {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use multiraft_raft::{
-    AppendOutcome, Body, Event, LogIndex, Message, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, StoreId, Term,
-    Time,
+    AppendOutcome, Body, Event, LogIndex, Message, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, Role, StoreId,
+    Term, Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_transport::{Beat, BeatReply, PeerMessage, RaftMessage, RegionStep};
@@ -12,6 +12,7 @@ use multiraft_transport::{Beat, BeatReply, PeerMessage, RaftMessage, RegionStep}
 use crate::logic::upkeep::{SETTLE, SETTLE_AFTER_ABORT, UNWILLING_FOR};
 use crate::logic::worker::Worker;
 use crate::logic::{LaneKind, Notice, Outcome};
+use crate::region::command::Command;
 
 impl<R> Worker<R> {
     /// What a peer sent, in order.
@@ -98,6 +99,13 @@ impl<R> Worker<R> {
         if message.body == Body::TimeoutNow && self.settle_offer(now, key, from, &message) {
             return;
         }
+        if let Body::Append { entries, .. } = &message.body
+            && entries.iter().any(|entry| Command::is_bare(&entry.data))
+            && self.region(key).role_of(message.to) != Some(Role::Witness)
+        {
+            tracing::error!(%region, %from, "entries without their commands came for a replica that holds data: dropped");
+            return;
+        }
         self.tell_candidate_that_is_gone(from, key, &message, descriptor.as_deref());
         let here = self.region_mut(key);
         here.note_speaker(message.from, from);
@@ -161,6 +169,7 @@ impl<R> Worker<R> {
         let Some(to) = region.store_of(message.to) else {
             return;
         };
+        let is_witness = region.role_of(message.to) == Some(Role::Witness);
         // A heartbeat that opens a read round does not wait for the interval.
         let mut opens_round = false;
         if let Body::Heartbeat { round, .. } = message.body {
@@ -191,7 +200,12 @@ impl<R> Worker<R> {
                 term: message.term,
                 round,
             }),
-            Body::Append { .. } => {
+            Body::Append { prev_index, prev_term, commit, mut entries } => {
+                if is_witness {
+                    entries = entries.into_iter().map(Command::bared).collect();
+                }
+                let body = Body::Append { prev_index, prev_term, commit, entries };
+                let message = Message { body, ..message };
                 peer.push(LaneKind::Append, PeerMessage::Raft(RaftMessage { region: id, message, descriptor }));
             }
             _ => peer.push(LaneKind::Control, PeerMessage::Raft(RaftMessage { region: id, message, descriptor })),

@@ -14,6 +14,7 @@ use crate::logic::region::{Confirmed, Reading};
 use crate::logic::worker::Worker;
 use crate::logic::{LookupTask, Outcome};
 use crate::region::command::EpochRule;
+use crate::region::holds_data;
 
 /// What a waiting query counts for beside its bytes.
 const QUERY_OVERHEAD: usize = 128;
@@ -103,6 +104,7 @@ impl<R> Worker<R> {
 
     /// Opens one round for all reads of the turn, or asks the leader once for all of them.
     pub(super) fn read_incoming(&mut self, now: Time, slot: SlotKey) {
+        let own_store = self.config.store;
         let region = self.region_mut(slot);
         let Some(waiting) = region.busy.as_mut().filter(|waiting| !waiting.reads.is_empty()) else {
             return;
@@ -110,6 +112,14 @@ impl<R> Worker<R> {
         let reads = std::mem::take(&mut waiting.reads);
         if region.group.is_leader() {
             return self.open_round(now, slot, reads);
+        }
+        if !holds_data(region.descriptor(), own_store) {
+            // A witness has nothing to be read.
+            let hint = region.leader_store();
+            for read in reads {
+                self.answer(read.into_reply(), Outcome::NotLeader { hint });
+            }
+            return;
         }
         let (leader, epoch) = (region.leader_store(), region.descriptor().epoch);
         let mut callers = Vec::with_capacity(reads.len());

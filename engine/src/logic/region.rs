@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use multiraft_raft::{
     Group, LogIndex, Membership, Options, Proposal, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId,
-    Restored, StoreId, Term, Time,
+    Restored, Role, StoreId, Term, Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_storage::FlushToken;
@@ -227,6 +227,11 @@ impl<R> Region<R> {
         let near = self.stores.iter().find(|(id, _)| *id == replica && *id != ReplicaId::ZERO).map(|(_, store)| *store);
         let named = near.or_else(|| self.descriptor.replica(replica).map(|replica| replica.store));
         named.or_else(|| self.stranger.filter(|(id, _)| *id == replica).map(|(_, store)| store))
+    }
+
+    /// What a replica is in this region; `None` also if only its place is known.
+    pub(super) fn role_of(&self, replica: ReplicaId) -> Option<Role> {
+        self.descriptor.replica(replica).map(|replica| replica.role)
     }
 
     /// Takes note of where a replica lives that has just spoken, if the descriptor does not tell.

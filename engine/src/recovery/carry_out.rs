@@ -29,6 +29,7 @@ use crate::apply::{
 };
 use crate::logic::{AdminCommand, ApplyTask, MergeState, RegionChange, RegionHandle, StoreStanding};
 use crate::region::command::Command;
+use crate::region::is_witness;
 use crate::region::stores::{decode_stores, encode_stores};
 
 /// How many records go into one batch of the log.
@@ -218,10 +219,14 @@ impl Opened {
         store: StoreId,
         records: &mut Vec<GroupRecord>,
     ) -> Result<bool, RecoveryError> {
+        let mut without = plan.known.clone();
+        without.replicas.retain(|replica| replica.store != store);
         let (known, cause) = match &plan.verdict {
             Verdict::Keep(keep) if keep.store != store => (&keep.becomes, Cause::Removed),
             Verdict::Create { store: on, becomes } if *on != store => (becomes, Cause::Removed),
             Verdict::Superseded { .. } => (&plan.known, Cause::Merged),
+            // A witness has nothing that could be saved, and would be in the way of who owns the keys next.
+            Verdict::Lost if self.has_witness(applier, &plan.known) => (&without, Cause::Removed),
             _ => return Ok(false),
         };
         let region = known.id;
@@ -240,6 +245,13 @@ impl Opened {
             }
         }
         Ok(is_here)
+    }
+
+    /// Whether what is here of a region is a replica without data.
+    fn has_witness(&self, applier: &Applier, known: &RegionDescriptor) -> bool {
+        let store = self.file.store;
+        let here = applier.applied(known.id).map(|applied| Arc::clone(&applied.descriptor));
+        here.map_or_else(|| is_witness(known, store), |descriptor| is_witness(&descriptor, store))
     }
 
     /// Gives a region its new descriptor, with a state that stands for an entry of its new term.
@@ -291,6 +303,11 @@ impl Opened {
             what: format!("region {region} could not be made: {error}"),
         };
         let position = (FIRST_INDEX.next(), Term(FIRST_TERM.get() + super::planner::EPOCH_STEP));
+        if self.has_witness(applier, known) && applier.applied(region).is_some() {
+            let (cause, committed) = (Cause::Removed, (LogIndex::ZERO, Term::ZERO));
+            let known = Arc::new(becomes.clone());
+            run(applier, region, vec![ApplyTask::Destroy { region, known, cause, committed }])?;
+        }
         if applier.applied(region).is_none() {
             let descriptor = Arc::new(becomes.clone());
             if self.backend.is_durable() {

@@ -120,14 +120,24 @@ impl<'a> Known<'a> {
             && !self.buried.iter().any(|(store, buried)| is_of(store) && buried.replica >= replica.id)
     }
 
-    /// Whether those that live are a quorum (of both halves, if joint) and one of them holds data: it goes on by itself.
+    /// Whether one that lives and holds data can get the votes of a quorum (of both halves, if joint) of those that live: the
+    /// region goes on by itself. Where there are no witnesses, the one with the most can if there is a quorum at all; a witness
+    /// may have heard of more than anybody else who lives.
     pub(super) fn is_healthy(&self) -> bool {
         let membership = Membership::from_replicas(&self.descriptor.replicas);
-        let lives = |id| self.descriptor.replica(id).is_some_and(|replica| self.is_alive(replica));
-        let leads = |(store, _): &(StoreId, &ReplicaSurvey)| {
-            self.descriptor.replica_on(*store).is_some_and(|replica| membership.may_lead(replica.id))
+        let log_on = |store| self.replicas.iter().find(|(here, _)| *here == store).map(|(_, survey)| survey.last);
+        let can_win = |(store, survey): &(StoreId, &ReplicaSurvey)| {
+            let (index, term) = survey.last;
+            let votes = |id| {
+                self.descriptor.replica(id).is_some_and(|voter| {
+                    let is_behind = log_on(voter.store).is_none_or(|(last, of)| (of, last) <= (term, index));
+                    self.is_alive(voter) && is_behind
+                })
+            };
+            let own = self.descriptor.replica_on(*store);
+            own.is_some_and(|own| membership.may_lead(own.id)) && membership.is_quorum(votes)
         };
-        membership.is_quorum(lives) && self.replicas.iter().any(leads)
+        self.replicas.iter().any(can_win)
     }
 
     /// The replica that is best kept: whatever any survivor knows to be committed is in the log that ends at the highest term

@@ -86,7 +86,7 @@ pub enum Verdict {
         /// On whom.
         on: RegionId,
     },
-    /// No replica with data has survived: nothing is done.
+    /// No replica with data has survived: what witnesses have of it goes, and nothing else is done.
     Lost,
     /// It is made anew, empty.
     Create {

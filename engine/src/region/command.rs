@@ -1,23 +1,27 @@
 //! The envelope of a command in the log.
 //!
 //! ```text
-//! version (1) | flags (1): bit 0 session, bit 1 admin
+//! version (1) | flags (1): bit 0 session, bit 1 admin, bit 2 bare
 //! conf_version varint | version varint           the epoch that the command was proposed under
 //! [ session u128 | opened varint | sequence varint | acknowledged varint ]
 //! the embedder's command, or with bit 1 one of the engine's own, to the end
 //! ```
 //!
+//! With bit 2 nothing follows: of an embedder's command a witness gets only that there is one.
+//!
 //! Which kind of command checks and bumps which half of the epoch is a frozen table, see [`EpochRule`]: the replicas must
 //! agree on it for ever.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{LogIndex, RegionEpoch};
+use multiraft_raft::{Entry, EntryKind, LogIndex, RegionEpoch};
 use multiraft_transport::{SessionId, SessionSeq};
 
 /// The format of the envelope.
 const VERSION: u8 = 1;
 const FLAG_SESSION: u8 = 1;
 const FLAG_ADMIN: u8 = 2;
+const FLAG_BARE: u8 = 4;
+const BARE: &[u8] = &[VERSION, FLAG_BARE];
 
 /// What a kind of command does with the region's epoch. The table is part of the replicated protocol: entries are never
 /// changed, only added, with a new format version.
@@ -112,6 +116,17 @@ impl Command {
     /// Whether an entry's data is a command that changes the region itself.
     pub(crate) fn is_admin(entry: &[u8]) -> bool {
         entry.get(1).is_some_and(|flags| flags & FLAG_ADMIN != 0)
+    }
+
+    /// What a witness gets of an entry: an embedder's command says nothing any more, all else is as it was.
+    pub(crate) fn bared(entry: Entry) -> Entry {
+        let says_something = entry.kind == EntryKind::Command && !Self::is_admin(&entry.data);
+        if says_something { Entry { data: Bytes::from_static(BARE), ..entry } } else { entry }
+    }
+
+    /// Whether an entry's data is what a witness has of a command.
+    pub(crate) fn is_bare(entry: &[u8]) -> bool {
+        entry == BARE
     }
 
     /// Reads the log form. `None`: not of this format; a newer program wrote it or memory is damaged.

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use multiraft_raft::{RegionId, StoreId};
+use multiraft_raft::{RegionId, ReplicaId, StoreId};
 use multiraft_router::Mailbox;
 use multiraft_storage::StateError;
 use multiraft_transport::{ForwardOutcome, ForwardReply, Lane, PeerMessage, SnapshotHeader, Transport};
@@ -46,6 +46,8 @@ pub(super) enum ApplyWork {
     Discard(StoreId, SnapshotHeader),
     /// The state of these regions, as of now.
     Capture(Vec<RegionId>, Sender<Vec<SnapshotSource>>),
+    /// What a replica is sent of a region's state, of the moment when it is reached.
+    CaptureFor(RegionId, ReplicaId, Sender<Vec<SnapshotSource>>),
 }
 
 /// One worker's apply thread.
@@ -101,7 +103,12 @@ impl ApplyThread {
                 ApplyWork::Dirty(reply) => {
                     let _ = reply.send(self.applier.take_dirty());
                 }
-                ApplyWork::Capture(regions, reply) => self.capture(&regions, &reply),
+                ApplyWork::Capture(regions, reply) => {
+                    self.capture(&regions, |region| self.applier.capture(region), &reply);
+                }
+                ApplyWork::CaptureFor(region, replica, reply) => {
+                    self.capture(&[region], |region| self.applier.capture_for(region, replica), &reply);
+                }
                 ApplyWork::Discard(from, header) => self.receiving.discard(from, &header),
             }
         }
@@ -296,10 +303,15 @@ impl ApplyThread {
         }
     }
 
-    fn capture(&self, regions: &[RegionId], reply: &Sender<Vec<SnapshotSource>>) {
+    fn capture(
+        &self,
+        regions: &[RegionId],
+        capture: impl Fn(RegionId) -> Result<Option<SnapshotSource>, StateError>,
+        reply: &Sender<Vec<SnapshotSource>>,
+    ) {
         let mut sources = Vec::with_capacity(regions.len());
         for &region in regions.iter().filter(|region| !self.backend.is_barred(**region)) {
-            match self.applier.capture(region) {
+            match capture(region) {
                 Ok(source) => sources.extend(source),
                 Err(error) => tracing::error!(%region, %error, "a region's state could not be captured"),
             }

@@ -93,7 +93,7 @@ impl Streams {
                     None => {
                         let (sender, captured) = bounded(1);
                         // No room: nothing comes back, and the transfer is reported as failed.
-                        let _ = apply.try_send(ApplyWork::Capture(vec![handle.region], sender));
+                        let _ = apply.try_send(ApplyWork::CaptureFor(handle.region, replica, sender));
                         From::Asked(captured)
                     }
                 };

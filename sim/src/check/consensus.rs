@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use multiraft::apply::{bared, is_bare};
 use multiraft_raft::{Entry, LogIndex, RegionId, StoreId, Term};
 use multiraft_storage::{LogBatch, LogChange};
 
@@ -19,7 +20,7 @@ const FIRST: usize = 2;
 #[derive(Clone, Copy, Debug)]
 struct Committed {
     term: Term,
-    digest: u64,
+    content: Content,
     /// It was committed in this term or an earlier one.
     by_term: Term,
 }
@@ -29,7 +30,7 @@ struct Committed {
 pub struct Consensus {
     leaders: BTreeMap<(RegionId, Term), StoreId>,
     /// Every entry that was ever handed to a log: its digest and the term of the entry before it.
-    entries: BTreeMap<(RegionId, LogIndex, Term), (u64, Option<Term>)>,
+    entries: BTreeMap<(RegionId, LogIndex, Term), (Content, Option<Term>)>,
     /// From index [`FIRST`] on.
     committed: BTreeMap<RegionId, Vec<Committed>>,
     /// What each replica must be handed next, to be applied; or, once, what follows an installed snapshot.
@@ -95,10 +96,10 @@ impl Consensus {
     }
 
     fn on_entry(&mut self, store: StoreId, region: RegionId, entry: &Entry, before: Option<Term>) -> Verdict {
-        let found = (digest(entry), before);
+        let found = (Content::of(entry), before);
         let known = self.entries.entry((region, entry.index, entry.term)).or_insert(found);
         known.1 = known.1.or(before);
-        if known.0 == found.0 && (before.is_none() || known.1 == before) {
+        if known.0.agrees(found.0) && (before.is_none() || known.1 == before) {
             return Ok(());
         }
         let detail = format!(
@@ -130,14 +131,15 @@ impl Consensus {
                 return Err(Violation::new("entries are applied without a gap", detail));
             }
             *next = next.next();
-            let found = Committed { term: entry.term, digest: digest(entry), by_term: term };
+            let found = Committed { term: entry.term, content: Content::of(entry), by_term: term };
             let at = entry.index.get() as usize - FIRST;
             let known = committed.len();
             match committed.get_mut(at) {
-                Some(known) if known.term == found.term && known.digest == found.digest => {
-                    known.by_term = known.by_term.min(term);
-                }
                 Some(known) => {
+                    if known.term == found.term && known.content.agrees(found.content) {
+                        known.by_term = known.by_term.min(term);
+                        continue;
+                    }
                     let detail = format!(
                         "store {store}, region {region}: entry {} applied of term {}, of term {} elsewhere",
                         entry.index, found.term, known.term
@@ -238,7 +240,7 @@ impl Consensus {
     pub fn on_recovered(&mut self, region: RegionId, store: StoreId, index: LogIndex, term: Term) {
         let committed = self.committed.entry(region).or_default();
         // What the kept log was is told by nobody any more: it is in the state.
-        let stands_for = Committed { term, digest: 0, by_term: term };
+        let stands_for = Committed { term, content: Content { bare: 0, full: None }, by_term: term };
         committed.clear();
         committed.resize((index.get() as usize + 1).saturating_sub(FIRST), stands_for);
         self.forget(region);
@@ -284,6 +286,27 @@ impl Consensus {
     #[must_use]
     pub fn committed(&self, region: RegionId) -> LogIndex {
         LogIndex(self.committed.get(&region).map_or(0, |committed| (committed.len() + FIRST - 1) as u64))
+    }
+}
+
+/// What an entry says: to a witness, and to all others, if one of these was seen.
+#[derive(Clone, Copy, Debug)]
+struct Content {
+    bare: u64,
+    full: Option<u64>,
+}
+
+impl Content {
+    fn of(entry: &Entry) -> Self {
+        let full = (!is_bare(entry)).then(|| digest(entry));
+        Self { bare: digest(&bared(entry.clone())), full }
+    }
+
+    /// Whether both can be the same entry; what one does not tell is taken from the other.
+    fn agrees(&mut self, other: Self) -> bool {
+        let agrees = self.bare == other.bare && self.full.zip(other.full).is_none_or(|(one, other)| one == other);
+        self.full = self.full.or(other.full);
+        agrees
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use multiraft::RegionStatus;
 use multiraft::logic::DigestAnswer;
-use multiraft_raft::{RegionDescriptor, RegionId};
+use multiraft_raft::{RegionDescriptor, RegionId, Role};
 
 use super::{Cluster, Event, id_of, place_of};
 use crate::check::Violation;
@@ -62,8 +62,9 @@ impl Cluster {
         for (store, node) in self.nodes.iter().enumerate() {
             let Some(process) = &node.process else { continue };
             let applier = &process.workers[self.worker_for(store, region)].applier;
-            // A replica that is out of service is not compared.
-            if process.workers[self.worker_for(store, region)].worker.status(region).is_some() {
+            // A replica that is out of service is not compared, nor one without data.
+            let status = process.workers[self.worker_for(store, region)].worker.status(region);
+            if status.is_some_and(|status| !is_witness(&status.descriptor, store)) {
                 all.extend(applier.digest(region).map(|found| (id_of(store), found)));
             }
         }
@@ -128,6 +129,10 @@ impl Cluster {
             let Some(process) = &node.process else { continue };
             let worker = &process.workers[self.worker_for(store, region)].worker;
             let Some(status) = worker.status(region) else { continue };
+            if is_witness(&status.descriptor, store) {
+                // It has nothing that could be looked up.
+                continue;
+            }
             let pairs = process.backend.lookup(region, None, b"").map(|all| machine::decode_all(&all));
             let pairs = pairs.unwrap_or_default();
             replicas.push(ReplicaState { store: id_of(store), applied: status.applied, pairs });
@@ -142,4 +147,8 @@ impl Cluster {
             self.counters.forwarded += process.workers.iter().map(|host| host.worker.counters().forwarded).sum::<u64>();
         }
     }
+}
+
+fn is_witness(region: &RegionDescriptor, store: usize) -> bool {
+    region.replica_on(id_of(store)).is_some_and(|replica| replica.role == Role::Witness)
 }

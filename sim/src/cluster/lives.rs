@@ -195,6 +195,11 @@ impl Cluster {
             return;
         }
         let Some(source) = host.applier.capture(region).ok().flatten() else { return };
+        let own = source.descriptor.replica_on(id_of(store)).map(|replica| replica.role);
+        if own == Some(Role::Witness) {
+            // It holds nothing that could be compared.
+            return;
+        }
         let index = source.index;
         let mut digest = fold(source.term.get(), digest_of(format!("{:?}", source.descriptor).as_bytes()));
         let streamed = source.stream(&mut |chunk| {

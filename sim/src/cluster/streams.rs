@@ -79,7 +79,7 @@ impl Cluster {
             }
             None if first_chunk > 0 => None,
             None => {
-                let source = host.applier.capture(handle.region).ok().flatten();
+                let source = host.applier.capture_for(handle.region, replica).ok().flatten();
                 source.map(|source| {
                     let captured = process.captures.insert(capture, &source);
                     Captured::fill_by(&Arc::downgrade(&captured), source, self.plan.chunk_bytes, &|| false);

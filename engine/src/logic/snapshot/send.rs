@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, ReplicaId, SnapshotOutcome, StoreId, Term, Time};
+use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, ReplicaId, Role, SnapshotOutcome, StoreId, Term, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::{CaptureId, PeerMessage, SnapshotMessage, SnapshotStep};
 
@@ -76,6 +76,8 @@ struct Capture {
     index: LogIndex,
     index_term: Term,
     descriptor: Arc<RegionDescriptor>,
+    /// For a witness, and of no use to others.
+    is_bare: bool,
 }
 
 impl Outgoing {
@@ -102,9 +104,10 @@ impl Sending {
     /// before the region was split, wherever the other part has come to be first.
     fn usable(&self, (key, replica): Wanted, reach: LogIndex, version: u64) -> Option<(CaptureId, &Capture, u64)> {
         let usable = |(_, capture, _): &(CaptureId, &Capture, u64)| {
-            let names_it = capture.descriptor.replicas.iter().any(|member| member.id == replica);
+            let role = capture.descriptor.replica(replica).map(|member| member.role);
+            let is_for_it = role.is_some_and(|role| (role == Role::Witness) == capture.is_bare);
             let is_of_this_range = capture.descriptor.epoch.version == version;
-            capture.key == key && capture.index >= reach && names_it && is_of_this_range
+            capture.key == key && capture.index >= reach && is_for_it && is_of_this_range
         };
         self.kept.iter().filter(usable).max_by_key(|(_, capture, _)| capture.index)
     }
@@ -257,12 +260,12 @@ impl<R> Worker<R> {
         let sending = &mut self.transfers.sending;
         let ending = sending.ending.remove(&transfer);
         let active = sending.active.get(&transfer).map(Outgoing::wanted);
-        let (key, keep) = match (&ending, active) {
-            (Some(ending), _) => (Some(ending.wanted.0), ending.keep),
-            (None, active) => (active.map(|(key, _)| key), true),
+        let (wanted, keep) = match (&ending, active) {
+            (Some(ending), _) => (Some(ending.wanted), ending.keep),
+            (None, active) => (active, true),
         };
         if let Some(kept) = kept {
-            self.keep(now, key.filter(|_| keep), kept);
+            self.keep(now, wanted.filter(|_| keep), kept);
         }
         let Some(outgoing) = self.transfers.sending.active.get_mut(&transfer) else { return };
         outgoing.stage = Stage::Sent;
@@ -273,12 +276,13 @@ impl<R> Worker<R> {
         }
     }
 
-    fn keep(&mut self, now: Time, key: Option<SlotKey>, kept: KeptSnapshot) {
+    fn keep(&mut self, now: Time, wanted: Option<Wanted>, kept: KeptSnapshot) {
         let KeptSnapshot { capture: name, index, index_term, descriptor, bytes, .. } = kept;
-        let Some(key) = key.filter(|key| self.regions.get(*key).is_some()) else {
+        let Some((key, replica)) = wanted.filter(|(key, _)| self.regions.get(*key).is_some()) else {
             return self.release(name);
         };
-        let capture = Capture { key, index, index_term, descriptor };
+        let is_bare = descriptor.replica(replica).is_some_and(|member| member.role == Role::Witness);
+        let capture = Capture { key, index, index_term, descriptor, is_bare };
         let gone = self.transfers.sending.kept.insert(now, &self.config.snapshots, name, bytes, capture);
         self.transfers.tasks.extend(gone.into_iter().map(|(capture, _)| SnapshotTask::Release { capture }));
     }
