@@ -122,7 +122,11 @@ fn changes(region: &RegionInfo, change: ReplicaChange) -> Vec<MembershipChange> 
         ReplicaChange::AddLearner { store } => vec![simple(ChangeOp::AddLearner { id: NEW, store })],
         ReplicaChange::AddWitness { store } => vec![simple(ChangeOp::AddWitness { id: NEW, store })],
         ReplicaChange::Promote { replica } => vec![simple(ChangeOp::Promote { id: replica })],
-        ReplicaChange::Remove { replica } => vec![simple(ChangeOp::Remove { id: replica })],
+        ReplicaChange::Remove { replica } => {
+            let remove = MembershipChange::of(vec![ChangeOp::Remove { id: replica }], &region.descriptor.replicas);
+            let leaves = matches!(remove, MembershipChange::Joint { .. }).then_some(MembershipChange::LeaveJoint);
+            [remove].into_iter().chain(leaves).collect()
+        }
     }
 }
 

@@ -242,9 +242,13 @@ fn a_witness_is_never_kept_and_what_it_alone_knows_is_named_as_lost() {
         surveys.iter_mut().for_each(|survey| survey.replicas[0].descriptor = region.clone());
         surveys
     };
-    assert_eq!(verdict(&plan(&of(&with_witness), &[3]).unwrap(), 2), &Verdict::Healthy);
-    let (store, _, loss) = keep(&plan(&of(&stripped), &[3, 4, 5]).unwrap(), 2);
-    assert_eq!((store, loss), (1, Loss::Certain { upto: LogIndex(9) }));
+    // Two of three live, but the one that could lead does not get the other's vote.
+    for (region, dead) in [(&with_witness, &[3][..]), (&stripped, &[3, 4, 5])] {
+        let (store, _, loss) = keep(&plan(&of(region), dead).unwrap(), 2);
+        assert_eq!((store, loss), (1, Loss::Certain { upto: LogIndex(9) }));
+    }
+    let abreast = [survey(1, vec![sound(&with_witness, (9, 2))]), witness];
+    assert_eq!(verdict(&plan(&abreast, &[3]).unwrap(), 2), &Verdict::Healthy);
 }
 
 #[test]

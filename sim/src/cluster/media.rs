@@ -19,7 +19,7 @@ use crate::schedule::MILLI;
 /// What a medium loses at once.
 const SECTOR: u64 = 512;
 /// How many places are tried: most of a log's bytes mean nothing any more.
-const PLACES: u32 = 12;
+const PLACES: u32 = 16;
 
 /// What a changed sector would do to a log.
 enum Harm {
