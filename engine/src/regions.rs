@@ -33,7 +33,7 @@ pub enum Change {
     AddVoter(StoreId),
     /// A learner: it receives everything and does not count.
     AddLearner(StoreId),
-    /// A voter without data. Only alone.
+    /// A voter without data: it makes up a quorum, never leads and answers no reads. Only alone.
     AddWitness(StoreId),
     /// The learner there becomes a voter, once it has caught up.
     Promote(StoreId),

@@ -251,6 +251,34 @@ async fn a_merge_moves_the_source_beside_its_target() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_witness_keeps_a_region_writable_and_has_nothing_to_be_read() {
+    let mut cluster = Cluster::new(4, 1);
+    cluster.bootstrapped = 3;
+    let engines = cluster.start_all().await;
+    write(&engines[0], &key(1), "early").await;
+    let region = engines[0].region_for(key(1).as_bytes()).unwrap().id;
+    engines[0].change_replicas(region, [Change::remove(StoreId(3))]).await.unwrap();
+    let with_witness = engines[0].change_replicas(region, [Change::add_witness(StoreId(4))]).await.unwrap();
+    assert_eq!(with_witness.replicas.last().map(|replica| replica.role), Some(Role::Witness));
+    eventually(LIMIT, "the witness is there", async || has_replica(&engines[3], region).await).await;
+    for n in 2..60 {
+        write(&engines[3], &key(n), "late").await;
+    }
+    // What it is asked for it gets from another store.
+    for n in [1, 2, 59] {
+        assert_eq!(read(&engines[3], &key(n)).await, if n == 1 { "early" } else { "late" });
+    }
+    let local = engines[3].read_key(key(2), key(2), Consistency::Local).await;
+    assert!(matches!(local, Err(multiraft::ReadError::UnknownRegion { .. })), "{local:?}");
+    // Its vote makes up for the other voter.
+    engines[0].transfer_leader(region, StoreId(1)).await.ok();
+    engines[1].shutdown().await;
+    write(&engines[0], &key(3), "later").await;
+    assert_eq!(read(&engines[3], &key(3)).await, "later");
+    stop(engines).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_merge_gives_the_source_its_targets_witness_and_takes_away_its_own() {
     let mut cluster = Cluster::new(4, 2);
     cluster.bootstrapped = 3;

@@ -158,9 +158,9 @@ counters! {
     /// Operators that were told that their merge was rolled back.
     merges_told_rolled_back 5,
     /// Witnesses that regions were given.
-    witnesses_added 1,
+    witnesses_added 60,
     /// Merges of regions with witnesses.
-    merges_with_witnesses 0,
+    merges_with_witnesses 10,
     /// Merges whose outcome their operator did not wait for.
     merges_left 1,
     /// Replicas absorbed.

@@ -216,6 +216,23 @@ mod tests {
     }
 
     #[test]
+    fn of_a_command_a_witness_gets_nothing_and_of_all_else_everything() {
+        let epoch = RegionEpoch { conf_version: 1, version: 1 };
+        let entry = |kind, data| Entry { term: multiraft_raft::Term(3), index: LogIndex(9), kind, data };
+        let command = entry(EntryKind::Command, Command::encode(epoch, None, b"a secret"));
+        let bare = Command::bared(command.clone());
+        assert!(Command::is_bare(&bare.data) && !Command::is_bare(&command.data));
+        assert_eq!((bare.term, bare.index, bare.kind), (command.term, command.index, command.kind));
+        assert_eq!(Command::bared(bare.clone()), bare);
+        let admin = entry(EntryKind::Command, Command::encode_admin(epoch, b"split"));
+        let others =
+            [admin, entry(EntryKind::Membership, Bytes::from_static(b"add")), entry(EntryKind::Empty, Bytes::new())];
+        for other in others {
+            assert_eq!(Command::bared(other.clone()), other);
+        }
+    }
+
+    #[test]
     fn cut_or_foreign_envelopes_are_refused() {
         let epoch = RegionEpoch { conf_version: 1, version: 1 };
         let session = SessionSeq { session: SessionId(1), opened: LogIndex(3), sequence: 1, acknowledged: 0 };
