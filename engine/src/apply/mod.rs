@@ -38,7 +38,6 @@ use crate::apply::decide::is_admin;
 use crate::apply::decide::wanted_source;
 use crate::logic::{ApplyTask, RegionChange, RegionHandle};
 use crate::measure::Tallies;
-use crate::region::command::Command;
 use crate::region::merge::MergeState;
 use crate::snapshots::SnapshotFiles;
 
@@ -54,17 +53,7 @@ pub(crate) use recover::Rewrite;
 pub(crate) use shared::stored_descriptor;
 pub use source::SnapshotSource;
 
-/// What a witness has of an entry.
-#[must_use]
-pub fn bared(entry: multiraft_raft::Entry) -> multiraft_raft::Entry {
-    Command::bared(entry)
-}
-
-/// Whether an entry is one that only a witness has.
-#[must_use]
-pub fn is_bare(entry: &multiraft_raft::Entry) -> bool {
-    Command::is_bare(&entry.data)
-}
+pub use crate::region::command::{bared, is_bare};
 
 /// Why entries could not be applied.
 #[derive(Debug, thiserror::Error)]

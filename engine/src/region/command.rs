@@ -84,6 +84,18 @@ pub(crate) struct Command {
     pub(crate) data: Bytes,
 }
 
+/// What a witness has of an entry.
+#[must_use]
+pub fn bared(entry: Entry) -> Entry {
+    Command::bared(entry)
+}
+
+/// Whether an entry is one that only a witness has.
+#[must_use]
+pub fn is_bare(entry: &Entry) -> bool {
+    Command::is_bare(&entry.data)
+}
+
 impl Command {
     /// The log form.
     pub(crate) fn encode(epoch: RegionEpoch, session: Option<SessionSeq>, data: &[u8]) -> Bytes {
