@@ -252,6 +252,19 @@ fn a_witness_is_never_kept_and_what_it_alone_knows_is_named_as_lost() {
 }
 
 #[test]
+fn a_witness_whose_regions_keys_fall_to_another_goes() {
+    // Store 1 has not split yet, and the child's voters died with what they knew.
+    let parent = region(2, range("", ""), 1, &[1, 2, 3]);
+    let mut child = region(4, range("m", ""), 2, &[1, 2, 3, 4]);
+    child.replicas[3].role = Role::Witness;
+    let (behind, witness) = (survey(1, vec![sound(&parent, (9, 3))]), survey(4, vec![sound(&child, (5, 2))]));
+    let plan = plan(&[behind, witness], &[2, 3]).unwrap();
+    assert_eq!(keep(&plan, 2).0, 1);
+    assert_eq!(verdict(&plan, 4), &Verdict::Superseded { by: None });
+    assert_eq!(plan.gaps, []);
+}
+
+#[test]
 fn replicas_out_of_service_and_buried_ones_do_not_count() {
     let three = region(2, range("", ""), 1, &[1, 2, 3]);
     let mut damaged = survey(2, Vec::new());

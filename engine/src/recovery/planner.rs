@@ -97,6 +97,10 @@ pub fn make_plan(surveys: &[StoreSurvey], dead: &[StoreId], options: &PlanOption
     add_children(&mut cases, &collected);
     settle_merges(&mut cases);
     let ruling = settle_ranges(&mut cases);
+    for case in cases.values_mut().filter(|case| case.owns_nothing(&ruling) && !case.known.replicas.is_empty()) {
+        case.draft = Draft::Superseded { by: None };
+        case.notes.push("only witnesses are left of it, and its keys are others' by now".to_owned());
+    }
     let mut ids = Ids::after(&surveys, &cases);
     let version = version_after(&cases);
     let regions = cases.values().filter(|case| !case.is_forgotten(&ruling));
@@ -234,6 +238,11 @@ impl<'a> Case<'a> {
 
     /// A region of which there is no replica, and whose keys others own by now: it ended long ago.
     fn is_forgotten(&self, ruling: &Ruling) -> bool {
+        self.owns_nothing(ruling) && self.known.replicas.is_empty()
+    }
+
+    /// A region of which there is no replica with data, and whose keys others own.
+    fn owns_nothing(&self, ruling: &Ruling) -> bool {
         let is_lost = matches!(self.draft, Draft::Lost) && self.known.damaged.is_empty();
         let range = &self.known.descriptor.range;
         is_lost && self.id() != RegionId::ROOT && !ruling.gaps.iter().any(|gap| gap.overlaps(range))
