@@ -22,6 +22,8 @@ pub(crate) enum Bench {
     Sweep(Sweep),
     /// What regions cost that nobody uses: memory per replica, processor time, messages.
     Idle(Idle),
+    /// What regions cost that were written to once: memory per replica, processor time, packets, turns of the workers.
+    Density(Density),
     /// What a round of the placement planner costs, on a simulated cluster that loses, empties and gains stores.
     Placement(Placement),
     /// Splits and merges of regions that are written to: how long each takes, how long it stalls writes, how many a second.
@@ -30,6 +32,8 @@ pub(crate) enum Bench {
     Drain(Drain),
     /// A replica is filled by a snapshot: how fast, and what that does to writes.
     Snapshot(Snapshot),
+    /// A store is killed: how long the regions that it led take no writes.
+    Failover(Failover),
     /// One of the stores; started by the others.
     #[command(hide = true)]
     Store(Store),
@@ -108,6 +112,31 @@ pub(crate) struct Idle {
     /// Where the state lies.
     #[arg(long, value_enum, default_value = "mem")]
     pub(crate) state: State,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// What `density` measures.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Density {
+    /// Regions, each with a replica on every store.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
+    pub(crate) groups: Option<u64>,
+    /// Length of the measured window.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: Option<u64>,
+    /// Seconds of rest before it, once every region has been written to.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub(crate) settle: Option<u64>,
+    /// Bytes of the value that is written to each region; the key has eight more.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    pub(crate) payload: u64,
+    /// Where the state lies; the log is durable in any case.
+    #[arg(long, value_enum, default_value = "sled")]
+    pub(crate) state: State,
+    /// A short run for CI: other defaults for groups (12), seconds (2) and settle (1).
+    #[arg(long)]
+    pub(crate) quick: bool,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
 }
@@ -216,6 +245,28 @@ pub(crate) struct Snapshot {
     #[arg(long, value_enum, default_value = "sled")]
     pub(crate) state: State,
     /// A short run for CI: other defaults for size (16), rounds (1), before (1) and rate (50).
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// What `failover` measures.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Failover {
+    /// Regions, each with a replica on every store; the store that is killed leads about a third.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(3..=1_000_000))]
+    pub(crate) groups: Option<u64>,
+    /// Bytes of each value that is written; the key has eight more.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    pub(crate) payload: u64,
+    /// Seconds after which a region that takes no writes is given up.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) within: u64,
+    /// Where the state lies; the log is durable in any case.
+    #[arg(long, value_enum, default_value = "sled")]
+    pub(crate) state: State,
+    /// A short run for CI: another default for groups (12).
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
@@ -359,11 +410,23 @@ mod tests {
             (vec!["snapshot", "--size", "0"], "--size"),
             (vec!["snapshot", "--value", "2000"], "--value"),
             (vec!["snapshot", "--store", "4"], "--store"),
+            (vec!["density", "--groups", "1"], "--groups"),
+            (vec!["density", "--seconds", "0"], "--seconds"),
+            (vec!["failover", "--groups", "2"], "--groups"),
+            (vec!["failover", "--within", "0"], "--within"),
             (vec!["moving"], "moving"),
         ] {
             let refused = Args::try_parse_from(std::iter::once("multiraft-benches").chain(words.clone()));
             let message = refused.err().map(|error| error.to_string()).unwrap_or_default();
             assert!(message.contains(named), "{words:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn density_and_failover_need_no_words() {
+        for name in ["density", "failover"] {
+            assert!(Args::try_parse_from(["multiraft-benches", name]).is_ok(), "{name}");
+            assert!(Args::try_parse_from(["multiraft-benches", name, "--quick", "--groups", "100", "--json"]).is_ok());
         }
     }
 

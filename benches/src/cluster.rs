@@ -7,7 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::Value;
@@ -152,6 +152,17 @@ impl Stores {
         let child = self.children.iter_mut().find(|child| child.number == store).ok_or(Problem::Gone { store })?;
         child.tell(&format!("drive {job}"))?;
         child.answer("driven", Instant::now() + within, within)
+    }
+
+    /// Kills a store outright (SIGKILL) and returns once it is gone; says when, in microseconds since 1970, an instant before.
+    pub(crate) fn kill(&mut self, store: u64) -> Result<u64, Problem> {
+        let io = |source| Problem::Io { what: "a store cannot be killed", source };
+        let child = self.children.iter_mut().find(|child| child.number == store).ok_or(Problem::Gone { store })?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        child.process.kill().map_err(io)?;
+        child.process.wait().map_err(io)?;
+        child.commands = None;
+        Ok(u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
     }
 
     fn tell(&mut self, line: &str) -> Result<(), Problem> {

@@ -5,9 +5,11 @@
 //!   throughput   writes per second under clients that run inside the stores
 //!   sweep        the same over numbers of regions, clients and sizes of values, with medians
 //!   idle         what regions cost that nobody uses: memory, processor time, messages
+//!   density      what regions cost that were written to once: memory a replica, processor time, packets, turns
 //!   split-merge  how long splits and merges take and stall writes, and how many there can be a second
 //!   drain        how long it takes to empty a store, and what writes notice of it
 //!   snapshot     how fast a replica is filled, and what writes notice of it
+//!   failover     how long the regions of a killed store take no writes
 //!   placement    what a round of the placement planner costs; runs no stores, but a model of them on virtual time
 //! ```
 //!
@@ -20,6 +22,7 @@
 mod args;
 mod clients;
 mod cluster;
+mod density;
 mod idle;
 mod keyspace;
 mod live;
@@ -43,10 +46,12 @@ fn main() -> ExitCode {
         args::Bench::Throughput(options) => throughput::run(&options),
         args::Bench::Sweep(options) => sweep::run(&options),
         args::Bench::Idle(options) => idle::run(&options),
+        args::Bench::Density(options) => density::run(&options),
         args::Bench::Placement(options) => placement::run(&options),
         args::Bench::SplitMerge(options) => live::split_merge::run(&options),
         args::Bench::Drain(options) => live::drain::run(&options),
         args::Bench::Snapshot(options) => live::snapshot::run(&options),
+        args::Bench::Failover(options) => live::failover::run(&options),
         args::Bench::Store(options) => store::run(options),
     };
     match outcome {

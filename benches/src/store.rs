@@ -183,6 +183,8 @@ async fn measure(engine: &Engine, tally: &Tally, time: Duration) -> Value {
     let counted = tally.close();
     let seconds = begin.elapsed().as_secs_f64();
     let cpu = usage::cpu_micros() - cpu;
+    // Before the look at every region, which takes memory for itself.
+    let rss_bytes = usage::rss_bytes();
     let status = engine.status().await;
     let latencies: Vec<(u64, u64)> =
         counted.latencies.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
@@ -194,7 +196,7 @@ async fn measure(engine: &Engine, tally: &Tally, time: Duration) -> Value {
         "first_error": counted.first_error,
         "busy": counted.busy,
         "cpu_us": cpu,
-        "rss_bytes": usage::rss_bytes(),
+        "rss_bytes": rss_bytes,
         "replicas": status.regions.len(),
         "leaderless": status.regions.iter().filter(|region| region.leader.is_none()).count(),
         "counters": difference(&status.counters, &counters),
@@ -206,6 +208,7 @@ fn difference(after: &StoreCounters, before: &StoreCounters) -> Value {
         "log_syncs": after.log_syncs - before.log_syncs,
         "log_entries": after.log_entries - before.log_entries,
         "log_bytes": after.log_bytes - before.log_bytes,
+        "packets_sent": after.packets_sent - before.packets_sent,
         "frames_sent": after.frames_sent - before.frames_sent,
         "messages_sent": after.messages_sent - before.messages_sent,
         "bytes_sent": after.bytes_sent - before.bytes_sent,

@@ -66,3 +66,12 @@ fn bad_words_end_in_an_error_that_names_them() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--rate"), "{output:?}");
 }
+
+#[test]
+fn a_quick_run_kills_a_store_and_every_region_of_it_is_written_to_again() {
+    let line = run(&["failover", "--quick", "--json"]);
+    assert_eq!((&line["bench"], &line["groups"], &line["support_ms"]), (&"failover".into(), &12.into(), &1000.into()));
+    let [p50, p99, max] = ["p50_ms", "p99_ms", "max_ms"].map(|name| line[name].as_f64().unwrap());
+    assert!(0.0 < p50 && p50 <= p99 && p99 <= max, "{line}");
+    assert!(line["led"].as_u64() > Some(0), "{line}");
+}

@@ -44,6 +44,27 @@ fn an_idle_run_tells_memory_and_processor_time() {
 }
 
 #[test]
+fn a_quick_run_tells_what_regions_cost_beyond_what_a_store_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = finish(dir.path(), &["density", "--quick", "--json"]);
+    assert_eq!(lines.len(), 1);
+    let line = &lines[0];
+    assert_eq!(
+        (&line["bench"], &line["groups"], &line["stores"]),
+        (&"density".into(), &12.into(), &3.into()),
+        "{line}"
+    );
+    assert!(line["rss_bytes_per_replica"].as_f64().unwrap() > 1000.0, "{line}");
+    assert!(line["marginal_bytes_per_replica"].is_number(), "{line}");
+    for name in ["packets_per_s", "worker_turns"] {
+        assert!(line[name].as_f64().unwrap() > 0.0, "{name} in {line}");
+    }
+    assert!(line["idle_cpu_percent_of_core"].as_f64().unwrap() < 100.0, "{line}");
+    assert_eq!((&line["asleep"], &line["leaderless"]), (&0.into(), &0.into()), "{line}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "directories are left behind");
+}
+
+#[test]
 fn the_placement_of_a_small_cluster_comes_to_rest() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_multiraft-benches"));
     let output = command.args(["placement", "--stores", "10", "--regions", "300", "--json"]).output().unwrap();

@@ -443,8 +443,9 @@ impl Engine {
             counters.snapshot_bytes_sent += link.snapshot_bytes_sent;
             counters.snapshot_bytes_received += link.snapshot_bytes_received;
         }
-        let peers: Vec<PeerStatus> = links.into_iter().map(peer_status).collect();
+        let peers: Vec<PeerStatus> = links.into_iter().map(PeerStatus::of).collect();
         for peer in &peers {
+            counters.packets_sent += peer.packets_sent;
             counters.frames_sent += peer.frames_sent;
             counters.messages_sent += peer.messages_sent;
             counters.bytes_sent += peer.bytes_sent;
@@ -582,18 +583,5 @@ fn propose_error(region: RegionId, outcome: Outcome) -> ProposeError {
         Outcome::SessionExpired => ProposeError::SessionExpired { region },
         Outcome::Refused { reason } => ProposeError::Refused { reason },
         _ => ProposeError::Uncertain,
-    }
-}
-
-fn peer_status(peer: multiraft_transport::PeerStatus) -> PeerStatus {
-    let sum = |count: fn(&multiraft_transport::LaneStatus) -> u64| peer.sent.iter().map(count).sum();
-    PeerStatus {
-        store: peer.store,
-        connected: peer.link.is_some(),
-        incarnation: peer.link.as_ref().map(|link| link.incarnation),
-        connections: u64::from(peer.link.is_some()),
-        frames_sent: sum(|lane| lane.frames),
-        messages_sent: sum(|lane| lane.messages),
-        bytes_sent: sum(|lane| lane.bytes),
     }
 }

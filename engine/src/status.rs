@@ -55,12 +55,30 @@ pub struct PeerStatus {
     pub incarnation: Option<Incarnation>,
     /// How many QUIC connections to it are open; never more than one once a dial from both sides has been resolved.
     pub connections: u64,
+    /// Packets sent: UDP datagrams, so also what QUIC adds by itself, such as acknowledgements.
+    pub packets_sent: u64,
     /// Frames sent on all lanes.
     pub frames_sent: u64,
     /// Messages in these frames.
     pub messages_sent: u64,
     /// Bytes of these frames.
     pub bytes_sent: u64,
+}
+
+impl PeerStatus {
+    pub(crate) fn of(peer: multiraft_transport::PeerStatus) -> Self {
+        let sum = |count: fn(&multiraft_transport::LaneStatus) -> u64| peer.sent.iter().map(count).sum();
+        Self {
+            store: peer.store,
+            connected: peer.link.is_some(),
+            incarnation: peer.link.as_ref().map(|link| link.incarnation),
+            connections: u64::from(peer.link.is_some()),
+            packets_sent: peer.packets_sent,
+            frames_sent: sum(|lane| lane.frames),
+            messages_sent: sum(|lane| lane.messages),
+            bytes_sent: sum(|lane| lane.bytes),
+        }
+    }
 }
 
 /// What a store has counted since its start.
@@ -73,6 +91,8 @@ pub struct StoreCounters {
     pub log_entries: u64,
     /// Bytes written to it.
     pub log_bytes: u64,
+    /// Packets sent to all peers: see [`PeerStatus::packets_sent`].
+    pub packets_sent: u64,
     /// Frames sent to all peers.
     pub frames_sent: u64,
     /// Messages in these frames.

@@ -62,6 +62,8 @@ pub(crate) struct PeerState {
     pub(crate) newest: Incarnation,
     /// The last link that was adopted, as named by the arbiter.
     pub(crate) last_name: LinkName,
+    /// Packets sent on links that have ended.
+    pub(crate) packets_sent_before: u64,
 }
 
 /// A connection in use.
@@ -75,6 +77,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// Packets sent so far, as QUIC counts them.
+    pub(crate) fn packets_sent(&self) -> u64 {
+        self.connection.stats().udp_tx.datagrams
+    }
+
     pub(crate) fn held(&self) -> Held {
         let is_open = self.connection.close_reason().is_none();
         Held { name: self.name, incarnation: self.incarnation, is_open }

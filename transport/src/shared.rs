@@ -193,8 +193,13 @@ impl Shared {
 
     /// Ends the link of `session`, if it is still the one; closes its connection.
     pub(crate) fn retire(&self, peer: &Peer, session: u64, reason: DownReason) {
-        let link = peer.state().link.take_if(|link| link.session == session);
-        let Some(link) = link else { return };
+        let link = {
+            let mut state = peer.state();
+            let link = state.link.take_if(|link| link.session == session);
+            let Some(link) = link else { return };
+            state.packets_sent_before += link.packets_sent();
+            link
+        };
         peer.close_lanes();
         let code = match reason {
             DownReason::Replaced => CloseCode::Replaced,

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use multiraft_raft::{Incarnation, StoreId};
 
-use crate::{Lane, PeerAddress, peer::Peer};
+use crate::{
+    Lane, PeerAddress,
+    peer::{Link, Peer},
+};
 
 /// One peer, as it is at a moment.
 #[derive(Clone, Debug)]
@@ -19,6 +22,9 @@ pub struct PeerStatus {
     pub connections: u64,
     /// How many dials have come to nothing.
     pub dial_failures: u64,
+    /// Packets sent on its links, the present one and those before: UDP datagrams, so also what QUIC adds by itself, such as
+    /// acknowledgements.
+    pub packets_sent: u64,
     /// All lanes that this store sends on.
     pub sent: Vec<LaneStatus>,
     /// All lanes that something was received on.
@@ -63,7 +69,7 @@ pub struct LaneStatus {
 
 impl PeerStatus {
     pub(crate) fn of(peer: &Peer, append_lanes_max: usize) -> Self {
-        let (address, link) = {
+        let (address, link, packets_sent) = {
             let state = peer.state();
             let link = state.link.as_ref().map(|link| {
                 let path = link.connection.stats().path;
@@ -75,7 +81,8 @@ impl PeerStatus {
                     mtu: path.current_mtu,
                 }
             });
-            (state.address.clone(), link)
+            let packets_sent = state.packets_sent_before + state.link.as_ref().map_or(0, Link::packets_sent);
+            (state.address.clone(), link, packets_sent)
         };
         let sent = peer.lanes().iter().map(|lane| {
             let queued = lane.queue().queued_bytes();
@@ -90,6 +97,7 @@ impl PeerStatus {
             link,
             connections: peer.metrics.connections.get(),
             dial_failures: peer.metrics.dial_failures.get(),
+            packets_sent,
             sent: sent.collect(),
             received: received.filter(|lane| lane.frames > 0).collect(),
             snapshot_bytes_sent: peer.metrics.snapshot_bytes_sent.get(),

@@ -131,7 +131,7 @@ async fn write_on(shared: Arc<Shared>, lane: Lane, writes: Arc<Mutex<Vec<Write>>
 }
 
 /// Writes one key, by whatever region owns it.
-async fn write(engine: &Engine, key: u64, length: usize) -> Ending {
+pub(crate) async fn write(engine: &Engine, key: u64, length: usize) -> Ending {
     let key = key.to_be_bytes();
     match engine.propose_key(key, set(&key, &value_of(u64::from_be_bytes(key), length))).await {
         Ok(answer) if answer == DONE => Ending::Done,
