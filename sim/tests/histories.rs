@@ -131,6 +131,22 @@ fn an_operation_of_unknown_outcome_takes_no_effect_before_it_was_asked() {
 }
 
 #[test]
+fn what_nobody_heard_of_may_stand_before_what_somebody_did() {
+    // All asked for before, and none was read; how many took effect is told by the appends that were answered.
+    let mut lines: Vec<Line> = (0..200).map(|n| lost_append(1 + n, 1_000 + n)).collect();
+    lines.extend([append(300, 310, 7, 90), append(320, 330, 8, 201), list(2, 3, &[])]);
+    accepts(LIST, &lines);
+    lines.push(append(340, 350, 9, 204));
+    refuses(LIST, &lines);
+    // One more asked for in time would do, and one that comes too late does not.
+    lines.push(lost_append(345, 2_000));
+    accepts(LIST, &lines);
+    lines.pop();
+    lines.push(lost_append(351, 2_000));
+    refuses(LIST, &lines);
+}
+
+#[test]
 fn many_overlapping_operations_of_unknown_outcome_are_decided() {
     let mut lines: Vec<Line> = (1..=40).map(|value| lost_append(1, value)).collect();
     lines.push(list(100, 101, &(1..=40).rev().collect::<Vec<_>>()));

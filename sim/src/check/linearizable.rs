@@ -211,7 +211,11 @@ impl Step {
                 (found == state.0).then_some(after)
             }
             Self::Append { value, length, place } => {
-                let after = state.push(value);
+                let after = match place {
+                    Place::At(_) => state.push(value),
+                    // Nobody read a list as long as that: which elements end it is the same to all.
+                    Place::NotBefore(_) => State(state.0 + 1, 0),
+                };
                 let fits = place.allows(state.0) && length.is_none_or(|length| length == after.0);
                 fits.then_some(after)
             }
@@ -238,6 +242,9 @@ struct Search {
     ends: Vec<Option<usize>>,
     /// Operations with an answer that are not placed yet.
     unplaced: usize,
+    /// Of an append that nobody heard of, neither its caller nor a reader, the one before it that is like that, by the time
+    /// when they were asked for. Any of them does as well as another that was asked for later; so they are placed in order.
+    turns: Vec<Option<usize>>,
     placed: Vec<u64>,
     visited: FxHashSet<(Vec<u64>, State)>,
 }
@@ -264,8 +271,16 @@ impl Search {
                 ends[operation] = Some(number);
             }
         }
+        let steps: Vec<Step> = operations.iter().map(|operation| Step::of(operation, &places)).collect();
+        let (mut turns, mut last_unheard) = (vec![None; operations.len()], None);
+        for &(_, _, operation) in events.iter().filter(|(_, is_return, _)| !is_return) {
+            if matches!(steps[operation], Step::Append { length: None, place: Place::NotBefore(_), .. }) {
+                turns[operation] = last_unheard.replace(operation);
+            }
+        }
         Self {
-            steps: operations.iter().map(|operation| Step::of(operation, &places)).collect(),
+            steps,
+            turns,
             nodes,
             unplaced: ends.iter().flatten().count(),
             ends,
@@ -309,6 +324,10 @@ impl Search {
 
     /// The state after the operation, if it may happen now and that configuration was not visited before.
     fn try_place(&mut self, operation: usize, state: State) -> Option<State> {
+        let has_its_turn = |before: usize| self.placed[before / 64] & (1 << (before % 64)) != 0;
+        if !self.turns[operation].is_none_or(has_its_turn) {
+            return None;
+        }
         let after = self.steps[operation].apply(state)?;
         let (word, bit) = (operation / 64, 1 << (operation % 64));
         self.placed[word] |= bit;
