@@ -64,10 +64,11 @@ impl Known {
 impl Directory {
     /// Takes news of a region; older news than what is known is dropped.
     pub(crate) fn update(&self, descriptor: &Arc<RegionDescriptor>) {
+        // Held over both, as every look-up holds it: a key found in one must be the region's in the other.
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if self.ranges.update(descriptor) == RangeUpdate::Replaced {
             tracing::debug!(?descriptor, "a region is heard of");
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.update(descriptor);
         known.tidy(&self.ranges);
     }
@@ -89,14 +90,11 @@ impl Directory {
 
     /// Takes the news of a split: no reader sees only a part of it.
     pub(crate) fn update_all(&self, parts: &[Arc<RegionDescriptor>]) {
-        {
-            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            parts.iter().for_each(|part| known.update(part));
-            known.tidy(&self.ranges);
-        }
-        tracing::debug!(?parts, "a split is heard of");
-        // Last: a key is looked up here first, and then the region by its id.
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        parts.iter().for_each(|part| known.update(part));
         self.ranges.update_all(parts.iter().map(Arc::as_ref));
+        known.tidy(&self.ranges);
+        tracing::debug!(?parts, "a split is heard of");
     }
 
     /// A region by id.
@@ -104,11 +102,11 @@ impl Directory {
         self.known.read().unwrap_or_else(PoisonError::into_inner).descriptors.get(&region).cloned()
     }
 
-    /// The region that owns a key.
+    /// The region that owns a key: what is done under the epoch of this descriptor is done where the key is.
     pub(crate) fn lookup(&self, key: &[u8]) -> Option<Arc<RegionDescriptor>> {
-        let found = self.get(self.ranges.lookup(key)?.region);
-        // It may have been absorbed, and forgotten, between the two: then the key has another owner.
-        found.or_else(|| self.get(self.ranges.lookup(key)?.region))
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let owner = self.ranges.lookup(key)?.region;
+        known.descriptors.get(&owner).filter(|region| region.owns(key)).cloned()
     }
 
     /// All regions that own keys, in key order.
@@ -168,5 +166,26 @@ mod tests {
         // Old news of one that has given keys away since.
         directory.update(&region(7, (7, 100), 4));
         assert!((2..2_000).all(|id| directory.get(RegionId(id)).is_some()));
+    }
+
+    #[test]
+    fn a_key_is_never_found_in_a_region_that_does_not_own_it() {
+        let (directory, is_over) = (Directory::default(), std::sync::atomic::AtomicBool::new(false));
+        directory.update(&region(2, (0, 100), 1));
+        let key = region(3, (50, 100), 1).range.start.clone();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for version in 1..4_000 {
+                    directory.update_all(&[region(2, (0, 50), version * 2), region(3, (50, 100), version * 2)]);
+                    directory.update(&region(2, (0, 100), version * 2 + 1));
+                }
+                is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                if let Some(found) = directory.lookup(&key) {
+                    assert!(found.owns(&key), "{found:?}");
+                }
+            }
+        });
     }
 }
