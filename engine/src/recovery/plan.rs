@@ -72,7 +72,7 @@ pub struct RegionPlan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// A quorum may be alive: nothing is done.
+    /// One of the living can get the votes of a quorum of them: nothing is done.
     Healthy,
     /// One replica is kept and becomes the region's only one; all others go.
     Keep(Keep),

@@ -4,7 +4,7 @@
 //! by replica id; on which stores the replicas live is the region descriptor's business.
 //!
 //! In a joint configuration (dissertation, section 4.3) every decision needs a quorum of the incoming *and* of the
-//! outgoing voters. A witness counts like a voter.
+//! outgoing voters. A witness counts like a voter, and a commit needs one with data beside it.
 
 mod change;
 mod codec;
