@@ -4,7 +4,7 @@
 //! * [`StateMachine`] (on a shared state store) or [`OwnState`] (a machine per region) is what an embedder implements.
 //! * [`Session`] makes retries safe.
 //!
-//! The modules [`logic`], [`apply`], [`assembly`] and [`snapshots`] are the deterministic inside, public for simulators and
+//! The modules [`logic`], [`liveness`], [`apply`], [`assembly`] and [`snapshots`] are the deterministic inside, public for simulators and
 //! other drivers, without a promise of stability.
 
 pub mod apply;
@@ -17,6 +17,7 @@ mod engine;
 mod error;
 mod events;
 mod field_file;
+pub mod liveness;
 pub mod logic;
 #[cfg(test)]
 mod lone_store;

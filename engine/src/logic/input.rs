@@ -12,6 +12,7 @@ use multiraft_storage::FlushToken;
 use multiraft_transport::{CaptureId, PeerMessage, SessionSeq, SnapshotHeader};
 
 use crate::apply::Tombstone;
+use crate::liveness::SupportNews;
 use crate::region::admin::AdminRequest;
 use crate::region::check::{DigestAnswer, FencedReplicas};
 use crate::region::merge::{Absorbed, Frozen, MergeState};
@@ -245,6 +246,8 @@ pub enum Input<R> {
     },
     /// Hand every led region over (before a shutdown).
     Handover,
+    /// Support between this store and a peer has changed, or a round of reads is answered.
+    Support(SupportNews),
 }
 
 /// What a store keeps on disk.

@@ -34,6 +34,7 @@ mod report;
 mod route;
 mod snapshot;
 mod stall;
+mod support;
 mod upkeep;
 mod worker;
 

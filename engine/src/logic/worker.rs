@@ -25,6 +25,7 @@ use crate::logic::read::Charged;
 use crate::logic::region::Region;
 use crate::logic::route::Routes;
 use crate::logic::snapshot::{SnapshotLimits, Transfers};
+use crate::logic::support::Supports;
 use crate::logic::upkeep::Upkeep;
 use crate::logic::{
     BeatShare, Counters, FetchTask, Input, LocateTask, LookupTask, Notice, Outcome, RegionHandle, RegionStart,
@@ -88,6 +89,7 @@ pub struct Worker<R> {
     /// What lies on the stores, as it was made known in a term of the root region.
     pub(super) loads: (Term, Bytes),
     pub(super) routes: Routes,
+    pub(super) supports: Supports,
     /// What waiting queries hold, in bytes.
     pub(super) query_bytes: Charged,
     pub(super) counters: Counters,
@@ -143,6 +145,7 @@ impl<R> Worker<R> {
             checks: Checks::default(),
             aside: Aside::default(),
             routes: Routes::new(),
+            supports: Supports::default(),
             query_bytes: Charged::default(),
             counters: Counters::default(),
             apply_backlog: 0,
@@ -331,6 +334,7 @@ impl<R> Worker<R> {
             Input::Loads { term, loads } => self.loads = (term, loads),
             Input::DiskScarce { is_scarce } => self.upkeep.set_disk_scarce(is_scarce),
             Input::Handover => self.upkeep.start_handover(),
+            Input::Support(news) => self.on_support(now, news),
         }
     }
 
