@@ -1,7 +1,8 @@
 //! What the replicas of one group say to each other.
 //!
 //! A message names replicas, not stores, and not its region: whoever carries it adds both. `term` is the sender's term,
-//! except in [`Body::PreVote`], where it is the term that the sender would campaign in.
+//! except in [`Body::PreVote`], where it is the term that the sender would campaign in, and in [`Body::Release`],
+//! [`Body::Released`] and [`Body::AskLeader`], where it is the term of the leadership in question.
 
 use bytes::Bytes;
 
@@ -78,6 +79,30 @@ pub enum Body {
     },
     /// "Campaign at once" (dissertation, section 3.10).
     TimeoutNow,
+    /// Answer to a pre-vote: refused because of a promise to a leader, which may end before a leader is heard again.
+    Promised,
+    /// A leader asks a follower to promise votes for no other, and not to campaign, while the follower's store supports the
+    /// leader's in this period (`docs/liveness.md`, F1).
+    Fortify {
+        /// The period of support.
+        epoch: u64,
+    },
+    /// Answer to [`Body::Fortify`]: promised.
+    Fortified {
+        /// The period of support.
+        epoch: u64,
+    },
+    /// The sender no longer leads the message's term, which may be an earlier one than its own: what was promised to it as the
+    /// leader of that term has no point any more.
+    Release,
+    /// Answer to [`Body::Release`], in the same term.
+    Released,
+    /// "Do you lead the message's term?" Asked by a replica that has promised, answered with [`Body::Fortify`] or
+    /// [`Body::Release`].
+    AskLeader {
+        /// The asker's term.
+        own_term: Term,
+    },
 }
 
 /// What became of an append.

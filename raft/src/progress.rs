@@ -23,6 +23,7 @@
 //! Invariants: `matched < next`; what is at or below `matched` is durable at the follower and equals the leader's log.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::{LogIndex, Options, ReplicaId, Time};
@@ -73,6 +74,12 @@ pub(crate) struct Progress {
     pub(crate) retry_at: Time,
     /// The newest read round that it has answered.
     pub(crate) acked_round: u64,
+    /// The period in which the driver's store holds the support of this follower's, as far as told.
+    pub(crate) support: Option<NonZeroU64>,
+    /// The period in which it has promised.
+    pub(crate) fortified: Option<NonZeroU64>,
+    /// It was asked to promise.
+    pub(crate) asked: bool,
     window: Window,
 }
 
@@ -94,6 +101,9 @@ impl Progress {
             heard_at: now,
             retry_at: now,
             acked_round: 0,
+            support: None,
+            fortified: None,
+            asked: false,
             window: Window::default(),
         }
     }

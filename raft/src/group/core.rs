@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::apply::Applying;
+use super::fortify::{Bond, Releases};
 use super::leader::Leader;
 use super::membership::Members;
 use crate::durability::Durability;
@@ -28,6 +29,10 @@ pub(crate) struct Core {
     pub(crate) applying: Applying,
     pub(crate) election: Election,
     pub(crate) role: RoleState,
+    /// What this replica has promised to a leader, and nobody has ended.
+    pub(crate) bond: Option<Bond>,
+    /// What it owes those who promised to it while it led.
+    pub(crate) releases: Option<Box<Releases>>,
     pub(crate) effects: Vec<Effect>,
 }
 
@@ -42,6 +47,8 @@ pub(crate) struct Election {
     pub(crate) deadline: Time,
     pub(crate) priority: Priority,
     pub(crate) random: Random,
+    /// Pre-votes refused because of promises since a leader was known.
+    pub(crate) refusals: u32,
 }
 
 /// A replica's part in its group.
@@ -126,8 +133,11 @@ impl Core {
                 deadline: Time::NEVER,
                 priority: Priority::default(),
                 random: Random::new(seed),
+                refusals: 0,
             },
             role: RoleState::Follower(Following::new(hard.commit)),
+            bond: None,
+            releases: None,
             effects: Vec::new(),
         };
         core.rearm(now);
@@ -153,10 +163,12 @@ impl Core {
 
     /// Follows `leader` (or nobody known) in `term`, which may be a new one.
     pub(crate) fn become_follower(&mut self, now: Time, term: Term, leader: ReplicaId) {
+        let led = self.hard.term;
         self.enter_term(term);
         let before = self.role_kind();
         let role = RoleState::Follower(Following::new(self.hard.commit));
         if let RoleState::Leader(leader) = std::mem::replace(&mut self.role, role) {
+            self.release_followers(now, led, &leader.followers);
             self.retire(*leader);
         }
         if before != RoleKind::Follower {
@@ -179,6 +191,9 @@ impl Core {
     }
 
     pub(crate) fn set_leader(&mut self, leader: ReplicaId) {
+        if leader != ReplicaId::ZERO {
+            self.election.refusals = 0;
+        }
         if self.election.leader != leader {
             self.election.leader = leader;
             let event = Event::LeaderChanged { leader: self.known_leader(), term: self.hard.term };

@@ -32,12 +32,13 @@ impl Core {
         }
     }
 
-    /// Whether it may ask for votes: it holds data, counts in a quorum, and knows its configuration (a change at or below
-    /// the commit index that is not yet applied would let it count under the wrong one).
+    /// Whether it may ask for votes: it holds data, counts in a quorum, has promised nobody to keep quiet, and knows its
+    /// configuration (a change at or below the commit index that is not yet applied would let it count under the wrong one).
     pub(crate) fn may_campaign(&self) -> bool {
         // After the last term there is none to campaign in; only a peer that is broken can have brought it.
         self.hard.term < self.hard.term.next()
             && self.members.current.may_lead(self.id)
+            && !self.is_bound()
             && !self.members.has_unapplied_change(self.applying.applied, self.hard.commit)
     }
 
@@ -101,6 +102,9 @@ impl Core {
     }
 
     pub(crate) fn handle_pre_vote(&mut self, now: Time, from: ReplicaId, term: Term, last: (LogIndex, Term)) {
+        if self.refuses_by_promise(now, from, false, term) {
+            return self.send(from, Body::Promised);
+        }
         let is_free = term > self.hard.term || self.may_vote_for(from);
         let granted = is_free && !self.has_live_leader(now) && self.log.is_covered_by(last.0, last.1);
         // A grant names the term that was asked about; a refusal tells the own term, in case the asker lags behind.
@@ -109,8 +113,12 @@ impl Core {
         self.effects.push(Effect::Send(Message { from: self.id, to: from, term, body }));
     }
 
-    pub(crate) fn handle_vote(&mut self, now: Time, from: ReplicaId, last: (LogIndex, Term)) {
-        let granted = self.may_vote_for(from) && self.log.is_covered_by(last.0, last.1);
+    pub(crate) fn handle_vote(&mut self, now: Time, from: ReplicaId, last: (LogIndex, Term), transfer: bool) {
+        let is_free = !self.refuses_by_promise(now, from, transfer, self.hard.term);
+        if transfer {
+            self.end_promise_for_transfer(now, self.hard.term);
+        }
+        let granted = is_free && self.may_vote_for(from) && self.log.is_covered_by(last.0, last.1);
         if !granted {
             self.send(from, Body::VoteReply { granted });
             return;
@@ -141,7 +149,11 @@ impl Core {
 
     /// The leader asks this replica to take over (dissertation, section 3.10).
     pub(crate) fn handle_timeout_now(&mut self, now: Time, from: ReplicaId) {
-        if self.known_leader().is_none_or(|leader| leader == from) && self.may_campaign() {
+        if self.known_leader().is_some_and(|leader| leader != from) {
+            return;
+        }
+        self.end_promise_to_campaign(now, from);
+        if self.may_campaign() {
             self.campaign(now, true);
         }
     }

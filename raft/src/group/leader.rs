@@ -2,6 +2,7 @@
 //! and 6.4).
 
 use super::core::{Core, Effect, RoleState};
+use super::fortify::Rest;
 use super::read::Reads;
 use super::transfer::Transfer;
 use crate::output::Event;
@@ -28,6 +29,9 @@ pub(crate) struct Leader {
     pub(crate) transfer: Option<Transfer>,
     /// A follower was asked to campaign in this term: leases and bulk reads are not safe until the next one.
     pub(crate) asked_to_campaign: bool,
+    /// Its driver has nothing open either.
+    pub(crate) may_rest: bool,
+    pub(crate) rest: Rest,
 }
 
 impl Leader {
@@ -62,10 +66,13 @@ impl Core {
             reads: Reads::default(),
             transfer: None,
             asked_to_campaign: false,
+            may_rest: false,
+            rest: Rest::Awake,
         };
         self.role = RoleState::Leader(Box::new(leader));
         self.note_role();
         self.set_leader(self.id);
+        self.forget_releases();
         self.arm_heartbeat(now);
         // Entries of earlier terms commit only together with one of this term (dissertation, section 3.6.2), so there is
         // one at once.
@@ -165,7 +172,11 @@ impl Core {
             self.become_follower(now, self.hard.term, ReplicaId::ZERO);
             return;
         }
+        if self.step_to_rest() {
+            return;
+        }
         self.send_heartbeats(false);
+        self.send_fortify();
         let (silence, last) = (self.options.election_timeout_min, self.log.last_index());
         let RoleState::Leader(leader) = &mut self.role else { return };
         for progress in &mut leader.followers {
@@ -182,9 +193,12 @@ impl Core {
     fn hears_quorum(&self, now: Time) -> bool {
         let RoleState::Leader(leader) = &self.role else { return false };
         let timeout = self.options.election_timeout_min;
-        self.members.current.is_quorum(|id| {
-            id == self.id || leader.progress(id).is_some_and(|progress| now.since(progress.heard_at) < timeout)
-        })
+        // The support of a store is a sign of life of its replicas that have promised (F10).
+        let is_alive = |progress: &Progress| {
+            now.since(progress.heard_at) < timeout
+                || (progress.support.is_some() && progress.fortified == progress.support)
+        };
+        self.members.current.is_quorum(|id| id == self.id || leader.progress(id).is_some_and(is_alive))
     }
 
     /// Sends a heartbeat with the newest read round to every follower, or to those whose answers count.

@@ -6,6 +6,7 @@ mod core;
 mod election;
 mod error;
 mod follower;
+mod fortify;
 mod leader;
 mod membership;
 mod poll;
@@ -21,11 +22,13 @@ mod transfer;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use self::core::Core;
 pub use self::error::{ProposeError, ReadRefused, TransferRefused};
+pub use self::fortify::Promise;
 pub use self::snapshot::SnapshotOutcome;
 pub use self::status::{PeerStatus, Status};
 use crate::output::{Fetch, FetchPurpose};
@@ -125,7 +128,8 @@ impl<P: FlushProof> Group<P> {
     ///
     /// # Errors
     /// If they cannot be taken now; `proposals` is unchanged.
-    pub fn propose(&mut self, _now: Time, proposals: &mut Vec<Proposal>) -> Result<LogIndex, ProposeError> {
+    pub fn propose(&mut self, now: Time, proposals: &mut Vec<Proposal>) -> Result<LogIndex, ProposeError> {
+        self.core.rouse(now);
         self.core.propose(proposals)
     }
 
@@ -142,10 +146,11 @@ impl<P: FlushProof> Group<P> {
     /// If it cannot be taken now, or does not fit the membership.
     pub fn propose_membership(
         &mut self,
-        _now: Time,
+        now: Time,
         change: &MembershipChange,
         context: Bytes,
     ) -> Result<LogIndex, ProposeError> {
+        self.core.rouse(now);
         self.core.propose_membership(change, context)
     }
 
@@ -155,7 +160,8 @@ impl<P: FlushProof> Group<P> {
     ///
     /// # Errors
     /// If this replica does not lead or too many reads wait; then there is no answer.
-    pub fn read_index(&mut self, _now: Time, context: u64) -> Result<(), ReadRefused> {
+    pub fn read_index(&mut self, now: Time, context: u64) -> Result<(), ReadRefused> {
+        self.core.rouse(now);
         self.core.read_index(context)
     }
 
@@ -165,6 +171,7 @@ impl<P: FlushProof> Group<P> {
     /// # Errors
     /// If this replica does not lead, or the target cannot.
     pub fn transfer_leader(&mut self, now: Time, to: ReplicaId) -> Result<(), TransferRefused> {
+        self.core.rouse(now);
         self.core.transfer_leader(now, to)
     }
 
@@ -323,6 +330,64 @@ impl<P: FlushProof> Group<P> {
     /// memory, too.
     pub fn release_memory(&mut self) {
         self.core.release_memory();
+    }
+
+    /// What this replica has promised to a leader (`docs/liveness.md`, F2). It votes for no other and does not campaign until
+    /// [`on_support_withdrawn`](Self::on_support_withdrawn), the leader, or a leader of a later term ends that.
+    ///
+    /// A driver hands [`Body::Fortify`](crate::Body::Fortify) to the group only if its store supports the leader's in the
+    /// period that the message names, and remembers the promise by that store.
+    #[must_use]
+    pub fn promise(&self) -> Option<Promise> {
+        self.core.bond.map(|bond| bond.promise)
+    }
+
+    /// Learns that its store has withdrawn the support under which [`promise`](Self::promise) stands. Campaigns after `wait`,
+    /// unless a leader is heard first.
+    pub fn on_support_withdrawn(&mut self, now: Time, wait: Duration) {
+        self.core.on_withdrawn(now, wait);
+    }
+
+    /// Somebody who should lead says that it does not: asks the leader that was promised to, if there is one, whether it
+    /// still leads.
+    pub fn doubt_leader(&mut self, now: Time) {
+        self.core.ask_leader(now);
+    }
+
+    /// Tells a leader in which period (from one) its store holds the support of another member's store; `None`: it holds none. Of use
+    /// before [`handle_deadline`](Self::handle_deadline). With the next heartbeats the member is asked to promise.
+    pub fn set_support(&mut self, peer: ReplicaId, epoch: Option<u64>) {
+        self.core.set_support(peer, epoch);
+    }
+
+    /// Tells a leader whether its driver has nothing open with the group: only then does it come to
+    /// [rest](Self::is_resting). To be told before [`handle_deadline`](Self::handle_deadline).
+    pub fn allow_rest(&mut self, allowed: bool) {
+        self.core.allow_rest(allowed);
+    }
+
+    /// Whether this leader is silent, and its [`next_deadline`](Self::next_deadline) never comes: every follower whose store
+    /// gives support has promised, and has and knows everything. It begins to beat again with whatever is asked of it, with a
+    /// message that calls for it, and by [`wake`](Self::wake). The driver wakes it when the support of a store ends without
+    /// which [`is_fortified_by`](Self::is_fortified_by) holds no more, and when a store gives support again without which it
+    /// came to rest.
+    #[must_use]
+    pub fn is_resting(&self) -> bool {
+        self.core.is_resting()
+    }
+
+    /// Whether this replica leads and has, itself included, the promises of a quorum (of both halves if the membership is
+    /// joint) of voters of which `counts` holds. It is given the voter and the period of its promise (F5).
+    #[must_use]
+    pub fn is_fortified_by(&self, counts: impl Fn(ReplicaId, u64) -> bool) -> bool {
+        self.core.is_fortified_by(counts)
+    }
+
+    /// The index that a read must wait for which this leader may serve on the strength of promises (R1, R4); none if it has
+    /// not committed an entry of its own term, or has asked a follower to campaign in it (F6).
+    #[must_use]
+    pub fn fortified_read_index(&self) -> Option<LogIndex> {
+        self.core.fortified_read_index()
     }
 
     /// Gathers everything that is to be done, once per turn. `ticket` is this turn's: what the output wants durable is

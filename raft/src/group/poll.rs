@@ -63,11 +63,14 @@ impl Core {
     pub(crate) fn handle_deadline(&mut self, now: Time) {
         self.check_transfer(now);
         self.check_fetch(now);
+        self.send_releases(now);
         match &self.role {
             RoleState::Leader(leader) if now >= leader.beat_at => self.on_heartbeat_due(now),
             RoleState::Leader(_) => {}
             RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => {
                 if self.has_election_timer() && now >= self.election.deadline {
+                    // Of use only if the promise is to a leader of an earlier term than this replica has come to.
+                    self.ask_leader(now);
                     self.campaign(now, false);
                 }
             }
@@ -83,12 +86,13 @@ impl Core {
             _ if self.has_election_timer() => self.election.deadline,
             _ => Time::NEVER,
         };
-        own.min(self.applying.deadline())
+        own.min(self.applying.deadline()).min(self.releases_due())
     }
 
-    /// Who can never lead does not wait for an election either.
+    /// Who can never lead does not wait for an election either; nor who has promised the leader of its own term to keep quiet.
     fn has_election_timer(&self) -> bool {
-        self.members.current.may_lead(self.id)
+        let is_quiet = self.bond.is_some_and(|bond| bond.promise.term == self.hard.term);
+        self.members.current.may_lead(self.id) && !is_quiet
     }
 
     pub(crate) fn set_paused(&mut self, peer: ReplicaId, paused: bool) {
@@ -106,6 +110,7 @@ impl Core {
     }
 
     pub(crate) fn wake(&mut self, now: Time) {
+        self.rouse(now);
         self.arm_heartbeat(now);
         if let RoleState::Leader(leader) = &mut self.role {
             for progress in &mut leader.followers {

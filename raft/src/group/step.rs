@@ -11,6 +11,17 @@ impl Core {
         if !is_for_me {
             return;
         }
+        match message.body {
+            // These speak of a leadership that may be past.
+            Body::Release => return self.handle_release(now, message.from, message.term),
+            Body::Released => return self.handle_released(message.from, message.term),
+            Body::AskLeader { own_term } => return self.handle_ask_leader(now, message.from, message.term, own_term),
+            // Whoever says these waits for a leader to speak.
+            Body::PreVote { .. } | Body::Vote { .. } | Body::AppendReply(AppendOutcome::Rejected { .. }) => {
+                self.rouse(now);
+            }
+            _ => {}
+        }
         match message.term.cmp(&self.hard.term) {
             Ordering::Less => self.answer_from_the_past(&message),
             Ordering::Equal => self.dispatch(now, message),
@@ -31,7 +42,13 @@ impl Core {
             // A replica that cannot hear the leader must not depose it (dissertation, section 4.2.3); a transfer is
             // the leader's own wish.
             Body::Vote { transfer: false, .. } if self.has_live_leader(now) => return false,
-            Body::Append { .. } | Body::Heartbeat { .. } => self.become_follower(now, message.term, message.from),
+            // Nor must it get a vote that was promised to be kept; the request changes nothing.
+            Body::Vote { transfer, .. } if self.refuses_by_promise(now, message.from, transfer, message.term) => {
+                return false;
+            }
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::Fortify { .. } => {
+                self.become_follower(now, message.term, message.from)
+            }
             _ => self.become_follower(now, message.term, ReplicaId::ZERO),
         }
         true
@@ -44,7 +61,7 @@ impl Core {
         let body = match message.body {
             Body::PreVote { .. } => Body::PreVoteReply { granted: false },
             Body::Vote { .. } => Body::VoteReply { granted: false },
-            Body::Heartbeat { .. } => Body::HeartbeatReply { round: 0 },
+            Body::Heartbeat { .. } | Body::Fortify { .. } => Body::HeartbeatReply { round: 0 },
             Body::Append { prev_index, .. } => Body::AppendReply(AppendOutcome::Rejected {
                 prev_index,
                 hint_index: LogIndex::ZERO,
@@ -65,7 +82,9 @@ impl Core {
                     self.handle_pre_vote_reply(now, from, granted);
                 }
             }
-            Body::Vote { last_index, last_term, .. } => self.handle_vote(now, from, (last_index, last_term)),
+            Body::Vote { last_index, last_term, transfer } => {
+                self.handle_vote(now, from, (last_index, last_term), transfer);
+            }
             Body::VoteReply { granted } => self.handle_vote_reply(now, from, granted),
             Body::Append { prev_index, prev_term, commit, entries } => {
                 if self.accept_leader(now, from) {
@@ -83,6 +102,14 @@ impl Core {
             }
             Body::HeartbeatReply { round } => self.handle_heartbeat_reply(now, from, round),
             Body::TimeoutNow => self.handle_timeout_now(now, from),
+            Body::Promised => self.on_promised(now),
+            Body::Fortify { epoch } => {
+                if self.accept_leader(now, from) {
+                    self.handle_fortify(now, from, epoch);
+                }
+            }
+            Body::Fortified { epoch } => self.handle_fortified(from, epoch),
+            Body::Release | Body::Released | Body::AskLeader { .. } => {}
         }
     }
 
@@ -96,6 +123,8 @@ impl Core {
             self.become_follower(now, self.hard.term, from);
         }
         self.set_leader(from);
+        self.end_promise_to_earlier(now);
+        self.forget_releases();
         self.election.heard_at = now;
         self.rearm(now);
         true

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use multiraft_raft::{Entry, EntryKind, LogIndex, ReplicaId, Term};
 
 use crate::replica::{Replica, State};
+use crate::support::Supports;
 
 /// What must hold for all replicas together.
 #[derive(Default)]
@@ -16,6 +17,8 @@ pub struct Checker {
     pub reads: BTreeMap<u64, LogIndex>,
     pub answered: u64,
     pub highest_commit: LogIndex,
+    /// How many times a leader was found that could serve reads on the strength of promises.
+    pub fortified: u64,
 }
 
 impl Checker {
@@ -57,6 +60,22 @@ impl Checker {
             if index <= group.stable_index() {
                 assert_eq!(group.term_at(index), replica.disk.durable.term(index), "stable is durable");
             }
+        }
+    }
+
+    /// Whom a quorum of stores supports under promises to him in his term has no successor (`docs/liveness.md`, claim 2), so a
+    /// read that he serves sees all that was committed anywhere (claim 3).
+    pub fn check_fortified(&mut self, replicas: &[Replica], supports: &Supports) {
+        for replica in replicas {
+            let (id, term) = (replica.id, replica.group.term());
+            let Some(index) = replica.group.fortified_read_index() else { continue };
+            if !replica.group.is_fortified_by(|voter, epoch| supports.is_given(id, voter, epoch)) {
+                continue;
+            }
+            self.fortified += 1;
+            let newest = self.leaders.last_key_value().map(|(term, _)| *term);
+            assert!(newest <= Some(term), "{id:?} is fortified in {term:?}, and {newest:?} has a leader");
+            assert!(index >= self.highest_commit, "{id:?} would serve reads at {index:?}");
         }
     }
 

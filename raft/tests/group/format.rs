@@ -46,6 +46,12 @@ pub fn message(message: &Message) -> String {
         Body::Heartbeat { commit, round } => format!("Heartbeat, commit {commit:?}{}", in_round(*round)),
         Body::HeartbeatReply { round } => format!("HeartbeatReply{}", in_round(*round)),
         Body::TimeoutNow => "TimeoutNow".to_owned(),
+        Body::Promised => "Promised".to_owned(),
+        Body::Fortify { epoch } => format!("Fortify, epoch {epoch}"),
+        Body::Fortified { epoch } => format!("Fortified, epoch {epoch}"),
+        Body::Release => "Release".to_owned(),
+        Body::Released => "Released".to_owned(),
+        Body::AskLeader { own_term } => format!("AskLeader, own term {own_term:?}"),
     };
     format!("{:?} > {:?} {:?} {body}", message.from, message.to, message.term)
 }

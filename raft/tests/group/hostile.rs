@@ -67,6 +67,10 @@ fn body() -> impl Strategy<Value = Body> {
         1 => (index(), number()).prop_map(|(commit, round)| Body::Heartbeat { commit, round }),
         1 => number().prop_map(|round| Body::HeartbeatReply { round }),
         1 => Just(Body::TimeoutNow),
+        1 => prop_oneof![Just(Body::Promised), Just(Body::Release), Just(Body::Released)],
+        1 => number().prop_map(|epoch| Body::Fortify { epoch }),
+        1 => number().prop_map(|epoch| Body::Fortified { epoch }),
+        1 => term().prop_map(|own_term| Body::AskLeader { own_term }),
     ]
 }
 
