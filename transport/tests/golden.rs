@@ -80,6 +80,25 @@ fn votes() {
 }
 
 #[test]
+fn promises() {
+    let said = [
+        raft(7, 21, 22, 5, Body::Fortify { epoch: 3 }),
+        raft(7, 21, 22, 5, Body::Release),
+        raft(7, 22, 21, 5, Body::Fortified { epoch: 300 }),
+        raft(7, 22, 21, 5, Body::Released),
+        raft(7, 22, 21, 5, Body::Promised),
+        raft(7, 22, 21, 5, Body::AskLeader { own_term: Term(6) }),
+    ];
+    let hex = "0b [region] 0e [from] 2a [to] 02 [term] 0a [epoch] 03
+               2d
+               0c [same region] 00 [from + 1] 02 [to: from - 1] 01 [same term] 00 [epoch] ac 02
+               2e
+               2a
+               2f [term + 1] 02";
+    is_written_as(&said, hex);
+}
+
+#[test]
 fn a_vote_with_a_descriptor() {
     let PeerMessage::Raft(mut message) = raft(7, 21, 22, 5, Body::VoteReply { granted: true }) else { unreachable!() };
     message.descriptor = Some(descriptor());

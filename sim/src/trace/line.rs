@@ -112,7 +112,15 @@ pub(super) fn message_of(message: &Message, commit: LogIndex) -> Option<Value> {
             shown["commit"] = commit.get().into();
         }
         Body::HeartbeatReply { .. } => shown["type"] = "MsgHeartbeatResp".into(),
-        Body::PreVote { .. } | Body::PreVoteReply { .. } | Body::TimeoutNow => return None,
+        Body::PreVote { .. }
+        | Body::PreVoteReply { .. }
+        | Body::TimeoutNow
+        | Body::Promised
+        | Body::Fortify { .. }
+        | Body::Fortified { .. }
+        | Body::Release
+        | Body::Released
+        | Body::AskLeader { .. } => return None,
     }
     Some(shown)
 }

@@ -34,6 +34,12 @@ pub(super) mod kind {
     pub(crate) const HEARTBEAT: u8 = 7;
     pub(crate) const HEARTBEAT_REPLY: u8 = 8;
     pub(crate) const TIMEOUT_NOW: u8 = 9;
+    pub(crate) const PROMISED: u8 = 10;
+    pub(crate) const FORTIFY: u8 = 11;
+    pub(crate) const FORTIFIED: u8 = 12;
+    pub(crate) const RELEASE: u8 = 13;
+    pub(crate) const RELEASED: u8 = 14;
+    pub(crate) const ASK_LEADER: u8 = 15;
     /// The first number that is not a Raft message's.
     pub(crate) const STORE_FIRST: u8 = 16;
     pub(crate) const BEATS: u8 = 16;

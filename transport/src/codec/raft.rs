@@ -71,7 +71,14 @@ impl Context {
                 put_varint(out, *round);
             }
             Body::HeartbeatReply { round } => put_varint(out, *round),
-            Body::PreVoteReply { .. } | Body::VoteReply { .. } | Body::TimeoutNow => {}
+            Body::Fortify { epoch } | Body::Fortified { epoch } => put_varint(out, *epoch),
+            Body::AskLeader { own_term } => put_delta(out, self.term, own_term.0),
+            Body::PreVoteReply { .. }
+            | Body::VoteReply { .. }
+            | Body::TimeoutNow
+            | Body::Promised
+            | Body::Release
+            | Body::Released => {}
         }
     }
 
@@ -142,6 +149,12 @@ impl Context {
             kind::HEARTBEAT => Body::Heartbeat { commit: self.read_index(reader)?, round: reader.varint()? },
             kind::HEARTBEAT_REPLY => Body::HeartbeatReply { round: reader.varint()? },
             kind::TIMEOUT_NOW => Body::TimeoutNow,
+            kind::PROMISED => Body::Promised,
+            kind::FORTIFY => Body::Fortify { epoch: reader.varint()? },
+            kind::FORTIFIED => Body::Fortified { epoch: reader.varint()? },
+            kind::RELEASE => Body::Release,
+            kind::RELEASED => Body::Released,
+            kind::ASK_LEADER => Body::AskLeader { own_term: self.read_term(reader)? },
             value => return reader.fail(WireFault::Unknown { what: "kind of message", value }),
         })
     }
@@ -194,5 +207,11 @@ fn kind_of(body: &Body) -> (u8, bool) {
         Body::Heartbeat { .. } => (kind::HEARTBEAT, false),
         Body::HeartbeatReply { .. } => (kind::HEARTBEAT_REPLY, false),
         Body::TimeoutNow => (kind::TIMEOUT_NOW, false),
+        Body::Promised => (kind::PROMISED, false),
+        Body::Fortify { .. } => (kind::FORTIFY, false),
+        Body::Fortified { .. } => (kind::FORTIFIED, false),
+        Body::Release => (kind::RELEASE, false),
+        Body::Released => (kind::RELEASED, false),
+        Body::AskLeader { .. } => (kind::ASK_LEADER, false),
     }
 }

@@ -93,6 +93,10 @@ fn body() -> BoxedStrategy<Body> {
         1 => (number(), number()).prop_map(|(commit, round)| Body::Heartbeat { commit: LogIndex(commit), round }),
         1 => number().prop_map(|round| Body::HeartbeatReply { round }),
         1 => Just(Body::TimeoutNow),
+        1 => prop_oneof![Just(Body::Promised), Just(Body::Release), Just(Body::Released)],
+        1 => any::<u64>().prop_map(|epoch| Body::Fortify { epoch }),
+        1 => any::<u64>().prop_map(|epoch| Body::Fortified { epoch }),
+        1 => any::<u64>().prop_map(|term| Body::AskLeader { own_term: Term(term) }),
     ]
     .boxed()
 }
