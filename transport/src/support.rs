@@ -5,6 +5,8 @@
 
 use multiraft_raft::Incarnation;
 
+use crate::Lane;
+
 /// One message about support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SupportMessage {
@@ -16,6 +18,17 @@ pub enum SupportMessage {
     Round(SupportRound),
     /// The supporter's answer to a round.
     RoundAnswer(SupportRoundAnswer),
+}
+
+impl SupportMessage {
+    /// The lane that it travels on.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Heartbeat(_) | Self::Answer(_) => Lane::Liveness,
+            Self::Round(_) | Self::RoundAnswer(_) => Lane::Control,
+        }
+    }
 }
 
 /// Asks for support, at one epoch, for some time to come.
