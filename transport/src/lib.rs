@@ -23,6 +23,7 @@ mod queue;
 mod shared;
 mod snapshot;
 mod status;
+mod support;
 mod tls;
 mod transport;
 
@@ -41,5 +42,6 @@ pub use message::{
 };
 pub use snapshot::{SnapshotCanceller, SnapshotError, SnapshotReceiver, SnapshotSender};
 pub use status::{LaneStatus, LinkStatus, PeerStatus};
+pub use support::{SupportAnswer, SupportHeartbeat, SupportMessage, SupportRound, SupportRoundAnswer, SupportVerdict};
 pub use tls::{Tls, TlsError, store_dns_name};
 pub use transport::{SendError, Transport, TransportError};

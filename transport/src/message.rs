@@ -10,6 +10,8 @@ use multiraft_raft::{
     Incarnation, LogIndex, Message, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, StoreId, Term,
 };
 
+use crate::SupportMessage;
+
 /// One message from one store to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerMessage {
@@ -27,6 +29,9 @@ pub enum PeerMessage {
     Snapshot(SnapshotMessage),
     /// About a region as such, from store to store.
     Region(RegionMessage),
+    /// Of the support between the two stores. Heartbeats and their answers belong on the lane for liveness, rounds and theirs on
+    /// that for control: see [`SupportMessage::lane`].
+    Support(SupportMessage),
 }
 
 /// A Raft message with its address.
@@ -43,16 +48,17 @@ pub struct RaftMessage {
 
 /// The heartbeats of all awake groups from one store to another.
 ///
-/// It is also the store's own sign of life; the liveness protocol builds on `incarnation`, `epoch` and `sequence`.
+/// It is also a sign of life of the store, for those who wait for its groups. Support between stores has messages of its own:
+/// [`SupportMessage`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beats {
     /// The sender's incarnation.
     pub incarnation: Incarnation,
-    /// The support epoch that the sender asks for; zero while it asks for none.
+    /// Always zero: a place in the format that nothing uses.
     pub epoch: u64,
     /// Grows with each message from this incarnation.
     pub sequence: u64,
-    /// The last heartbeat of the receiver that the sender has seen: its incarnation and sequence.
+    /// The last of the receiver's [`Beats`] that the sender has seen: its incarnation and sequence. Nobody asks.
     pub heard: (Incarnation, u64),
     /// One for each awake group that the sender leads and that has a replica on the receiver.
     pub beats: Vec<Beat>,
@@ -80,7 +86,7 @@ pub struct Beat {
 pub struct BeatReplies {
     /// The answering store's incarnation.
     pub incarnation: Incarnation,
-    /// The epoch under which it supports the other store; zero if it does not.
+    /// Always zero: a place in the format that nothing uses.
     pub epoch: u64,
     /// The newest [`Beats::sequence`] seen.
     pub sequence: u64,

@@ -11,8 +11,8 @@ use multiraft_raft::{
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest,
     FrameBuilder, Limits, PeerMessage, RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk,
-    SnapshotHeader, SnapshotMessage, SnapshotStep, WIRE_VERSION, decode_frame, encode_snapshot_chunk,
-    encode_snapshot_header,
+    SnapshotHeader, SnapshotMessage, SnapshotStep, SupportAnswer, SupportHeartbeat, SupportMessage, SupportRound,
+    SupportRoundAnswer, SupportVerdict, WIRE_VERSION, decode_frame, encode_snapshot_chunk, encode_snapshot_header,
 };
 
 /// `hex` may have spaces and comments in brackets.
@@ -177,6 +177,48 @@ fn heartbeats_one_by_one_and_together() {
         &[PeerMessage::BeatReplies(replies)],
         "11 03 04 c8 01 02 [region, from, to, term] 0f 02 04 01 0a [round] 10 02",
     );
+}
+
+#[test]
+fn support_between_stores() {
+    let heartbeat = SupportHeartbeat {
+        incarnation: Incarnation(3),
+        number: 4,
+        sequence: 200,
+        heard: (Incarnation(2), 9),
+        wish_ms: 1000,
+        farewell: false,
+    };
+    let answer = SupportAnswer {
+        asker: Incarnation(3),
+        number: 4,
+        answered: 200,
+        incarnation: Incarnation(2),
+        sequence: 10,
+        verdict: SupportVerdict::Supported { duration_ms: 500 },
+    };
+    let round = SupportRound { incarnation: Incarnation(3), round: 300, number: 4 };
+    let confirmed =
+        SupportRoundAnswer { asker: Incarnation(3), round: 300, incarnation: Incarnation(2), number: Some(4) };
+    let messages = [
+        SupportMessage::Heartbeat(heartbeat),
+        SupportMessage::Heartbeat(SupportHeartbeat { farewell: true, ..heartbeat }),
+        SupportMessage::Answer(answer),
+        SupportMessage::Answer(SupportAnswer { verdict: SupportVerdict::Withdrawn, ..answer }),
+        SupportMessage::Answer(SupportAnswer { verdict: SupportVerdict::NotNow, ..answer }),
+        SupportMessage::Round(round),
+        SupportMessage::RoundAnswer(confirmed),
+        SupportMessage::RoundAnswer(SupportRoundAnswer { number: None, ..confirmed }),
+    ];
+    let hex = "16 [incarnation] 03 [epoch] 04 [sequence] c8 01 [heard] 02 09 [wish] e8 07
+               [farewell] 96 03 04 c8 01 02 09 e8 07
+               17 [asker] 03 [epoch] 04 [sequence] c8 01 [own incarnation, sequence] 02 0a [supported, 500 ms] 00 f4 03
+               17 03 04 c8 01 02 0a [withdrawn] 01
+               17 03 04 c8 01 02 0a [not now] 02
+               18 [incarnation] 03 [round] ac 02 [epoch] 04
+               19 [asker] 03 [round] ac 02 [own incarnation] 02 [epoch] 04
+               19 03 ac 02 02 [none] 00";
+    is_written_as(&messages.map(PeerMessage::Support), hex);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use multiraft_raft::{
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest,
     FrameBuilder, PeerMessage, RaftMessage, RegionMessage, RegionStep, SnapshotHeader, SnapshotMessage, SnapshotStep,
+    SupportAnswer, SupportHeartbeat, SupportMessage, SupportRound, SupportRoundAnswer, SupportVerdict,
     encode_descriptor, encode_snapshot_header, fuzz_decode,
 };
 
@@ -176,6 +177,7 @@ fn messages() -> Vec<PeerMessage> {
         })
         .collect();
     messages.extend(store_messages());
+    messages.extend(support_messages());
     messages
 }
 
@@ -242,4 +244,25 @@ fn store_messages() -> Vec<PeerMessage> {
         snapshot(SnapshotStep::Accept { first_chunk: 2 }),
         snapshot(SnapshotStep::Finished { installed: true }),
     ]
+}
+
+fn support_messages() -> Vec<PeerMessage> {
+    let (own, asker) = (Incarnation(4), Incarnation(3));
+    let heartbeat = SupportHeartbeat {
+        incarnation: asker,
+        number: 2,
+        sequence: 44,
+        heard: (own, 43),
+        wish_ms: 1000,
+        farewell: true,
+    };
+    let verdict = SupportVerdict::Supported { duration_ms: 1000 };
+    let answer = SupportAnswer { asker, number: 2, answered: 44, incarnation: own, sequence: 45, verdict };
+    let all = [
+        SupportMessage::Heartbeat(heartbeat),
+        SupportMessage::Answer(answer),
+        SupportMessage::Round(SupportRound { incarnation: asker, round: 300, number: 2 }),
+        SupportMessage::RoundAnswer(SupportRoundAnswer { asker, round: 300, incarnation: own, number: Some(2) }),
+    ];
+    all.map(PeerMessage::Support).to_vec()
 }

@@ -46,10 +46,24 @@ impl Held {
     pub(crate) fn extend(&self, until: Time) {
         self.until.fetch_max(until.0, Ordering::SeqCst);
     }
+
+    /// Ends it for whoever still has a copy: this store is about to ask at another epoch, or not at all any more.
+    pub(crate) fn end(&self) {
+        self.until.store(0, Ordering::SeqCst);
+    }
 }
 
+/// As they are at this moment: for tests, which compare lists of news.
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        (self.number, self.by, self.until()) == (other.number, other.by, other.until())
+    }
+}
+
+impl Eq for Held {}
+
 /// Something that the liveness core tells every worker of its store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SupportNews {
     /// This store supports a peer.
     Given {

@@ -117,6 +117,8 @@ pub fn split_by_worker(messages: Vec<PeerMessage>, workers: usize) -> Vec<Vec<Pe
             PeerMessage::Forward(ref forward) => split[worker_of(forward.region, workers)].push(message),
             PeerMessage::Snapshot(ref snapshot) => split[worker_of(snapshot.region, workers)].push(message),
             PeerMessage::Region(ref about) => split[worker_of(about.region, workers)].push(message),
+            // For the store as a whole: taken out before.
+            PeerMessage::Support(_) => {}
             PeerMessage::ForwardReply(ref reply) => {
                 let worker = worker_of_request(reply.id);
                 if let Some(part) = split.get_mut(worker) {

@@ -42,6 +42,8 @@ impl<R> Worker<R> {
                 }
                 PeerMessage::Snapshot(snapshot) => self.handle_snapshot(now, from, snapshot),
                 PeerMessage::Region(about) => self.handle_region_message(now, from, about),
+                // For the store as a whole: what comes of it are news of support.
+                PeerMessage::Support(_) => {}
             }
         }
     }

@@ -158,7 +158,10 @@ impl Cluster {
             PeerMessage::Snapshot(snapshot) => out.contains(&snapshot.region),
             PeerMessage::Beats(beats) => beats.beats.iter().any(|beat| out.contains(&beat.region)),
             PeerMessage::BeatReplies(beats) => beats.replies.iter().any(|reply| out.contains(&reply.region)),
-            PeerMessage::Forward(_) | PeerMessage::ForwardReply(_) | PeerMessage::Region(_) => false,
+            PeerMessage::Forward(_)
+            | PeerMessage::ForwardReply(_)
+            | PeerMessage::Region(_)
+            | PeerMessage::Support(_) => false,
         };
         if let Some(message) = messages.iter().find(|message| speaks(message)) {
             let detail = format!("{} sends {message:?}", id_of(from));

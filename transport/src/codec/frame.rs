@@ -48,6 +48,12 @@ pub(super) mod kind {
     pub(crate) const FORWARD_REPLY: u8 = 19;
     pub(crate) const SNAPSHOT: u8 = 20;
     pub(crate) const REGION: u8 = 21;
+    pub(crate) const SUPPORT_HEARTBEAT: u8 = 22;
+    pub(crate) const SUPPORT_ANSWER: u8 = 23;
+    pub(crate) const SUPPORT_ROUND: u8 = 24;
+    pub(crate) const SUPPORT_ROUND_ANSWER: u8 = 25;
+    /// The whole tag of a heartbeat that says farewell.
+    pub(crate) const SUPPORT_FAREWELL: u8 = SUPPORT_HEARTBEAT | 0x80;
 }
 
 /// What later messages of a frame are written as differences to.
@@ -164,6 +170,7 @@ impl FrameBuilder {
             PeerMessage::ForwardReply(reply) => context.put_forward_reply(out, reply),
             PeerMessage::Snapshot(snapshot) => context.put_snapshot(out, snapshot),
             PeerMessage::Region(region) => context.put_region(out, region),
+            PeerMessage::Support(support) => super::support::put_support(out, support),
         }
     }
 
@@ -237,6 +244,11 @@ fn read_message(reader: &mut Reader<'_>, context: &mut Context) -> Result<PeerMe
         kind::FORWARD_REPLY => context.read_forward_reply(reader).map(PeerMessage::ForwardReply),
         kind::SNAPSHOT => context.read_snapshot(reader).map(PeerMessage::Snapshot),
         kind::REGION => context.read_region(reader).map(PeerMessage::Region),
+        kind::SUPPORT_HEARTBEAT => super::support::read_heartbeat(reader, false).map(PeerMessage::Support),
+        kind::SUPPORT_FAREWELL => super::support::read_heartbeat(reader, true).map(PeerMessage::Support),
+        kind::SUPPORT_ANSWER => super::support::read_answer(reader).map(PeerMessage::Support),
+        kind::SUPPORT_ROUND => super::support::read_round(reader).map(PeerMessage::Support),
+        kind::SUPPORT_ROUND_ANSWER => super::support::read_round_answer(reader).map(PeerMessage::Support),
         value => Err(WireError { offset, fault: WireFault::Unknown { what: "kind of message", value } }),
     }
 }

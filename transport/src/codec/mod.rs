@@ -20,6 +20,7 @@ mod reader;
 mod region;
 mod size;
 mod snapshot;
+mod support;
 mod varint;
 
 pub use descriptor::{decode_descriptor, encode_descriptor};

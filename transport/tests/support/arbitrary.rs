@@ -10,7 +10,7 @@ use multiraft_raft::{
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage,
     RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage,
-    SnapshotStep,
+    SnapshotStep, SupportAnswer, SupportHeartbeat, SupportMessage, SupportRound, SupportRoundAnswer, SupportVerdict,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -252,6 +252,50 @@ fn region() -> BoxedStrategy<RegionMessage> {
     (number(), step).prop_map(|(region, step)| RegionMessage { region: RegionId(region), step }).boxed()
 }
 
+fn support() -> BoxedStrategy<SupportMessage> {
+    let heartbeat = (number(), number(), number(), number(), number(), any::<u32>(), any::<bool>()).prop_map(
+        |(incarnation, number, sequence, heard, heard_sequence, wish_ms, farewell)| SupportHeartbeat {
+            incarnation: Incarnation(incarnation),
+            number,
+            sequence,
+            heard: (Incarnation(heard), heard_sequence),
+            wish_ms,
+            farewell,
+        },
+    );
+    let verdict = prop_oneof![
+        any::<u32>().prop_map(|duration_ms| SupportVerdict::Supported { duration_ms }),
+        Just(SupportVerdict::Withdrawn),
+        Just(SupportVerdict::NotNow),
+    ];
+    let answer = (number(), number(), number(), number(), number(), verdict).prop_map(
+        |(asker, number, answered, incarnation, sequence, verdict)| SupportAnswer {
+            asker: Incarnation(asker),
+            number,
+            answered,
+            incarnation: Incarnation(incarnation),
+            sequence,
+            verdict,
+        },
+    );
+    let round = (number(), number(), number()).prop_map(|(incarnation, round, number)| SupportRound {
+        incarnation: Incarnation(incarnation),
+        round,
+        number,
+    });
+    let round_answer = (number(), number(), number(), number()).prop_map(|(asker, round, incarnation, number)| {
+        let (asker, incarnation) = (Incarnation(asker), Incarnation(incarnation));
+        SupportRoundAnswer { asker, round, incarnation, number: Some(number).filter(|number| *number > 0) }
+    });
+    prop_oneof![
+        heartbeat.prop_map(SupportMessage::Heartbeat),
+        answer.prop_map(SupportMessage::Answer),
+        round.prop_map(SupportMessage::Round),
+        round_answer.prop_map(SupportMessage::RoundAnswer),
+    ]
+    .boxed()
+}
+
 pub(crate) fn message() -> BoxedStrategy<PeerMessage> {
     prop_oneof![
         8 => raft().prop_map(PeerMessage::Raft),
@@ -261,6 +305,7 @@ pub(crate) fn message() -> BoxedStrategy<PeerMessage> {
         2 => forward_reply().prop_map(PeerMessage::ForwardReply),
         1 => snapshot().prop_map(PeerMessage::Snapshot),
         1 => region().prop_map(PeerMessage::Region),
+        1 => support().prop_map(PeerMessage::Support),
     ]
     .boxed()
 }
