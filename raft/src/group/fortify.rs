@@ -36,11 +36,12 @@ pub(crate) struct Bond {
     ask_at: Time,
 }
 
-/// Followers that a leader of an earlier term may have fortified, and that have not been released yet for certain (F8).
+/// Replicas that may have promised to this one as the leader of a term in which it leads them no more, and that have not
+/// been released yet for certain (F8).
 #[derive(Debug)]
 pub(crate) struct Releases {
-    term: Term,
-    owed: Vec<ReplicaId>,
+    /// Each replica once, with the newest such term.
+    owed: Vec<(ReplicaId, Term)>,
     at: Time,
     /// How many times they were sent.
     sent: u32,
@@ -58,8 +59,10 @@ pub(crate) enum Rest {
     Resting,
 }
 
-/// How often something is tried again within an election timeout, at the least: the waits double from one heartbeat interval.
+/// Waits double from one heartbeat interval, up to an election timeout; so often at most.
 const MAX_DOUBLINGS: u32 = 8;
+/// Releases that nobody acknowledges are repeated about once in ten minutes in the end, if heartbeats leave ten times a second.
+const MAX_DELAY_DOUBLINGS: u32 = 13;
 
 impl Core {
     /// What forbids a vote for `candidate` (F3). A vote that a leader of a later term asked for is not forbidden (F4).
@@ -82,6 +85,15 @@ impl Core {
     /// Whether this replica has promised not to campaign.
     pub(crate) fn is_bound(&self) -> bool {
         self.bond.is_some()
+    }
+
+    /// Whether it has promised so to the leader of its own term: then there is nothing to wait for.
+    pub(crate) fn keeps_quiet(&self) -> bool {
+        self.bond.is_some_and(|bond| bond.promise.term == self.hard.term)
+    }
+
+    pub(crate) fn restore_promise(&mut self, now: Time, promise: Promise) {
+        self.bond = Some(Bond { promise, ask_at: now });
     }
 
     /// A vote is asked for by the wish of a leader of the term before: a promise to an earlier leader ends (F4).
@@ -141,9 +153,7 @@ impl Core {
 
     pub(crate) fn handle_released(&mut self, from: ReplicaId, term: Term) {
         self.releases.take_if(|releases| {
-            if releases.term == term {
-                releases.owed.retain(|owed| *owed != from);
-            }
+            releases.owed.retain(|owed| *owed != (from, term));
             releases.owed.is_empty()
         });
     }
@@ -253,27 +263,27 @@ impl Core {
         }
     }
 
-    /// A leader that led `term` lets go of whom it may have fortified (F8).
+    /// Lets go of those among `followers` that may have promised to this replica as the leader of `term`: it leads no more, or
+    /// they are no members any more.
     pub(crate) fn release_followers(&mut self, now: Time, term: Term, followers: &[Progress]) {
-        let owed: Vec<_> = followers.iter().filter(|progress| progress.asked).map(|it| it.id).collect();
-        self.releases = (!owed.is_empty()).then(|| Box::new(Releases { term, owed, at: now, sent: 0 }));
+        let asked: Vec<_> = followers.iter().filter(|progress| progress.asked).map(|progress| progress.id).collect();
+        if asked.is_empty() {
+            return;
+        }
+        let releases = self.releases.get_or_insert_with(|| Box::new(Releases { owed: Vec::new(), at: now, sent: 0 }));
+        releases.owed.retain(|(id, _)| !asked.contains(id));
+        releases.owed.extend(asked.into_iter().map(|id| (id, term)));
+        (releases.at, releases.sent) = (now, 0);
         self.send_releases(now);
     }
 
-    /// Whoever leads a later term ends all promises to an earlier leader by itself.
-    pub(crate) fn forget_releases(&mut self) {
-        self.releases.take_if(|releases| releases.term < self.hard.term);
-    }
-
-    /// Sends what is owed, when it is due.
+    /// Sends what is owed, when it is due: later and later to those who never answer, whose stores may be gone for good.
     pub(crate) fn send_releases(&mut self, now: Time) {
-        let (interval, longest) = (self.options.heartbeat_interval, self.options.election_timeout_max);
+        let interval = self.options.heartbeat_interval;
         let Some(releases) = self.releases.as_mut().filter(|releases| now >= releases.at) else { return };
-        let wait = interval * (1 << releases.sent.min(MAX_DOUBLINGS));
+        releases.at = now.plus(interval.saturating_mul(1 << releases.sent.min(MAX_DELAY_DOUBLINGS)));
         releases.sent += 1;
-        releases.at = now.plus(wait.min(longest));
-        let term = releases.term;
-        for to in releases.owed.clone() {
+        for (to, term) in releases.owed.clone() {
             self.send_in(term, to, Body::Release);
         }
     }

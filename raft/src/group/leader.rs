@@ -72,7 +72,6 @@ impl Core {
         self.role = RoleState::Leader(Box::new(leader));
         self.note_role();
         self.set_leader(self.id);
-        self.forget_releases();
         self.arm_heartbeat(now);
         // Entries of earlier terms commit only together with one of this term (dissertation, section 3.6.2), so there is
         // one at once.

@@ -76,12 +76,15 @@ impl Core {
         let last_index = self.log.last_index();
         let RoleState::Leader(leader) = &mut self.role else { return };
         let members = self.members.current.members();
-        leader.followers.retain(|progress| members.binary_search_by_key(&progress.id, |(id, _)| *id).is_ok());
+        let is_member = |progress: &Progress| members.binary_search_by_key(&progress.id, |(id, _)| *id).is_ok();
+        let (kept, gone) = std::mem::take(&mut leader.followers).into_iter().partition::<Vec<_>, _>(is_member);
+        leader.followers = kept;
         for (id, _) in members.iter().filter(|(id, _)| *id != self.id) {
             if let Err(at) = leader.followers.binary_search_by_key(id, |progress| progress.id) {
                 leader.followers.insert(at, Progress::new(*id, last_index, now));
             }
         }
+        self.release_followers(now, self.hard.term, &gone);
         self.check_transfer(now);
         if let RoleState::Leader(leader) = &self.role
             && (leader.beat_at == Time::NEVER || leader.followers.is_empty())

@@ -261,9 +261,17 @@ impl<P: FlushProof> Group<P> {
 
     /// Whether this follower has heard of its leader within the last election timeout. A learner knows a leader until it hears
     /// of another one, however long that one has been silent.
+    ///
+    /// Who has promised the leader of its own term to keep quiet hears it for as long as that stands.
     #[must_use]
     pub fn hears_leader(&self, now: Time) -> bool {
-        self.core.hears_leader(now)
+        self.core.hears_leader(now) || self.core.keeps_quiet()
+    }
+
+    /// Takes over what an earlier replica of the region had promised on this store: a promise is the store's, and outlives the
+    /// replica (F4).
+    pub fn restore_promise(&mut self, now: Time, promise: Promise) {
+        self.core.restore_promise(now, promise);
     }
 
     /// Somebody who knows says that the entry at `index` of `term` is committed. Takes it at its word if the log holds that very

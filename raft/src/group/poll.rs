@@ -91,8 +91,7 @@ impl Core {
 
     /// Who can never lead does not wait for an election either; nor who has promised the leader of its own term to keep quiet.
     fn has_election_timer(&self) -> bool {
-        let is_quiet = self.bond.is_some_and(|bond| bond.promise.term == self.hard.term);
-        self.members.current.may_lead(self.id) && !is_quiet
+        self.members.current.may_lead(self.id) && !self.keeps_quiet()
     }
 
     pub(crate) fn set_paused(&mut self, peer: ReplicaId, paused: bool) {

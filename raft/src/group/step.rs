@@ -124,7 +124,6 @@ impl Core {
         }
         self.set_leader(from);
         self.end_promise_to_earlier(now);
-        self.forget_releases();
         self.election.heard_at = now;
         self.rearm(now);
         true
