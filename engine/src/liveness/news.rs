@@ -19,6 +19,16 @@ pub struct SupportEpoch {
     pub number: u64,
 }
 
+impl SupportEpoch {
+    /// The epoch as one number, as groups and their messages name it: never zero, and the same for no other of an asker's epochs.
+    ///
+    /// An incarnation has fewer than 2^32 epochs, for each lasts for a heartbeat at the least; so does a store incarnations.
+    #[must_use]
+    pub const fn code(self) -> u64 {
+        (self.incarnation.get() << 32) | (self.number & 0xffff_ffff)
+    }
+}
+
 /// Support that this store holds of a peer: what it has been told, and until when it may count on it.
 #[derive(Clone, Debug)]
 pub struct Held {

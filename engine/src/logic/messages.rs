@@ -86,8 +86,12 @@ impl<R> Worker<R> {
         descriptor: Option<Arc<RegionDescriptor>>,
     ) {
         let Some(key) = self.any_slot(region) else {
+            self.answer_for_the_gone(from, region, &message);
             return self.on_stranger(now, from, region, message, descriptor);
         };
+        if message.to != self.region(key).group.id() {
+            self.answer_for_the_gone(from, region, &message);
+        }
         if message.to > self.region(key).group.id() {
             if self.region(key).initialised {
                 return self.on_successor(region, descriptor);
@@ -99,6 +103,9 @@ impl<R> Worker<R> {
             return;
         }
         if message.body == Body::TimeoutNow && self.settle_offer(now, key, from, &message) {
+            return;
+        }
+        if self.is_barred(from, &message) {
             return;
         }
         if let Body::Append { entries, .. } = &message.body
@@ -117,7 +124,11 @@ impl<R> Worker<R> {
         {
             return;
         }
+        let fortifies = if let Body::Fortify { epoch } = message.body { Some(epoch) } else { None };
         here.group.handle_message(now, message);
+        if let Some(epoch) = fortifies {
+            self.register_promise(key, from, epoch);
+        }
         self.touch(key);
     }
 
@@ -145,7 +156,7 @@ impl<R> Worker<R> {
     /// whether that was so.
     fn settle_offer(&mut self, now: Time, key: SlotKey, from: StoreId, offer: &Message) -> bool {
         // What this store gives away it does not take back.
-        let takes_none = self.upkeep.takes_none();
+        let takes_none = self.upkeep.takes_none() || !self.supports.may_vote();
         let group = &mut self.region_mut(key).group;
         let (own, term) = (group.id(), group.term());
         if group.is_leader() {

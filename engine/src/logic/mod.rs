@@ -18,6 +18,7 @@ mod admin;
 mod applied;
 mod aside;
 mod beats;
+mod bulk;
 mod check;
 mod flush;
 mod forward;

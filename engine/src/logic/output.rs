@@ -425,6 +425,16 @@ pub struct Counters {
     pub elections_won: u64,
     /// Linearizable reads confirmed.
     pub reads: u64,
+    /// Those among them that a round of stores confirmed.
+    pub reads_by_round: u64,
+    /// Those among them that needed no message.
+    pub reads_by_lease: u64,
+    /// Rounds of stores begun for reads.
+    pub rounds: u64,
+    /// Times a leader here came to rest.
+    pub rests: u64,
+    /// Promises to leaders that ended because this store withdrew its support.
+    pub promises_ended: u64,
     /// Group heartbeats produced.
     pub beats: u64,
     /// Requests refused with `Busy`.

@@ -28,6 +28,8 @@ pub(super) struct Peer<R> {
     pub(super) up: Option<Incarnation>,
     /// When something was last heard from it.
     pub(super) heard: Time,
+    /// Its support is held: it is alive, however little it has to say.
+    pub(super) supports: bool,
     /// The append lane is full: nothing more for it until it is ready.
     pub(super) lane_full: bool,
     /// It has sent an offered leadership back: until then it is not offered another.
@@ -88,7 +90,7 @@ impl<R> Peers<R> {
     /// Whether there is a link, and something came over it within `silence`: a link outlives the process at its other end for
     /// a while.
     pub(super) fn is_heard(&self, store: StoreId, now: Time, silence: Duration) -> bool {
-        self.get(store).is_some_and(|peer| peer.up.is_some() && now.since(peer.heard) < silence)
+        self.get(store).is_some_and(|peer| peer.up.is_some() && !peer.is_silent(now, silence))
     }
 
     /// The first peer behind `store`, in a circle, that was heard from within `silence`.
@@ -153,6 +155,7 @@ impl<R> Peer<R> {
             store,
             up: None,
             heard: Time::ZERO,
+            supports: false,
             lane_full: false,
             unwilling_until: Time::ZERO,
             lost_at: 0,
@@ -163,6 +166,11 @@ impl<R> Peer<R> {
             round_beats: Vec::new(),
             replies: Vec::new(),
         }
+    }
+
+    /// Whether there was no sign of life for `silence`.
+    pub(super) fn is_silent(&self, now: Time, silence: Duration) -> bool {
+        !self.supports && now.since(self.heard) >= silence
     }
 
     pub(super) fn push(&mut self, lane: LaneKind, message: PeerMessage) {

@@ -111,7 +111,10 @@ impl<R> Worker<R> {
         };
         let reads = std::mem::take(&mut waiting.reads);
         if region.group.is_leader() {
-            return self.open_round(now, slot, reads);
+            if let Some(reads) = self.read_in_bulk(now, slot, reads) {
+                self.open_round(now, slot, reads);
+            }
+            return;
         }
         if !holds_data(region.descriptor(), own_store) {
             // A witness has nothing to be read.
@@ -134,7 +137,7 @@ impl<R> Worker<R> {
         }
     }
 
-    fn open_round(&mut self, now: Time, slot: SlotKey, reads: Vec<Reading<R>>) {
+    pub(super) fn open_round(&mut self, now: Time, slot: SlotKey, reads: Vec<Reading<R>>) {
         self.next_read += 1;
         let context = self.next_read;
         let region = self.region_mut(slot);
@@ -152,25 +155,30 @@ impl<R> Worker<R> {
     pub(super) fn on_reads(&mut self, slot: SlotKey, ready: &mut Vec<ReadReady>, failed: &mut Vec<u64>) {
         for ReadReady { context, index } in ready.drain(..) {
             let reads = self.take_round(slot, context);
-            self.counters.reads += reads.len() as u64;
-            let region = self.region(slot);
             // The round is confirmed in this very turn, so this is the term that it was opened in.
-            let (region, term) = (region.id(), region.group.term());
-            let mut waits = Vec::new();
-            for read in reads {
-                match read {
-                    // The asking store waits for its own replica to apply the index.
-                    Reading::Index(peer @ ReplyTo::Peer { .. }) => self.answer(peer, Outcome::ReadAt { index, term }),
-                    read => waits.push(read),
-                }
-            }
-            self.wait_applied(region, (index, term), waits);
+            let term = self.region(slot).group.term();
+            self.finish_reads(slot, (index, term), reads);
         }
         for context in failed.drain(..) {
             for read in self.take_round(slot, context) {
                 self.answer(read.into_reply(), Outcome::NotLeader { hint: None });
             }
         }
+    }
+
+    /// Reads are confirmed: they may be served from a state that has `index`, committed in `term` at the latest, applied.
+    pub(super) fn finish_reads(&mut self, slot: SlotKey, (index, term): (LogIndex, Term), reads: Vec<Reading<R>>) {
+        self.counters.reads += reads.len() as u64;
+        let region = self.region(slot).id();
+        let mut waits = Vec::new();
+        for read in reads {
+            match read {
+                // The asking store waits for its own replica to apply the index.
+                Reading::Index(peer @ ReplyTo::Peer { .. }) => self.answer(peer, Outcome::ReadAt { index, term }),
+                read => waits.push(read),
+            }
+        }
+        self.wait_applied(region, (index, term), waits);
     }
 
     fn take_round(&mut self, slot: SlotKey, context: u64) -> Vec<Reading<R>> {

@@ -56,6 +56,8 @@ pub(super) struct Region<R> {
     pub(super) round_told: u64,
     /// The newest read round in a heartbeat of this turn.
     pub(super) round_seen: u64,
+    /// The store whose leader the group has promised, if it has.
+    pub(super) promised_to: StoreId,
     /// Some follower's lane was full when this leading group was last polled.
     pub(super) paused: bool,
     /// Listed among those that wait for a lane.
@@ -198,6 +200,7 @@ impl<R> Region<R> {
             held: false,
             round_told: 0,
             round_seen: 0,
+            promised_to: StoreId::ZERO,
             paused: false,
             listed_paused: false,
             busy: None,

@@ -100,7 +100,7 @@ impl Upkeep {
     }
 
     /// Whether this store hands its leaders over.
-    fn gives_away(&self, now: Time) -> bool {
+    pub(super) fn gives_away(&self, now: Time) -> bool {
         self.handover || (self.is_disk_full() && now.since(self.full_since) >= FULL_FOR)
     }
 
@@ -139,7 +139,7 @@ impl<R> Worker<R> {
     /// off, and its regions are about to have other leaders.
     fn abandon_silent(&mut self, now: Time) {
         let silence = self.config.raft.election_timeout_min;
-        let silent = self.peers.iter_mut().filter(|peer| now.since(peer.heard) >= silence);
+        let silent = self.peers.iter_mut().filter(|peer| peer.is_silent(now, silence));
         let orphans: Vec<_> = silent.flat_map(|peer| peer.forwards.take_all()).collect();
         self.abandon_forwards(orphans);
     }
@@ -176,7 +176,7 @@ impl<R> Worker<R> {
             && region.group.leader().is_none()
             && now >= region.settled
             && region.preferred().is_some_and(|replica| replica.store == self.config.store);
-        if !first || self.upkeep.takes_none() || !self.sees_quorum(key) {
+        if !first || self.upkeep.takes_none() || !self.supports.may_vote() || !self.sees_quorum(key) {
             return false;
         }
         self.region_mut(key).group.campaign(now);

@@ -16,6 +16,7 @@ use multiraft_transport::Beat;
 use rustc_hash::FxHashMap;
 
 use crate::logic::aside::Aside;
+use crate::logic::bulk::Bulk;
 use crate::logic::check::Checks;
 use crate::logic::flush::FlushQueue;
 use crate::logic::lifecycle::Lifecycle;
@@ -67,6 +68,11 @@ pub struct WorkerConfig {
     pub merge_timeout: Duration,
     /// Whether leaders hand over to the region's preferred store.
     pub balance_leaders: bool,
+    /// Whether leaders serve linearizable reads on the strength of support alone, where it is held (R4 of
+    /// `docs/liveness.md`): only where the clocks' drift is within the bound.
+    pub leases: bool,
+    /// Nobody votes or campaigns here before [`SupportNews::MayVote`](crate::liveness::SupportNews::MayVote) (L10).
+    pub awaits_vote: bool,
     /// From which the groups' random timeouts are drawn.
     pub seed: u64,
 }
@@ -90,6 +96,7 @@ pub struct Worker<R> {
     pub(super) loads: (Term, Bytes),
     pub(super) routes: Routes,
     pub(super) supports: Supports,
+    pub(super) bulk: Bulk<R>,
     /// What waiting queries hold, in bytes.
     pub(super) query_bytes: Charged,
     pub(super) counters: Counters,
@@ -145,7 +152,8 @@ impl<R> Worker<R> {
             checks: Checks::default(),
             aside: Aside::default(),
             routes: Routes::new(),
-            supports: Supports::default(),
+            supports: Supports::new(config.awaits_vote),
+            bulk: Bulk::new(config.incarnation),
             query_bytes: Charged::default(),
             counters: Counters::default(),
             apply_backlog: 0,
@@ -210,6 +218,7 @@ impl<R> Worker<R> {
         let handle = self.region(key).handle();
         self.notices.push(Notice::Hosted(handle));
         self.set_merge_state(key, start.merge.clone());
+        self.take_promise(now, key);
         self.touch(key);
     }
 
@@ -217,6 +226,7 @@ impl<R> Worker<R> {
     pub(super) fn remove_region(&mut self, region: RegionId) {
         let Some(key) = self.slots.remove(&region) else { return };
         self.deadlines.disarm(key);
+        self.keep_promise(key);
         self.removed = true;
         self.on_region_gone(region, key);
         self.forget_check(region);
@@ -246,9 +256,11 @@ impl<R> Worker<R> {
         for input in inputs.drain(..) {
             self.handle(now, input);
         }
+        self.drive_wakes(now);
         self.handle_due(now);
         self.upkeep(now, out);
         self.poll_touched(now, out);
+        self.drive_bulk(now);
         self.hand_in_beats(now, out);
         self.peers.drain(self.config.incarnation, &mut out.sends);
         self.merges.drain(&mut out.absorbed, &mut out.local);
@@ -342,10 +354,20 @@ impl<R> Worker<R> {
         let mut due = std::mem::take(&mut self.due);
         self.deadlines.pop_due(now, DUE_PER_TURN, &mut due);
         for key in due.drain(..) {
-            if let Some(region) = self.regions.get_mut(key) {
-                region.group.handle_deadline(now);
-                self.touch(key);
+            let Some(region) = self.regions.get_mut(key) else { continue };
+            if region.group.is_leader() {
+                self.brief(key);
+            } else if !self.supports.may_vote() {
+                // Its wait for a leader begins anew.
+                region.group.wake(now);
             }
+            let region = self.region_mut(key);
+            let rested = region.group.is_resting();
+            region.group.handle_deadline(now);
+            if !rested && region.group.is_resting() {
+                self.on_rest(key);
+            }
+            self.touch(key);
         }
         self.due = due;
     }
@@ -467,10 +489,10 @@ impl<R> Worker<R> {
     }
 
     fn next_deadline(&self) -> Time {
-        if !self.touched.is_empty() {
+        if !self.touched.is_empty() || self.supports.has_wakes() {
             return Time::ZERO;
         }
-        self.deadlines.next().min(self.next_beat).min(self.upkeep.next())
+        self.deadlines.next().min(self.next_beat).min(self.upkeep.next()).min(self.bulk_due())
     }
 
     /// Lists a region for the end of the turn.
@@ -556,7 +578,7 @@ fn on_grid(deadline: Time) -> Time {
 }
 
 /// Mixes a region's id into a seed (the finaliser of splitmix64), so that no two groups draw the same timeouts.
-fn mix(seed: u64, id: u64) -> u64 {
+pub(super) fn mix(seed: u64, id: u64) -> u64 {
     let mut z = seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -22,6 +22,8 @@ pub(crate) fn worker_config(peers: &[StoreId]) -> WorkerConfig {
         snapshots: SnapshotLimits::default(),
         merge_timeout: MERGE_TIMEOUT,
         balance_leaders: false,
+        leases: false,
+        awaits_vote: false,
         seed: 7,
     }
 }

@@ -327,6 +327,8 @@ impl Cluster {
             snapshots: self.plan.snapshots.clone(),
             merge_timeout: self.plan.life.merge_timeout,
             balance_leaders: self.plan.balance_leaders,
+            leases: false,
+            awaits_vote: false,
             seed: self.random.number(),
         }
     }

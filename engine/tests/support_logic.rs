@@ -1,0 +1,417 @@
+//! What a worker makes of support between stores: promises, rest, reads in bulk and by lease (`docs/liveness.md`).
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod worker_config;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use multiraft::assembly::{bootstrap_regions, empty_start};
+use multiraft::liveness::{Held, SupportEpoch, SupportNews};
+use multiraft::logic::{Applied, ApplyTask, Input, Outcome, TurnOutput, Worker, WorkerConfig};
+use multiraft::{Incarnation, LogIndex, RegionId, StoreId};
+use multiraft_raft::{AppendOutcome, Body, Message, ReplicaId, Term, Time};
+use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
+use multiraft_transport::{Beat, BeatReplies, BeatReply, PeerMessage, RaftMessage, SupportMessage};
+use worker_config::worker_config;
+
+const REGION: RegionId = RegionId(2);
+const OTHERS: [u64; 2] = [2, 3];
+
+fn epoch(number: u64) -> SupportEpoch {
+    SupportEpoch { incarnation: Incarnation(1), number }
+}
+
+/// One worker of store 1, whose replica of the region is number 1, beside stores 2 and 3.
+struct Store {
+    worker: Worker<u32>,
+    log: LogWriter,
+    now: Time,
+    /// What the worker said since it was last asked.
+    said: Vec<(u64, PeerMessage)>,
+    answered: Vec<(u32, Outcome)>,
+    beats: Vec<Beat>,
+}
+
+impl Store {
+    fn new(change: impl FnOnce(&mut WorkerConfig)) -> Self {
+        let (log, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
+        let stores: Vec<StoreId> = (1..=3).map(StoreId).collect();
+        let starts: Vec<_> = bootstrap_regions(&[], &stores)[1..].iter().cloned().map(empty_start).collect();
+        let mut config = worker_config(&stores[1..]);
+        change(&mut config);
+        let worker = Worker::new(config, recovered.token(0), &starts, Time::ZERO);
+        let mut store =
+            Self { worker, log, now: Time::ZERO, said: Vec::new(), answered: Vec::new(), beats: Vec::new() };
+        for peer in OTHERS {
+            store.turn(vec![Input::Link { peer: StoreId(peer), up: Some(Incarnation(1)) }]);
+        }
+        store
+    }
+
+    /// Takes a turn, and carries out all that follows from it on this store.
+    fn turn(&mut self, inputs: Vec<Input<u32>>) {
+        let mut inputs = inputs;
+        loop {
+            let mut out = TurnOutput::default();
+            let next = self.worker.turn(self.now, &mut inputs, &mut out);
+            for send in out.sends {
+                self.said.extend(send.messages.into_iter().map(|message| (send.to.get(), message)));
+            }
+            self.beats.extend(out.beats.into_iter().flat_map(|share| share.beats));
+            self.answered.append(&mut out.replies);
+            if !out.log.is_empty() {
+                let tokens = self.log.commit(vec![LogBatch { ticket: out.ticket, records: out.log }]).unwrap();
+                inputs.extend(tokens.into_iter().map(|token| Input::Flushed { token }));
+            }
+            let applied: Vec<_> = out.apply.iter().filter_map(applied).collect();
+            if !applied.is_empty() {
+                inputs.push(Input::Applied(applied));
+            }
+            if inputs.is_empty() && next > self.now {
+                return;
+            }
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        for _ in 0..time.as_millis() / 10 {
+            self.now = self.now.plus(Duration::from_millis(10));
+            self.turn(Vec::new());
+        }
+    }
+
+    fn hear(&mut self, from: u64, term: u64, body: Body) {
+        let message = Message { from: ReplicaId(from), to: ReplicaId(1), term: Term(term), body };
+        let raft = PeerMessage::Raft(RaftMessage { region: REGION, message, descriptor: None });
+        self.turn(vec![Input::Messages { from: StoreId(from), messages: vec![raft] }]);
+    }
+
+    fn news(&mut self, news: SupportNews) {
+        self.turn(vec![Input::Support(news)]);
+    }
+
+    fn hold(&mut self, peer: u64, number: u64, until: Time) -> Held {
+        let support = Held::new(number, Incarnation(1), until);
+        self.news(SupportNews::Held { peer: StoreId(peer), support: support.clone() });
+        support
+    }
+
+    fn give(&mut self, peer: u64, number: u64) {
+        self.news(SupportNews::Given { peer: StoreId(peer), epoch: epoch(number) });
+    }
+
+    /// What was said about the region since the last time, as (to, body).
+    fn bodies(&mut self) -> Vec<(u64, Body)> {
+        let said = std::mem::take(&mut self.said).into_iter();
+        said.filter_map(|(to, message)| match message {
+            PeerMessage::Raft(raft) => Some((to, raft.message.body)),
+            _ => None,
+        })
+        .collect()
+    }
+
+    fn rounds(&mut self) -> Vec<(u64, u64)> {
+        let said = std::mem::take(&mut self.said).into_iter();
+        said.filter_map(|(to, message)| match message {
+            PeerMessage::Support(SupportMessage::Round(round)) => Some((to, round.round)),
+            _ => None,
+        })
+        .collect()
+    }
+
+    fn is_leader(&self) -> bool {
+        self.worker.status(REGION).unwrap().is_leader
+    }
+
+    /// Answers the heartbeats that left.
+    fn answer_beats(&mut self) -> usize {
+        let beats = std::mem::take(&mut self.beats);
+        let count = beats.len();
+        for beat in beats {
+            let Beat { region, from, to, term, round, .. } = beat;
+            let reply = BeatReply { region, from: to, to: from, term, round };
+            let replies = BeatReplies { replies: vec![reply], ..BeatReplies::default() };
+            let messages = vec![PeerMessage::BeatReplies(replies)];
+            self.turn(vec![Input::Messages { from: StoreId(to.get()), messages }]);
+        }
+        count
+    }
+
+    /// Leads the region, with everything told.
+    fn leading(change: impl FnOnce(&mut WorkerConfig)) -> Self {
+        let mut store = Self::new(change);
+        store.pass(Duration::from_millis(2500));
+        let term = store.worker.status(REGION).unwrap().term;
+        if !store.is_leader() {
+            store.hear(2, term.get() + 1, Body::PreVoteReply { granted: true });
+            store.hear(2, term.get() + 1, Body::VoteReply { granted: true });
+        }
+        assert!(store.is_leader());
+        store.accept_all();
+        store
+    }
+
+    /// Both followers hold everything.
+    fn accept_all(&mut self) {
+        let status = self.worker.status(REGION).unwrap();
+        for peer in OTHERS {
+            let outcome = AppendOutcome::Accepted { match_index: status.last_index };
+            self.hear(peer, status.term.get(), Body::AppendReply(outcome));
+        }
+    }
+
+    fn promise_all(&mut self, numbers: [u64; 2]) {
+        let term = self.worker.status(REGION).unwrap().term.get();
+        for (peer, number) in OTHERS.into_iter().zip(numbers) {
+            self.hear(peer, term, Body::Fortified { epoch: epoch(number).code() });
+        }
+    }
+
+    /// A leader that both followers have promised, under epochs 5 and 6.
+    fn fortified(change: impl FnOnce(&mut WorkerConfig), until: Time) -> (Self, [Held; 2]) {
+        let mut store = Self::leading(change);
+        let held = [store.hold(2, 5, until), store.hold(3, 6, until)];
+        store.pass(Duration::from_millis(100));
+        let asked: Vec<_> =
+            store.bodies().into_iter().filter(|(_, body)| matches!(body, Body::Fortify { .. })).collect();
+        let ask = |to, number| (to, Body::Fortify { epoch: epoch(number).code() });
+        assert_eq!(asked, [ask(2, 5), ask(3, 6)]);
+        store.promise_all([5, 6]);
+        (store, held)
+    }
+
+    fn resting() -> Self {
+        let (mut store, _) = Self::fortified(|_| (), Time::ZERO);
+        for _ in 0..4 {
+            store.pass(Duration::from_millis(100));
+            store.answer_beats();
+        }
+        store.pass(Duration::from_secs(2));
+        assert_eq!(store.answer_beats(), 0, "it rests");
+        assert!(store.is_leader() && store.worker.counters().rests == 1);
+        store.said.clear();
+        store
+    }
+
+    fn read(&mut self, reply: u32) {
+        let deadline = self.now.plus(Duration::from_secs(5));
+        self.turn(vec![Input::Read { region: REGION, epoch: None, deadline, reply }]);
+    }
+
+    fn answer_round(&mut self, peer: u64, round: u64, number: Option<u64>) {
+        let (peer, by) = (StoreId(peer), Incarnation(1));
+        self.news(SupportNews::RoundAnswered { peer, round, by, number });
+    }
+
+    /// A follower of store 2 in term 1.
+    fn following() -> Self {
+        let mut store = Self::new(|_| ());
+        let body = Body::Append { prev_index: LogIndex(0), prev_term: Term(0), commit: LogIndex(0), entries: vec![] };
+        store.hear(2, 1, body);
+        store.said.clear();
+        store
+    }
+}
+
+fn applied(task: &ApplyTask<u32>) -> Option<Applied> {
+    let ApplyTask::Entries { handle, entries, .. } = task else { return None };
+    let cost = entries.iter().map(multiraft_raft::Entry::cost).sum();
+    let index = entries.last()?.index;
+    Some(Applied { handle: *handle, index, cost, memberships: Vec::new(), split: None, change: None })
+}
+
+#[test]
+fn a_leader_rests_and_its_heartbeats_end_until_it_is_asked_for_something() {
+    let mut store = Store::resting();
+    let deadline = store.now.plus(Duration::from_secs(5));
+    let command = bytes::Bytes::from_static(b"a");
+    store.turn(vec![Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply: 1 }]);
+    assert_eq!(store.bodies().iter().filter(|(_, body)| matches!(body, Body::Append { .. })).count(), 2);
+    store.accept_all();
+    for _ in 0..5 {
+        store.pass(Duration::from_millis(100));
+        store.answer_beats();
+    }
+    store.pass(Duration::from_secs(2));
+    assert_eq!(store.answer_beats(), 0);
+    assert_eq!(store.worker.counters().rests, 2);
+}
+
+#[test]
+fn the_loss_of_support_wakes_only_whom_it_costs_the_quorum_and_a_return_whom_it_was_missing_to() {
+    let mut store = Store::resting();
+    store.news(SupportNews::Lost { peer: StoreId(3) });
+    store.pass(Duration::from_millis(300));
+    assert_eq!(store.answer_beats(), 0, "store 2 is enough");
+    store.news(SupportNews::Lost { peer: StoreId(2) });
+    store.pass(Duration::from_millis(300));
+    assert!(!store.beats.is_empty());
+    store.pass(Duration::from_secs(2));
+    assert!(!store.is_leader(), "nobody answered");
+    let released = store.bodies().into_iter().filter(|(_, body)| *body == Body::Release).count();
+    assert!(released >= 2, "who had promised is released, again and again");
+
+    let mut store = Store::resting();
+    store.news(SupportNews::Lost { peer: StoreId(3) });
+    // A write that store 3 does not get; then the group comes to rest without it.
+    let deadline = store.now.plus(Duration::from_secs(5));
+    let command = bytes::Bytes::from_static(b"a");
+    store.turn(vec![Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply: 1 }]);
+    let status = store.worker.status(REGION).unwrap();
+    let outcome = AppendOutcome::Accepted { match_index: status.last_index };
+    store.hear(2, status.term.get(), Body::AppendReply(outcome));
+    for _ in 0..5 {
+        store.pass(Duration::from_millis(100));
+        store.beats.retain(|beat| beat.to == ReplicaId(2));
+        store.answer_beats();
+    }
+    store.pass(Duration::from_secs(1));
+    assert_eq!((store.beats.len(), store.worker.counters().rests), (0, 2), "a dead store keeps nobody awake");
+    store.hold(3, 6, Time::ZERO);
+    store.pass(Duration::from_millis(200));
+    assert!(store.beats.iter().any(|beat| beat.to == ReplicaId(3)));
+}
+
+#[test]
+fn reads_of_a_resting_leader_share_a_round_of_stores_and_do_not_wake_it() {
+    let mut store = Store::resting();
+    let deadline = store.now.plus(Duration::from_secs(5));
+    let read = |reply| Input::Read { region: REGION, epoch: None, deadline, reply };
+    store.turn(vec![read(1), read(2)]);
+    let rounds = store.rounds();
+    let [(2, round), (3, other)] = rounds[..] else { panic!("{rounds:?}") };
+    assert_eq!(round, other);
+    let (index, term) = (LogIndex(1), store.worker.status(REGION).unwrap().term);
+    assert!(store.answered.is_empty());
+    // Neither an answer that confirms another epoch, nor one that confirms none.
+    store.answer_round(2, round, Some(4));
+    store.answer_round(3, round, None);
+    assert!(store.answered.is_empty());
+    store.answer_round(2, round, Some(5));
+    let answer = Outcome::ReadAt { index, term };
+    assert_eq!(store.answered, [(1, answer.clone()), (2, answer.clone())]);
+    // A later round's answer serves an earlier one's reads.
+    store.answered.clear();
+    store.read(3);
+    store.read(4);
+    let later = store.rounds().last().unwrap().1;
+    store.answer_round(3, later, Some(6));
+    assert_eq!(store.answered, [(3, answer.clone()), (4, answer)]);
+    store.pass(Duration::from_secs(1));
+    assert_eq!(store.answer_beats(), 0);
+    assert_eq!((store.worker.counters().rounds, store.worker.counters().reads_by_round), (3, 4));
+}
+
+#[test]
+fn a_round_that_fails_leaves_the_reads_to_the_group() {
+    let mut store = Store::resting();
+    store.read(1);
+    store.pass(Duration::from_millis(110));
+    assert!(store.answered.is_empty() && !store.beats.is_empty() || !store.said.is_empty());
+    let asked: Vec<Beat> = std::mem::take(&mut store.said)
+        .into_iter()
+        .filter_map(|(_, message)| match message {
+            PeerMessage::Beats(beats) => Some(beats.beats),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    store.beats = asked;
+    store.answer_beats();
+    let (index, term) = (LogIndex(1), store.worker.status(REGION).unwrap().term);
+    assert_eq!(store.answered, [(1, Outcome::ReadAt { index, term })]);
+}
+
+#[test]
+fn a_lease_serves_while_a_quorum_of_support_holds_at_a_moment_after_the_read_came_in() {
+    let (mut store, held) = Store::fortified(|config| config.leases = true, Time::ZERO);
+    let (index, term) = (LogIndex(1), store.worker.status(REGION).unwrap().term);
+    let served = |reply| vec![(reply, Outcome::ReadAt { index, term })];
+    store.read(1);
+    assert!(store.answered.is_empty() && store.rounds().len() == 2, "held, but not for certain: a round");
+    let support = Held::new(5, Incarnation(1), store.now.plus(Duration::from_millis(500)));
+    store.news(SupportNews::Held { peer: StoreId(2), support });
+    store.read(2);
+    assert_eq!(std::mem::take(&mut store.answered), served(2));
+    assert_eq!((store.rounds(), store.worker.counters().reads_by_lease), (vec![], 1));
+    store.now = store.now.plus(Duration::from_millis(500));
+    store.read(3);
+    assert!(!store.answered.contains(&served(3)[0]), "the moment itself is past it");
+    drop(held);
+
+    let (mut store, _) = Store::fortified(|config| config.leases = false, Time::NEVER);
+    store.read(1);
+    assert!(store.answered.is_empty() && store.rounds().len() == 2, "not without the embedder's word");
+}
+
+#[test]
+fn neither_rounds_nor_leases_serve_a_leader_that_has_offered_its_place() {
+    let (mut store, _) = Store::fortified(|config| config.leases = true, Time::NEVER);
+    store.read(1);
+    assert_eq!(store.answered.len(), 1);
+    let deadline = store.now.plus(Duration::from_secs(5));
+    store.turn(vec![Input::Transfer { region: REGION, to: StoreId(2), deadline, reply: 2 }]);
+    assert!(store.bodies().contains(&(2, Body::TimeoutNow)));
+    store.read(3);
+    assert_eq!((store.answered.len(), store.rounds()), (1, vec![]));
+}
+
+#[test]
+fn a_promise_is_made_only_under_support_that_is_given_and_ends_with_it() {
+    let fortify = |number| Body::Fortify { epoch: epoch(number).code() };
+    let mut store = Store::following();
+    store.hear(2, 1, fortify(3));
+    assert_eq!(store.bodies(), [], "no support is given");
+    store.give(2, 3);
+    store.hear(2, 1, fortify(2));
+    assert_eq!(store.bodies(), []);
+    store.hear(2, 1, fortify(3));
+    assert_eq!(store.bodies(), [(2, Body::Fortified { epoch: epoch(3).code() })]);
+    store.pass(Duration::from_secs(10));
+    assert!(store.bodies().is_empty(), "it waits for nothing");
+    store.news(SupportNews::Withdrawn { peer: StoreId(2), epoch: epoch(2) });
+    store.pass(Duration::from_secs(1));
+    assert!(store.bodies().is_empty(), "that was another epoch");
+    store.news(SupportNews::Withdrawn { peer: StoreId(2), epoch: epoch(3) });
+    store.pass(Duration::from_millis(120));
+    let asked = store.bodies();
+    assert!(asked.iter().any(|(to, body)| *to == 3 && matches!(body, Body::PreVote { .. })), "{asked:?}");
+    store.hear(2, 1, fortify(3));
+    assert!(!store.bodies().contains(&(2, Body::Fortified { epoch: epoch(3).code() })), "withdrawn for good");
+}
+
+#[test]
+fn after_a_start_nobody_votes_or_campaigns_before_old_promises_have_run_out() {
+    let mut store = Store::new(|config| config.awaits_vote = true);
+    let pre_vote = Body::PreVote { last_index: LogIndex(9), last_term: Term(1) };
+    let vote = Body::Vote { last_index: LogIndex(9), last_term: Term(1), transfer: true };
+    store.hear(2, 2, pre_vote.clone());
+    store.hear(2, 2, vote.clone());
+    store.pass(Duration::from_secs(5));
+    assert!(store.bodies().is_empty());
+    // Appends it does take.
+    let body = Body::Append { prev_index: LogIndex(0), prev_term: Term(0), commit: LogIndex(0), entries: vec![] };
+    store.hear(2, 1, body);
+    assert_eq!(store.bodies().len(), 1);
+    store.hear(2, 1, Body::TimeoutNow);
+    assert_eq!(store.bodies(), [(2, Body::TimeoutNow)], "the offer goes back");
+    store.news(SupportNews::MayVote);
+    store.hear(3, 2, vote);
+    assert!(store.bodies().contains(&(3, Body::VoteReply { granted: true })));
+}
+
+#[test]
+fn who_is_gone_is_answered_for() {
+    let mut store = Store::following();
+    let ask = |region, to, body| {
+        let message = Message { from: ReplicaId(7), to: ReplicaId(to), term: Term(1), body };
+        let raft = PeerMessage::Raft(RaftMessage { region: RegionId(region), message, descriptor: None });
+        vec![Input::Messages { from: StoreId(2), messages: vec![raft] }]
+    };
+    store.turn(ask(77, 5, Body::AskLeader { own_term: Term(4) }));
+    store.turn(ask(REGION.get(), 9, Body::AskLeader { own_term: Term(4) }));
+    store.turn(ask(77, 5, Body::Release));
+    assert_eq!(store.bodies(), [(2, Body::Release), (2, Body::Release), (2, Body::Released)]);
+}
