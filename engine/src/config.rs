@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::error::StartError;
+use crate::liveness::LivenessOptions;
 use crate::logic::SnapshotLimits;
 use crate::steward::Placement;
 
-/// The settings of a store. Stores of one cluster should agree on `raft` and `max_command_bytes`.
+/// The settings of a store. Stores of one cluster should agree on `raft`, `liveness` and `max_command_bytes`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
@@ -14,6 +15,8 @@ pub struct Config {
     pub workers: usize,
     /// Timers and flow control of every group.
     pub raft: multiraft_raft::Options,
+    /// Support between stores.
+    pub liveness: LivenessOptions,
     /// How long a call of the engine waits before it gives up; the outcome of a proposal is then unknown.
     pub request_timeout: Duration,
     /// The largest command, in bytes. At most 8 MiB.
@@ -70,6 +73,7 @@ impl Default for Config {
                 eager_commit: false,
                 ..Default::default()
             },
+            liveness: LivenessOptions::default(),
             request_timeout: Duration::from_secs(5),
             max_command_bytes: 8 << 20,
             mailbox_bytes: 64 << 20,
@@ -134,6 +138,7 @@ impl Config {
         if let Some(placement) = &self.placement {
             placement.validate().map_err(StartError::Config)?;
         }
+        self.liveness.validate().map_err(|error| StartError::Config(format!("liveness: {error}")))?;
         self.raft.validate().map_err(|error| StartError::Config(error.to_string()))
     }
 }

@@ -443,7 +443,11 @@ impl Engine {
             counters.snapshot_bytes_sent += link.snapshot_bytes_sent;
             counters.snapshot_bytes_received += link.snapshot_bytes_received;
         }
-        let peers: Vec<PeerStatus> = links.into_iter().map(PeerStatus::of).collect();
+        let of = |link: multiraft_transport::PeerStatus| {
+            let support = running.support.standing(link.store);
+            PeerStatus::of(link, support)
+        };
+        let peers: Vec<PeerStatus> = links.into_iter().map(of).collect();
         for peer in &peers {
             counters.packets_sent += peer.packets_sent;
             counters.frames_sent += peer.frames_sent;

@@ -42,6 +42,7 @@ pub use config::Config;
 pub use engine::Engine;
 pub use error::{ProposeError, ReadError, RegionError, StartError, StoreError, TransferError};
 pub use events::{Event, Events};
+pub use liveness::{LivenessOptions, LivenessOptionsError};
 pub use logic::{CheckOutcome, CheckReport, ReplicaCheck, StateDigest};
 pub use logic::{MergeFault, SnapshotLimits, SplitFault, StoreFault, StoreRecord, StoreStanding};
 pub use machine::{

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, StoreId, Term};
 
+use crate::shell::SupportStanding;
+
 /// How one replica on this store stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionStatus {
@@ -53,6 +55,10 @@ pub struct PeerStatus {
     pub connected: bool,
     /// Its incarnation, if there is a link.
     pub incarnation: Option<Incarnation>,
+    /// Whether this store holds its support: it has heard, lately enough, that the other store supports it.
+    pub holds_support: bool,
+    /// Whether this store gives it its support.
+    pub gives_support: bool,
     /// How many QUIC connections to it are open; never more than one once a dial from both sides has been resolved.
     pub connections: u64,
     /// Packets sent: UDP datagrams, so also what QUIC adds by itself, such as acknowledgements.
@@ -66,12 +72,14 @@ pub struct PeerStatus {
 }
 
 impl PeerStatus {
-    pub(crate) fn of(peer: multiraft_transport::PeerStatus) -> Self {
+    pub(crate) fn of(peer: multiraft_transport::PeerStatus, support: SupportStanding) -> Self {
         let sum = |count: fn(&multiraft_transport::LaneStatus) -> u64| peer.sent.iter().map(count).sum();
         Self {
             store: peer.store,
             connected: peer.link.is_some(),
             incarnation: peer.link.as_ref().map(|link| link.incarnation),
+            holds_support: support.held,
+            gives_support: support.given,
             connections: u64::from(peer.link.is_some()),
             packets_sent: peer.packets_sent,
             frames_sent: sum(|lane| lane.frames),

@@ -7,8 +7,8 @@ pub mod state;
 
 pub use disk::{Disk, DiskFile, DiskSpace, RealDisk, SimDisk};
 pub use log::{
-    FlushListener, FlushToken, GroupRecord, LogBatch, LogChange, LogFailure, LogOptions, LogReader, LogWriter,
-    Recovered, RecoveredGroup, SharedLog, SubmitError,
+    FlushListener, FlushToken, GroupRecord, LogBatch, LogChange, LogFailure, LogOptions, LogProgress, LogReader,
+    LogWriter, Recovered, RecoveredGroup, SharedLog, SubmitError,
 };
 pub use snapshot::{
     DamagedFile, SnapshotError, SnapshotId, SnapshotInfo, SnapshotItem, SnapshotReader, SnapshotStore, SnapshotWriter,

@@ -230,3 +230,29 @@ fn a_truncation_behind_entries_that_wait_frees_the_space_they_wait_for() {
     let summary = reader.summary(RegionId(1)).unwrap();
     assert_eq!((summary.truncated_index, summary.last_index), (LogIndex((seq - 1) * 10 - 5), LogIndex(seq * 10)));
 }
+
+#[test]
+fn a_log_that_stands_still_is_seen_and_one_that_is_done_has_no_work() {
+    let disk = SimDisk::new(1);
+    // Nobody listens: the first report stops the log's thread.
+    let (log, _, heard) = start(&disk, 0);
+    let until_idle = || {
+        let end = Instant::now() + PATIENCE;
+        while log.progress().has_work {
+            assert!(Instant::now() < end, "{:?}", log.progress());
+            std::thread::yield_now();
+        }
+    };
+    log.submit(batch(0, 1, vec![append(1, 1, 1, 1)])).unwrap();
+    until_idle();
+    log.submit(batch(0, 2, vec![append(1, 2, 1, 1)])).unwrap();
+    let stuck = log.progress();
+    assert!(stuck.has_work);
+    assert_eq!(log.progress(), stuck);
+    wait_for(&heard, &BTreeMap::from([(0, 2)]));
+    until_idle();
+    // The round ends when the report of it has been taken.
+    log.submit(batch(0, 3, vec![append(1, 3, 1, 1)])).unwrap();
+    wait_for(&heard, &BTreeMap::from([(0, 3)]));
+    assert!(log.progress().rounds > stuck.rounds);
+}

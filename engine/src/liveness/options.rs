@@ -88,7 +88,7 @@ impl LivenessOptions {
     }
 
     /// The support duration in the unit of the wire.
-    pub(super) fn duration_ms(&self) -> u32 {
+    pub(crate) fn duration_ms(&self) -> u32 {
         u32::try_from(self.support_duration.as_millis()).unwrap_or(u32::MAX)
     }
 

@@ -170,8 +170,9 @@ pub(super) fn request_id(sequence: u64, worker: usize) -> u64 {
     (sequence << 8) | worker as u64
 }
 
-/// The worker that made this name.
-pub(super) fn worker_of_request(id: u64) -> usize {
+/// The worker that made this name of a request, a transfer or a round.
+#[must_use]
+pub fn worker_of_request(id: u64) -> usize {
     (id & 0xff) as usize
 }
 

@@ -45,7 +45,7 @@ pub use crate::region::check::{
 };
 pub use crate::region::merge::{Absorbed, Frozen, MergeFault, MergeState};
 pub use crate::region::stores::{StoreCommand, StoreFault, StoreRecord, StoreStanding};
-pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of};
+pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of, worker_of_request};
 pub use forward::wire_outcome;
 pub use input::{
     Adopt, Applied, DiskUse, Input, KeptSnapshot, RegionChange, RegionHandle, RegionStart, Residue, SnapshotInstalled,

@@ -17,6 +17,7 @@ use crate::logic::{ApplyTask, DiskUse, Input, LookupTask, Outcome, ReplyTo, wire
 use crate::shell::Completion;
 use crate::shell::check::Digests;
 use crate::shell::fault::{Fault, PanicGuard};
+use crate::shell::progress::ApplyProgress;
 use crate::shell::receive::Receiving;
 use crate::shell::worker::{Work, deliver_local};
 
@@ -70,6 +71,7 @@ pub(super) struct ApplyThread {
     pub(super) is_stalled: bool,
     /// What was taken from the queue and is still to be done, in order, before anything else there.
     pub(super) held: VecDeque<ApplyWork>,
+    pub(super) progress: ApplyProgress,
 }
 
 impl ApplyThread {
@@ -99,19 +101,29 @@ impl ApplyThread {
                     }
                     self.apply(tasks);
                 }
-                ApplyWork::Lookups(lookups) => self.look_up(lookups),
-                ApplyWork::Dirty(reply) => {
-                    let _ = reply.send(self.applier.take_dirty());
-                }
-                ApplyWork::Capture(regions, reply) => {
-                    self.capture(&regions, |region| self.applier.capture(region), &reply);
-                }
-                ApplyWork::CaptureFor(region, replica, reply) => {
-                    self.capture(&[region], |region| self.applier.capture_for(region, replica), &reply);
-                }
-                ApplyWork::Discard(from, header) => self.receiving.discard(from, &header),
+                other => self.do_aside(other),
             }
         }
+    }
+
+    /// Work that writes nothing. It may take long, which is a standstill only if something waits behind it.
+    fn do_aside(&mut self, work: ApplyWork) {
+        match work {
+            ApplyWork::Tasks(tasks) => self.apply(tasks),
+            ApplyWork::Lookups(lookups) => self.look_up(lookups),
+            ApplyWork::Dirty(reply) => {
+                let _ = reply.send(self.applier.take_dirty());
+            }
+            ApplyWork::Capture(regions, reply) => {
+                self.capture(&regions, |region| self.applier.capture(region), &reply);
+            }
+            ApplyWork::CaptureFor(region, replica, reply) => {
+                self.capture(&[region], |region| self.applier.capture_for(region, replica), &reply);
+            }
+            ApplyWork::Discard(from, header) => self.receiving.discard(from, &header),
+        }
+        self.progress.on_start();
+        self.progress.on_end();
     }
 
     /// The next work; what is parked is tried again every now and then.
@@ -133,6 +145,7 @@ impl ApplyThread {
         }
         while !tasks.is_empty() && !self.fault.is_set() && !self.is_stalled {
             let started = Instant::now();
+            self.progress.on_start();
             let count = tasks.len();
             let (mut batch, end) = self.applier.apply(std::mem::take(&mut tasks), &*self.receiving);
             self.parked.append(&mut batch.parked);
@@ -147,6 +160,7 @@ impl ApplyThread {
                 }
                 ApplyEnd::Failed(error) => self.fault.set(format!("committed entries could not be applied: {error}")),
             }
+            self.progress.on_end();
             metrics::histogram!("apply_batch_seconds").record(started.elapsed().as_secs_f64());
             metrics::histogram!("apply_batch_tasks").record(count as f64);
         }
@@ -158,7 +172,9 @@ impl ApplyThread {
         self.tell_full(true);
         loop {
             // The only thing to wait for is somebody else freeing space.
+            self.progress.on_end();
             self.answer_for(NO_SPACE_RETRY);
+            self.progress.on_start();
             match self.applier.retry() {
                 Ok(()) => {
                     self.tell_full(false);

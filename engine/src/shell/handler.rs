@@ -2,13 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use multiraft_raft::StoreId;
+use multiraft_raft::{Incarnation, StoreId};
 use multiraft_router::Mailbox;
-use multiraft_transport::{Handler, Lane, LinkEvent, PeerMessage, ReceivedFrame, SnapshotHeader, SnapshotReceiver};
+use multiraft_transport::{
+    Handler, Lane, LinkEvent, PeerMessage, ReceivedFrame, SnapshotHeader, SnapshotReceiver, SupportMessage,
+};
 
 use crate::events::{Event, EventSender};
-use crate::logic::{BeatMerger, Input, split_by_worker};
+use crate::liveness::round_answered;
+use crate::logic::{BeatMerger, Input, split_by_worker, worker_of_request};
 use crate::shell::fault::Fault;
+use crate::shell::liveness::SupportDesk;
 use crate::shell::receive::Receiving;
 use crate::shell::worker::Work;
 
@@ -20,11 +24,16 @@ pub(super) struct LinkHandler {
     pub(super) events: EventSender,
     pub(super) append_lanes: usize,
     pub(super) fault: Fault,
+    pub(super) support: SupportDesk,
+    pub(super) incarnation: Incarnation,
 }
 
 impl Handler for LinkHandler {
     fn on_frame(&self, frame: ReceivedFrame) {
-        let ReceivedFrame { from, messages, permit, lane, .. } = frame;
+        let ReceivedFrame { from, mut messages, permit, lane, .. } = frame;
+        if lane == Lane::Liveness || lane == Lane::Control {
+            self.take_support(from, &mut messages);
+        }
         if lane == Lane::Liveness {
             self.note_heard(from, &messages);
         }
@@ -47,6 +56,7 @@ impl Handler for LinkHandler {
             LinkEvent::Up { incarnation, .. } => {
                 tracing::info!(%peer, %incarnation, "link up");
                 self.events.send(Event::StoreUp { store: peer, incarnation });
+                self.support.add_peer(peer);
                 Some(incarnation)
             }
             LinkEvent::Down { reason, .. } => {
@@ -85,6 +95,28 @@ impl Handler for LinkHandler {
 }
 
 impl LinkHandler {
+    /// Takes out what the stores as such say of support: for the liveness thread, and for the worker that has begun a round.
+    fn take_support(&self, from: StoreId, messages: &mut Vec<PeerMessage>) {
+        if !messages.iter().any(|message| matches!(message, PeerMessage::Support(_))) {
+            return;
+        }
+        let mut support = Vec::new();
+        messages.retain(|message| {
+            let PeerMessage::Support(message) = message else { return true };
+            match message {
+                SupportMessage::RoundAnswer(answer) => {
+                    let mailbox = self.mailboxes.get(worker_of_request(answer.round));
+                    if let (Some(mailbox), Some(news)) = (mailbox, round_answered(self.incarnation, from, answer)) {
+                        let _ = mailbox.send_reserved(Work::Input(Input::Support(news)));
+                    }
+                }
+                other => support.push(*other),
+            }
+            false
+        });
+        self.support.push(from, support);
+    }
+
     fn note_heard(&self, from: StoreId, messages: &[PeerMessage]) {
         for message in messages {
             if let PeerMessage::Beats(beats) = message

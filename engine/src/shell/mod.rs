@@ -7,6 +7,7 @@
 //!                              +--messages--> lanes --> link thread --frames--> peers
 //!  checkpoint thread: makes applied state durable, so that the log can be cut
 //!  check thread: takes digests of states for consistency checks
+//!  liveness thread: gives and asks for support between stores
 //!  snapshot threads: one for each snapshot that is being sent, received or written out to be sent
 //! ```
 //!
@@ -19,16 +20,20 @@ mod completion;
 mod fault;
 mod handler;
 mod jobs;
+mod liveness;
 mod log;
 mod outbox;
+mod progress;
 mod receive;
 mod start;
+mod stop;
 mod store_file;
 mod streams;
 mod worker;
 
 pub(crate) use completion::Completion;
 pub(crate) use fault::Fault;
+pub(crate) use liveness::SupportStanding;
 pub(crate) use start::{OpenBackend, Running, StartPlan, check_log_is_there, open_log, start};
 pub(crate) use store_file::StoreFile;
 pub(crate) use worker::Work;

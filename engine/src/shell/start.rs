@@ -1,10 +1,11 @@
-//! Starting and stopping a store: what is opened in which order, and what ends first.
+//! Starting a store: what is opened in which order.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -20,6 +21,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::error::StartError;
 use crate::events::EventSender;
+use crate::liveness::LivenessOutput;
 use crate::logic::{BeatMerger, MERGE_TIMEOUT, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
 use crate::measure::Figures;
 use crate::recovery::Fence;
@@ -28,9 +30,12 @@ use crate::shell::apply::{ApplyThread, ApplyWork};
 use crate::shell::check::Digests;
 use crate::shell::checkpoint::Checkpoints;
 use crate::shell::handler::LinkHandler;
+use crate::shell::liveness::{LivenessMeters, LivenessThread, SupportDesk};
 use crate::shell::log::{Flushes, start_reader};
 use crate::shell::outbox::Outbox;
+use crate::shell::progress::{ApplyProgress, Watch};
 use crate::shell::receive::Receiving;
+use crate::shell::stop::Threads;
 use crate::shell::streams::Streams;
 use crate::shell::worker::{Damage, Meters, Work, WorkerShell};
 use crate::shell::{Fault, StoreFile};
@@ -73,13 +78,15 @@ pub(crate) struct Running {
     pub(crate) mailboxes: Vec<Mailbox<Work>>,
     /// What holds files open; gone once the store has stopped, so that it can be started again in the same process.
     pub(crate) open: RwLock<Option<Open>>,
-    receiving: Arc<Receiving>,
-    streams: Arc<Streams>,
+    pub(super) receiving: Arc<Receiving>,
+    pub(super) streams: Arc<Streams>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) events: EventSender,
     pub(crate) fault: Fault,
     pub(crate) transport: Arc<Transport>,
     pub(crate) beats: Arc<Mutex<BeatMerger>>,
+    /// How support with the other stores stands.
+    pub(crate) support: SupportDesk,
     pub(crate) damaged: Arc<Mutex<Vec<(RegionId, String)>>>,
     /// Ids that the root region has given to this store.
     pub(crate) ids: Ids,
@@ -91,22 +98,13 @@ pub(crate) struct Running {
     pub(crate) figures: Mutex<Arc<[Figures]>>,
     /// From the call to the answer, of proposals that were carried out.
     pub(crate) propose_seconds: metrics::Histogram,
-    threads: Mutex<Option<Threads>>,
+    pub(super) threads: Mutex<Option<Threads>>,
 }
 
 /// The files of a running store.
 pub(crate) struct Open {
     pub(crate) backend: Backend,
     pub(crate) reader: LogReader,
-}
-
-/// What ends when the store does, in this order.
-struct Threads {
-    pool: Pool<Work>,
-    log: Arc<SharedLog>,
-    stop_checkpoints: Sender<()>,
-    checkpoints: JoinHandle<()>,
-    others: Vec<JoinHandle<()>>,
 }
 
 /// Opens everything and starts the threads. Blocks while the disk is read.
@@ -123,6 +121,8 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     plan.peers.retain(|(store, _)| !dead.contains(store));
     let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
     let mut file = StoreFile::claim(&dir, plan.cluster, plan.store)?;
+    let promised_before = Duration::from_millis(file.longest_support_ms);
+    file.promise(&dir, u64::from(plan.config.liveness.duration_ms()))?;
     let files = SnapshotFiles::open(&dir.join("snapshots"))?;
     let mut backend = (plan.backend)(&dir)?.of_store(plan.store, &files);
     if plan.config.placement.is_some() {
@@ -147,6 +147,8 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
         cluster: plan.cluster,
         store: plan.store,
         incarnation: file.incarnation,
+        file,
+        promised_before,
         dead,
         ids_upto,
         config: plan.config,
@@ -226,14 +228,17 @@ fn load(
     Ok(files.restore_all(backend))
 }
 
-/// The apply threads, and the way to them.
-type Appliers = (Vec<Sender<ApplyWork>>, Vec<JoinHandle<()>>);
+/// The way to the apply threads, these, and how they get on.
+type Appliers = (Vec<Sender<ApplyWork>>, Vec<JoinHandle<()>>, Vec<(Sender<ApplyWork>, ApplyProgress)>);
 
 /// What is open, on its way to run.
 struct Parts {
     cluster: ClusterId,
     store: StoreId,
     incarnation: Incarnation,
+    file: StoreFile,
+    /// For how long earlier lives of this store may have promised support.
+    promised_before: Duration,
     /// Stores that a recovery has declared dead, and the ids that it has used up.
     dead: BTreeSet<StoreId>,
     ids_upto: u64,
@@ -270,6 +275,8 @@ impl Parts {
         }
         let prepared = prepare_pool(&self.config);
         let mailboxes = prepared.mailboxes().to_vec();
+        let progress: Vec<_> = prepared.progress().map(Arc::clone).collect();
+        let support = SupportDesk::default();
         let workers = mailboxes.len();
         let append_lanes = workers.min(APPEND_LANES_MAX);
         let beats = Arc::new(Mutex::new(BeatMerger::new(workers, self.incarnation)));
@@ -283,6 +290,8 @@ impl Parts {
             events: events.clone(),
             append_lanes,
             fault: fault.clone(),
+            support: support.clone(),
+            incarnation: self.incarnation,
         };
         let transport = self.start_transport(handler, append_lanes, listen, &peers, tls)?;
         let damaged = Arc::new(Mutex::new(self.assembled.damaged.clone()));
@@ -293,7 +302,8 @@ impl Parts {
             .map_err(io("starting the log's reader"))?;
         let streams = Arc::new(Streams::new(Arc::clone(&transport), mailboxes.clone(), Captures::new(&self.files)));
         let (digests, digest_thread) = Digests::start(fault.clone()).map_err(io("starting the check thread"))?;
-        let (appliers, apply_threads) = self.start_appliers(&mailboxes, &transport, &receiving, &digests, &fault)?;
+        let (appliers, apply_threads, apply_progress) =
+            self.start_appliers(&mailboxes, &transport, &receiving, &digests, (&fault, clock))?;
         let (stop_checkpoints, checkpoints) = self.start_checkpoints(&appliers, &mailboxes, &fault)?;
         let mut others = apply_threads;
         others.extend([fetch_thread, digest_thread]);
@@ -338,7 +348,14 @@ impl Parts {
         let pool = prepared
             .start(clock, on_panic, move |_| shells.next().expect("invariant: one shell for each worker"))
             .map_err(|error| StartError::Config(error.to_string()))?;
-        let threads = Threads { pool, log, stop_checkpoints, checkpoints, others };
+        let watch = Watch::new(
+            self.config.liveness.progress_bound(),
+            mailboxes.iter().cloned().zip(progress),
+            apply_progress,
+            Arc::clone(&log),
+        );
+        let liveness = self.start_liveness(&support, clock, (&transport, &peers), &mailboxes, watch, &fault)?;
+        let threads = Threads { liveness, pool, log, stop_checkpoints, checkpoints, others };
         Ok(Running {
             store: self.store,
             incarnation: self.incarnation,
@@ -355,6 +372,7 @@ impl Parts {
             fault,
             transport,
             beats,
+            support,
             damaged,
             ids: Ids::above(self.ids_upto),
             inbox,
@@ -432,10 +450,10 @@ impl Parts {
         transport: &Arc<Transport>,
         receiving: &Arc<Receiving>,
         digests: &Digests,
-        fault: &Fault,
+        (fault, clock): (&Fault, Clock),
     ) -> Result<Appliers, StartError> {
         let mut senders = Vec::new();
-        let mut threads = Vec::new();
+        let (mut threads, mut progress) = (Vec::new(), Vec::new());
         for (index, mailbox) in mailboxes.iter().enumerate() {
             let regions = self
                 .assembled
@@ -468,12 +486,41 @@ impl Parts {
                 parked: Vec::new(),
                 is_stalled: false,
                 held: std::collections::VecDeque::new(),
+                progress: ApplyProgress::new(clock),
             };
+            progress.push((sender.clone(), thread.progress.clone()));
             let started = thread.start();
             threads.push(started.map_err(|source| StartError::Io { what: "starting an apply thread".into(), source })?);
             senders.push(sender);
         }
-        Ok((senders, threads))
+        Ok((senders, threads, progress))
+    }
+
+    fn start_liveness(
+        &self,
+        support: &SupportDesk,
+        clock: Clock,
+        (transport, peers): (&Arc<Transport>, &[(StoreId, PeerAddress)]),
+        mailboxes: &[Mailbox<Work>],
+        watch: Watch,
+        fault: &Fault,
+    ) -> Result<JoinHandle<()>, StartError> {
+        let options = self.config.liveness;
+        let peers = peers.iter().map(|(store, _)| *store);
+        let thread = LivenessThread {
+            core: LivenessThread::core(&self.file, self.promised_before, options, peers, clock.now()),
+            desk: support.clone(),
+            clock,
+            transport: Arc::clone(transport),
+            mailboxes: mailboxes.to_vec(),
+            watch,
+            fault: fault.clone(),
+            promised: (self.file.clone(), self.data_dir.clone()),
+            options,
+            meters: LivenessMeters::new(),
+            out: LivenessOutput::default(),
+        };
+        thread.start().map_err(|source| StartError::Io { what: "starting the liveness thread".to_owned(), source })
     }
 
     fn start_checkpoints(
@@ -506,42 +553,4 @@ fn prepare_pool(config: &Config) -> Prepared<Work> {
     // What peers may have waiting is bounded by the permits of the links' receive budgets.
     let peers = Limit { count: 1 << 16, bytes: u64::MAX };
     Pool::prepare(PoolConfig { workers: config.workers, callers, peers, ..PoolConfig::default() })
-}
-
-impl Running {
-    /// Stops everything: callers first, then the links, the workers, the log, and what hangs on them. Blocks until that is
-    /// done, whoever began it.
-    pub(crate) fn stop(&self) {
-        // Held to the end: whoever comes second waits here.
-        let mut held = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(threads) = held.take() else { return };
-        threads.pool.close_outside();
-        self.fault.stop();
-        self.transport.shutdown();
-        drop(threads.stop_checkpoints);
-        let _ = threads.checkpoints.join();
-        if let Err(error) = threads.pool.stop() {
-            tracing::error!(%error, "workers had died before the stop");
-        }
-        if let Some(log) = Arc::into_inner(threads.log) {
-            log.shutdown();
-        }
-        for thread in threads.others {
-            let _ = thread.join();
-        }
-        self.streams.stop();
-        self.receiving.stop();
-        // Waits for lookups that are under way.
-        let Some(open) = self.open.write().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        // What was applied and not yet made durable is in the log; this only makes the next start quicker.
-        if let Err(error) = open.backend.flush() {
-            tracing::error!(%error, "the state store could not be flushed at the stop");
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }

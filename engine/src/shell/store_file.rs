@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! multiraft store\n
-//! format = 1\n
+//! format = 2\n
 //! cluster = 0123...\n         (32 hexadecimal digits)
 //! store = 1\n
 //! incarnation = 7\n
 //! bootstrapped = true\n
+//! longest_support_ms = 1000\n   (not in format 1)
 //! crc32c = 89abcdef\n         (of everything before this line)
 //! ```
 
@@ -20,7 +21,7 @@ use crate::field_file::{FieldFile, Fields};
 const FILE: FieldFile = FieldFile {
     name: "STORE",
     title: "multiraft store",
-    format: 1,
+    format: 2,
     subject: "the data directory",
     cure: "put it back as it was, or set this store's data aside and let it rejoin under a new store id",
 };
@@ -33,6 +34,9 @@ pub(crate) struct StoreFile {
     pub(crate) incarnation: Incarnation,
     /// The first regions are durably there.
     pub(crate) bootstrapped: bool,
+    /// The longest support that a life of this store may have promised to a peer, in milliseconds. Nothing was promised by versions
+    /// that wrote format 1, which does not have it.
+    pub(crate) longest_support_ms: u64,
 }
 
 impl StoreFile {
@@ -42,7 +46,13 @@ impl StoreFile {
     /// The directory is another store's or cluster's, of a newer format, or cannot be read or written.
     pub(crate) fn claim(dir: &Path, cluster: ClusterId, store: StoreId) -> Result<Self, StartError> {
         let found = Self::read(dir)?;
-        let mut file = found.unwrap_or(Self { cluster, store, incarnation: Incarnation::ZERO, bootstrapped: false });
+        let mut file = found.unwrap_or(Self {
+            cluster,
+            store,
+            incarnation: Incarnation::ZERO,
+            bootstrapped: false,
+            longest_support_ms: 0,
+        });
         let path = dir.display();
         if file.store != store {
             return Err(StartError::DataDir(format!(
@@ -59,6 +69,18 @@ impl StoreFile {
         file.incarnation = file.incarnation.next();
         file.write(dir)?;
         Ok(file)
+    }
+
+    /// Notes that support for so many milliseconds may be promised from now on: durable when this returns.
+    ///
+    /// # Errors
+    /// The file cannot be written: nothing may be promised.
+    pub(crate) fn promise(&mut self, dir: &Path, duration_ms: u64) -> Result<(), StartError> {
+        if self.longest_support_ms >= duration_ms {
+            return Ok(());
+        }
+        self.longest_support_ms = duration_ms;
+        self.write(dir)
     }
 
     /// Whether a store has run in this directory before.
@@ -81,16 +103,21 @@ impl StoreFile {
             store: StoreId(fields.next("store")?.parse().ok()?),
             incarnation: Incarnation(fields.next("incarnation")?.parse().ok()?),
             bootstrapped: fields.next("bootstrapped")?.parse().ok()?,
+            longest_support_ms: match fields.next("longest_support_ms") {
+                Some(duration) => duration.parse().ok()?,
+                None => 0,
+            },
         })
     }
 
     /// Replaces the file, durably.
     pub(crate) fn write(&self, dir: &Path) -> Result<(), StartError> {
-        let fields: [(&str, &dyn std::fmt::Display); 4] = [
+        let fields: [(&str, &dyn std::fmt::Display); 5] = [
             ("cluster", &self.cluster),
             ("store", &self.store),
             ("incarnation", &self.incarnation),
             ("bootstrapped", &self.bootstrapped),
+            ("longest_support_ms", &self.longest_support_ms),
         ];
         let io = |source| StartError::Io { what: format!("writing {} in {}", FILE.name, dir.display()), source };
         FILE.write(dir, &fields).map_err(io)
@@ -127,12 +154,34 @@ mod tests {
     }
 
     #[test]
+    fn what_was_promised_is_kept_and_only_grows() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = claim(dir.path(), CLUSTER, 1).unwrap();
+        assert_eq!(file.longest_support_ms, 0);
+        file.promise(dir.path(), 1500).unwrap();
+        file.promise(dir.path(), 1000).unwrap();
+        assert_eq!(claim(dir.path(), CLUSTER, 1).unwrap().longest_support_ms, 1500);
+    }
+
+    #[test]
+    fn a_file_of_format_1_is_of_a_store_that_has_promised_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = "multiraft store\nformat = 1\ncluster = 00000000000000000000000000000007\nstore = 1\nincarnation = 3\nbootstrapped = true\n";
+        let old = format!("{old}crc32c = {:08x}\n", crc32c::crc32c(old.as_bytes()));
+        fs::write(dir.path().join(FILE.name), old).unwrap();
+        let file = claim(dir.path(), CLUSTER, 1).unwrap();
+        assert_eq!((file.incarnation, file.bootstrapped, file.longest_support_ms), (Incarnation(4), true, 0));
+        let text = fs::read_to_string(dir.path().join(FILE.name)).unwrap();
+        assert!(text.contains("format = 2\n") && text.contains("longest_support_ms = 0\n"), "{text}");
+    }
+
+    #[test]
     fn a_newer_format_and_damage_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         claim(dir.path(), CLUSTER, 1).unwrap();
         let path = dir.path().join(FILE.name);
         let good = fs::read_to_string(&path).unwrap();
-        fs::write(&path, good.replace("format = 1", "format = 9")).unwrap();
+        fs::write(&path, good.replace("format = 2", "format = 9")).unwrap();
         assert!(claim(dir.path(), CLUSTER, 1).unwrap_err().to_string().contains("newer version"));
         for (from, to) in [("store = 1", "store = 2"), ("multiraft", "multi"), ("crc32c = ", "crc32c = f")] {
             fs::write(&path, good.replace(from, to)).unwrap();

@@ -319,6 +319,7 @@ impl Peers {
         self.added.retain(|id, _| {
             if !is_here(id) {
                 transport.remove_peer(*id);
+                engine.running().support.remove_peer(*id);
             }
             is_here(id)
         });

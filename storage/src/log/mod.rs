@@ -29,6 +29,6 @@ pub use options::LogOptions;
 pub use reader::LogReader;
 pub use recovery::Recovered;
 pub use segment::{Spare, SpareJob};
-pub use shared::{FlushListener, LogFailure, SharedLog, SubmitError};
+pub use shared::{FlushListener, LogFailure, LogProgress, SharedLog, SubmitError};
 pub use stats::LogStats;
 pub use writer::LogWriter;

@@ -4,7 +4,7 @@
 //! lane is never changed; what waits for space waits in order.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -70,6 +70,16 @@ pub enum SubmitError {
     Closed(LogBatch),
 }
 
+/// Whether the log gets on with its work, as two looks tell: it stands still if it has work in both and no round lies between
+/// them. A log that waits for space goes round all the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogProgress {
+    /// How often its writer has come to the end of what it had in hand.
+    pub rounds: u64,
+    /// Whether batches were taken that are not durable yet.
+    pub has_work: bool,
+}
+
 /// The log's service. Dropping it shuts it down.
 #[derive(Debug)]
 pub struct SharedLog {
@@ -90,6 +100,7 @@ impl SharedLog {
             wake: Condvar::new(),
             bytes: AtomicUsize::new(0),
             bytes_max: options.queue_bytes_max,
+            rounds: AtomicU64::new(0),
         });
         let (jobs, todo) = crossbeam_channel::bounded::<SpareJob>(1);
         let mut log = Self { queue, record_bytes_max: options.record_bytes_max, threads: Vec::new() };
@@ -116,6 +127,14 @@ impl SharedLog {
             return Err(SubmitError::TooLarge(batch));
         }
         self.queue.push(batch, bytes)
+    }
+
+    /// A look at how the writer gets on.
+    #[must_use]
+    pub fn progress(&self) -> LogProgress {
+        // The rounds first: one that ends in between is missed, never counted for work that comes after it.
+        let rounds = self.queue.rounds.load(Ordering::Acquire);
+        LogProgress { rounds, has_work: self.queue.bytes.load(Ordering::Acquire) > 0 }
     }
 
     /// Says that all damage found so far is dealt with; see [`LogWriter::settle_damage`].
@@ -174,6 +193,8 @@ struct Queue {
     /// Of all batches taken and not yet durable.
     bytes: AtomicUsize,
     bytes_max: usize,
+    /// How often the writer has come to the end of what it had in hand.
+    rounds: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -264,6 +285,7 @@ impl Service {
                 Ok(())
             });
             self.tell_damage();
+            self.queue.rounds.fetch_add(1, Ordering::Release);
             match outcome {
                 Ok(()) => {}
                 Err(CommitError::NoSpace { .. }) => idle_work_left = false,
