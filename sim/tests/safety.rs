@@ -1,11 +1,14 @@
 //! The judges of consensus, logs and states against wrong behaviour made by hand: each kind must be refused.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft::assembly::bootstrap_regions;
+use multiraft::logic::Frozen;
 use multiraft_raft::{
-    Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, RegionId, ReplicaId, StoreId, Term, TermRun,
+    Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, RegionDescriptor, RegionEpoch, RegionId, ReplicaId,
+    StoreId, Term, TermRun,
 };
 use multiraft_sim::check::consensus::Consensus;
 use multiraft_sim::check::regions::Regions;
@@ -253,4 +256,21 @@ fn a_damaged_log_counts_with_what_it_held_before_and_with_nothing_else() {
     let (consensus, logs) = two_lost(consensus, logs);
     let other = consensus.on_acknowledged(REGION, LogIndex(2), &regions(), &logs);
     assert_eq!(rule(other), "what is acknowledged is durable on a quorum", "they held another one");
+}
+
+#[test]
+fn a_region_is_frozen_until_its_merge_has_an_end() {
+    let all = bootstrap_regions(&[Bytes::from_static(b"k")], &STORES);
+    let (target, source) = (&all[1], &all[2]);
+    let at = |version| {
+        let epoch = RegionEpoch { version, ..source.epoch };
+        Arc::new(RegionDescriptor { epoch, ..(**source).clone() })
+    };
+    let mut regions = Regions::default();
+    regions.begin(&all).expect("they cover the key space");
+    let frozen = Frozen { index: LogIndex(5), target: Arc::clone(target) };
+    assert_eq!(regions.on_frozen(LogIndex(5), &at(2), &frozen), Ok(true));
+    assert!(regions.is_frozen(b"k") && !regions.is_frozen(b"a"));
+    assert_eq!(regions.on_thawed(LogIndex(6), &at(3)), Ok(true));
+    assert!(!regions.is_frozen(b"k"));
 }
