@@ -5,10 +5,11 @@
 mod worker_config;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft::assembly::{bootstrap_regions, empty_start};
-use multiraft::logic::{Applied, Frozen, Input, RegionChange, TurnOutput, Worker};
+use multiraft::logic::{Applied, Frozen, Input, MERGE_TIMEOUT, RegionChange, TurnOutput, Worker};
 use multiraft::{Incarnation, RegionDescriptor, StoreId};
 use multiraft_raft::{Body, LogIndex, Message, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
@@ -153,4 +154,22 @@ fn a_merge_goes_on_in_the_turn_in_which_it_can() {
     assert_eq!(at, StoreId(2));
     let said = store.run(vec![not_leader(2, second, 3)]);
     assert_eq!(asked(&said), None);
+}
+
+#[test]
+fn a_new_leader_gives_a_merge_up_when_the_old_one_would_have() {
+    let regions = neighbours();
+    let mut store = following(&regions[1]);
+    let frozen = frozen(&store, &regions);
+    store.run(vec![frozen]);
+    // Store 3 stays away. Shortly before it is given up, the leadership changes hands.
+    store.now = store.now.plus(MERGE_TIMEOUT - Duration::from_millis(100));
+    store.run(vec![raft(&regions[1], 2, 1, Body::TimeoutNow)]);
+    store.run(vec![raft(&regions[1], 3, 2, Body::VoteReply { granted: true })]);
+    assert!(store.worker.status(regions[1].id).unwrap().is_leader);
+    let said = store.run(vec![is_frozen(&regions[1], 2)]);
+    assert_eq!(asked(&said), None, "one is missing, and there is time");
+    store.now = store.now.plus(Duration::from_millis(300));
+    let said = store.run(Vec::new());
+    assert!(asked(&said).is_some(), "the target is asked for a fence: {said:?}");
 }

@@ -265,6 +265,36 @@ fn a_witness_whose_regions_keys_fall_to_another_goes() {
 }
 
 #[test]
+fn a_child_that_its_voter_is_about_to_get_by_a_split_is_left_alone() {
+    // Store 1 holds the split and has not applied it; store 2, which decides nothing, has.
+    let second = |id, keys, role| {
+        let mut region = region(id, keys, 2, &[1, 2]);
+        region.replicas[1].role = role;
+        region
+    };
+    let parent = second(2, range("", "m"), Role::Learner);
+    let before =
+        RegionDescriptor { epoch: region(2, range("", ""), 1, &[]).epoch, range: range("", ""), ..parent.clone() };
+    let of = |child: &RegionDescriptor, last| {
+        let mut behind = sound(&before, (9, 3));
+        behind.applied = (LogIndex(8), Term(3));
+        (behind.foreseen.descriptor, behind.foreseen.children) = (parent.clone(), vec![child.clone()]);
+        [survey(1, vec![behind]), survey(2, vec![sound(&parent, (9, 3)), sound(child, last)])]
+    };
+    let child = second(4, range("m", ""), Role::Learner);
+    let mut witnessed = second(4, range("m", ""), Role::Witness);
+    witnessed.replicas.extend(region(4, range("", ""), 2, &[3]).replicas);
+    for child in [&child, &witnessed] {
+        let plan = plan(&of(child, (1, 1)), &[3]).unwrap();
+        assert_eq!([verdict(&plan, 2), verdict(&plan, 4)], [&Verdict::Healthy; 2], "{child:?}");
+        assert_eq!(plan.gaps, []);
+    }
+    // Here the new replica would not get the vote that it needs.
+    let plan = plan(&of(&witnessed, (2, 2)), &[3]).unwrap();
+    assert_eq!(verdict(&plan, 4), &Verdict::Lost);
+}
+
+#[test]
 fn replicas_out_of_service_and_buried_ones_do_not_count() {
     let three = region(2, range("", ""), 1, &[1, 2, 3]);
     let mut damaged = survey(2, Vec::new());

@@ -163,6 +163,8 @@ counters! {
     merges_with_witnesses 10,
     /// Merges whose outcome their operator did not wait for.
     merges_left 1,
+    /// Runs in whose end a frozen region was waited for until its merge was given up.
+    merges_awaited 0,
     /// Replicas absorbed.
     replicas_absorbed 100,
     /// Replicas of absorbed regions that went because the target's replica beside them was gone.

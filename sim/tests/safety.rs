@@ -1,11 +1,14 @@
 //! The judges of consensus, logs and states against wrong behaviour made by hand: each kind must be refused.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft::assembly::bootstrap_regions;
+use multiraft::logic::Frozen;
 use multiraft_raft::{
-    Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, RegionId, ReplicaId, StoreId, Term, TermRun,
+    Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, RegionDescriptor, RegionEpoch, RegionId, ReplicaId,
+    StoreId, Term, TermRun,
 };
 use multiraft_sim::check::consensus::Consensus;
 use multiraft_sim::check::regions::Regions;
@@ -131,6 +134,21 @@ fn an_installed_snapshot_lets_the_next_entries_follow_it_or_what_was_before() {
 }
 
 #[test]
+fn entries_may_follow_any_snapshot_of_which_the_group_has_not_heard() {
+    for next in [2, 5, 7] {
+        let mut consensus = Consensus::default();
+        let all: Vec<Entry> = (2..=8).map(|index| entry(index, 1, "a")).collect();
+        consensus.on_handed_out(StoreId(1), REGION, Term(1), &all).expect("in order");
+        consensus.on_installed(StoreId(2), REGION, LogIndex(4));
+        consensus.on_installed(StoreId(2), REGION, LogIndex(6));
+        let mut hand_out = |index| consensus.on_handed_out(StoreId(2), REGION, Term(1), &[entry(index, 1, "a")]);
+        assert_eq!(hand_out(next), Ok(()), "{next}");
+        assert_eq!(rule(hand_out(next)), "entries are applied without a gap", "{next} comes once");
+        assert_eq!(rule(hand_out(4)), "entries are applied without a gap", "4 follows nothing");
+    }
+}
+
+#[test]
 fn an_acknowledged_entry_that_no_quorum_holds_durably_is_refused() {
     for (count, expected) in [(1, "what is acknowledged is durable on a quorum"), (2, "nothing"), (3, "nothing")] {
         let (mut consensus, logs) = logged(count, &[entry(2, 1, "a")]);
@@ -201,16 +219,58 @@ fn an_element_that_is_there_twice_is_refused() {
     assert_eq!(check_once(REGION, &state(1, 9, "k/2", &[7, 7])), Ok(()), "a register is no list");
 }
 
-#[test]
-fn of_a_region_that_damage_may_have_cost_records_nothing_is_expected_back() {
-    let (mut consensus, mut logs) = logged(3, &[entry(2, 1, "a")]);
-    consensus.on_handed_out(STORES[0], REGION, Term(1), &[entry(2, 1, "a")]).expect("the first entry");
+/// Two of three replicas that held entry 2, and that damage has put out of service since.
+fn two_lost(mut consensus: Consensus, mut logs: Shadows) -> (Consensus, Shadows) {
     for lost in &STORES[..2] {
         logs.forget(*lost, |region| region == REGION);
         consensus.on_lost(*lost, REGION);
         assert_eq!(logs.on_recovered(*lost, &BTreeMap::new()), Ok(()));
     }
-    let rest = consensus.on_acknowledged(REGION, LogIndex(2), &regions(), &logs);
-    assert_eq!(rule(rest), "what is acknowledged is durable on a quorum", "what is lost counts for nothing");
+    (consensus, logs)
+}
+
+#[test]
+fn of_a_region_that_damage_may_have_cost_records_nothing_is_expected_back() {
+    let (consensus, logs) = logged(3, &[entry(2, 1, "a")]);
+    let (_, mut logs) = two_lost(consensus, logs);
     assert_eq!(rule(logs.on_recovered(STORES[2], &BTreeMap::new())), "what was flushed survives");
+}
+
+#[test]
+fn a_damaged_log_counts_with_what_it_held_before_and_with_nothing_else() {
+    let (mut consensus, logs) = logged(3, &[entry(2, 1, "a")]);
+    consensus.on_handed_out(STORES[0], REGION, Term(1), &[entry(2, 1, "a")]).expect("the first entry");
+    let (mut consensus, mut logs) = two_lost(consensus, logs);
+    let earlier = consensus.on_acknowledged(REGION, LogIndex(2), &regions(), &logs);
+    assert_eq!(earlier, Ok(()), "the answer was under way when the logs were damaged");
+    for store in STORES {
+        logs.on_submitted(store, &batch(2, vec![entry(3, 1, "b")]));
+    }
+    logs.on_durable(STORES[2], batch(2, Vec::new()).ticket);
+    consensus.on_handed_out(STORES[2], REGION, Term(1), &[entry(2, 1, "a"), entry(3, 1, "b")]).expect("in order");
+    let later = consensus.on_acknowledged(REGION, LogIndex(3), &regions(), &logs);
+    assert_eq!(rule(later), "what is acknowledged is durable on a quorum", "they never held it");
+
+    let (mut consensus, logs) = logged(2, &[entry(2, 1, "a")]);
+    consensus.on_handed_out(STORES[2], REGION, Term(2), &[entry(2, 2, "b")]).expect("the first entry");
+    let (consensus, logs) = two_lost(consensus, logs);
+    let other = consensus.on_acknowledged(REGION, LogIndex(2), &regions(), &logs);
+    assert_eq!(rule(other), "what is acknowledged is durable on a quorum", "they held another one");
+}
+
+#[test]
+fn a_region_is_frozen_until_its_merge_has_an_end() {
+    let all = bootstrap_regions(&[Bytes::from_static(b"k")], &STORES);
+    let (target, source) = (&all[1], &all[2]);
+    let at = |version| {
+        let epoch = RegionEpoch { version, ..source.epoch };
+        Arc::new(RegionDescriptor { epoch, ..(**source).clone() })
+    };
+    let mut regions = Regions::default();
+    regions.begin(&all).expect("they cover the key space");
+    let frozen = Frozen { index: LogIndex(5), target: Arc::clone(target) };
+    assert_eq!(regions.on_frozen(LogIndex(5), &at(2), &frozen), Ok(true));
+    assert!(regions.is_frozen(b"k") && !regions.is_frozen(b"a"));
+    assert_eq!(regions.on_thawed(LogIndex(6), &at(3)), Ok(true));
+    assert!(!regions.is_frozen(b"k"));
 }

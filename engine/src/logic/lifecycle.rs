@@ -31,9 +31,6 @@ const CREATING_MAX: usize = 4096;
 /// A replica whose state is there comes to its worker with the news of the split that has made it: not later than this.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(5);
 
-/// A replica that has heard of no leader for so long asks whether its region still knows it.
-const ASK_AFTER: Duration = Duration::from_secs(10);
-
 /// What is on its way in or out.
 pub(super) struct Lifecycle<R> {
     residue: Residue,
@@ -470,6 +467,12 @@ impl<R> Worker<R> {
     pub(super) fn remove_doomed(&mut self) {
         for (key, known, committed) in std::mem::take(&mut self.lives.doomed) {
             let Some(region) = self.regions.get(key).map(|region| region.id()) else { continue };
+            if self.lives.creating.get(&region).is_some_and(|creating| creating.adopted_by.is_none()) {
+                // The applier has been asked for a later replica, which takes this one's place if it may come to be. Removed behind its
+                // back, this one would leave a tombstone with that replica's name.
+                self.lives.doomed.push((key, known, committed));
+                continue;
+            }
             self.keep_promises(key);
             self.remove_region(region);
             self.lives.removing.insert(region, None);
@@ -564,28 +567,9 @@ impl<R> Worker<R> {
         }
     }
 
-    /// A replica without a leader for long asks the stores of its region whether it still belongs to it.
-    pub(super) fn ask_if_lonely(&mut self, now: Time, key: SlotKey) {
-        let region = self.region_mut(key);
-        if region.group.is_leader() || region.group.hears_leader(now) {
-            region.lonely_since = now;
-            return;
-        }
-        if now.since(region.lonely_since) < ASK_AFTER {
-            return;
-        }
-        region.lonely_since = now;
-        let (id, replica) = (region.id(), region.group.id());
-        let descriptor = Arc::clone(region.descriptor());
-        let step = RegionStep::Ask { replica, epoch: descriptor.epoch };
-        let own_store = self.config.store;
-        let heard = self.lives.heard.get(&id).map_or(&[][..], |heard| &heard.replicas[..]);
-        let mut stores: Vec<StoreId> = descriptor.replicas.iter().chain(heard).map(|other| other.store).collect();
-        stores.sort_unstable();
-        stores.dedup();
-        for store in stores.into_iter().filter(|store| *store != own_store) {
-            self.say_of_region(store, id, step.clone());
-        }
+    /// The newest that a replica was told of its region, if that is newer than what it has applied.
+    pub(super) fn heard_of(&self, region: RegionId) -> Option<&Arc<RegionDescriptor>> {
+        self.lives.heard.get(&region)
     }
 
     /// Hands over what this turn wants of the applier before all else, and the children for other workers.

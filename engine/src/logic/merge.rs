@@ -43,7 +43,8 @@ const ASK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long an answer of the target is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// After so long a merge is given up, unless a store is told otherwise: the source takes writes again.
+/// After so long a merge is given up, unless a store is told otherwise: the source takes writes again. It is counted from when the store
+/// that leads the source then has found it frozen.
 pub const MERGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the target's replica beside a source that is absorbed may take to come to that before it is asked after, and how often.
@@ -58,8 +59,6 @@ const SEQUENCE_BIT: u64 = 1 << 39;
 /// A merge that this worker drives.
 #[derive(Debug)]
 pub(super) struct Driving {
-    /// Since when.
-    started: Time,
     /// When the next step is due.
     next: Time,
     /// Stores whose replica is durably frozen.
@@ -83,7 +82,6 @@ pub(super) struct Driving {
 impl Driving {
     fn new(now: Time) -> Self {
         Self {
-            started: now,
             next: now,
             frozen: BTreeSet::new(),
             pending: None,
@@ -103,8 +101,9 @@ pub(super) struct Merges {
     next: u64,
     /// Requests to targets: for which source, and until when they are waited for.
     asked: BTreeMap<u64, (RegionId, Time)>,
-    /// Frozen regions of this worker.
-    frozen: BTreeSet<RegionId>,
+    /// Frozen regions of this worker, with when each was first seen so here, whoever led it: a merge is not given a new time with each
+    /// new leader.
+    frozen: BTreeMap<RegionId, Time>,
     absorbed: Vec<Tombstone>,
     local: Vec<PeerMessage>,
     /// Regions that cannot apply an entry, which, and when something is done about that next.
@@ -116,7 +115,7 @@ impl Merges {
         Self {
             next: first_sequence(incarnation) | SEQUENCE_BIT,
             asked: BTreeMap::new(),
-            frozen: BTreeSet::new(),
+            frozen: BTreeMap::new(),
             absorbed: Vec::new(),
             local: Vec::new(),
             stalled: BTreeMap::new(),
@@ -133,11 +132,12 @@ impl Merges {
 impl<R> Worker<R> {
     /// Notes how a region stands with merges, as its state says.
     pub(super) fn set_merge_state(&mut self, key: SlotKey, merge: MergeState) {
+        let now = self.now;
         let region = self.region_mut(key);
         let (id, is_frozen) = (region.id(), merge.frozen.is_some());
         region.merge = merge;
         if is_frozen {
-            self.merges.frozen.insert(id);
+            self.merges.frozen.entry(id).or_insert(now);
         } else {
             (region.driving, region.release_at) = (None, None);
             self.merges.frozen.remove(&id);
@@ -222,7 +222,7 @@ impl<R> Worker<R> {
                 driving.turn += 1;
             });
         }
-        for region in self.merges.frozen.iter().copied().collect::<Vec<_>>() {
+        for region in self.merges.frozen.keys().copied().collect::<Vec<_>>() {
             if let Some(key) = self.slot_of(region) {
                 self.drive_merge(now, key);
                 self.maybe_release(now, key);
@@ -281,13 +281,14 @@ impl<R> Worker<R> {
             return;
         }
         let (id, descriptor) = (region.id(), Arc::clone(region.descriptor()));
-        let driving = region.driving.get_or_insert_with(|| Box::new(Driving::new(now)));
+        let since = self.merges.frozen.get(&id).copied().unwrap_or(now);
+        let driving = self.region_mut(key).driving.get_or_insert_with(|| Box::new(Driving::new(now)));
         driving.frozen.insert(own_store);
         if driving.done || driving.pending.is_some() || now < driving.next {
             return;
         }
         driving.next = now.plus(ASK_INTERVAL);
-        let gives_up = driving.refused || now.since(driving.started) >= timeout;
+        let gives_up = driving.refused || now.since(since) >= timeout;
         let missing: Vec<StoreId> = descriptor
             .replicas
             .iter()

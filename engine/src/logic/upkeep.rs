@@ -1,10 +1,12 @@
 //! What a worker does by itself every now and then, a bounded number of regions at a time: spread the leaders, hand them
 //! over before a shutdown, cut logs, give up requests that nobody answered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft_raft::{LogIndex, RegionId, Replica, Time};
+use multiraft_raft::{LogIndex, RegionId, Replica, StoreId, Time};
 use multiraft_router::SlotKey;
+use multiraft_transport::RegionStep;
 
 use crate::apply::{FIRST_INDEX, FIRST_TERM};
 use crate::logic::worker::Worker;
@@ -29,6 +31,9 @@ pub(super) const UNWILLING_FOR: Duration = Duration::from_secs(2);
 pub(super) const SETTLE: Duration = Duration::from_secs(3);
 /// How long a leader stays whose hand-over came to nothing.
 pub(super) const SETTLE_AFTER_ABORT: Duration = Duration::from_secs(60);
+
+/// A replica that has heard of no leader for so long asks whether its region still knows it.
+const ASK_AFTER: Duration = Duration::from_secs(10);
 
 /// How many regions a worker leads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,6 +161,30 @@ impl<R> Worker<R> {
             self.expire_waiting(now, key);
             self.ask_if_lonely(now, key);
             moved += usize::from(self.place_leader(now, key));
+        }
+    }
+
+    /// A replica without a leader for long asks the stores of its region whether it still belongs to it.
+    fn ask_if_lonely(&mut self, now: Time, key: SlotKey) {
+        let region = self.region_mut(key);
+        if region.group.is_leader() || region.group.hears_leader(now) {
+            region.lonely_since = now;
+            return;
+        }
+        if now.since(region.lonely_since) < ASK_AFTER {
+            return;
+        }
+        region.lonely_since = now;
+        let (id, replica) = (region.id(), region.group.id());
+        let descriptor = Arc::clone(region.descriptor());
+        let step = RegionStep::Ask { replica, epoch: descriptor.epoch };
+        let own_store = self.config.store;
+        let heard = self.heard_of(id).map_or(&[][..], |heard| &heard.replicas[..]);
+        let mut stores: Vec<StoreId> = descriptor.replicas.iter().chain(heard).map(|other| other.store).collect();
+        stores.sort_unstable();
+        stores.dedup();
+        for store in stores.into_iter().filter(|store| *store != own_store) {
+            self.say_of_region(store, id, step.clone());
         }
     }
 

@@ -6,6 +6,10 @@ use multiraft_raft::{LogIndex, Membership, RegionDescriptor, RegionId, Replica, 
 
 use super::plan::Loss;
 use super::survey::{BuriedReplica, DamagedReplica, ReplicaSurvey, StoreSurvey};
+use crate::apply::{FIRST_INDEX, FIRST_TERM};
+
+/// What a region's first state stands for.
+const FIRST: (LogIndex, Term) = (FIRST_INDEX, FIRST_TERM);
 
 /// One region, as all survivors together know it.
 #[derive(Clone, Debug)]
@@ -124,20 +128,26 @@ impl<'a> Known<'a> {
     /// region goes on by itself. Where there are no witnesses, the one with the most can if there is a quorum at all; a witness
     /// may have heard of more than anybody else who lives.
     pub(super) fn is_healthy(&self) -> bool {
+        self.replicas.iter().any(|(store, survey)| self.can_win(*store, survey.last))
+    }
+
+    /// Whether the region goes on by itself once a split has given it its first state on this store.
+    pub(super) fn lives_with(&self, store: StoreId) -> bool {
+        self.can_win(store, FIRST)
+    }
+
+    /// Whether a replica on `store` whose log ends at `last` can get the votes of a quorum of those that live.
+    fn can_win(&self, store: StoreId, (index, term): (LogIndex, Term)) -> bool {
         let membership = Membership::from_replicas(&self.descriptor.replicas);
         let log_on = |store| self.replicas.iter().find(|(here, _)| *here == store).map(|(_, survey)| survey.last);
-        let can_win = |(store, survey): &(StoreId, &ReplicaSurvey)| {
-            let (index, term) = survey.last;
-            let votes = |id| {
-                self.descriptor.replica(id).is_some_and(|voter| {
-                    let is_behind = log_on(voter.store).is_none_or(|(last, of)| (of, last) <= (term, index));
-                    self.is_alive(voter) && is_behind
-                })
-            };
-            let own = self.descriptor.replica_on(*store);
-            own.is_some_and(|own| membership.may_lead(own.id)) && membership.is_quorum(votes)
+        let votes = |id| {
+            self.descriptor.replica(id).is_some_and(|voter| {
+                let is_behind = log_on(voter.store).is_none_or(|(last, of)| (of, last) <= (term, index));
+                self.is_alive(voter) && is_behind
+            })
         };
-        self.replicas.iter().any(can_win)
+        let own = self.descriptor.replica_on(store);
+        own.is_some_and(|own| membership.may_lead(own.id)) && membership.is_quorum(votes)
     }
 
     /// The replica that is best kept: whatever any survivor knows to be committed is in the log that ends at the highest term
@@ -188,12 +198,11 @@ impl<'a> Known<'a> {
 
 /// A replica that a split makes while its parent's log is applied to the end.
 pub(super) fn newborn(child: &RegionDescriptor) -> ReplicaSurvey {
-    let first = (LogIndex(1), Term(1));
     ReplicaSurvey {
         descriptor: child.clone(),
         hard_state: multiraft_raft::HardState::default(),
-        applied: first,
-        last: first,
+        applied: FIRST,
+        last: FIRST,
         frozen: None,
         absorbed: Vec::new(),
         foreseen: super::survey::Foreseen {

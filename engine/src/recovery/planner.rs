@@ -94,6 +94,7 @@ pub fn make_plan(surveys: &[StoreSurvey], dead: &[StoreId], options: &PlanOption
     let mut cases: BTreeMap<RegionId, Case<'_>> =
         known.into_iter().map(|(region, known)| (region, Case::judge(known))).collect();
     cases.entry(RegionId::ROOT).or_insert_with(|| Case::root_unheard_of(&collected));
+    expect_children(&mut cases);
     add_children(&mut cases, &collected);
     settle_merges(&mut cases);
     let ruling = settle_ranges(&mut cases);
@@ -225,8 +226,9 @@ impl<'a> Case<'a> {
         let newest = newest.max_by_key(|descriptor| descriptor.epoch.version);
         let (descriptor, standing) = match &self.draft {
             Draft::Healthy => {
-                let (_, best) = self.known.best()?;
-                (newest?, Standing::Lives { keeps: best.foreseen.descriptor.range.clone() })
+                // All that has data of a child may still be to come.
+                let keeps = self.known.best().map_or(&self.known.descriptor, |(_, best)| &best.foreseen.descriptor);
+                (newest.unwrap_or(&self.known.descriptor), Standing::Lives { keeps: keeps.range.clone() })
             }
             Draft::Keep { kept, .. } => (&kept.foreseen.descriptor, Standing::Kept),
             Draft::Waits { .. } | Draft::Refused { .. } => (newest?, Standing::Cedes),
@@ -279,6 +281,28 @@ impl<'a> Case<'a> {
 fn keep(known: &Known<'_>, store: StoreId, kept: ReplicaSurvey) -> Draft {
     let (loss, range) = (known.loss(&kept), kept.foreseen.descriptor.range.clone());
     Draft::Keep { store, kept: Box::new(kept), loss, range }
+}
+
+/// The children of splits that regions which are left alone are still to apply somewhere: the replica that a child gets there by that
+/// counts for its own quorum. Else the child would be given up, and come to life all the same as soon as that store has split.
+fn expect_children(cases: &mut BTreeMap<RegionId, Case<'_>>) {
+    let mut expected: BTreeMap<RegionId, Vec<(StoreId, RegionId)>> = BTreeMap::new();
+    for case in cases.values().filter(|case| matches!(case.draft, Draft::Healthy | Draft::Refused { .. })) {
+        for (store, replica) in &case.known.replicas {
+            for child in &replica.foreseen.children {
+                expected.entry(child.id).or_default().push((*store, case.id()));
+            }
+        }
+    }
+    for (child, beside) in expected {
+        // One that nobody knows of yet is a part of its parent until then.
+        let Some(case) = cases.get_mut(&child).filter(|case| !matches!(case.draft, Draft::Healthy)) else { continue };
+        let comes = beside.into_iter().find(|(store, _)| case.known.adopts(*store) && case.known.lives_with(*store));
+        if let Some((store, parent)) = comes {
+            case.draft = Draft::Healthy;
+            case.notes.push(format!("it goes on from store {store}, where region {parent} is about to split"));
+        }
+    }
 }
 
 /// The children of splits that kept replicas are still to apply: a child of which nobody has more begins there.

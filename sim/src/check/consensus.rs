@@ -2,14 +2,14 @@
 //! their appliers: election safety, log matching, leader completeness, state machine safety; and that what is acknowledged
 //! is durable on a quorum.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use multiraft::apply::{bared, is_bare};
 use multiraft_raft::{Entry, LogIndex, RegionId, StoreId, Term};
 use multiraft_storage::{LogBatch, LogChange};
 
 use super::regions::{Regions, is_quorum};
-use super::shadow::Shadows;
+use super::shadow::{ShadowGroup, Shadows};
 use super::{Verdict, Violation};
 use crate::random::{digest_of, fold};
 
@@ -25,6 +25,37 @@ struct Committed {
     by_term: Term,
 }
 
+/// What a replica must be handed next, to be applied.
+#[derive(Debug)]
+struct Next {
+    index: LogIndex,
+    /// Or, once, what follows a snapshot that was installed since: its group hears of each a little later, and until then goes on from
+    /// where it is, be that an earlier one.
+    behind_snapshots: BTreeSet<LogIndex>,
+}
+
+impl Next {
+    fn at(index: LogIndex) -> Self {
+        Self { index, behind_snapshots: BTreeSet::new() }
+    }
+
+    /// Whether it may be the entry at `index`; what comes next then is the one behind that.
+    fn takes(&mut self, index: LogIndex) -> bool {
+        let takes = index == self.index || self.behind_snapshots.contains(&index);
+        if takes {
+            self.index = index.next();
+            self.behind_snapshots.retain(|other| *other > index);
+        }
+        takes
+    }
+}
+
+impl Default for Next {
+    fn default() -> Self {
+        Self::at(LogIndex(FIRST as u64))
+    }
+}
+
 /// What is known of all groups.
 #[derive(Debug, Default)]
 pub struct Consensus {
@@ -33,11 +64,11 @@ pub struct Consensus {
     entries: BTreeMap<(RegionId, LogIndex, Term), (Content, Option<Term>)>,
     /// From index [`FIRST`] on.
     committed: BTreeMap<RegionId, Vec<Committed>>,
-    /// What each replica must be handed next, to be applied; or, once, what follows an installed snapshot.
-    next: BTreeMap<(StoreId, RegionId), (LogIndex, Option<LogIndex>)>,
+    /// What each replica must be handed next, to be applied.
+    next: BTreeMap<(StoreId, RegionId), Next>,
     /// What is durable in each replica's state.
     state: BTreeMap<(StoreId, RegionId), LogIndex>,
-    /// How far replicas that are gone had come.
+    /// How far replicas that are gone had come, and the states of those that damage has put out of service.
     removed: BTreeMap<(StoreId, RegionId), LogIndex>,
 }
 
@@ -111,7 +142,7 @@ impl Consensus {
 
     /// `store` starts, with `region` applied up to `applied`.
     pub fn on_start(&mut self, store: StoreId, region: RegionId, applied: LogIndex) {
-        self.next.insert((store, region), (applied.next(), None));
+        self.next.insert((store, region), Next::at(applied.next()));
     }
 
     /// `store`, in `term`, hands these entries of `region` out to be applied.
@@ -119,18 +150,14 @@ impl Consensus {
     /// # Errors
     /// They leave a gap, come twice, or differ from what another replica applied there.
     pub fn on_handed_out(&mut self, store: StoreId, region: RegionId, term: Term, entries: &[Entry]) -> Verdict {
-        let (next, jump) = self.next.entry((store, region)).or_insert((LogIndex(FIRST as u64), None));
+        let next = self.next.entry((store, region)).or_default();
         let committed = self.committed.entry(region).or_default();
         for entry in entries {
-            if *jump == Some(entry.index) {
-                *next = entry.index;
-            }
-            if entry.index != *next {
+            if !next.takes(entry.index) {
                 let detail =
-                    format!("store {store}, region {region}: entry {} comes after {}", entry.index, next.prev());
+                    format!("store {store}, region {region}: entry {} comes after {}", entry.index, next.index.prev());
                 return Err(Violation::new("entries are applied without a gap", detail));
             }
-            *next = next.next();
             let found = Committed { term: entry.term, content: Content::of(entry), by_term: term };
             let at = entry.index.get() as usize - FIRST;
             let known = committed.len();
@@ -161,7 +188,7 @@ impl Consensus {
 
     /// `store` has durably replaced `region`'s state by a snapshot at `index`.
     pub fn on_installed(&mut self, store: StoreId, region: RegionId, index: LogIndex) {
-        self.next.entry((store, region)).or_insert((LogIndex(FIRST as u64), None)).1 = Some(index.next());
+        self.next.entry((store, region)).or_default().behind_snapshots.insert(index.next());
         self.on_state_durable(store, region, index);
     }
 
@@ -192,9 +219,13 @@ impl Consensus {
         Err(Violation::new("applied state that was flushed survives", detail))
     }
 
-    /// `store`'s replica of `region` is out of service: what it holds counts for nothing.
+    /// `store`'s replica of `region` is out of service: what it holds from now on counts for nothing. What it held before it did
+    /// hold (see [`Shadows::lost`] for its log).
     pub fn on_lost(&mut self, store: StoreId, region: RegionId) {
-        self.state.remove(&(store, region));
+        if let Some(state) = self.state.remove(&(store, region)) {
+            let held = self.removed.entry((store, region)).or_default();
+            *held = (*held).max(state);
+        }
     }
 
     /// A plan keeps the replica of `region` on `store`, whose log ends at `last`: what `survivors` know to be committed must be in
@@ -257,7 +288,8 @@ impl Consensus {
     /// A client was told that the entry at `index` of `region` is committed and applied.
     ///
     /// # Errors
-    /// No quorum of its configuration holds it durably, so some crashes could undo it.
+    /// No quorum of its configuration holds it durably, so some crashes could undo it. A replica whose log was damaged counts with
+    /// what it held until then: its acknowledgement, or the answer that rests on it, may have been under way already.
     pub fn on_acknowledged(&self, region: RegionId, index: LogIndex, regions: &Regions, logs: &Shadows) -> Verdict {
         let at = (index.get() as usize).wrapping_sub(FIRST);
         let Some(entry) = self.committed.get(&region).and_then(|committed| committed.get(at)) else {
@@ -266,9 +298,8 @@ impl Consensus {
         };
         let holds = |store: StoreId| {
             let in_state = self.state.get(&(store, region)).is_some_and(|durable| *durable >= index);
-            let in_log = logs
-                .durable(store, region)
-                .is_some_and(|log| index <= log.truncated || log.term(index) == Some(entry.term));
+            let has = |log: &ShadowGroup| index <= log.truncated || log.term(index) == Some(entry.term);
+            let in_log = logs.durable(store, region).is_some_and(has) || logs.lost(store, region).is_some_and(has);
             let was_held = self.removed.get(&(store, region)).is_some_and(|held| *held >= index);
             in_state || in_log || was_held
         };

@@ -116,6 +116,8 @@ struct StoreShadow {
     latest: Groups,
     /// Handed in and not declared durable, by lane, oldest first.
     pending: BTreeMap<u32, VecDeque<(u64, Vec<Record>)>>,
+    /// What was durable of groups until damage may have cost them records.
+    lost: Groups,
 }
 
 /// The shadows of all stores.
@@ -144,8 +146,13 @@ impl Shadows {
 
     /// Records of these regions may be lost on a store: nothing is expected of them any more.
     pub fn forget(&mut self, store: StoreId, is_lost: impl Fn(RegionId) -> bool) {
-        let StoreShadow { durable, latest, pending } = self.stores.entry(store).or_default();
-        durable.retain(|region, _| !is_lost(*region));
+        let StoreShadow { durable, latest, pending, lost } = self.stores.entry(store).or_default();
+        for (region, log) in durable.extract_if(.., |region, _| is_lost(*region)) {
+            // A store that starts again names its damage again.
+            if lost.get(&region).is_none_or(|before| before.last() < log.last()) {
+                lost.insert(region, log);
+            }
+        }
         latest.retain(|region, _| !is_lost(*region));
         for (_, records) in pending.values_mut().flatten() {
             records.retain(|record| !is_lost(record.region));
@@ -175,6 +182,8 @@ impl Shadows {
         }
         shadow.durable.insert(region, found.clone());
         shadow.latest.insert(region, found);
+        // What was held of the life before says nothing about the next one.
+        shadow.lost.remove(&region);
         Ok(())
     }
 
@@ -210,6 +219,12 @@ impl Shadows {
     #[must_use]
     pub fn durable(&self, store: StoreId, region: RegionId) -> Option<&ShadowGroup> {
         self.stores.get(&store)?.durable.get(&region)
+    }
+
+    /// What was durable of a group on a store until damage may have cost it records.
+    #[must_use]
+    pub fn lost(&self, store: StoreId, region: RegionId) -> Option<&ShadowGroup> {
+        self.stores.get(&store)?.lost.get(&region)
     }
 
     /// What a store has handed to its log of a group, durable or not.

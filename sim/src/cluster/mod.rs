@@ -140,6 +140,8 @@ pub struct Cluster {
     violation: Option<Violation>,
     /// What goes wrong, in a run in which that is given.
     script: Option<Script>,
+    /// When the run is over.
+    end: Moment,
     /// Print what happens.
     verbose: bool,
 }
@@ -169,6 +171,7 @@ impl Cluster {
             script: None,
             plant,
             counting: Counting::default(),
+            end: Moment(plan.chaos + RECOVERY),
             plan,
             verbose,
         };
@@ -201,9 +204,8 @@ impl Cluster {
     }
 
     fn run_to_end(mut self) -> (Report, Option<Script>) {
-        let end = Moment(self.plan.chaos + RECOVERY);
         while self.violation.is_none() {
-            let Some(event) = self.schedule.next(end) else { break };
+            let Some(event) = self.schedule.next(self.end) else { break };
             self.counters.events += 1;
             self.handle(event);
         }
@@ -214,7 +216,7 @@ impl Cluster {
         let report = Report {
             seed: self.plan.seed,
             digest: fold(self.digest, self.schedule.planned()),
-            virtual_nanos: if self.violation.is_none() { end.0 } else { self.schedule.now().0 },
+            virtual_nanos: if self.violation.is_none() { self.end.0 } else { self.schedule.now().0 },
             counters: self.counters,
             violation: self.violation,
         };

@@ -217,6 +217,13 @@ impl Regions {
         self.newest.get(&region).map(AsRef::as_ref)
     }
 
+    /// Whether the region that owns a key is frozen: its merge has not ended.
+    #[must_use]
+    pub fn is_frozen(&self, key: &[u8]) -> bool {
+        let owns = |region: &RegionId| self.newest.get(region).is_some_and(|newest| newest.range.contains(key));
+        self.freezes.iter().any(|((region, _), freeze)| freeze.end.is_none() && owns(region))
+    }
+
     /// A region whose merge has not ended.
     #[must_use]
     pub fn unfinished(&self) -> Option<RegionId> {
