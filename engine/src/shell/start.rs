@@ -435,8 +435,8 @@ impl Parts {
             merge_timeout: MERGE_TIMEOUT,
             // Two who move leaders would play ball.
             balance_leaders: self.config.balance_leaders && self.config.placement.is_none(),
-            leases: false,
-            awaits_vote: false,
+            leases: self.config.liveness.leases,
+            awaits_vote: !self.promised_before.is_zero(),
             seed: (self.store.get() << 40) ^ (self.incarnation.get() << 8) ^ index as u64,
         };
         let lane = u32::try_from(index).expect("invariant: at most 256 workers");
