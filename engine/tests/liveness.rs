@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use multiraft::{Engine, PeerStatus, StoreId};
+use bytes::Bytes;
+use multiraft::{ApplyContext, Engine, PeerStatus, RegionView, StateError, StateMachine, StateTxn, StoreId};
 use support::relay::Relay;
-use support::{Cluster, eventually};
+use support::{Cluster, eventually, put};
 
 /// For how long support is given.
 const DURATION: Duration = Duration::from_secs(1);
@@ -14,6 +16,8 @@ const DURATION: Duration = Duration::from_secs(1);
 const HELD_WITHIN: Duration = Duration::from_secs(2);
 /// Support of a store that is gone ends so long afterwards.
 const WITHDRAWN_WITHIN: Duration = Duration::from_millis(1300);
+/// For what depends on more than support.
+const LIMIT: Duration = Duration::from_secs(20);
 
 async fn peer(engine: &Engine, store: u64) -> PeerStatus {
     let peers = engine.status().await.peers;
@@ -83,7 +87,63 @@ async fn a_store_that_is_gone_without_a_word_loses_its_support_in_time_and_gets_
     assert!(all_held(&all[..2]).await, "the others go on");
     wires.iter().for_each(|wire| wire.cut(false));
     // The links have to be made anew.
-    eventually(Duration::from_secs(20), "all support is held again", || all_held(&all)).await;
+    eventually(LIMIT, "all support is held again", || all_held(&all)).await;
+    for engine in &engines {
+        engine.shutdown().await;
+    }
+}
+
+/// Nothing is applied while the gate is shut.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn shut(&self, is_shut: bool) {
+        *self.0.0.lock().expect("nobody panics with it") = is_shut;
+        self.0.1.notify_all();
+    }
+}
+
+impl StateMachine for Gate {
+    fn apply(&self, _: ApplyContext<'_>, _: &[u8], _: &mut StateTxn<'_>) -> Result<Bytes, StateError> {
+        let shut = self.0.0.lock().expect("nobody panics with it");
+        drop(self.0.1.wait_while(shut, |is_shut| *is_shut).expect("nobody panics with it"));
+        Ok(Bytes::new())
+    }
+
+    fn lookup(&self, _: &RegionView<'_>, _: &[u8]) -> Result<Bytes, StateError> {
+        Ok(Bytes::new())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_applier_hangs_asks_for_no_support_and_goes_on_giving_its_own() {
+    let cluster = Cluster::new(3, 1);
+    let gate = Gate::default();
+    let mut engines = Vec::new();
+    for store in [1, 2] {
+        engines.push(cluster.builder(store).state_machine(Gate::default()).start().await.unwrap());
+    }
+    engines.push(cluster.builder(3).state_machine(gate.clone()).start().await.unwrap());
+    let all: Vec<&Engine> = engines.iter().collect();
+    eventually(HELD_WITHIN, "all support is held", || all_held(&all)).await;
+    gate.shut(true);
+    let region = engines[0].region_for(b"key").unwrap().id;
+    // Applied by the others; what the third leads meanwhile stands still with it.
+    let proposed = tokio::spawn({
+        let engine = engines[0].clone();
+        async move { engine.propose(region, put("key", "value")).await }
+    });
+    eventually(LIMIT, "support of the store that hangs is withdrawn", || async {
+        !peer(&engines[0], 3).await.gives_support && !peer(&engines[1], 3).await.gives_support
+    })
+    .await;
+    for engine in &engines[..2] {
+        assert!(peer(engine, 3).await.holds_support, "it answers, and keeps what it promises");
+    }
+    gate.shut(false);
+    eventually(LIMIT, "all support is held again", || all_held(&all)).await;
+    proposed.await.unwrap().unwrap();
     for engine in &engines {
         engine.shutdown().await;
     }

@@ -13,7 +13,9 @@ use multiraft::logic::{Applied, ApplyTask, Input, Outcome, TurnOutput, Worker, W
 use multiraft::{Incarnation, LogIndex, RegionId, StoreId};
 use multiraft_raft::{AppendOutcome, Body, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
-use multiraft_transport::{Beat, BeatReplies, BeatReply, PeerMessage, RaftMessage, SupportMessage};
+use multiraft_transport::{
+    Beat, BeatReplies, BeatReply, PeerMessage, RaftMessage, RegionMessage, RegionStep, SupportMessage,
+};
 use worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
@@ -413,5 +415,23 @@ fn who_is_gone_is_answered_for() {
     store.turn(ask(77, 5, Body::AskLeader { own_term: Term(4) }));
     store.turn(ask(REGION.get(), 9, Body::AskLeader { own_term: Term(4) }));
     store.turn(ask(77, 5, Body::Release));
-    assert_eq!(store.bodies(), [(2, Body::Release), (2, Body::Release), (2, Body::Released)]);
+    let steps: Vec<_> = std::mem::take(&mut store.said)
+        .into_iter()
+        .filter_map(|(_, message)| match message {
+            PeerMessage::Region(about) => Some(about.step),
+            _ => None,
+        })
+        .collect();
+    let (to, term) = (ReplicaId(7), Term(1));
+    let gone = |replica| RegionStep::NotLed { replica: ReplicaId(replica), to, term };
+    assert_eq!(steps, [gone(5), gone(9), RegionStep::NotPromised { replica: ReplicaId(5), to, term }]);
+    // And such an answer is taken for what it says.
+    store.give(2, 3);
+    store.hear(2, 1, Body::Fortify { epoch: epoch(3).code() });
+    store.said.clear();
+    let step = RegionStep::NotLed { replica: ReplicaId(2), to: ReplicaId(1), term };
+    let about = PeerMessage::Region(RegionMessage { region: REGION, step });
+    store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![about] }]);
+    store.pass(Duration::from_secs(3));
+    assert!(store.bodies().iter().any(|(_, body)| matches!(body, Body::PreVote { .. })));
 }

@@ -189,6 +189,14 @@ counters! {
     regions_made_anew 0,
     /// Keys whose last acknowledged writes were allowed to be lost.
     keys_lossy 20,
+    /// Times that a store began to support another.
+    support_given 500,
+    /// Times that a store withdrew its support from another.
+    support_withdrawn 500,
+    /// Heartbeats for support that were not sent because the store did not get on with its work.
+    heartbeats_withheld 10,
+    /// Leases of one store on another that were held against what that one gives.
+    leases_judged 100_000,
     /// Consistency checks that came to their end.
     checks 1000,
     /// States held against the same region's at the same index elsewhere.

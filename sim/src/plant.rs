@@ -54,11 +54,15 @@ pub enum Plant {
     UntoldAbsorption,
     /// A store on which a recovery was begun and not finished starts all the same.
     SkippedFence,
+    /// A store that starts has forgotten that it may have promised support.
+    ForgottenPromise,
+    /// Support is counted from a reading of the clock that is older than the message that asks for it.
+    StaleClock,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::LyingDisk,
         Self::ForgottenVote,
         Self::ForgottenTerm,
@@ -84,5 +88,7 @@ impl Plant {
         Self::FrozenRead,
         Self::UntoldAbsorption,
         Self::SkippedFence,
+        Self::ForgottenPromise,
+        Self::StaleClock,
     ];
 }

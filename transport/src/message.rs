@@ -308,6 +308,24 @@ pub enum RegionStep {
         /// The entry.
         index: LogIndex,
     },
+    /// "That replica, which is not here, leads nothing": answer to [`Body::AskLeader`](multiraft_raft::Body::AskLeader).
+    NotLed {
+        /// Who was asked.
+        replica: ReplicaId,
+        /// Who asked.
+        to: ReplicaId,
+        /// In which term it was said to lead.
+        term: Term,
+    },
+    /// "That replica, which is not here, is bound by no promise": answer to [`Body::Release`](multiraft_raft::Body::Release).
+    NotPromised {
+        /// Who was released.
+        replica: ReplicaId,
+        /// By whom.
+        to: ReplicaId,
+        /// As the leader of which term.
+        term: Term,
+    },
     /// "Yes."
     IsFrozen {
         /// The replica of the store that says so.

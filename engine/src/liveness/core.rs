@@ -1,8 +1,8 @@
 //! The liveness core: the one state machine that owns all support that a store gives and asks for.
 //!
 //! Call order: [`Liveness::handle`] for every message that waits, each with a time that was read after the message had been
-//! taken out of its queue (L3); then [`Liveness::tick`]. After each call hand out [`LivenessOutput::news`] first, in order, to
-//! every worker, then [`LivenessOutput::sends`]. Call [`Liveness::tick`] again when [`Liveness::next_deadline`] comes.
+//! taken out of its queue (L3); then [`Liveness::tick`]. After each call, and before the next, hand out [`LivenessOutput::news`] in
+//! order to every worker, then [`LivenessOutput::sends`]: so no confirmation leaves after its withdrawal was told. Call [`Liveness::tick`] again when [`Liveness::next_deadline`] comes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

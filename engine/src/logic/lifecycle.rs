@@ -374,6 +374,14 @@ impl<R> Worker<R> {
                     self.handle_told(now, descriptor, merged, committed);
                 }
             }
+            RegionStep::NotLed { replica, to, term } => {
+                let answer = Message { from: replica, to, term, body: Body::Release };
+                self.on_answer_for_the_gone(now, from, region, answer);
+            }
+            RegionStep::NotPromised { replica, to, term } => {
+                let answer = Message { from: replica, to, term, body: Body::Released };
+                self.on_answer_for_the_gone(now, from, region, answer);
+            }
             RegionStep::AskFrozen { index } => self.handle_ask_frozen(from, region, index),
             RegionStep::NeedSnapshot { replica, index } => self.handle_need(from, region, replica, index),
             RegionStep::IsFrozen { replica, index } => self.handle_is_frozen(now, from, region, replica, index),

@@ -13,10 +13,9 @@ use std::time::Duration;
 
 use multiraft_raft::{Body, Message, Promise, RegionDescriptor, RegionId, Role, StoreId, Time};
 use multiraft_router::SlotKey;
-use multiraft_transport::{PeerMessage, RaftMessage};
+use multiraft_transport::RegionStep;
 
 use crate::liveness::{Held, SupportEpoch, SupportNews};
-use crate::logic::LaneKind;
 use crate::logic::worker::Worker;
 
 /// How many groups one turn wakes.
@@ -211,10 +210,11 @@ impl<R> Worker<R> {
         self.register_promise(key, store, promise.epoch);
     }
 
-    /// A message about a promise for a replica that is not here any more is answered in its name (F7, F8).
+    /// A message about a promise for a replica that is not here any more is answered by its store (F7, F8).
     pub(super) fn answer_for_the_gone(&mut self, from: StoreId, region: RegionId, message: &Message) {
-        let body = match message.body {
-            Body::AskLeader { .. } => Body::Release,
+        let (replica, to, term) = (message.to, message.from, message.term);
+        let step = match message.body {
+            Body::AskLeader { .. } => RegionStep::NotLed { replica, to, term },
             Body::Release => {
                 // Whoever led has let go of whatever replica of the region was here.
                 let is_meant =
@@ -222,15 +222,20 @@ impl<R> Worker<R> {
                 if self.supports.kept.get(&region).is_some_and(is_meant) {
                     self.supports.kept.remove(&region);
                 }
-                Body::Released
+                RegionStep::NotPromised { replica, to, term }
             }
             _ => return,
         };
-        let answer = Message { from: message.to, to: message.from, term: message.term, body };
-        let raft = RaftMessage { region, message: answer, descriptor: None };
-        let peer = self.peers.entry(from);
-        if peer.up.is_some() {
-            peer.push(LaneKind::Control, PeerMessage::Raft(raft));
+        self.say_of_region(from, region, step);
+    }
+
+    /// Another store answers for a replica that is not there any more.
+    pub(super) fn on_answer_for_the_gone(&mut self, now: Time, from: StoreId, region: RegionId, answer: Message) {
+        let Some(key) = self.any_slot(region) else { return };
+        let here = self.region_mut(key);
+        if answer.to == here.group.id() && here.store_of(answer.from).is_none_or(|store| store == from) {
+            here.group.handle_message(now, answer);
+            self.touch(key);
         }
     }
 

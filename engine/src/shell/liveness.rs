@@ -6,7 +6,8 @@
 //!  workers, appliers, the log: progress ---+          +--messages--> lanes
 //! ```
 //!
-//! One turn: take what waits, read the clock, handle it, do what is due; then tell the workers, then send.
+//! One turn: take what waits, read the clock, handle it, do what is due. After each step the workers are told of what it changed,
+//! then what it says is sent: no confirmation leaves after they have heard of the withdrawal.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -184,11 +185,13 @@ impl LivenessThread {
                 PeerChange::Known(peer) => self.core.add_peer(now, peer),
                 PeerChange::Removed(peer) => self.core.remove_peer(now, peer, &mut self.out),
             }
+            self.carry_out();
         }
         let mut took_leave = BTreeSet::new();
         for (from, messages) in inbox.messages {
             for message in messages {
                 self.core.handle(now, from, &message, &mut self.out);
+                self.carry_out();
                 if let SupportMessage::Answer(SupportAnswer { verdict: SupportVerdict::Withdrawn, .. }) = message {
                     took_leave.insert(from);
                 }
@@ -252,6 +255,7 @@ pub(super) struct LivenessMeters {
     withdrawals: metrics::Counter,
     withheld: metrics::Counter,
     before: LivenessCounters,
+    is_withholding: bool,
 }
 
 impl LivenessMeters {
@@ -260,15 +264,19 @@ impl LivenessMeters {
             withdrawals: metrics::counter!("liveness_withdrawals_total"),
             withheld: metrics::counter!("liveness_heartbeats_withheld_total"),
             before: LivenessCounters::default(),
+            is_withholding: false,
         }
     }
 
     fn record(&mut self, now: LivenessCounters) {
         let before = std::mem::replace(&mut self.before, now);
         self.withdrawals.increment(now.withdrawals - before.withdrawals);
-        if now.withheld > before.withheld {
-            self.withheld.increment(now.withheld - before.withheld);
+        self.withheld.increment(now.withheld - before.withheld);
+        if now.withheld > before.withheld && !std::mem::replace(&mut self.is_withholding, true) {
             tracing::warn!("this store does not get on with its work: it asks for no support until it does");
+        }
+        if now.heartbeats > before.heartbeats && std::mem::take(&mut self.is_withholding) {
+            tracing::info!("this store gets on with its work again, and asks for support");
         }
     }
 

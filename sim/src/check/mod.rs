@@ -7,6 +7,7 @@ mod lives;
 pub mod regions;
 pub mod shadow;
 pub mod state;
+pub mod support;
 
 /// Something happened that must never happen.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,13 +26,14 @@ impl Cluster {
     pub(super) fn start_apply(&mut self, store: usize, worker: usize) {
         let wait = self.random.around(self.plan.latencies.apply);
         let slow = if self.nodes[store].state_slow_until > self.schedule.now() { 100 * MILLI } else { 0 };
-        let life = self.nodes[store].life;
+        let (life, now) = (self.nodes[store].life, self.schedule.now());
         let Some(process) = &mut self.nodes[store].process else { return };
         let host = &mut process.workers[worker];
         if host.applying.is_some() || host.stalled.is_some() || host.tasks.is_empty() {
             return;
         }
         host.applying = Some(host.tasks.drain(..).collect());
+        host.applying_since = now;
         self.schedule.plan_in(wait + slow, Event::ApplyDone { store, life, worker });
     }
 

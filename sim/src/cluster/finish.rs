@@ -52,6 +52,7 @@ impl Cluster {
             return self.fail("every region works again", format!("{unread:?} could not be read in the end"));
         }
         self.judge_quiet();
+        self.judge_support();
         let regions: Vec<RegionId> = self.regions.newest().map(|descriptor| descriptor.id).collect();
         for region in regions {
             let replicas = self.replicas(region);

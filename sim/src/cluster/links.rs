@@ -2,7 +2,7 @@
 
 use multiraft::logic::{Input, LaneKind, split_by_worker};
 use multiraft_raft::StoreId;
-use multiraft_transport::{FrameBuilder, Limits, PeerMessage, decode_frame};
+use multiraft_transport::{FrameBuilder, Lane, Limits, PeerMessage, decode_frame};
 
 use super::network::{APPEND_FIRST, CONTROL, LIVENESS, Packet};
 use super::{Cluster, Event, id_of, place_of};
@@ -264,7 +264,8 @@ impl Cluster {
         }
         self.observe_receipt(to, &messages);
         let from = id_of(from);
-        let (sender, messages) = self.plant_on_receipt(from, to, messages);
+        let (sender, mut messages) = self.plant_on_receipt(from, to, messages);
+        self.take_support(to, from, &mut messages);
         let Some(process) = &mut self.nodes[to].process else { return };
         for message in &messages {
             if let PeerMessage::Beats(beats) = message
@@ -310,5 +311,9 @@ impl Cluster {
 
 /// Heartbeats and their answers: too many to be told one by one.
 fn is_beat(message: &PeerMessage) -> bool {
-    matches!(message, PeerMessage::Beats(_) | PeerMessage::BeatReplies(_))
+    match message {
+        PeerMessage::Beats(_) | PeerMessage::BeatReplies(_) => true,
+        PeerMessage::Support(message) => message.lane() == Lane::Liveness,
+        _ => false,
+    }
 }

@@ -29,6 +29,7 @@ impl Cluster {
             return;
         }
         process.flushing = Some(std::mem::take(&mut process.queued));
+        process.flushing_since = now;
         self.schedule.plan(now.max(stalled).plus(wait), Event::LogDone { store, life });
     }
 

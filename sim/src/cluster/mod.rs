@@ -31,6 +31,7 @@ mod regions;
 mod routes;
 mod scripted;
 mod streams;
+mod support;
 mod turn;
 
 use multiraft_raft::StoreId;
@@ -39,6 +40,7 @@ use crate::check::Violation;
 use crate::check::consensus::Consensus;
 use crate::check::regions::Regions;
 use crate::check::shadow::Shadows;
+use crate::check::support::Supports;
 use crate::counters::Counters;
 use crate::enumerate::Script;
 use crate::history::History;
@@ -68,6 +70,7 @@ impl Waiter {
 #[derive(Debug)]
 enum Event {
     Turn { store: usize, life: u64, worker: usize },
+    Support { store: usize, life: u64 },
     LogDone { store: usize, life: u64 },
     Fetched { store: usize, life: u64, worker: usize, task: multiraft::logic::FetchTask },
     ApplyDone { store: usize, life: u64, worker: usize },
@@ -135,6 +138,7 @@ pub struct Cluster {
     consensus: Consensus,
     shadows: Shadows,
     regions: Regions,
+    supports: Supports,
     counters: Counters,
     digest: u64,
     violation: Option<Violation>,
@@ -165,6 +169,7 @@ impl Cluster {
             consensus: Consensus::default(),
             shadows: Shadows::default(),
             regions: Regions::default(),
+            supports: Supports::default(),
             counters: Counters::default(),
             digest: plan.seed,
             violation: None,
@@ -227,6 +232,7 @@ impl Cluster {
         let Some(event) = self.hold_back(event) else { return };
         match event {
             Event::Turn { store, life, worker } => self.on_turn(store, life, worker),
+            Event::Support { store, life } => self.on_support(store, life),
             Event::LogDone { store, life } => self.on_log_done(store, life),
             Event::Fetched { store, life, worker, task } => self.on_fetched(store, life, worker, task),
             Event::ApplyDone { store, life, worker } => self.on_apply_done(store, life, worker),
@@ -267,6 +273,7 @@ impl Cluster {
     fn hold_back(&mut self, event: Event) -> Option<Event> {
         let store = match &event {
             Event::Turn { store, .. }
+            | Event::Support { store, .. }
             | Event::LogDone { store, .. }
             | Event::Fetched { store, .. }
             | Event::ApplyDone { store, .. }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use multiraft::apply::{AppliedBatch, AppliedRegion, Applier, Backend};
 use multiraft::assembly::{Assembled, assemble, bootstrap_regions};
@@ -16,6 +17,7 @@ use multiraft_storage::{LogBatch, LogReader, LogWriter, Recovered, SimDisk};
 use super::faults::Point;
 use super::routes::Routes;
 use super::streams::Streams;
+use super::support::SupportHost;
 use super::{Cluster, Event, Waiter, id_of};
 use crate::check::Violation;
 use crate::machine::{self, OwnMachine, SharedMachine};
@@ -36,6 +38,8 @@ pub(super) struct Node {
     /// The durable state store, where the form has one.
     pub(super) state: SimStore,
     pub(super) incarnation: Incarnation,
+    /// The longest support that it may have promised, as durable as the incarnation.
+    pub(super) promised: Duration,
     /// The first regions are there.
     pub(super) bootstrapped: bool,
     /// Grows with every start and every end of the process.
@@ -71,6 +75,8 @@ pub(super) struct Process {
     pub(super) reader: LogReader,
     pub(super) queued: Vec<LogBatch>,
     pub(super) flushing: Option<Vec<LogBatch>>,
+    pub(super) flushing_since: Moment,
+    pub(super) support: SupportHost,
     pub(super) files: SnapshotFiles,
     pub(super) received: Received,
     pub(super) captures: Captures,
@@ -97,6 +103,7 @@ pub(super) struct WorkerHost {
     pub(super) applier: Applier,
     pub(super) tasks: VecDeque<ApplyTask<Waiter>>,
     pub(super) applying: Option<Vec<ApplyTask<Waiter>>>,
+    pub(super) applying_since: Moment,
     /// What the applier has done as soon as the state store has room again.
     pub(super) stalled: Option<(AppliedBatch<Waiter>, Vec<ApplyTask<Waiter>>)>,
 }
@@ -110,6 +117,7 @@ impl Node {
             top: SimDisk::new(store as u64),
             state: SimStore::new(),
             incarnation: Incarnation::ZERO,
+            promised: Duration::ZERO,
             // Nothing is made on a spare store: what it comes to hold comes from others.
             bootstrapped: store >= plan.first_stores(),
             life: 0,
@@ -254,6 +262,8 @@ impl Cluster {
             reader,
             queued: Vec::new(),
             flushing: None,
+            flushing_since: Moment::START,
+            support: self.make_support(store),
             files,
             streams: Streams::default(),
             routes: {
@@ -306,6 +316,7 @@ impl Cluster {
                 applier: backend.applier(applied),
                 tasks: VecDeque::new(),
                 applying: None,
+                applying_since: Moment::START,
                 stalled: None,
             });
         }
@@ -335,6 +346,8 @@ impl Cluster {
 
     fn on_started(&mut self, store: usize) {
         let life = self.nodes[store].life;
+        self.supports.on_start(id_of(store), self.nodes[store].incarnation);
+        self.wake_support(store, self.schedule.now());
         for worker in 0..self.plan.workers[store] {
             self.wake(store, worker, self.schedule.now());
         }
@@ -376,6 +389,7 @@ impl Cluster {
             self.counters.all_dead += 1;
         }
         self.regions.on_crash(id_of(store));
+        self.supports.on_end(id_of(store));
         self.on_process_gone(store);
         self.abandon_callers(store);
         self.abandon_operators(store);
@@ -398,6 +412,7 @@ impl Cluster {
         }
         self.say(|| format!("{} stops", id_of(store)));
         self.counters.restarts += 1;
+        self.say_farewell(store);
         self.kill(store, CrashStyle::KeepAll);
         let wait = self.random.between(50, 4_000) * MILLI;
         self.schedule.plan_in(wait, Event::Start { store });

@@ -21,6 +21,8 @@ const IS_FROZEN: u8 = 4;
 const ASK_DIGEST: u8 = 5;
 const DIGEST: u8 = 6;
 const NEED_SNAPSHOT: u8 = 7;
+const NOT_LED: u8 = 8;
+const NOT_PROMISED: u8 = 9;
 
 impl Context {
     pub(super) fn put_region(&mut self, out: &mut Vec<u8>, message: &RegionMessage) {
@@ -64,6 +66,12 @@ impl Context {
                 put_varint(out, replica.0);
                 put_varint(out, index.0);
             }
+            RegionStep::NotLed { replica, to, term } | RegionStep::NotPromised { replica, to, term } => {
+                out.push(if matches!(message.step, RegionStep::NotLed { .. }) { NOT_LED } else { NOT_PROMISED });
+                put_varint(out, replica.0);
+                put_varint(out, to.0);
+                put_varint(out, term.0);
+            }
         }
     }
 
@@ -91,6 +99,15 @@ impl Context {
             },
             NEED_SNAPSHOT => {
                 RegionStep::NeedSnapshot { replica: ReplicaId(reader.varint()?), index: LogIndex(reader.varint()?) }
+            }
+            step @ (NOT_LED | NOT_PROMISED) => {
+                let (replica, to) = (ReplicaId(reader.varint()?), ReplicaId(reader.varint()?));
+                let term = Term(reader.varint()?);
+                if step == NOT_LED {
+                    RegionStep::NotLed { replica, to, term }
+                } else {
+                    RegionStep::NotPromised { replica, to, term }
+                }
             }
             value => return reader.fail(WireFault::Unknown { what: "region step", value }),
         };

@@ -244,6 +244,14 @@ fn region() -> BoxedStrategy<RegionMessage> {
             .prop_map(|(id, index)| RegionStep::IsFrozen { replica: ReplicaId(id), index: LogIndex(index) }),
         (number(), number())
             .prop_map(|(id, index)| RegionStep::NeedSnapshot { replica: ReplicaId(id), index: LogIndex(index) }),
+        (any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(replica, to, term, is_release)| {
+            let (replica, to, term) = (ReplicaId(replica), ReplicaId(to), Term(term));
+            if is_release {
+                RegionStep::NotPromised { replica, to, term }
+            } else {
+                RegionStep::NotLed { replica, to, term }
+            }
+        }),
         number().prop_map(|index| RegionStep::AskDigest { index: LogIndex(index) }),
         (number(), number(), bytes(40)).prop_map(|(id, index, answer)| {
             RegionStep::Digest { replica: ReplicaId(id), index: LogIndex(index), answer }
