@@ -33,7 +33,9 @@ mod scripted;
 mod streams;
 mod turn;
 
-use multiraft_raft::StoreId;
+use std::collections::BTreeMap;
+
+use multiraft_raft::{RegionId, StoreId};
 
 use crate::check::Violation;
 use crate::check::consensus::Consensus;
@@ -140,6 +142,8 @@ pub struct Cluster {
     violation: Option<Violation>,
     /// What goes wrong, in a run in which that is given.
     script: Option<Script>,
+    /// When a store last applied that the merge of a region is rolled back.
+    thawed: BTreeMap<RegionId, Moment>,
     /// When the run is over.
     end: Moment,
     /// Print what happens.
@@ -171,6 +175,7 @@ impl Cluster {
             script: None,
             plant,
             counting: Counting::default(),
+            thawed: BTreeMap::new(),
             end: Moment(plan.chaos + RECOVERY),
             plan,
             verbose,
