@@ -197,6 +197,16 @@ counters! {
     heartbeats_withheld 10,
     /// Leases of one store on another that were held against what that one gives.
     leases_judged 100_000,
+    /// Times a leader came to rest, as those stores count that live in the end; likewise the following.
+    rests 5_000,
+    /// Promises to leaders that ended with a withdrawal.
+    promises_ended 400,
+    /// Rounds of stores for reads.
+    read_rounds 3_000,
+    /// Reads that they confirmed.
+    reads_by_round 3_000,
+    /// Reads by lease.
+    reads_by_lease 5_000,
     /// Consistency checks that came to their end.
     checks 1000,
     /// States held against the same region's at the same index elsewhere.

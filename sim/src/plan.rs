@@ -161,6 +161,8 @@ pub struct Plan {
     pub lane_bytes: usize,
     /// What stores' clocks gain, in millionths.
     pub drift_ppm: Vec<i64>,
+    /// Leaders read by lease.
+    pub leases: bool,
     /// How long things take.
     pub latencies: Latencies,
     /// What clients do.
@@ -204,6 +206,7 @@ impl Plan {
             load: draw_load(&mut random),
             faults: draw_faults(&mut random),
             chaos: CHAOS,
+            leases: seed.is_multiple_of(2),
             life: Life::none(),
             disaster: None,
         };

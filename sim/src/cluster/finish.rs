@@ -15,8 +15,10 @@ use crate::machine;
 use crate::schedule::{Moment, SECOND};
 
 /// Every region must have taken a write so long after the faults have ended. One that is frozen then is waited for as long again as a
-/// merge may take before it is given up: until then, nothing promises that it takes any.
+/// merge may take before it is given up: until then, nothing promises that it takes any. So is one that has just been thawed.
 const PROGRESS_WITHIN: u64 = 12 * SECOND;
+/// How long clients may take to come back to a region that takes writes again, one key after the other.
+const COME_BACK: u64 = 2 * SECOND;
 
 impl Cluster {
     pub(super) fn begin_recovery(&mut self) {
@@ -30,7 +32,7 @@ impl Cluster {
         let merge_timeout = self.plan.life.merge_timeout.as_nanos() as u64;
         let limit = Moment(self.plan.chaos + PROGRESS_WITHIN + merge_timeout);
         if !late.is_empty() {
-            let all_frozen = late.iter().all(|key| self.regions.is_frozen(&machine::key_bytes(*key)));
+            let all_frozen = late.iter().all(|key| self.was_just_frozen(&machine::key_bytes(*key)));
             if all_frozen && self.schedule.now() < limit {
                 self.counters.merges_awaited += 1;
                 self.end.0 += merge_timeout;
@@ -42,6 +44,13 @@ impl Cluster {
         }
         self.clients.closed = true;
         self.start_probers(true);
+    }
+
+    /// Whether the region that owns a key is frozen, or was a moment ago.
+    fn was_just_frozen(&self, key: &[u8]) -> bool {
+        let owner = self.regions.newest().find(|region| region.id != RegionId::ROOT && region.range.contains(key));
+        let thawed = owner.and_then(|region| self.thawed.get(&region.id));
+        self.regions.is_frozen(key) || thawed.is_some_and(|at| self.schedule.now().0 < at.0 + COME_BACK)
     }
 
     /// Judges the run as a whole.
@@ -155,7 +164,15 @@ impl Cluster {
     fn gather_counters(&mut self) {
         for node in &self.nodes {
             let Some(process) = &node.process else { continue };
-            self.counters.forwarded += process.workers.iter().map(|host| host.worker.counters().forwarded).sum::<u64>();
+            for host in &process.workers {
+                let counted = host.worker.counters();
+                self.counters.forwarded += counted.forwarded;
+                self.counters.rests += counted.rests;
+                self.counters.promises_ended += counted.promises_ended;
+                self.counters.read_rounds += counted.rounds;
+                self.counters.reads_by_round += counted.reads_by_round;
+                self.counters.reads_by_lease += counted.reads_by_lease;
+            }
         }
     }
 }

@@ -66,6 +66,9 @@ impl Cluster {
             }
         };
         self.judge_that(verdict);
+        if let RegionChange::Thawed { region } = change {
+            self.thawed.insert(region.id, self.schedule.now());
+        }
     }
 
     /// A store has absorbed a region's replica, durably: its worker is about to hear of it.

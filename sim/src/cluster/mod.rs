@@ -34,7 +34,9 @@ mod streams;
 mod support;
 mod turn;
 
-use multiraft_raft::StoreId;
+use std::collections::BTreeMap;
+
+use multiraft_raft::{RegionId, StoreId};
 
 use crate::check::Violation;
 use crate::check::consensus::Consensus;
@@ -144,6 +146,8 @@ pub struct Cluster {
     violation: Option<Violation>,
     /// What goes wrong, in a run in which that is given.
     script: Option<Script>,
+    /// When a store last applied that the merge of a region is rolled back.
+    thawed: BTreeMap<RegionId, Moment>,
     /// When the run is over.
     end: Moment,
     /// Print what happens.
@@ -176,6 +180,7 @@ impl Cluster {
             script: None,
             plant,
             counting: Counting::default(),
+            thawed: BTreeMap::new(),
             end: Moment(plan.chaos + RECOVERY),
             plan,
             verbose,

@@ -338,8 +338,8 @@ impl Cluster {
             snapshots: self.plan.snapshots.clone(),
             merge_timeout: self.plan.life.merge_timeout,
             balance_leaders: self.plan.balance_leaders,
-            leases: false,
-            awaits_vote: false,
+            leases: self.plan.leases,
+            awaits_vote: true,
             seed: self.random.number(),
         }
     }
