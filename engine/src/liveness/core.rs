@@ -74,6 +74,9 @@ struct Pair {
     /// The newest incarnation of the peer that was heard, and its newest sequence. Invariant: never goes back.
     heard: (Incarnation, u64),
     next_heartbeat: Time,
+    /// The answer to a heartbeat that renewed what is given, by its epoch, sequence and duration: it leaves with the next own
+    /// heartbeat.
+    owed: Option<(SupportEpoch, u64, SupportVerdict)>,
     /// Support is asked of it.
     is_asked: bool,
 }
@@ -105,6 +108,7 @@ impl Liveness {
             sequences: Sequences::default(),
             heard: (Incarnation::ZERO, 0),
             next_heartbeat: now,
+            owed: None,
             is_asked: false,
         });
         if !std::mem::replace(&mut pair.is_asked, true) {
@@ -155,17 +159,13 @@ impl Liveness {
         let own = self.config.incarnation;
         let is_fresh = heard.0 == own && pair.sequences.is_fresh(now, heard.1, freshness);
         let giving = (self.config.options.duration_ms(), !self.has_stopped);
+        let epoch = SupportEpoch { incarnation, number };
+        let may_wait = pair.supporter.given() == Some(epoch) && pair.is_asked && !self.has_stopped;
         let verdict = pair.supporter.handle(now, from, heartbeat, is_fresh, giving, &mut out.news);
-        if let Some(verdict) = verdict {
-            let answer = SupportAnswer {
-                asker: incarnation,
-                number,
-                answered: sequence,
-                incarnation: own,
-                sequence: pair.sequences.next(now, freshness),
-                verdict,
-            };
-            out.sends.push((from, SupportMessage::Answer(answer)));
+        pair.owed = verdict.map(|verdict| (epoch, sequence, verdict));
+        // Only what changes nothing can wait.
+        if !may_wait || !matches!(verdict, Some(SupportVerdict::Supported { .. })) {
+            pair.answer(now, from, &self.config, &mut out.sends);
         }
     }
 
@@ -219,6 +219,7 @@ impl Liveness {
             // What is late is not made up for.
             let next = pair.next_heartbeat.plus(interval);
             pair.next_heartbeat = if next > now { next } else { now.plus(interval) };
+            pair.answer(now, *peer, &self.config, &mut out.sends);
             if progress {
                 self.counters.heartbeats += 1;
                 let heartbeat = pair.heartbeat(now, &self.config, false);
@@ -238,6 +239,7 @@ impl Liveness {
         }
         for (peer, pair) in self.peers.iter_mut().filter(|(_, pair)| pair.is_asked) {
             pair.asker.lose(*peer, &mut out.news);
+            pair.answer(now, *peer, &self.config, &mut out.sends);
             let heartbeat = pair.heartbeat(now, &self.config, true);
             out.sends.push((*peer, SupportMessage::Heartbeat(heartbeat)));
         }
@@ -290,6 +292,12 @@ impl Liveness {
         self.counters
     }
 
+    /// What a peer is about to be told with the next heartbeat.
+    #[cfg(test)]
+    pub(super) fn owed(&self, peer: StoreId) -> Option<SupportVerdict> {
+        self.peers.get(&peer)?.owed.map(|(_, _, verdict)| verdict)
+    }
+
     fn advance(&mut self, now: Time) -> Time {
         self.now = self.now.max(now);
         self.now
@@ -317,6 +325,29 @@ impl Pair {
         }
         self.heard.1 = self.heard.1.max(sequence);
         true
+    }
+
+    /// Sends the answer that is owed, unless it would confirm what has been withdrawn by now (L7).
+    fn answer(
+        &mut self,
+        now: Time,
+        peer: StoreId,
+        config: &LivenessConfig,
+        sends: &mut Vec<(StoreId, SupportMessage)>,
+    ) {
+        let Some((epoch, answered, verdict)) = self.owed.take() else { return };
+        if matches!(verdict, SupportVerdict::Supported { .. }) && self.supporter.given() != Some(epoch) {
+            return;
+        }
+        let answer = SupportAnswer {
+            asker: epoch.incarnation,
+            number: epoch.number,
+            answered,
+            incarnation: config.incarnation,
+            sequence: self.sequences.next(now, config.options.freshness()),
+            verdict,
+        };
+        sends.push((peer, SupportMessage::Answer(answer)));
     }
 
     fn heartbeat(&mut self, now: Time, config: &LivenessConfig, farewell: bool) -> SupportHeartbeat {

@@ -1,8 +1,8 @@
 //! Heartbeats of all awake groups, merged into one message per peer and interval; and the sorting of what arrives by worker.
 //!
-//! Each worker gathers the beats of its own groups and hands in its share once an interval. [`BeatMerger`] puts the shares
-//! of all workers together. A worker that is late holds the message back for at most one further interval: the next share
-//! of any other worker sends what is there.
+//! Each worker gathers the beats of its own groups and hands in its share once an interval, while it has any, and once more
+//! when it has none. [`BeatMerger`] puts the shares of all workers together that had beats the last time. A worker that is late
+//! holds the message back for at most one further interval: the next share of any other worker sends what is there.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,6 @@ pub struct BeatShare {
 /// Puts the workers' shares together, and keeps the store's own numbers in the heartbeat.
 #[derive(Debug)]
 pub struct BeatMerger {
-    workers: usize,
     incarnation: Incarnation,
     peers: BTreeMap<StoreId, PeerBeats>,
     /// Group heartbeats sent.
@@ -39,6 +38,8 @@ struct PeerBeats {
     tick: Time,
     /// Which workers have handed in their share, by bit.
     shares: u128,
+    /// Which workers have beats for the peer, as far as is known: those whose last share had some.
+    busy: u128,
     beats: Vec<Beat>,
     sequence: u64,
     heard: (Incarnation, u64),
@@ -49,7 +50,7 @@ impl BeatMerger {
     #[must_use]
     pub fn new(workers: usize, incarnation: Incarnation) -> Self {
         assert!((1..=128).contains(&workers), "a store has 1 to 128 workers");
-        Self { workers, incarnation, peers: BTreeMap::new(), beats_sent: 0, messages_sent: 0 }
+        Self { incarnation, peers: BTreeMap::new(), beats_sent: 0, messages_sent: 0 }
     }
 
     /// Takes a share; returns the messages that are complete, with their peer.
@@ -63,10 +64,12 @@ impl BeatMerger {
         }
         peer.tick = share.tick;
         peer.shares |= bit;
+        peer.busy = if share.beats.is_empty() { peer.busy & !bit } else { peer.busy | bit };
         peer.beats.extend(share.beats);
-        if peer.shares.count_ones() as usize == self.workers {
+        if peer.shares & peer.busy == peer.busy {
             ready.push((share.to, peer.seal(self.incarnation, &mut self.beats_sent)));
         }
+        ready.retain(|(_, message)| !matches!(message, PeerMessage::Beats(beats) if beats.beats.is_empty()));
         self.messages_sent += ready.len() as u64;
         ready
     }
@@ -208,17 +211,33 @@ mod tests {
     #[test]
     fn shares_of_all_workers_travel_as_one_message() {
         let mut merger = BeatMerger::new(2, Incarnation(1));
-        assert_eq!(merger.handle_share(share(0, 1, &[2, 4])), vec![]);
-        assert_eq!(regions(&merger.handle_share(share(1, 1, &[3]))), vec![vec![2, 4, 3]]);
-        assert_eq!(merger.sent(), (3, 1));
+        // Nobody knows yet that the second worker has beats, too.
+        assert_eq!(regions(&merger.handle_share(share(0, 1, &[2, 4]))), vec![vec![2, 4]]);
+        assert_eq!(merger.handle_share(share(1, 1, &[3])), vec![]);
+        assert_eq!(regions(&merger.handle_share(share(0, 2, &[2, 4]))), vec![vec![3]]);
+        assert_eq!(regions(&merger.handle_share(share(1, 2, &[3]))), vec![vec![2, 4, 3]]);
+        assert_eq!(merger.sent(), (6, 3));
+    }
+
+    #[test]
+    fn a_worker_whose_groups_all_rest_is_not_waited_for_and_says_nothing() {
+        let mut merger = BeatMerger::new(2, Incarnation(1));
+        merger.handle_share(share(0, 1, &[2]));
+        merger.handle_share(share(1, 1, &[3]));
+        assert_eq!(regions(&merger.handle_share(share(0, 2, &[2]))), vec![vec![3]]);
+        assert_eq!(regions(&merger.handle_share(share(1, 2, &[]))), vec![vec![2]]);
+        assert_eq!(regions(&merger.handle_share(share(0, 3, &[2]))), vec![vec![2]]);
+        assert_eq!(merger.handle_share(share(0, 4, &[])), vec![]);
     }
 
     #[test]
     fn a_late_worker_delays_the_others_by_one_interval_only() {
         let mut merger = BeatMerger::new(2, Incarnation(1));
-        assert_eq!(merger.handle_share(share(0, 1, &[2])), vec![]);
-        assert_eq!(regions(&merger.handle_share(share(0, 2, &[2]))), vec![vec![2]]);
-        assert_eq!(regions(&merger.handle_share(share(1, 2, &[3]))), vec![vec![2, 3]]);
+        merger.handle_share(share(0, 1, &[2]));
+        merger.handle_share(share(1, 1, &[3]));
+        assert_eq!(regions(&merger.handle_share(share(0, 2, &[2]))), vec![vec![3]]);
+        assert_eq!(regions(&merger.handle_share(share(0, 3, &[2]))), vec![vec![2]]);
+        assert_eq!(regions(&merger.handle_share(share(1, 3, &[3]))), vec![vec![2, 3]]);
     }
 
     #[test]

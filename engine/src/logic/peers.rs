@@ -42,6 +42,8 @@ pub(super) struct Peer<R> {
     append: Vec<PeerMessage>,
     /// Heartbeats of this interval.
     pub(super) beats: Vec<Beat>,
+    /// There were some in the last interval.
+    pub(super) beat_last: bool,
     /// Heartbeats that open a read round: they do not wait for the interval.
     round_beats: Vec<Beat>,
     replies: Vec<BeatReply>,
@@ -76,6 +78,11 @@ impl<R> Peers<R> {
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer<R>> {
         self.peers.iter_mut()
+    }
+
+    /// Whether heartbeats wait for their interval, or have just ended.
+    pub(super) fn has_beats(&self) -> bool {
+        self.peers.iter().any(|peer| peer.beat_last || !peer.beats.is_empty())
     }
 
     pub(super) fn is_up(&self, store: StoreId) -> bool {
@@ -163,6 +170,7 @@ impl<R> Peer<R> {
             control: Vec::new(),
             append: Vec::new(),
             beats: Vec::new(),
+            beat_last: false,
             round_beats: Vec::new(),
             replies: Vec::new(),
         }

@@ -12,8 +12,10 @@ use crate::apply::{FIRST_INDEX, FIRST_TERM};
 use crate::logic::worker::Worker;
 use crate::logic::{DiskUse, TurnOutput};
 
-/// How often.
+/// How often, while there is something to do...
 const INTERVAL: Duration = Duration::from_millis(50);
+/// ...and while nothing has come in and no group has been due since the last time: all that an idle worker costs.
+const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 /// How many slots one round looks at.
 const SLOTS_PER_ROUND: u32 = 1024;
 /// How many leaders one round hands over.
@@ -75,6 +77,11 @@ impl Upkeep {
         self.next
     }
 
+    /// Something came in or was due: the next round is no idle one.
+    pub(super) fn note_activity(&mut self, now: Time) {
+        self.next = self.next.min(now.next_multiple(INTERVAL));
+    }
+
     /// Leadership is given away while a disk is full, and may come back afterwards.
     pub(super) fn set_disk_full(&mut self, now: Time, disk: DiskUse, full: bool) {
         if !self.is_disk_full() {
@@ -128,7 +135,7 @@ impl<R> Worker<R> {
         if now < self.upkeep.next {
             return;
         }
-        self.upkeep.next = now.next_multiple(INTERVAL);
+        self.upkeep.next = now.next_multiple(IDLE_INTERVAL);
         let expired: Vec<_> = self.peers.iter_mut().flat_map(|peer| peer.forwards.take_expired(now)).collect();
         self.abandon_forwards(expired);
         self.abandon_silent(now);

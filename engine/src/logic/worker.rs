@@ -253,6 +253,9 @@ impl<R> Worker<R> {
     pub fn turn(&mut self, now: Time, inputs: &mut Vec<Input<R>>, out: &mut TurnOutput<R>) -> Time {
         self.counters.turns += 1;
         self.now = now;
+        if !inputs.is_empty() || self.deadlines.next() <= now {
+            self.upkeep.note_activity(now);
+        }
         for input in inputs.drain(..) {
             self.handle(now, input);
         }
@@ -484,7 +487,11 @@ impl<R> Worker<R> {
                 beats.retain(is_here);
             }
             self.counters.beats += beats.len() as u64;
-            out.beats.push(BeatShare { to: peer.store, worker, tick, beats });
+            // The last share is empty: whoever puts them together waits for no more.
+            if !beats.is_empty() || peer.beat_last {
+                peer.beat_last = !beats.is_empty();
+                out.beats.push(BeatShare { to: peer.store, worker, tick, beats });
+            }
         }
     }
 
@@ -492,7 +499,8 @@ impl<R> Worker<R> {
         if !self.touched.is_empty() || self.supports.has_wakes() {
             return Time::ZERO;
         }
-        self.deadlines.next().min(self.next_beat).min(self.upkeep.next()).min(self.bulk_due())
+        let beats = if self.peers.has_beats() { self.next_beat } else { Time::NEVER };
+        self.deadlines.next().min(beats).min(self.upkeep.next()).min(self.bulk_due())
     }
 
     /// Lists a region for the end of the turn.

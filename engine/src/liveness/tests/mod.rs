@@ -67,7 +67,7 @@ fn ask(core: &mut Liveness, ms: u64, heartbeat: SupportHeartbeat) -> (Option<Sup
     let out = take(core, ms, SupportMessage::Heartbeat(heartbeat));
     let verdicts: Vec<SupportVerdict> = out.sends.iter().map(|(to, message)| verdict(*to, message)).collect();
     assert!(verdicts.len() <= 1, "{verdicts:?}");
-    (verdicts.first().copied(), out.news)
+    (verdicts.first().copied().or(core.owed(PEER)), out.news)
 }
 
 fn verdict(to: StoreId, message: &SupportMessage) -> SupportVerdict {

@@ -115,6 +115,31 @@ fn l3_answers_name_both_incarnations_the_heartbeat_and_a_sequence_of_their_own()
 }
 
 #[test]
+fn l4_the_answer_to_a_renewal_leaves_with_the_next_heartbeat_if_it_is_still_true() {
+    let mut core = supporting();
+    let out = take(&mut core, 50, SupportMessage::Heartbeat(heartbeat((5, 1), 2, 1)));
+    assert_eq!(out.sends, []);
+    let out = take(&mut core, 60, SupportMessage::Heartbeat(heartbeat((5, 1), 3, 1)));
+    assert_eq!(out.sends, []);
+    let sends = tick(&mut core, 100).sends;
+    let [(_, SupportMessage::Answer(answer)), (_, SupportMessage::Heartbeat(beat))] = &sends[..] else {
+        panic!("{sends:?}")
+    };
+    assert_eq!((answer.answered, answer.verdict), (3, SUPPORTED), "the newest");
+    assert_eq!(beat.sequence, answer.sequence + 1);
+    // A store that does not get on with its work still answers.
+    take(&mut core, 110, SupportMessage::Heartbeat(heartbeat((5, 1), 4, beat.sequence)));
+    let mut out = LivenessOutput::default();
+    core.tick(at(200), false, &mut out);
+    assert!(matches!(out.sends[..], [(_, SupportMessage::Answer(_))]), "{:?}", out.sends);
+    // What has been withdrawn in between is not confirmed.
+    take(&mut core, 210, SupportMessage::Heartbeat(heartbeat((5, 1), 5, beat.sequence)));
+    take(&mut core, 220, SupportMessage::Heartbeat(heartbeat((5, 2), 6, 0)));
+    let sends = tick(&mut core, 300).sends;
+    assert!(sends.iter().all(|(_, message)| crate::liveness::confirms(message).is_none()), "{sends:?}");
+}
+
+#[test]
 fn l5_who_has_not_heard_this_store_lately_is_not_renewed() {
     let mut core = supporting();
     // Sequence 1 was sent at 0.
