@@ -17,8 +17,6 @@ use crate::report::{Measured, print_table, ratio, rounded, seconds};
 
 /// How long the first store may take to write once to every region.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(300);
-/// Replicas that are asleep: none, since the engine as it is has no sleep. Not measured: a store's status does not tell it.
-const ASLEEP: u64 = 0;
 
 const HEAD: [&str; 10] = [
     "groups",
@@ -43,6 +41,8 @@ struct Times {
 struct Figures {
     groups: u64,
     replicas: u64,
+    /// Replicas that wait for nothing, at the end.
+    asleep: u64,
     /// Of all three stores.
     rss_bytes: u64,
     idle_cpu: f64,
@@ -81,6 +81,7 @@ impl Figures {
         Ok(Self {
             groups,
             replicas: measured.sum("replicas"),
+            asleep: measured.sum("asleep"),
             rss_bytes: measured.sum("rss_bytes"),
             idle_cpu: measured.worst(|store| ratio(number(store, "cpu_us") as f64 / 1e4, seconds(store))),
             packets_per_s: measured.per_second(|store| number(&store["counters"], "packets_sent")),
@@ -104,7 +105,7 @@ impl Figures {
         vec![
             self.groups.to_string(),
             self.replicas.to_string(),
-            ASLEEP.to_string(),
+            self.asleep.to_string(),
             format!("{:.0}", self.rss_bytes_per_replica()),
             fewer.map_or_else(String::new, |fewer| format!("{:.0}", self.marginal_bytes_per_replica(fewer))),
             format!("{:.1}", self.rss_bytes as f64 / STORES as f64 / f64::from(1 << 20)),
@@ -122,7 +123,7 @@ impl Figures {
             "stores": STORES,
             "rss_bytes_per_replica": self.rss_bytes_per_replica().round(),
             "marginal_bytes_per_replica": self.marginal_bytes_per_replica(fewer).round(),
-            "asleep": ASLEEP,
+            "asleep": self.asleep,
             "idle_cpu_percent_of_core": (self.idle_cpu * 100.0).round() / 100.0,
             "packets_per_s": rounded(self.packets_per_s),
             "worker_turns": self.turns,
@@ -146,6 +147,7 @@ mod tests {
         let figures = |groups: u64, rss_bytes| Figures {
             groups,
             replicas: groups * STORES,
+            asleep: 0,
             rss_bytes,
             idle_cpu: 0.0,
             packets_per_s: 0.0,

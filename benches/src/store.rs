@@ -198,6 +198,7 @@ async fn measure(engine: &Engine, tally: &Tally, time: Duration) -> Value {
         "cpu_us": cpu,
         "rss_bytes": rss_bytes,
         "replicas": status.regions.len(),
+        "asleep": status.regions.iter().filter(|region| region.asleep).count(),
         "leaderless": status.regions.iter().filter(|region| region.leader.is_none()).count(),
         "counters": difference(&status.counters, &counters),
     })

@@ -25,6 +25,8 @@ pub struct RegionStatus {
     pub first_index: LogIndex,
     /// The last index in the log.
     pub last_index: LogIndex,
+    /// The replica waits for nothing: its leader rests, or it has promised its leader to keep quiet.
+    pub asleep: bool,
 }
 
 /// How a store stands.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::liveness::{Held, SupportEpoch, SupportNews};
-use multiraft::logic::{Applied, ApplyTask, Input, Outcome, TurnOutput, Worker, WorkerConfig};
-use multiraft::{Incarnation, LogIndex, RegionId, StoreId};
-use multiraft_raft::{AppendOutcome, Body, Message, ReplicaId, Term, Time};
+use multiraft::logic::{AdminRequest, Applied, ApplyTask, Input, Outcome, TurnOutput, Worker, WorkerConfig};
+use multiraft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId};
+use multiraft_raft::{AppendOutcome, Body, ChangeOp, EntryKind, MembershipChange, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, PeerMessage, RaftMessage, RegionMessage, RegionStep, SupportMessage,
@@ -34,6 +34,8 @@ struct Store {
     said: Vec<(u64, PeerMessage)>,
     answered: Vec<(u32, Outcome)>,
     beats: Vec<Beat>,
+    /// What the next membership change makes of the region.
+    becomes: Option<Arc<RegionDescriptor>>,
 }
 
 impl Store {
@@ -44,8 +46,15 @@ impl Store {
         let mut config = worker_config(&stores[1..]);
         change(&mut config);
         let worker = Worker::new(config, recovered.token(0), &starts, Time::ZERO);
-        let mut store =
-            Self { worker, log, now: Time::ZERO, said: Vec::new(), answered: Vec::new(), beats: Vec::new() };
+        let mut store = Self {
+            worker,
+            log,
+            now: Time::ZERO,
+            said: Vec::new(),
+            answered: Vec::new(),
+            beats: Vec::new(),
+            becomes: None,
+        };
         for peer in OTHERS {
             store.turn(vec![Input::Link { peer: StoreId(peer), up: Some(Incarnation(1)) }]);
         }
@@ -67,7 +76,7 @@ impl Store {
                 let tokens = self.log.commit(vec![LogBatch { ticket: out.ticket, records: out.log }]).unwrap();
                 inputs.extend(tokens.into_iter().map(|token| Input::Flushed { token }));
             }
-            let applied: Vec<_> = out.apply.iter().filter_map(applied).collect();
+            let applied: Vec<_> = out.apply.iter().filter_map(|task| applied(task, &self.becomes)).collect();
             if !applied.is_empty() {
                 inputs.push(Input::Applied(applied));
             }
@@ -217,11 +226,13 @@ impl Store {
     }
 }
 
-fn applied(task: &ApplyTask<u32>) -> Option<Applied> {
+fn applied(task: &ApplyTask<u32>, becomes: &Option<Arc<RegionDescriptor>>) -> Option<Applied> {
     let ApplyTask::Entries { handle, entries, .. } = task else { return None };
     let cost = entries.iter().map(multiraft_raft::Entry::cost).sum();
     let index = entries.last()?.index;
-    Some(Applied { handle: *handle, index, cost, memberships: Vec::new(), split: None, change: None })
+    let changes = entries.iter().filter(|entry| entry.kind == EntryKind::Membership);
+    let memberships = changes.map(|entry| (entry.index, becomes.clone())).collect();
+    Some(Applied { handle: *handle, index, cost, memberships, split: None, change: None })
 }
 
 #[test]
@@ -402,6 +413,21 @@ fn after_a_start_nobody_votes_or_campaigns_before_old_promises_have_run_out() {
     store.news(SupportNews::MayVote);
     store.hear(3, 2, vote);
     assert!(store.bodies().contains(&(3, Body::VoteReply { granted: true })));
+}
+
+#[test]
+fn a_member_that_is_removed_is_let_go_of_what_it_promised() {
+    let (mut store, _) = Store::fortified(|_| (), Time::ZERO);
+    let mut descriptor = (*store.worker.status(REGION).unwrap().descriptor).clone();
+    descriptor.replicas.retain(|replica| replica.id != ReplicaId(3));
+    descriptor.epoch.conf_version += 1;
+    store.becomes = Some(Arc::new(descriptor));
+    let request = AdminRequest::Membership(MembershipChange::Simple(ChangeOp::Remove { id: ReplicaId(3) }));
+    let deadline = store.now.plus(Duration::from_secs(5));
+    store.turn(vec![Input::Admin { region: REGION, epoch: None, request, deadline, reply: 1 }]);
+    store.said.clear();
+    store.accept_all();
+    assert!(store.bodies().contains(&(3, Body::Release)), "it would sleep for ever");
 }
 
 #[test]

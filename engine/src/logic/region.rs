@@ -26,6 +26,8 @@ pub(super) struct Region<R> {
     /// Who spoke last of those that the descriptor does not name: a replica that has fallen behind must be able to answer a
     /// leader of which it does not know yet.
     stranger: Option<(ReplicaId, StoreId)>,
+    /// Where members lived that were removed lately: a leader lets go of what they promised.
+    departed: Vec<(ReplicaId, StoreId)>,
     pub(super) group: Group<FlushToken>,
     /// Where it is in its worker.
     pub(super) key: SlotKey,
@@ -68,6 +70,9 @@ pub(super) struct Region<R> {
 
 /// How many replicas are found without the descriptor.
 const INLINE_REPLICAS: usize = 3;
+
+/// Of how many members that were removed it is known where they lived.
+const DEPARTED_KEPT: usize = 4;
 
 fn first_stores(descriptor: &RegionDescriptor) -> [(ReplicaId, StoreId); INLINE_REPLICAS] {
     let mut stores = [(ReplicaId::ZERO, StoreId::ZERO); INLINE_REPLICAS];
@@ -185,6 +190,7 @@ impl<R> Region<R> {
             stores: first_stores(&start.descriptor),
             descriptor: Arc::clone(&start.descriptor),
             stranger: None,
+            departed: Vec::new(),
             group: Group::new(options, own, restored, seed, now),
             key,
             initialised,
@@ -217,6 +223,9 @@ impl<R> Region<R> {
 
     pub(super) fn set_descriptor(&mut self, descriptor: Arc<RegionDescriptor>) {
         debug_assert_eq!(descriptor.id, self.descriptor.id);
+        let gone = self.descriptor.replicas.iter().filter(|replica| descriptor.replica(replica.id).is_none());
+        self.departed.extend(gone.map(|replica| (replica.id, replica.store)));
+        self.departed.drain(..self.departed.len().saturating_sub(DEPARTED_KEPT));
         self.stores = first_stores(&descriptor);
         self.descriptor = descriptor;
     }
@@ -229,7 +238,8 @@ impl<R> Region<R> {
     pub(super) fn store_of(&self, replica: ReplicaId) -> Option<StoreId> {
         let near = self.stores.iter().find(|(id, _)| *id == replica && *id != ReplicaId::ZERO).map(|(_, store)| *store);
         let named = near.or_else(|| self.descriptor.replica(replica).map(|replica| replica.store));
-        named.or_else(|| self.stranger.filter(|(id, _)| *id == replica).map(|(_, store)| store))
+        let others = || self.departed.iter().chain(&self.stranger);
+        named.or_else(|| others().find(|(id, _)| *id == replica).map(|(_, store)| *store))
     }
 
     /// What a replica is in this region; `None` also if only its place is known.
@@ -268,6 +278,7 @@ impl<R> Region<R> {
             applied: self.group.applied_index(),
             first_index: self.group.first_index(),
             last_index: self.group.last_index(),
+            asleep: self.group.next_deadline() == Time::NEVER,
         }
     }
 
