@@ -227,7 +227,7 @@ impl Engine {
             // A replica here saves the way of the answer. One that cannot say who leads may have been removed without
             // knowing it yet.
             let (input, bytes) = if refusals < LOCAL_ATTEMPTS {
-                (Input::Read { region, epoch, deadline, reply }, 64)
+                (Input::Read { region, epoch, freshness: consistency.freshness(), deadline, reply }, 64)
             } else {
                 let query = query.clone();
                 let bytes = query.len() as u64 + 64;

@@ -4,16 +4,38 @@ use std::time::Duration;
 
 use multiraft_raft::{RegionEpoch, RegionId};
 
+use crate::logic::Freshness;
+
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Consistency {
-    /// Sees every write that was answered before the read began, wherever it was made. Costs a round trip to a quorum,
-    /// which all reads of a moment share.
+    /// Sees every write that was answered before the read began, wherever it was made, whatever any clock does. Costs a round
+    /// trip to a quorum, which all reads of a moment share, of all regions that are led from the same store. Refused while the
+    /// region has no leader that can reach a quorum.
     #[default]
     Linearizable,
-    /// Whatever this store has applied, however old. Always answered.
+    /// As `Linearizable`, and at the region's leader without a round trip, as long as the leader's lease lasts: if
+    /// [`LivenessOptions::leases`](crate::LivenessOptions::leases) is on, and as far as the clocks of the stores drift no more than
+    /// the bound set there. Elsewhere, and without a lease, it is `Linearizable`.
+    Lease,
+    /// Sees every write that was answered so long before the read began, or longer. Answered by this store's replica, without a
+    /// message and whether or not a leader can be reached, if a read of the same region here was linearizable (or became so for
+    /// this purpose) no longer ago; else it is `Linearizable`. Its age is measured on this store's own clock.
+    Bounded(Duration),
+    /// Whatever this store has applied, however old. Always answered, if this store has a replica with data.
     Local,
+}
+
+impl Consistency {
+    /// What to ask of a worker.
+    pub(crate) fn freshness(self) -> Freshness {
+        match self {
+            Self::Linearizable | Self::Local => Freshness::Linearizable,
+            Self::Lease => Freshness::Lease,
+            Self::Bounded(age) => Freshness::Within(age),
+        }
+    }
 }
 
 /// How a command is proposed.

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use multiraft::apply::{Cause, Tombstone};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
-    AdminRequest, Applied, ApplyTask, DiskUse, Input, LaneKind, LookupTask, Outcome, ReplyTo, Residue, SnapshotTask,
-    TurnOutput, Worker, WorkerConfig,
+    AdminRequest, Applied, ApplyTask, DiskUse, Freshness, Input, LaneKind, LookupTask, Outcome, ReplyTo, Residue,
+    SnapshotTask, TurnOutput, Worker, WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{
@@ -188,7 +188,7 @@ fn a_caller_that_knows_more_than_the_worker_is_not_sent_away_with_old_news() {
     let Input::Propose { region, session, command, deadline, .. } = store.propose(b"a", 1) else { return };
     let epoch = Some(RegionEpoch { conf_version: 2, version: 2 });
     let propose = Input::Propose { region, epoch, session, command, deadline, reply: 1 };
-    let read = Input::Read { region, epoch, deadline, reply: 2 };
+    let read = Input::Read { region, epoch, freshness: Freshness::Linearizable, deadline, reply: 2 };
     let request = AdminRequest::Membership(MembershipChange::Simple(ChangeOp::Remove { id: ReplicaId(9) }));
     let admin = Input::Admin { region, epoch, request, deadline, reply: 3 };
     let out = store.turn(vec![propose, read, admin]);
@@ -203,7 +203,7 @@ fn a_read_is_served_once_its_index_is_applied() {
     let mut store = Store::lead_alone();
     let deadline = store.now.plus(Duration::from_secs(5));
     let term = store.worker.status(REGION).unwrap().term;
-    let read = |reply| Input::Read { region: REGION, epoch: None, deadline, reply };
+    let read = |reply| Input::Read { region: REGION, epoch: None, freshness: Freshness::Linearizable, deadline, reply };
     assert_eq!(store.turn(vec![read(1)]).replies, [(1, Outcome::ReadAt { index: LogIndex(1), term })]);
     let mut out = store.turn(vec![store.propose(b"a", 2)]);
     let flushed = store.flush(&mut out);
@@ -309,7 +309,13 @@ fn a_followers_read_learns_of_the_commit_with_the_leaders_answer() {
     let out = store.turn(vec![append(0, entry(1))]);
     store.settle(out);
     let deadline = store.now.plus(Duration::from_secs(5));
-    let out = store.turn(vec![Input::Read { region: REGION, epoch: None, deadline, reply: 7 }]);
+    let out = store.turn(vec![Input::Read {
+        region: REGION,
+        epoch: None,
+        freshness: Freshness::Linearizable,
+        deadline,
+        reply: 7,
+    }]);
     let (id, _) = sent_forward(&out);
     // Its second entry is committed, and has not arrived yet.
     let outcome = ForwardOutcome::ReadAt { index: LogIndex(2), term: Term(1) };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::liveness::{Held, SupportEpoch, SupportNews};
-use multiraft::logic::{AdminRequest, Applied, ApplyTask, Input, Outcome, TurnOutput, Worker, WorkerConfig};
+use multiraft::logic::{AdminRequest, Applied, ApplyTask, Freshness, Input, Outcome, TurnOutput, Worker, WorkerConfig};
 use multiraft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId};
 use multiraft_raft::{AppendOutcome, Body, ChangeOp, EntryKind, MembershipChange, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
@@ -208,7 +208,13 @@ impl Store {
 
     fn read(&mut self, reply: u32) {
         let deadline = self.now.plus(Duration::from_secs(5));
-        self.turn(vec![Input::Read { region: REGION, epoch: None, deadline, reply }]);
+        self.turn(vec![Input::Read {
+            region: REGION,
+            epoch: None,
+            freshness: Freshness::Linearizable,
+            deadline,
+            reply,
+        }]);
     }
 
     fn answer_round(&mut self, peer: u64, round: u64, number: Option<u64>) {
@@ -291,7 +297,7 @@ fn the_loss_of_support_wakes_only_whom_it_costs_the_quorum_and_a_return_whom_it_
 fn reads_of_a_resting_leader_share_a_round_of_stores_and_do_not_wake_it() {
     let mut store = Store::resting();
     let deadline = store.now.plus(Duration::from_secs(5));
-    let read = |reply| Input::Read { region: REGION, epoch: None, deadline, reply };
+    let read = |reply| Input::Read { region: REGION, epoch: None, freshness: Freshness::Linearizable, deadline, reply };
     store.turn(vec![read(1), read(2)]);
     let rounds = store.rounds();
     let [(2, round), (3, other)] = rounds[..] else { panic!("{rounds:?}") };

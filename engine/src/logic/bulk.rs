@@ -33,6 +33,8 @@ struct Bulked<R> {
     slot: SlotKey,
     term: Term,
     index: LogIndex,
+    /// When they came in.
+    at: Time,
     reads: Vec<Reading<R>>,
 }
 
@@ -70,15 +72,21 @@ impl<R> Worker<R> {
         let term = region.group.term();
         let is_alone = region.group.is_fortified_by(|_, _| false);
         // `now` was read after the reads came in (R4).
-        if is_alone || (self.config.leases && is_fortified(&|held| now < held.until())) {
-            self.counters.reads_by_lease += reads.len() as u64;
-            self.finish_reads(slot, (index, term), reads);
+        let has_lease = is_alone || (self.config.leases && is_fortified(&|held| now < held.until()));
+        let is_fortified = is_fortified(&|_| true);
+        let (by_lease, reads) =
+            reads.into_iter().partition::<Vec<_>, _>(|read| is_alone || (has_lease && read.takes_lease()));
+        if !by_lease.is_empty() {
+            self.counters.reads_by_lease += by_lease.len() as u64;
+            self.finish_reads(slot, (index, term), now, by_lease);
+        }
+        if reads.is_empty() {
             return None;
         }
-        if !is_fortified(&|_| true) {
+        if !is_fortified {
             return Some(reads);
         }
-        self.bulk.fresh.push(Bulked { slot, term, index, reads });
+        self.bulk.fresh.push(Bulked { slot, term, index, at: now, reads });
         None
     }
 
@@ -152,7 +160,7 @@ impl<R> Worker<R> {
             return Some(group);
         }
         self.counters.reads_by_round += group.reads.len() as u64;
-        self.finish_reads(group.slot, (group.index, group.term), group.reads);
+        self.finish_reads(group.slot, (group.index, group.term), group.at, group.reads);
         None
     }
 

@@ -151,7 +151,7 @@ impl<R> Worker<R> {
             ForwardRequest::Propose { session, command } => {
                 self.propose_here(slot, epoch, session, command, to);
             }
-            ForwardRequest::ReadIndex => self.read_here(slot, to),
+            ForwardRequest::ReadIndex => self.read_here(slot, to, false),
             ForwardRequest::Transfer { to: target } => self.transfer_here(now, slot, target, to),
             ForwardRequest::Query { query } => self.query_here(slot, epoch, query, to),
             ForwardRequest::Admin { request } => match AdminRequest::decode(&request) {
@@ -176,8 +176,12 @@ impl<R> Worker<R> {
         };
         match (pending.kind, outcome) {
             (ForwardKind::Read(replies), ForwardOutcome::ReadAt { index, term }) => {
-                let reads = replies.into_iter().map(|reply| Reading::Index(ReplyTo::Caller(reply))).collect();
-                self.wait_applied(pending.region, (index, term), reads);
+                let reading = |reply| Reading::Index { to: ReplyTo::Caller(reply), lease: false };
+                let reads = replies.into_iter().map(reading).collect();
+                // All requests wait equally long, so the leader was asked so long before this one's time is up.
+                let timeout = u64::try_from(self.config.request_timeout.as_nanos()).unwrap_or(u64::MAX);
+                let asked = Time(pending.deadline.0.saturating_sub(timeout));
+                self.wait_applied(pending.region, (index, term), asked, reads);
             }
             // A read has no effect: whatever went wrong, it may simply be tried again.
             (kind @ (ForwardKind::Read(_) | ForwardKind::Query(_)), ForwardOutcome::Uncertain) => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{
@@ -35,12 +36,14 @@ pub enum Input<R> {
         /// Who gets the answer.
         reply: R,
     },
-    /// A caller asks for the index that a linearizable read must wait for.
+    /// A caller asks for the index that a read must wait for.
     Read {
         /// The region.
         region: RegionId,
         /// The epoch that the caller had in mind; `None`: whatever it is.
         epoch: Option<RegionEpoch>,
+        /// How fresh the read must be.
+        freshness: Freshness,
         /// When the caller stops waiting.
         deadline: Time,
         /// Who gets the answer.
@@ -248,6 +251,18 @@ pub enum Input<R> {
     Handover,
     /// Support between this store and a peer has changed, or a round of reads is answered.
     Support(SupportNews),
+}
+
+/// What is asked of a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Freshness {
+    /// It is linearizable, whatever the clocks do.
+    #[default]
+    Linearizable,
+    /// It is linearizable if the clocks' drift is within the bound: a leader may answer by its lease.
+    Lease,
+    /// It sees all that was committed so long before the worker takes the question in.
+    Within(Duration),
 }
 
 /// What a store keeps on disk.

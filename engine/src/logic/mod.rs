@@ -48,8 +48,8 @@ pub use crate::region::stores::{StoreCommand, StoreFault, StoreRecord, StoreStan
 pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of, worker_of_request};
 pub use forward::wire_outcome;
 pub use input::{
-    Adopt, Applied, DiskUse, Input, KeptSnapshot, RegionChange, RegionHandle, RegionStart, Residue, SnapshotInstalled,
-    SplitDone,
+    Adopt, Applied, DiskUse, Freshness, Input, KeptSnapshot, RegionChange, RegionHandle, RegionStart, Residue,
+    SnapshotInstalled, SplitDone,
 };
 pub use merge::MERGE_TIMEOUT;
 pub use output::{

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{LogIndex, ReadReady, RegionEpoch, RegionId, Term, Time};
@@ -12,7 +13,7 @@ use crate::logic::forward::{ForwardKind, RETRY};
 use crate::logic::output::ReplyTo;
 use crate::logic::region::{Confirmed, Reading};
 use crate::logic::worker::Worker;
-use crate::logic::{LookupTask, Outcome};
+use crate::logic::{Freshness, LookupTask, Outcome};
 use crate::region::command::EpochRule;
 use crate::region::holds_data;
 
@@ -48,7 +49,14 @@ impl Drop for Charge {
 
 impl<R> Worker<R> {
     /// A read of a caller on this store.
-    pub(super) fn handle_read(&mut self, region: RegionId, epoch: Option<RegionEpoch>, reply: R) {
+    pub(super) fn handle_read(
+        &mut self,
+        now: Time,
+        region: RegionId,
+        epoch: Option<RegionEpoch>,
+        freshness: Freshness,
+        reply: R,
+    ) {
         let Some(slot) = self.slot_of(region) else {
             return self.reply(reply, Outcome::UnknownRegion);
         };
@@ -58,7 +66,22 @@ impl<R> Worker<R> {
             let current = current.clone();
             return self.reply(reply, Outcome::EpochMismatch { current });
         }
-        self.read_here(slot, ReplyTo::Caller(reply));
+        if let Freshness::Within(age) = freshness
+            && let Some(known) = self.fresh_within(now, slot, age)
+        {
+            self.counters.reads_by_age += 1;
+            return self.reply(reply, known);
+        }
+        self.read_here(slot, ReplyTo::Caller(reply), freshness != Freshness::Linearizable);
+    }
+
+    /// What to answer a read from this replica as it is, if it holds all that was committed `age` ago (R5).
+    fn fresh_within(&self, now: Time, slot: SlotKey, age: Duration) -> Option<Outcome> {
+        let region = self.region(slot);
+        let can_serve = holds_data(region.descriptor(), self.config.store) && region.merge.frozen.is_none();
+        let is_fresh = region.fresh_as_of != Time::ZERO && now.since(region.fresh_as_of) <= age;
+        let (index, term) = (region.group.applied_index(), region.group.term());
+        (can_serve && is_fresh).then_some(Outcome::ReadAt { index, term })
     }
 
     /// A read of a caller on this store that is to be carried out at the leader's.
@@ -96,9 +119,9 @@ impl<R> Worker<R> {
     }
 
     /// A read waits for the end of the turn, to share its round with the others.
-    pub(super) fn read_here(&mut self, slot: SlotKey, reply: ReplyTo<R>) {
-        let Some(reply) = self.refuse_frozen(slot, reply) else { return };
-        self.region_mut(slot).waiting().reads.push(Reading::Index(reply));
+    pub(super) fn read_here(&mut self, slot: SlotKey, reply: ReplyTo<R>, lease: bool) {
+        let Some(to) = self.refuse_frozen(slot, reply) else { return };
+        self.region_mut(slot).waiting().reads.push(Reading::Index { to, lease });
         self.touch(slot);
     }
 
@@ -128,7 +151,7 @@ impl<R> Worker<R> {
         let mut callers = Vec::with_capacity(reads.len());
         for read in reads {
             match read {
-                Reading::Index(ReplyTo::Caller(reply)) => callers.push(reply),
+                Reading::Index { to: ReplyTo::Caller(reply), .. } => callers.push(reply),
                 other => self.answer(other.into_reply(), Outcome::NotLeader { hint: leader }),
             }
         }
@@ -142,7 +165,7 @@ impl<R> Worker<R> {
         let context = self.next_read;
         let region = self.region_mut(slot);
         if region.group.read_index(now, context).is_ok() {
-            region.waiting().rounds.push_back((context, reads));
+            region.waiting().rounds.push_back((context, now, reads));
             return;
         }
         let hint = region.leader_store();
@@ -154,45 +177,56 @@ impl<R> Worker<R> {
     /// Rounds that a quorum has confirmed, and rounds that this leader could not finish.
     pub(super) fn on_reads(&mut self, slot: SlotKey, ready: &mut Vec<ReadReady>, failed: &mut Vec<u64>) {
         for ReadReady { context, index } in ready.drain(..) {
-            let reads = self.take_round(slot, context);
+            let Some((as_of, reads)) = self.take_round(slot, context) else { continue };
             // The round is confirmed in this very turn, so this is the term that it was opened in.
             let term = self.region(slot).group.term();
-            self.finish_reads(slot, (index, term), reads);
+            self.finish_reads(slot, (index, term), as_of, reads);
         }
         for context in failed.drain(..) {
-            for read in self.take_round(slot, context) {
+            for read in self.take_round(slot, context).into_iter().flat_map(|(_, reads)| reads) {
                 self.answer(read.into_reply(), Outcome::NotLeader { hint: None });
             }
         }
     }
 
-    /// Reads are confirmed: they may be served from a state that has `index`, committed in `term` at the latest, applied.
-    pub(super) fn finish_reads(&mut self, slot: SlotKey, (index, term): (LogIndex, Term), reads: Vec<Reading<R>>) {
+    /// Reads are confirmed: they may be served from a state that has `index`, committed in `term` at the latest, applied. It holds
+    /// all that was committed at `as_of`.
+    pub(super) fn finish_reads(
+        &mut self,
+        slot: SlotKey,
+        (index, term): (LogIndex, Term),
+        as_of: Time,
+        reads: Vec<Reading<R>>,
+    ) {
         self.counters.reads += reads.len() as u64;
         let region = self.region(slot).id();
         let mut waits = Vec::new();
         for read in reads {
             match read {
                 // The asking store waits for its own replica to apply the index.
-                Reading::Index(peer @ ReplyTo::Peer { .. }) => self.answer(peer, Outcome::ReadAt { index, term }),
+                Reading::Index { to: peer @ ReplyTo::Peer { .. }, .. } => {
+                    self.answer(peer, Outcome::ReadAt { index, term });
+                }
                 read => waits.push(read),
             }
         }
-        self.wait_applied(region, (index, term), waits);
+        self.wait_applied(region, (index, term), as_of, waits);
     }
 
-    fn take_round(&mut self, slot: SlotKey, context: u64) -> Vec<Reading<R>> {
-        let Some(waiting) = self.region_mut(slot).busy.as_mut() else {
-            return Vec::new();
-        };
-        let Some(at) = waiting.rounds.iter().position(|(opened, _)| *opened == context) else {
-            return Vec::new();
-        };
-        waiting.rounds.remove(at).map_or_else(Vec::new, |(_, reads)| reads)
+    fn take_round(&mut self, slot: SlotKey, context: u64) -> Option<(Time, Vec<Reading<R>>)> {
+        let waiting = self.region_mut(slot).busy.as_mut()?;
+        let at = waiting.rounds.iter().position(|(opened, ..)| *opened == context)?;
+        waiting.rounds.remove(at).map(|(_, begun, reads)| (begun, reads))
     }
 
     /// Answers confirmed reads at once if their index is applied here, else when it is.
-    pub(super) fn wait_applied(&mut self, region: RegionId, (index, term): (LogIndex, Term), reads: Vec<Reading<R>>) {
+    pub(super) fn wait_applied(
+        &mut self,
+        region: RegionId,
+        (index, term): (LogIndex, Term),
+        as_of: Time,
+        reads: Vec<Reading<R>>,
+    ) {
         if reads.is_empty() {
             return;
         }
@@ -205,12 +239,13 @@ impl<R> Worker<R> {
         let deadline = self.now.plus(self.config.request_timeout);
         let here = self.region_mut(slot);
         if here.group.applied_index() < index {
-            here.waiting().confirmed.push(Confirmed { index, term, deadline, reads });
+            here.waiting().confirmed.push(Confirmed { index, term, as_of, deadline, reads });
             // No leader hurries to tell an idle follower of a commit: the answer has told of this one.
             here.group.learn_commit(term, index);
             self.touch(slot);
             return;
         }
+        here.fresh_as_of = here.fresh_as_of.max(as_of);
         for read in reads {
             self.serve(slot, (index, term), read);
         }
@@ -221,7 +256,7 @@ impl<R> Worker<R> {
         let region = self.region(slot).id();
         // Nobody reads from a region that gives itself away (M1): its freeze may be within what was waited for.
         match read {
-            Reading::Index(to) => {
+            Reading::Index { to, .. } => {
                 let Some(to) = self.refuse_frozen(slot, to) else { return };
                 self.answer(to, Outcome::ReadAt { index, term });
             }
@@ -244,7 +279,9 @@ impl<R> Worker<R> {
         let (ready, still): (Vec<_>, Vec<_>) =
             std::mem::take(&mut waiting.confirmed).into_iter().partition(|confirmed| confirmed.index <= applied);
         waiting.confirmed = still;
-        for Confirmed { index, term, reads, .. } in ready {
+        for Confirmed { index, term, as_of, reads, .. } in ready {
+            let region = self.region_mut(slot);
+            region.fresh_as_of = region.fresh_as_of.max(as_of);
             for read in reads {
                 self.serve(slot, (index, term), read);
             }

@@ -60,6 +60,8 @@ pub(super) struct Region<R> {
     pub(super) round_seen: u64,
     /// The store whose leader the group has promised, if it has.
     pub(super) promised_to: StoreId,
+    /// What is applied here holds all that was committed by then.
+    pub(super) fresh_as_of: Time,
     /// Some follower's lane was full when this leading group was last polled.
     pub(super) paused: bool,
     /// Listed among those that wait for a lane.
@@ -91,8 +93,8 @@ pub(super) struct Waiting<R> {
     pub(super) proposed: VecDeque<Proposed<R>>,
     /// Reads that came in during this turn.
     pub(super) reads: Vec<Reading<R>>,
-    /// Reads whose round is open, by context, ascending.
-    pub(super) rounds: VecDeque<(u64, Vec<Reading<R>>)>,
+    /// Reads whose round is open, by context, ascending; and when it was begun.
+    pub(super) rounds: VecDeque<(u64, Time, Vec<Reading<R>>)>,
     /// Confirmed reads that wait until their index is applied here.
     pub(super) confirmed: Vec<Confirmed<R>>,
     /// Who waits for the end of a leadership transfer, and to whom.
@@ -111,7 +113,11 @@ pub(super) struct Proposed<R> {
 /// A linearizable read on its way.
 pub(super) enum Reading<R> {
     /// Its caller, or the store that sent it on, only wants to know from which index on it may read.
-    Index(ReplyTo<R>),
+    Index {
+        to: ReplyTo<R>,
+        /// A lease will do.
+        lease: bool,
+    },
     /// It is answered from the state of this store.
     Query {
         epoch: Option<RegionEpoch>,
@@ -123,10 +129,15 @@ pub(super) enum Reading<R> {
 }
 
 impl<R> Reading<R> {
+    /// Whether a lease will do.
+    pub(super) fn takes_lease(&self) -> bool {
+        matches!(self, Self::Index { lease: true, .. })
+    }
+
     /// Who gets the answer.
     pub(super) fn into_reply(self) -> ReplyTo<R> {
         match self {
-            Self::Index(to) | Self::Query { to, .. } => to,
+            Self::Index { to, .. } | Self::Query { to, .. } => to,
         }
     }
 }
@@ -137,6 +148,8 @@ pub(super) struct Confirmed<R> {
     pub(super) index: LogIndex,
     /// A term whose leader had committed it.
     pub(super) term: Term,
+    /// All that was committed by then is within the index.
+    pub(super) as_of: Time,
     /// When nobody waits any more.
     pub(super) deadline: Time,
     pub(super) reads: Vec<Reading<R>>,
@@ -207,6 +220,7 @@ impl<R> Region<R> {
             round_told: 0,
             round_seen: 0,
             promised_to: StoreId::ZERO,
+            fresh_as_of: Time::ZERO,
             paused: false,
             listed_paused: false,
             busy: None,

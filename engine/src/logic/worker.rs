@@ -233,7 +233,7 @@ impl<R> Worker<R> {
         let Some(mut removed) = self.regions.remove(key) else { return };
         self.notices.push(Notice::Vacated(removed.handle()));
         let Some(waiting) = removed.busy.take() else { return };
-        let reads = waiting.reads.into_iter().chain(waiting.rounds.into_iter().flat_map(|(_, reads)| reads));
+        let reads = waiting.reads.into_iter().chain(waiting.rounds.into_iter().flat_map(|(_, _, reads)| reads));
         for read in reads {
             self.answer(read.into_reply(), Outcome::NotLeader { hint: None });
         }
@@ -282,11 +282,11 @@ impl<R> Worker<R> {
                 }
                 self.handle_propose(now, region, epoch, session, command, reply);
             }
-            Input::Read { region, epoch, deadline, reply } => {
+            Input::Read { region, epoch, freshness, deadline, reply } => {
                 if now >= deadline {
                     return self.reply(reply, Outcome::NotLeader { hint: None });
                 }
-                self.handle_read(region, epoch, reply);
+                self.handle_read(now, region, epoch, freshness, reply);
             }
             Input::Transfer { region, to, deadline, reply } => {
                 if now >= deadline {

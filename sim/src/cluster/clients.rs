@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use multiraft::ReadError;
-use multiraft::logic::{Input, Outcome};
+use multiraft::logic::{Freshness, Input, Outcome};
 use multiraft_raft::{LogIndex, RegionEpoch, RegionId};
 use multiraft_transport::{SessionId, SessionSeq};
 
@@ -313,7 +313,11 @@ impl Cluster {
             )
         });
         let input = match running.task {
-            Task::Operate { action: Action::Read, .. } => Input::Read { region, epoch, deadline, reply: waiter },
+            Task::Operate { action: Action::Read, .. } => {
+                let lease = self.plan.leases && waiter.0.is_multiple_of(2);
+                let freshness = if lease { Freshness::Lease } else { Freshness::Linearizable };
+                Input::Read { region, epoch, freshness, deadline, reply: waiter }
+            }
             Task::Transfer { to } => Input::Transfer { region, to: id_of(to), deadline, reply: waiter },
             _ => {
                 let (session, command) = (running.session, running.command);

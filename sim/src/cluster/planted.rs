@@ -107,7 +107,7 @@ impl Cluster {
             }
             (
                 Some(plant @ (Plant::LocalRead | Plant::StaleLeaderRead)),
-                Input::Read { region, epoch, deadline, reply },
+                Input::Read { region, epoch, freshness, deadline, reply },
             ) => {
                 let worker = self.worker_for(store, region);
                 let process = self.nodes[store].process.as_ref()?;
@@ -116,9 +116,9 @@ impl Cluster {
                     self.tell(store, reply, Outcome::ReadAt { index: status.applied, term: status.term });
                     return None;
                 }
-                Some(Input::Read { region, epoch, deadline, reply })
+                Some(Input::Read { region, epoch, freshness, deadline, reply })
             }
-            (Some(Plant::FrozenRead), Input::Read { region, epoch, deadline, reply }) => {
+            (Some(Plant::FrozenRead), Input::Read { region, epoch, freshness, deadline, reply }) => {
                 let worker = self.worker_for(store, region);
                 let process = self.nodes[store].process.as_ref()?;
                 let status = process.workers[worker].worker.status(region);
@@ -127,7 +127,7 @@ impl Cluster {
                         self.tell(store, reply, Outcome::ReadAt { index: status.applied, term: status.term });
                         None
                     }
-                    None => Some(Input::Read { region, epoch, deadline, reply }),
+                    None => Some(Input::Read { region, epoch, freshness, deadline, reply }),
                 }
             }
             (_, input) => Some(input),
