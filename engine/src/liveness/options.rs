@@ -10,12 +10,12 @@ pub struct LivenessOptions {
     /// For how long a store supports another with each renewal, counted on its own clock: 50 ms to an hour. A store that hangs
     /// or is cut off loses its leaders after this and at most half as much again. Default: 1 s.
     pub support_duration: Duration,
-    /// How often a store asks each other one for support: a fifth to a fiftieth of `support_duration`. Default: 100 ms.
+    /// How often a store asks each other one for support: a fifth to a fiftieth of `support_duration`. Default: 200 ms.
     pub heartbeat_interval: Duration,
     /// How far the rate of this machine's clock may be off, in millionths: at most 200,000. Only leases and reads of bounded age
     /// rest on it. Default: 10,000, which is one per cent.
     pub drift_ppm: u32,
-    /// Whether leaders serve reads on the strength of clocks alone, with no message. Right only where the clock runs as fast as
+    /// Whether leaders serve [`Consistency::Lease`](crate::Consistency::Lease) on the strength of clocks alone, with no message. Right only where the clock runs as fast as
     /// `drift_ppm` says, also while the machine is suspended, and no hypervisor stops the whole machine. Default: off.
     pub leases: bool,
 }
@@ -24,7 +24,7 @@ impl Default for LivenessOptions {
     fn default() -> Self {
         Self {
             support_duration: Duration::from_secs(1),
-            heartbeat_interval: Duration::from_millis(100),
+            heartbeat_interval: Duration::from_millis(200),
             drift_ppm: 10_000,
             leases: false,
         }

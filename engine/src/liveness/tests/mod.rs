@@ -23,8 +23,13 @@ const fn at(ms: u64) -> Time {
     Time(ms * 1_000_000)
 }
 
+/// The defaults, with ten heartbeats in the time that support lasts.
+fn options() -> LivenessOptions {
+    LivenessOptions { heartbeat_interval: Duration::from_millis(100), ..LivenessOptions::default() }
+}
+
 fn core(promised_before: Duration) -> Liveness {
-    let options = LivenessOptions::default();
+    let options = options();
     let config = LivenessConfig { store: OWN, incarnation: OWN_LIFE, options, promised_before };
     let mut core = Liveness::new(config, at(0));
     core.add_peer(at(0), PEER);

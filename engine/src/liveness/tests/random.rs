@@ -7,6 +7,7 @@ use std::time::Duration;
 use multiraft_raft::{Incarnation, StoreId, Time};
 use multiraft_transport::SupportMessage;
 
+use super::options;
 use crate::liveness::{
     Held, Liveness, LivenessConfig, LivenessOptions, LivenessOutput, SupportEpoch, SupportNews, confirms,
 };
@@ -135,7 +136,7 @@ impl World {
     fn start(&mut self, store: usize) {
         let state = &mut self.stores[store];
         state.incarnation += 1;
-        let options = LivenessOptions::default();
+        let options = options();
         let promised_before = if state.incarnation == 1 { Duration::ZERO } else { options.support_duration };
         let incarnation = Incarnation(state.incarnation);
         let config = LivenessConfig { store: id(store), incarnation, options, promised_before };

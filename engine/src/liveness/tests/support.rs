@@ -203,7 +203,7 @@ fn core_of(store: u64, peer: u64) -> Liveness {
     let config = LivenessConfig {
         store: StoreId(store),
         incarnation: OWN_LIFE,
-        options: LivenessOptions::default(),
+        options: options(),
         promised_before: Duration::ZERO,
     };
     let mut core = Liveness::new(config, at(0));
