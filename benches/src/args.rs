@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use multiraft::Consistency;
 
 /// Benchmarks of multiraft on three store processes, over QUIC on loopback, with a log that is flushed.
 #[derive(Debug, Parser)]
@@ -60,11 +61,52 @@ pub(crate) struct Throughput {
     /// Where the state lies; the log is durable in any case. Both: one run after the other, memory last.
     #[arg(long, value_enum, default_value = "both")]
     pub(crate) state: States,
+    /// What the clients do. Reads are of random regions, by whatever store a client lives in.
+    #[arg(long, value_enum, default_value = "write")]
+    pub(crate) operation: Operation,
     /// A short run for CI: other defaults for groups (48), clients (32), seconds (2) and warm-up (1).
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
+}
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Operation {
+    /// Proposes.
+    Write,
+    /// Reads what any write answered before shows.
+    Linearizable,
+    /// The same, by leases where the region is led.
+    Lease,
+    /// Reads what is no older than a second.
+    Bounded,
+    /// Reads what its store has.
+    Local,
+}
+
+impl Operation {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Linearizable => "linearizable",
+            Self::Lease => "lease",
+            Self::Bounded => "bounded",
+            Self::Local => "local",
+        }
+    }
+
+    /// How it reads, if it does.
+    pub(crate) fn consistency(self) -> Option<Consistency> {
+        match self {
+            Self::Write => None,
+            Self::Linearizable => Some(Consistency::Linearizable),
+            Self::Lease => Some(Consistency::Lease),
+            Self::Bounded => Some(Consistency::Bounded(Duration::from_secs(1))),
+            Self::Local => Some(Consistency::Local),
+        }
+    }
 }
 
 /// What `sweep` measures: every combination.
@@ -371,6 +413,8 @@ pub(crate) struct Store {
     pub(crate) payload: u64,
     #[arg(long, value_enum)]
     pub(crate) state: State,
+    #[arg(long, value_enum, default_value = "write")]
+    pub(crate) operation: Operation,
     #[arg(long)]
     pub(crate) threads: usize,
     #[arg(long)]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use multiraft::{Engine, ProposeError, RegionId};
+use multiraft::{Consistency, Engine, ProposeError, ReadError, RegionId};
 use tokio::task::JoinSet;
 
 use crate::keyspace::{DONE, KeySpace};
@@ -92,6 +92,8 @@ pub(crate) struct Load {
     pub(crate) keys: KeySpace,
     /// In key order.
     pub(crate) regions: Vec<RegionId>,
+    /// How the clients read; `None`: they write.
+    pub(crate) consistency: Option<Consistency>,
     pub(crate) value: Vec<u8>,
     pub(crate) tally: Tally,
 }
@@ -108,6 +110,10 @@ pub(crate) fn start(load: &Arc<Load>, numbers: impl Iterator<Item = u64>, seed: 
 async fn client(load: Arc<Load>, mut draws: Draws) {
     loop {
         let place = draws.below(load.regions.len() as u64);
+        if let Some(consistency) = load.consistency {
+            read(&load, consistency, place, draws.next()).await;
+            continue;
+        }
         let command = load.keys.put(place, draws.next(), &load.value);
         let region = load.regions[usize::try_from(place).expect("a place in a list in memory")];
         let begin = Instant::now();
@@ -122,6 +128,27 @@ async fn client(load: Arc<Load>, mut draws: Draws) {
                 load.tally.note(Err(Failed::Otherwise(error.to_string())));
                 tokio::time::sleep(REST).await;
             }
+        }
+    }
+}
+
+async fn read(load: &Load, consistency: Consistency, place: u64, draw: u64) {
+    let key = load.keys.key(place, draw);
+    let region = load.regions[usize::try_from(place).expect("a place in a list in memory")];
+    let begin = Instant::now();
+    match load.engine.read(region, key, consistency).await {
+        Ok(_) => {
+            load.tally.note(Ok(begin.elapsed()));
+            // Some reads wait for nothing; the other tasks are to have their turn all the same.
+            tokio::task::consume_budget().await;
+        }
+        Err(ReadError::Busy { retry_after }) => {
+            load.tally.note(Err(Failed::Busy));
+            tokio::time::sleep(retry_after).await;
+        }
+        Err(error) => {
+            load.tally.note(Err(Failed::Otherwise(error.to_string())));
+            tokio::time::sleep(REST).await;
         }
     }
 }

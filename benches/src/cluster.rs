@@ -13,7 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::args::{Cluster, State};
+use crate::args::{Cluster, Operation, State};
 use crate::usage;
 
 /// How many stores hold the regions of a benchmark.
@@ -53,6 +53,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) groups: u64,
     pub(crate) clients: u64,
+    pub(crate) operation: Operation,
     pub(crate) payload: u64,
     pub(crate) state: State,
     /// Stores beyond the three, which hold nothing at first.
@@ -74,6 +75,7 @@ impl<'a> Plan<'a> {
             cluster,
             groups,
             clients: 0,
+            operation: Operation::Write,
             payload: 0,
             state,
             spares: 0,
@@ -242,7 +244,10 @@ fn spawn(number: u64, dir: &Path, addresses: &[SocketAddr], plan: &Plan<'_>) -> 
     for (name, value) in [("--snapshot-rate", plan.snapshot_rate), ("--replicas-at-once", plan.replicas_at_once)] {
         command.args(value.into_iter().flat_map(|value| [name.to_owned(), value.to_string()]));
     }
-    command.args(["--state", plan.state.name()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+        .args(["--operation", plan.operation.name(), "--state", plan.state.name()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     let mut process = command.spawn().map_err(io("a store cannot be started"))?;
     let output = process.stdout.take().expect("the output was asked for");
     let commands = process.stdin.take();

@@ -19,7 +19,7 @@ use multiraft::{Bootstrap, Config, Engine, Placement, StateKind, StoreCounters, 
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::args::{State, Store};
+use crate::args::{Operation, State, Store};
 use crate::clients::{self, Load, Tally};
 use crate::cluster::{Problem, STORES, files};
 use crate::keyspace::{KeySpace, PutMap};
@@ -82,6 +82,7 @@ async fn start(options: &Store) -> Result<Engine, Problem> {
     let mut config = Config::default();
     config.workers = options.workers;
     config.balance_leaders = !options.keeps_leaders;
+    config.liveness.leases = options.operation == Operation::Lease;
     config.placement = options.places.then(|| emptying(options.replicas_at_once));
     config.snapshot_bytes_per_second = options.snapshot_rate.unwrap_or(config.snapshot_bytes_per_second);
     let stores: Vec<StoreId> = (1..=options.addresses.len() as u64).map(StoreId).collect();
@@ -128,6 +129,7 @@ async fn follow(options: &Store, engine: &Engine, mut commands: mpsc::Receiver<S
         engine: engine.clone(),
         keys,
         regions: engine.regions().iter().map(|region| region.id).collect(),
+        consistency: options.operation.consistency(),
         value: (0..options.payload).map(|place| (place % 251) as u8).collect(),
         tally: Tally::new(),
     });

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::args::{State, Sweep};
+use crate::args::{Operation, State, Sweep};
 use crate::cluster::Problem;
 use crate::report::print_table;
 use crate::throughput::{Figures, HEAD, Size};
@@ -47,6 +47,7 @@ fn points(options: &Sweep) -> Vec<Point> {
                         groups: *groups,
                         clients: *clients,
                         payload: *payload,
+                        operation: Operation::Write,
                         warmup: Duration::from_secs(options.warmup),
                         window: Duration::from_secs(options.seconds),
                     };

@@ -1,4 +1,4 @@
-//! Writes per second.
+//! Writes per second, or reads (`--operation`): what is said of writes below holds for them.
 //!
 //! A write counts when it is committed (durable on a quorum), applied and answered within the window. Each client has one
 //! under way. Processor time and counters are those of all three stores, their clients included.
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::args::{Cluster, State, Throughput};
+use crate::args::{Cluster, Operation, State, Throughput};
 use crate::cluster::{Plan, Problem, Stores, number};
 use crate::report::{Measured, answered, print_table, ratio, rounded};
 
@@ -39,6 +39,7 @@ pub(crate) struct Size {
     pub(crate) groups: u64,
     pub(crate) clients: u64,
     pub(crate) payload: u64,
+    pub(crate) operation: Operation,
     pub(crate) warmup: Duration,
     pub(crate) window: Duration,
 }
@@ -50,6 +51,7 @@ impl Size {
             groups: options.groups.unwrap_or(groups),
             clients: options.clients.unwrap_or(clients),
             payload: options.payload,
+            operation: options.operation,
             warmup: Duration::from_secs(options.warmup.unwrap_or(warmup)),
             window: Duration::from_secs(options.seconds.unwrap_or(seconds)),
         }
@@ -79,6 +81,7 @@ pub(crate) struct Figures {
     groups: u64,
     clients: u64,
     payload: u64,
+    operation: Operation,
     state: State,
     pub(crate) writes_per_s: f64,
     p50_us: u64,
@@ -97,7 +100,12 @@ pub(crate) struct Figures {
 
 impl Figures {
     pub(crate) fn measure(size: &Size, cluster: &Cluster, state: State) -> Result<Self, Problem> {
-        let plan = Plan { clients: size.clients, payload: size.payload, ..Plan::new(cluster, size.groups, state) };
+        let plan = Plan {
+            clients: size.clients,
+            payload: size.payload,
+            operation: size.operation,
+            ..Plan::new(cluster, size.groups, state)
+        };
         let (mut stores, leaderless) = Stores::start(&plan)?;
         stores.load(size.warmup)?;
         let measured = Measured::new(stores.measure(size.window)?);
@@ -120,6 +128,7 @@ impl Figures {
             groups: size.groups,
             clients: size.clients,
             payload: size.payload,
+            operation: size.operation,
             state,
             writes_per_s: measured.per_second(answered),
             p50_us: latencies.value_at_quantile(0.50),
@@ -157,6 +166,7 @@ impl Figures {
             "clients": self.clients,
             "payload": self.payload,
             "state": self.state.name(),
+            "operation": self.operation.name(),
             "writes_per_s": self.writes_per_s.round(),
             "p50_us": self.p50_us,
             "p99_us": self.p99_us,

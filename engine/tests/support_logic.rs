@@ -207,14 +207,12 @@ impl Store {
     }
 
     fn read(&mut self, reply: u32) {
+        self.read_as(Freshness::Linearizable, reply);
+    }
+
+    fn read_as(&mut self, freshness: Freshness, reply: u32) {
         let deadline = self.now.plus(Duration::from_secs(5));
-        self.turn(vec![Input::Read {
-            region: REGION,
-            epoch: None,
-            freshness: Freshness::Linearizable,
-            deadline,
-            reply,
-        }]);
+        self.turn(vec![Input::Read { region: REGION, epoch: None, freshness, deadline, reply }]);
     }
 
     fn answer_round(&mut self, peer: u64, round: u64, number: Option<u64>) {
@@ -348,33 +346,56 @@ fn a_lease_serves_while_a_quorum_of_support_holds_at_a_moment_after_the_read_cam
     let (mut store, held) = Store::fortified(|config| config.leases = true, Time::ZERO);
     let (index, term) = (LogIndex(1), store.worker.status(REGION).unwrap().term);
     let served = |reply| vec![(reply, Outcome::ReadAt { index, term })];
-    store.read(1);
+    store.read_as(Freshness::Lease, 1);
     assert!(store.answered.is_empty() && store.rounds().len() == 2, "held, but not for certain: a round");
     let support = Held::new(5, Incarnation(1), store.now.plus(Duration::from_millis(500)));
     store.news(SupportNews::Held { peer: StoreId(2), support });
-    store.read(2);
+    store.read_as(Freshness::Lease, 2);
     assert_eq!(std::mem::take(&mut store.answered), served(2));
     assert_eq!((store.rounds(), store.worker.counters().reads_by_lease), (vec![], 1));
+    store.read(9);
+    assert_eq!(store.rounds().len(), 2, "who asks for no lease gets a round");
     store.now = store.now.plus(Duration::from_millis(500));
-    store.read(3);
+    store.read_as(Freshness::Lease, 3);
     assert!(!store.answered.contains(&served(3)[0]), "the moment itself is past it");
     drop(held);
 
     let (mut store, _) = Store::fortified(|config| config.leases = false, Time::NEVER);
-    store.read(1);
+    store.read_as(Freshness::Lease, 1);
     assert!(store.answered.is_empty() && store.rounds().len() == 2, "not without the embedder's word");
 }
 
 #[test]
 fn neither_rounds_nor_leases_serve_a_leader_that_has_offered_its_place() {
     let (mut store, _) = Store::fortified(|config| config.leases = true, Time::NEVER);
-    store.read(1);
+    store.read_as(Freshness::Lease, 1);
     assert_eq!(store.answered.len(), 1);
     let deadline = store.now.plus(Duration::from_secs(5));
     store.turn(vec![Input::Transfer { region: REGION, to: StoreId(2), deadline, reply: 2 }]);
     assert!(store.bodies().contains(&(2, Body::TimeoutNow)));
-    store.read(3);
+    store.read_as(Freshness::Lease, 3);
     assert_eq!((store.answered.len(), store.rounds()), (1, vec![]));
+}
+
+#[test]
+fn a_read_of_a_bounded_age_is_served_from_what_was_confirmed_lately() {
+    let second = Freshness::Within(Duration::from_secs(1));
+    let mut store = Store::resting();
+    store.read_as(second, 1);
+    let round = store.rounds()[0].1;
+    store.pass(Duration::from_millis(50));
+    store.answer_round(2, round, Some(5));
+    assert_eq!(store.answered.len(), 1, "nothing was known: it was linearizable");
+    // Its age counts from when the round was begun.
+    store.pass(Duration::from_millis(940));
+    store.news(SupportNews::Lost { peer: StoreId(2) });
+    store.read_as(second, 2);
+    assert_eq!((store.answered.len(), store.worker.counters().reads_by_age), (2, 1));
+    store.pass(Duration::from_millis(20));
+    store.read_as(second, 3);
+    assert_eq!((store.answered.len(), store.rounds().len()), (2, 1), "too old: a round of the one store that is left");
+    store.read_as(Freshness::Within(Duration::from_secs(5)), 4);
+    assert_eq!(store.answered.len(), 3);
 }
 
 #[test]
@@ -419,6 +440,36 @@ fn after_a_start_nobody_votes_or_campaigns_before_old_promises_have_run_out() {
     store.news(SupportNews::MayVote);
     store.hear(3, 2, vote);
     assert!(store.bodies().contains(&(3, Body::VoteReply { granted: true })));
+}
+
+#[test]
+fn who_is_heard_and_cannot_hear_keeps_no_leader_awake() {
+    let pre_vote = |store: &Store| {
+        let status = store.worker.status(REGION).unwrap();
+        let last_term = status.term;
+        (status.term.get() + 1, Body::PreVote { last_index: status.last_index, last_term })
+    };
+    let mut store = Store::resting();
+    store.news(SupportNews::Lost { peer: StoreId(3) });
+    let (term, body) = pre_vote(&store);
+    store.hear(3, term, body);
+    store.pass(Duration::from_millis(500));
+    assert_eq!((store.beats.len(), store.bodies().len()), (0, 0));
+    // With support it is a member that needs its leader.
+    store.hold(3, 7, Time::ZERO);
+    let (term, body) = pre_vote(&store);
+    store.hear(3, term, body);
+    store.pass(Duration::from_millis(200));
+    assert!(!store.beats.is_empty() && store.is_leader());
+
+    // Likewise a learner or a witness, which never asks for votes.
+    let mut store = Store::resting();
+    let epoch = store.worker.status(REGION).unwrap().descriptor.epoch;
+    let step = RegionStep::Ask { replica: ReplicaId(3), epoch };
+    let about = PeerMessage::Region(RegionMessage { region: REGION, step });
+    store.turn(vec![Input::Messages { from: StoreId(3), messages: vec![about] }]);
+    store.pass(Duration::from_millis(200));
+    assert!(!store.beats.is_empty());
 }
 
 #[test]

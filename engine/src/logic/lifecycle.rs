@@ -400,6 +400,10 @@ impl<R> Worker<R> {
                 here.group.on_peer_unreachable(now, replica);
                 return self.touch(key);
             }
+            if here.group.match_index(replica).is_some() {
+                // A member that hears nothing: a leader that rests has lost its promise.
+                self.wake_leader(now, key);
+            }
         }
         let known = self.slot_of(region);
         let known = known.map(|key| (Arc::clone(self.region(key).descriptor()), false, self.committed_of(key)));

@@ -105,7 +105,7 @@ impl<R> Worker<R> {
         if message.body == Body::TimeoutNow && self.settle_offer(now, key, from, &message) {
             return;
         }
-        if self.is_barred(from, &message) {
+        if self.is_barred(key, from, &message) {
             return;
         }
         if let Body::Append { entries, .. } = &message.body

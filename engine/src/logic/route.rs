@@ -176,6 +176,9 @@ impl<R> Worker<R> {
                 self.routes.learn(Arc::clone(current));
             }
         }
+        if matches!(outcome, ForwardOutcome::NotLeader { .. } | ForwardOutcome::UnknownRegion) {
+            self.doubt_leader(region, from);
+        }
         let is_known = self.routes.on_answer(region, from, &outcome) || self.slot_of(region).is_some();
         match outcome {
             // There are other stores to try.

@@ -153,7 +153,20 @@ impl<R> Worker<R> {
         }
     }
 
-    fn wake_leader(&mut self, now: Time, key: SlotKey) {
+    /// A store says that it does not lead a region. If the replica here has promised it to keep quiet, it asks whether that
+    /// still has a point (F7).
+    pub(super) fn doubt_leader(&mut self, region: RegionId, store: StoreId) {
+        let now = self.now;
+        if let Some(key) = self.slot_of(region)
+            && self.region(key).promised_to == store
+        {
+            self.region_mut(key).group.doubt_leader(now);
+            self.touch(key);
+        }
+    }
+
+    /// Has a resting leader beat again.
+    pub(super) fn wake_leader(&mut self, now: Time, key: SlotKey) {
         let group = &mut self.region_mut(key).group;
         if group.is_resting() {
             group.wake(now);
@@ -176,8 +189,10 @@ impl<R> Worker<R> {
 
     /// Whether a message is to be kept from its group because of support: requests for votes while this store may not give
     /// any (L10), and for a promise under support that is not given (F2).
-    pub(super) fn is_barred(&self, from: StoreId, message: &Message) -> bool {
+    pub(super) fn is_barred(&self, key: SlotKey, from: StoreId, message: &Message) -> bool {
         match message.body {
+            // Who is heard and does not hear would wake a leader again and again that has all the support it needs (S4).
+            Body::PreVote { .. } if self.region(key).group.is_resting() && self.supports.held(from).is_none() => true,
             Body::PreVote { .. } | Body::Vote { .. } | Body::TimeoutNow => !self.supports.may_vote(),
             Body::Fortify { epoch } => !self.supports.gives(from, epoch),
             _ => false,
