@@ -19,6 +19,7 @@ use super::{Verdict, Violation};
 use merges::Freeze;
 
 pub use merges::{Merged, are_together};
+pub use recoveries::Outcome;
 
 /// How many configurations of a region are kept that may still be in force when an entry commits.
 const CONFIGURATIONS: usize = 3;
@@ -34,6 +35,8 @@ pub struct Regions {
     known: BTreeMap<(RegionId, u64, u64), Descriptor>,
     /// The replicas of each region from a log index on.
     configurations: BTreeMap<RegionId, Vec<(LogIndex, Descriptor)>>,
+    /// Which region's split made each, unless the cluster began with it.
+    parents: BTreeMap<RegionId, RegionId>,
     stores: BTreeMap<StoreId, Store>,
     /// What a region's state was at an index, and on which store that was seen first.
     digests: BTreeMap<(RegionId, LogIndex), (u64, StoreId)>,
@@ -148,6 +151,7 @@ impl Regions {
         self.set_newest(index, parent);
         for child in children {
             self.set_newest(LogIndex(1), child);
+            self.parents.insert(child.id, parent.id);
         }
         self.check_cover()
     }

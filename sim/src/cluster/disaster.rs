@@ -21,6 +21,7 @@ use multiraft_storage::{LogWriter, Recovered};
 
 use super::faults::Undo;
 use super::{Cluster, Event, id_of, place_of};
+use crate::check::regions::Outcome;
 use crate::history::{Key, Loss};
 use crate::machine;
 use crate::plan::Plan;
@@ -294,7 +295,7 @@ impl Cluster {
     /// From here on the regions are what the plan has made of them: shows that to the judges, the operators and the clients.
     fn take_over(&mut self, plan: &Recoveries, survivors: &[usize]) -> Result<(), (&'static str, String)> {
         let broken = |violation: crate::check::Violation| (violation.rule, violation.detail);
-        let mut live = BTreeSet::new();
+        let mut outcome = Outcome::default();
         for region in &plan.regions {
             let id = region.known.id;
             match &region.verdict {
@@ -313,17 +314,19 @@ impl Cluster {
                     self.expect_loss(id, &becomes.range, *store);
                 }
                 Verdict::Healthy | Verdict::Waits { .. } => {
-                    live.insert(id);
+                    outcome.left_alone.insert(id);
                     continue;
                 }
                 _ => {
                     self.consensus.forget(id);
+                    outcome.ended.insert(id);
                     continue;
                 }
             }
-            live.insert(id);
+            outcome.recovered.insert(id);
         }
-        self.regions.on_all_recovered(&live).map_err(broken)?;
+        let living = survivors.iter().map(|store| id_of(*store)).collect();
+        self.regions.on_all_recovered(&outcome, &living).map_err(broken)?;
         for store in survivors {
             self.show_log(*store, plan)?;
         }

@@ -7,6 +7,17 @@ use multiraft_raft::{LogIndex, RegionId, StoreId};
 use super::merges::End;
 use super::{Descriptor, Regions, Verdict, broken, is_quorum};
 
+/// What a recovery has made of the regions that its plan names.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// They go on by themselves.
+    pub left_alone: BTreeSet<RegionId>,
+    /// They have begun a new life.
+    pub recovered: BTreeSet<RegionId>,
+    /// They are no more.
+    pub ended: BTreeSet<RegionId>,
+}
+
 impl Regions {
     /// A plan touches a region that `survivors` alone may go on with.
     ///
@@ -33,18 +44,43 @@ impl Regions {
         self.set_newest(index, becomes);
     }
 
-    /// A recovery has carried these regions into their new lives and left those alone that it names: whatever else there was is no
-    /// more. Every key has its owner.
+    /// A recovery has carried regions into their new lives, ended some, and left others alone: whatever else there was is no more,
+    /// but for what those that it left alone are still to make. Every key has its owner.
     ///
     /// # Errors
     /// Some key has none, or two.
-    pub fn on_all_recovered(&mut self, live: &BTreeSet<RegionId>) -> Verdict {
-        let gone: Vec<RegionId> = self.newest.keys().filter(|region| !live.contains(region)).copied().collect();
+    pub fn on_all_recovered(&mut self, outcome: &Outcome, survivors: &BTreeSet<StoreId>) -> Verdict {
+        let Outcome { left_alone, recovered, ended } = outcome;
+        let is_live = |region: &RegionId| {
+            let is_named = left_alone.contains(region) || recovered.contains(region);
+            is_named || (!ended.contains(region) && self.is_still_to_come(*region, left_alone, survivors))
+        };
+        let gone: Vec<RegionId> = self.newest.keys().filter(|region| !is_live(region)).copied().collect();
         for region in gone {
             self.end_freezes(region, End::Absorbed);
             self.newest.remove(&region);
         }
         self.check_cover()
+    }
+
+    /// Whether a region is as a split made it that only the dead have applied, of a region that was left alone: that split is
+    /// committed, and those who live have its quorum, so they will make it (R5).
+    fn is_still_to_come(
+        &self,
+        region: RegionId,
+        left_alone: &BTreeSet<RegionId>,
+        survivors: &BTreeSet<StoreId>,
+    ) -> bool {
+        let parent = self.parents.get(&region).filter(|parent| left_alone.contains(parent));
+        let as_made = self.configurations.get(&region).filter(|all| all.len() == 1).and_then(|all| all.first());
+        let (Some(parent), Some((_, as_made))) = (parent, as_made) else { return false };
+        let has_split = |store: &StoreId| {
+            self.stores.get(store).is_some_and(|here| {
+                let has_come_to = here.durable.get(parent).is_some_and(|at| at.version >= as_made.epoch.version);
+                has_come_to || here.durable.contains_key(&region) || here.tombstones.contains_key(&region)
+            })
+        };
+        !survivors.iter().any(has_split)
     }
 
     fn end_freezes(&mut self, source: RegionId, end: End) {

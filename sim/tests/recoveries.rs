@@ -1,0 +1,78 @@
+//! The judge of what a recovery leaves: regions that only the dead have seen, and that are yet to come.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use multiraft::assembly::bootstrap_regions;
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId};
+use multiraft_sim::check::Violation;
+use multiraft_sim::check::regions::{Outcome, Regions};
+
+const STORES: [StoreId; 3] = [StoreId(1), StoreId(2), StoreId(3)];
+const PARENT: RegionId = RegionId(2);
+const CHILD: RegionId = RegionId(100);
+
+/// A split of the one region at `m`, as a leader on store 3 has applied it, and nobody else.
+fn split_on_the_last_store() -> (Regions, Arc<RegionDescriptor>, Arc<RegionDescriptor>) {
+    let begin = bootstrap_regions(&[], &STORES);
+    let mut regions = Regions::default();
+    regions.begin(&begin).expect("they cover the key space");
+    for store in STORES {
+        regions.on_found(store, &begin, &[].into()).expect("all begin with it");
+    }
+    let mut parent = (*begin[1]).clone();
+    assert_eq!(parent.id, PARENT);
+    parent.epoch = RegionEpoch { version: parent.epoch.version + 1, ..parent.epoch };
+    let mut child = RegionDescriptor { id: CHILD, ..parent.clone() };
+    parent.range.end = Bytes::from_static(b"m");
+    child.range.start = Bytes::from_static(b"m");
+    let replica = |store: &StoreId| Replica { id: ReplicaId(100 + store.get()), store: *store, role: Role::Voter };
+    child.replicas = STORES.iter().map(replica).collect();
+    regions.on_split(LogIndex(5), &[Arc::new(parent.clone()), Arc::new(child.clone())]).expect("a split");
+    let (parent, child) = (Arc::new(parent), Arc::new(child));
+    regions.on_changed_here(STORES[2], &parent);
+    regions.on_state_here(STORES[2], &child).expect("it is new there");
+    (regions, parent, child)
+}
+
+fn survivors() -> BTreeSet<StoreId> {
+    [STORES[0], STORES[1]].into()
+}
+
+fn left_alone(regions: &[RegionId]) -> Outcome {
+    Outcome { left_alone: regions.iter().copied().collect(), ..Outcome::default() }
+}
+
+fn rule(verdict: Result<(), Violation>) -> &'static str {
+    verdict.map_or_else(|broken| broken.rule, |()| "nothing")
+}
+
+#[test]
+fn a_child_that_only_the_dead_have_made_is_to_come_from_its_living_parent() {
+    let (mut regions, _, _) = split_on_the_last_store();
+    let outcome = left_alone(&[RegionId::ROOT, PARENT]);
+    assert_eq!(regions.on_all_recovered(&outcome, &survivors()), Ok(()));
+    assert!(regions.newest().any(|region| region.id == CHILD), "it is asked for in the end");
+}
+
+#[test]
+fn a_child_that_a_survivor_has_made_or_a_plan_has_ended_is_not_to_come() {
+    let broken = "every key has one owner";
+    let outcome = left_alone(&[RegionId::ROOT, PARENT]);
+    let (mut regions, _, child) = split_on_the_last_store();
+    regions.on_state_here(STORES[1], &child).expect("it is new there");
+    assert_eq!(rule(regions.on_all_recovered(&outcome, &survivors())), broken, "a plan has to name it");
+
+    let (mut regions, parent, _) = split_on_the_last_store();
+    regions.on_state_here(STORES[0], &parent).expect("a snapshot");
+    assert_eq!(rule(regions.on_all_recovered(&outcome, &survivors())), broken, "its parent gave its keys away");
+
+    let (mut regions, _, _) = split_on_the_last_store();
+    let ended = Outcome { ended: [CHILD].into(), ..outcome.clone() };
+    assert_eq!(rule(regions.on_all_recovered(&ended, &survivors())), broken);
+
+    let (mut regions, _, _) = split_on_the_last_store();
+    let recovered = Outcome { recovered: [PARENT].into(), ..left_alone(&[RegionId::ROOT]) };
+    assert_eq!(rule(regions.on_all_recovered(&recovered, &survivors())), broken, "its parent lives anew, and whole");
+}
