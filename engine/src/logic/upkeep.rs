@@ -51,6 +51,8 @@ pub struct LedCount {
 pub(super) struct Upkeep {
     next: Time,
     cursor: u32,
+    /// How many rounds are to follow at the pace of a worker that has something to do.
+    busy_rounds: u32,
     handover: bool,
     /// How many threads wait for space: for the log, for the state.
     waiting_for_space: [u32; 2],
@@ -65,6 +67,7 @@ impl Upkeep {
         Self {
             next: now.next_multiple(INTERVAL),
             cursor: 0,
+            busy_rounds: 0,
             handover: false,
             waiting_for_space: [0; 2],
             full_since: Time::ZERO,
@@ -77,8 +80,9 @@ impl Upkeep {
         self.next
     }
 
-    /// Something came in or was due: the next round is no idle one.
-    pub(super) fn note_activity(&mut self, now: Time) {
+    /// Something came in or was due: the next rounds are no idle ones, until all of `slots` have been looked at once.
+    pub(super) fn note_activity(&mut self, now: Time, slots: u32) {
+        self.busy_rounds = slots.div_ceil(SLOTS_PER_ROUND) + 1;
         self.next = self.next.min(now.next_multiple(INTERVAL));
     }
 
@@ -135,7 +139,9 @@ impl<R> Worker<R> {
         if now < self.upkeep.next {
             return;
         }
-        self.upkeep.next = now.next_multiple(IDLE_INTERVAL);
+        self.upkeep.busy_rounds = self.upkeep.busy_rounds.saturating_sub(1);
+        let interval = if self.upkeep.busy_rounds > 0 { INTERVAL } else { IDLE_INTERVAL };
+        self.upkeep.next = now.next_multiple(interval);
         let expired: Vec<_> = self.peers.iter_mut().flat_map(|peer| peer.forwards.take_expired(now)).collect();
         self.abandon_forwards(expired);
         self.abandon_silent(now);
@@ -168,6 +174,10 @@ impl<R> Worker<R> {
             self.expire_waiting(now, key);
             self.ask_if_lonely(now, key);
             moved += usize::from(self.place_leader(now, key));
+            if self.region(key).group.leader().is_none() {
+                // Somebody may be about to need a leader.
+                self.upkeep.note_activity(now, slots);
+            }
         }
     }
 

@@ -254,7 +254,7 @@ impl<R> Worker<R> {
         self.counters.turns += 1;
         self.now = now;
         if !inputs.is_empty() || self.deadlines.next() <= now {
-            self.upkeep.note_activity(now);
+            self.upkeep.note_activity(now, self.regions.slots());
         }
         for input in inputs.drain(..) {
             self.handle(now, input);
