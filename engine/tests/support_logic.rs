@@ -427,7 +427,7 @@ fn after_a_start_nobody_votes_or_campaigns_before_old_promises_have_run_out() {
     let mut store = Store::new(|config| config.awaits_vote = true);
     let pre_vote = Body::PreVote { last_index: LogIndex(9), last_term: Term(1) };
     let vote = Body::Vote { last_index: LogIndex(9), last_term: Term(1), transfer: true };
-    store.hear(2, 2, pre_vote.clone());
+    store.hear(2, 2, pre_vote);
     store.hear(2, 2, vote.clone());
     store.pass(Duration::from_secs(5));
     assert!(store.bodies().is_empty());

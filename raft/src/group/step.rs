@@ -47,7 +47,7 @@ impl Core {
                 return false;
             }
             Body::Append { .. } | Body::Heartbeat { .. } | Body::Fortify { .. } => {
-                self.become_follower(now, message.term, message.from)
+                self.become_follower(now, message.term, message.from);
             }
             _ => self.become_follower(now, message.term, ReplicaId::ZERO),
         }

@@ -8,9 +8,7 @@ use multiraft_raft::{Incarnation, StoreId, Time};
 use multiraft_transport::SupportMessage;
 
 use super::options;
-use crate::liveness::{
-    Held, Liveness, LivenessConfig, LivenessOptions, LivenessOutput, SupportEpoch, SupportNews, confirms,
-};
+use crate::liveness::{Held, Liveness, LivenessConfig, LivenessOutput, SupportEpoch, SupportNews, confirms};
 
 const STORES: usize = 3;
 const SECOND: u64 = 1_000_000_000;
