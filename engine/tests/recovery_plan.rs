@@ -289,9 +289,79 @@ fn a_child_that_its_voter_is_about_to_get_by_a_split_is_left_alone() {
         assert_eq!([verdict(&plan, 2), verdict(&plan, 4)], [&Verdict::Healthy; 2], "{child:?}");
         assert_eq!(plan.gaps, []);
     }
-    // Here the new replica would not get the vote that it needs.
-    let plan = plan(&of(&witnessed, (2, 2)), &[3]).unwrap();
-    assert_eq!(verdict(&plan, 4), &Verdict::Lost);
+    // Here the new replica would not get the vote that it needs: it is recovered from once it is there.
+    let surveys = of(&witnessed, (2, 2));
+    let plan = plan(&surveys, &[3]).unwrap();
+    assert_eq!(verdict(&plan, 4), &Verdict::Waits { on: RegionId(2) });
+    assert_eq!([&plan.gaps, &filled(&surveys, &[3]).gaps], [&[]; 2]);
+}
+
+/// The plan that fills its gaps.
+fn filled(surveys: &[StoreSurvey], dead: &[u64]) -> Plan {
+    let dead: Vec<StoreId> = dead.iter().copied().map(StoreId).collect();
+    let mut options = PlanOptions::default();
+    options.fill_gaps = true;
+    make_plan(surveys, &dead, &options).unwrap()
+}
+
+/// Where the plan makes regions anew, but for the root region.
+fn created(plan: &Plan) -> Vec<(u64, KeyRange)> {
+    let created = plan.regions.iter().filter_map(|region| match &region.verdict {
+        Verdict::Create { store, becomes } if becomes.id != RegionId::ROOT => Some((store.0, becomes.range.clone())),
+        _ => None,
+    });
+    created.collect()
+}
+
+/// Region 2 on stores `voters`, which have not split it and hold the split in their logs if they are to; and on store 4 by a
+/// snapshot from after the split. Its child was made for stores 1 to 3.
+fn snapshot_from_after_a_split(voters: &[u64], holds_split: bool) -> Vec<StoreSurvey> {
+    let mut before = region(2, range("", ""), 1, &[1, 2, 3]);
+    let mut after = region(2, range("", "m"), 2, &[1, 2, 3]);
+    after.replicas.extend(region(2, range("", ""), 2, &[4]).replicas);
+    after.replicas.retain(|replica| voters.contains(&replica.store.0) || replica.store == StoreId(4));
+    (before.epoch.conf_version, after.epoch.conf_version) = (1, 3);
+    let behind = |store: &u64| {
+        let mut behind = sound(&before, (9, 3));
+        if holds_split {
+            (behind.applied, behind.hard_state.commit) = ((LogIndex(5), Term(3)), LogIndex(5));
+            behind.foreseen.children = vec![region(4, range("m", ""), 2, &[1, 2, 3])];
+            behind.foreseen.descriptor = after.clone();
+        }
+        survey(*store, vec![behind])
+    };
+    voters.iter().map(behind).chain([survey(4, vec![sound(&after, (9, 3))])]).collect()
+}
+
+#[test]
+fn keys_that_living_replicas_are_about_to_split_off_are_no_gap() {
+    // Stores 1 and 2 make the child and are its quorum: a region in its place would be a second owner.
+    let surveys = snapshot_from_after_a_split(&[1, 2], true);
+    let plan = filled(&surveys, &[3]);
+    assert_eq!([verdict(&plan, 2), verdict(&plan, 4)], [&Verdict::Healthy; 2]);
+    assert_eq!((created(&plan), plan.gaps), (vec![], vec![]));
+    // Store 1 alone is none. Its state of the child is what will be left.
+    let surveys = snapshot_from_after_a_split(&[1], true);
+    let plan = filled(&surveys, &[2, 3]);
+    assert_eq!(verdict(&plan, 2), &Verdict::Healthy);
+    assert_eq!(verdict(&plan, 4), &Verdict::Waits { on: RegionId(2) });
+    assert_eq!((created(&plan), plan.gaps), (vec![], vec![]));
+}
+
+#[test]
+fn a_gap_is_filled_where_nothing_that_stays_holds_its_keys() {
+    // Store 1 will be sent a snapshot of its region, and gives up what it held of the gap: whatever is written there by then.
+    let plan = filled(&snapshot_from_after_a_split(&[1], false), &[2, 3]);
+    assert_eq!(created(&plan), [(4, range("m", ""))]);
+    // What is out of service keeps its keys until it goes.
+    let mut surveys = vec![survey(1, vec![sound(&region(2, range("", "m"), 2, &[1]), (9, 3))]), survey(2, vec![])];
+    let reason = "a test".to_owned();
+    let descriptor = Some(region(3, range("m", ""), 2, &[1, 9]));
+    surveys[0].damaged.push(DamagedReplica { region: RegionId(3), descriptor, reason });
+    let plan = filled(&surveys, &[9]);
+    assert_eq!(created(&plan), [(2, range("m", ""))]);
+    let plan = filled(&surveys[..1], &[9]);
+    assert_eq!((created(&plan), plan.gaps), (vec![], vec![range("m", "")]));
 }
 
 #[test]

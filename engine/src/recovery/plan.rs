@@ -81,7 +81,8 @@ pub enum Verdict {
         /// The region that has absorbed it, if that is how it ended.
         by: Option<RegionId>,
     },
-    /// It has no quorum, but whether it still exists is another region's to say, which has one: nothing is done now.
+    /// It has no quorum, but whether it still exists, or has its first state yet, is another region's to say, which is left alone:
+    /// nothing is done now.
     Waits {
         /// On whom.
         on: RegionId,

@@ -97,6 +97,7 @@ pub fn make_plan(surveys: &[StoreSurvey], dead: &[StoreId], options: &PlanOption
     expect_children(&mut cases);
     add_children(&mut cases, &collected);
     settle_merges(&mut cases);
+    wait_for_children(&mut cases, &collected);
     let ruling = settle_ranges(&mut cases);
     for case in cases.values_mut().filter(|case| case.owns_nothing(&ruling) && !case.known.replicas.is_empty()) {
         case.draft = Draft::Superseded { by: None };
@@ -108,7 +109,9 @@ pub fn make_plan(surveys: &[StoreSurvey], dead: &[StoreId], options: &PlanOption
     let mut regions: Vec<RegionPlan> = regions.map(|case| case.conclude(&mut ids, version)).collect();
     let mut gaps = ruling.gaps;
     if options.fill_gaps {
-        fill_gaps(&mut regions, std::mem::take(&mut gaps), &mut ids, version, &collected);
+        create_root(&mut regions, surveys[0].store, &mut ids, version);
+        let free = |gap: &KeyRange| collected.iter().copied().find(|store| is_free(&cases, *store, gap));
+        gaps = fill_gaps(&mut regions, gaps, &mut ids, version, &free);
     }
     let sources = surveys.iter().map(|survey| Source {
         store: survey.store,
@@ -231,7 +234,9 @@ impl<'a> Case<'a> {
                 (newest.unwrap_or(&self.known.descriptor), Standing::Lives { keeps: keeps.range.clone() })
             }
             Draft::Keep { kept, .. } => (&kept.foreseen.descriptor, Standing::Kept),
-            Draft::Waits { .. } | Draft::Refused { .. } => (newest?, Standing::Cedes),
+            // One that waits for its parent to split may have no replica at all.
+            Draft::Waits { .. } => (newest.unwrap_or(&self.known.descriptor), Standing::Cedes),
+            Draft::Refused { .. } => (newest?, Standing::Cedes),
             Draft::Superseded { .. } | Draft::Lost => return None,
         };
         let (version, range) = (descriptor.epoch.version, descriptor.range.clone());
@@ -248,6 +253,11 @@ impl<'a> Case<'a> {
         let is_lost = matches!(self.draft, Draft::Lost) && self.known.damaged.is_empty();
         let range = &self.known.descriptor.range;
         is_lost && self.id() != RegionId::ROOT && !ruling.gaps.iter().any(|gap| gap.overlaps(range))
+    }
+
+    fn goes_on_from(&mut self, store: StoreId, parent: RegionId) {
+        self.draft = Draft::Healthy;
+        self.notes.push(format!("it goes on from store {store}, where region {parent} is about to split"));
     }
 
     fn conclude(&self, ids: &mut Ids, version: u64) -> RegionPlan {
@@ -286,21 +296,63 @@ fn keep(known: &Known<'_>, store: StoreId, kept: ReplicaSurvey) -> Draft {
 /// The children of splits that regions which are left alone are still to apply somewhere: the replica that a child gets there by that
 /// counts for its own quorum. Else the child would be given up, and come to life all the same as soon as that store has split.
 fn expect_children(cases: &mut BTreeMap<RegionId, Case<'_>>) {
-    let mut expected: BTreeMap<RegionId, Vec<(StoreId, RegionId)>> = BTreeMap::new();
-    for case in cases.values().filter(|case| matches!(case.draft, Draft::Healthy | Draft::Refused { .. })) {
-        for (store, replica) in &case.known.replicas {
-            for child in &replica.foreseen.children {
-                expected.entry(child.id).or_default().push((*store, case.id()));
-            }
-        }
-    }
-    for (child, beside) in expected {
-        // One that nobody knows of yet is a part of its parent until then.
+    for (child, Expected { beside, .. }) in expected_children(cases) {
+        // One that nobody knows of yet is a part of its parent until then, or a gap.
         let Some(case) = cases.get_mut(&child).filter(|case| !matches!(case.draft, Draft::Healthy)) else { continue };
         let comes = beside.into_iter().find(|(store, _)| case.known.adopts(*store) && case.known.lives_with(*store));
         if let Some((store, parent)) = comes {
-            case.draft = Draft::Healthy;
-            case.notes.push(format!("it goes on from store {store}, where region {parent} is about to split"));
+            case.goes_on_from(store, parent);
+        }
+    }
+}
+
+/// A child that splits are still to make of regions which are left alone.
+struct Expected {
+    child: RegionDescriptor,
+    /// On which stores, and beside which region.
+    beside: Vec<(StoreId, RegionId)>,
+}
+
+fn expected_children(cases: &BTreeMap<RegionId, Case<'_>>) -> BTreeMap<RegionId, Expected> {
+    let mut expected: BTreeMap<RegionId, Expected> = BTreeMap::new();
+    for case in cases.values().filter(|case| matches!(case.draft, Draft::Healthy | Draft::Refused { .. })) {
+        for (store, replica) in &case.known.replicas {
+            for child in &replica.foreseen.children {
+                let new = || Expected { child: child.clone(), beside: Vec::new() };
+                expected.entry(child.id).or_insert_with(new).beside.push((*store, case.id()));
+            }
+        }
+    }
+    expected
+}
+
+/// Children that nobody who was collected has data of, whose keys some replica of their parent has given away already, and that
+/// others of it are still to make: their keys are no gap, which could be filled. They have their first state by then, and go on from
+/// it, or can be recovered from it.
+fn wait_for_children<'a>(cases: &mut BTreeMap<RegionId, Case<'a>>, collected: &'a BTreeSet<StoreId>) {
+    let mut expected = expected_children(cases);
+    expected.retain(|child, _| cases.get(child).is_none_or(|case| matches!(case.draft, Draft::Lost)));
+    if expected.is_empty() {
+        return;
+    }
+    let gaps = rule(cases.values().filter_map(Case::claim).collect()).gaps;
+    for (id, Expected { child, beside }) in expected {
+        if !gaps.iter().any(|gap| gap.overlaps(&child.range)) {
+            continue;
+        }
+        let case = cases.entry(id).or_insert_with(|| {
+            let known = Known::foreseen(&child, collected);
+            Case { known, draft: Draft::Lost, notes: Vec::new() }
+        });
+        let comes: Vec<_> = beside.into_iter().filter(|(store, _)| case.known.adopts(*store)).collect();
+        let lives = comes.iter().find(|(store, _)| case.known.lives_with(*store));
+        if let Some((store, parent)) = lives.copied() {
+            case.goes_on_from(store, parent);
+        } else if let Some((store, on)) = comes.first().copied() {
+            case.draft = Draft::Waits { on };
+            case.notes.push(format!(
+                "region {on} is about to split on store {store}, which makes it there: start the stores and let that end"
+            ));
         }
     }
 }
@@ -472,36 +524,60 @@ fn highest_id(region: &RegionDescriptor) -> u64 {
     region.replicas.iter().map(|replica| replica.id.get()).max().unwrap_or(0).max(region.id.get())
 }
 
-/// Makes empty regions where nothing is left.
+/// Whether nothing that a plan leaves on a store holds any key of a gap (F4): what lags behind its region may, and what is out of
+/// service. When it goes or catches up it takes those keys with it, whoever has written them.
+fn is_free(cases: &BTreeMap<RegionId, Case<'_>>, store: StoreId, gap: &KeyRange) -> bool {
+    !cases.values().filter(|case| case.id() != RegionId::ROOT).any(|case| {
+        let stays = matches!(case.draft, Draft::Healthy | Draft::Waits { .. } | Draft::Refused { .. });
+        let held = case.known.replicas.iter().filter(|(here, _)| stays && *here == store);
+        let held = held.map(|(_, replica)| &replica.descriptor);
+        let out = case.known.damaged.iter().filter(|(here, _)| *here == store);
+        let mut all = held.chain(out.filter_map(|(_, damaged)| damaged.descriptor.as_ref()));
+        all.any(|descriptor| descriptor.range.overlaps(gap))
+    })
+}
+
+/// Makes empty regions where nothing is left, on a store that is `free` for each. Gaps for which there is none stay.
 fn fill_gaps(
     regions: &mut Vec<RegionPlan>,
     gaps: Vec<KeyRange>,
     ids: &mut Ids,
     version: u64,
-    collected: &BTreeSet<StoreId>,
-) {
-    let Some(store) = collected.first().copied() else { return };
-    let mut create = |id: RegionId, range: KeyRange, conf_version: u64| {
+    free: &dyn Fn(&KeyRange) -> Option<StoreId>,
+) -> Vec<KeyRange> {
+    let mut create = |store: StoreId, range: KeyRange, conf_version: u64| {
         let replica = Replica { id: ReplicaId(ids.next()), store, role: Role::Voter };
         let epoch = RegionEpoch { conf_version, version };
-        RegionDescriptor { id, range, epoch, replicas: vec![replica] }
+        RegionDescriptor { id: RegionId::ZERO, range, epoch, replicas: vec![replica] }
     };
-    let root = regions.iter_mut().find(|region| region.known.id == RegionId::ROOT);
-    let root = root.filter(|region| matches!(region.verdict, Verdict::Lost));
-    if let Some(root) = root {
-        let conf_version = root.known.epoch.conf_version.saturating_add(EPOCH_STEP);
-        let becomes = create(RegionId::ROOT, KeyRange { start: Bytes::new(), end: Bytes::new() }, conf_version);
-        root.verdict = Verdict::Create { store, becomes };
+    let mut made = Vec::new();
+    let mut left = Vec::new();
+    for gap in gaps {
+        match free(&gap) {
+            Some(store) => made.push((store, create(store, gap, EPOCH_STEP))),
+            None => left.push(gap),
+        }
     }
-    let mut made: Vec<RegionDescriptor> =
-        gaps.into_iter().map(|range| create(RegionId::ZERO, range, EPOCH_STEP)).collect();
-    for becomes in &mut made {
+    for (_, becomes) in &mut made {
         becomes.id = RegionId(ids.next());
     }
-    regions.extend(made.into_iter().map(|becomes| RegionPlan {
+    regions.extend(made.into_iter().map(|(store, becomes)| RegionPlan {
         known: becomes.clone(),
         verdict: Verdict::Create { store, becomes },
         notes: vec!["nothing of these keys has survived: it is made anew, empty".to_owned()],
     }));
     regions.sort_by_key(|region| region.known.id);
+    left
+}
+
+/// Makes an empty root region where nothing is left of it.
+fn create_root(regions: &mut [RegionPlan], store: StoreId, ids: &mut Ids, version: u64) {
+    let root = regions.iter_mut().find(|region| region.known.id == RegionId::ROOT);
+    let Some(root) = root.filter(|region| matches!(region.verdict, Verdict::Lost)) else { return };
+    let replica = Replica { id: ReplicaId(ids.next()), store, role: Role::Voter };
+    let conf_version = root.known.epoch.conf_version.saturating_add(EPOCH_STEP);
+    let epoch = RegionEpoch { conf_version, version };
+    let range = KeyRange { start: Bytes::new(), end: Bytes::new() };
+    let becomes = RegionDescriptor { id: RegionId::ROOT, range, epoch, replicas: vec![replica] };
+    root.verdict = Verdict::Create { store, becomes };
 }
