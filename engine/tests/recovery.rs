@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft::recovery::{Loss, PlanError, PlanOptions, RecoveryError, Verdict, make_plan};
-use multiraft::{Change, Consistency, Engine, RegionDescriptor, RegionError, RegionId, Role, StateKind, StoreId};
+use multiraft::{
+    Change, Consistency, Engine, RegionDescriptor, RegionError, RegionId, RegionStatus, Role, StateKind, StoreId,
+};
 use support::recovering::kept;
 use support::{Cluster, eventually, put};
 
@@ -216,8 +218,18 @@ async fn a_survivor_on_which_the_plan_was_forgotten_learns_that_it_is_removed() 
     let engines = cluster.start_all().await;
     write(&engines[0], 0..30).await;
     let region = engines[0].region_for(b"key").unwrap().id;
+    // No survivor leads: one that stopped would hand over, and the other have an entry more.
+    for region in [region, RegionId::ROOT] {
+        engines[0].transfer_leader(region, StoreId(3)).await.unwrap();
+    }
     for engine in &engines[..2] {
-        eventually(PATIENCE, "survivors have it all", || holds(engine, 0..30, Consistency::Local)).await;
+        let caught_up = || async {
+            let (mine, leads) = (engine.status().await.regions, engines[2].status().await.regions);
+            let ends = |regions: &[RegionStatus]| regions.iter().map(|it| it.last_index).collect::<Vec<_>>();
+            ends(&mine) == ends(&leads) && mine.iter().all(|it| it.applied == it.last_index)
+        };
+        eventually(PATIENCE, "survivors have it all", caught_up).await;
+        assert!(holds(engine, 0..30, Consistency::Local).await);
     }
     stop(engines).await;
     let plan = cluster.plan(&[1, 2], &[3, 4, 5]).await;
