@@ -7,9 +7,12 @@ mod worker_config;
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiraft::apply::{Cause, Tombstone};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::liveness::{Held, SupportEpoch, SupportNews};
-use multiraft::logic::{AdminRequest, Applied, ApplyTask, Freshness, Input, Outcome, TurnOutput, Worker, WorkerConfig};
+use multiraft::logic::{
+    Absorbed, AdminRequest, Applied, ApplyTask, Freshness, Input, Outcome, TurnOutput, Worker, WorkerConfig,
+};
 use multiraft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId};
 use multiraft_raft::{AppendOutcome, Body, ChangeOp, EntryKind, MembershipChange, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
@@ -485,6 +488,43 @@ fn a_member_that_is_removed_is_let_go_of_what_it_promised() {
     store.said.clear();
     store.accept_all();
     assert!(store.bodies().contains(&(3, Body::Release)), "it would sleep for ever");
+}
+
+#[test]
+fn a_leader_whose_replica_goes_leaves_nobody_bound() {
+    let (mut store, _) = Store::fortified(|_| (), Time::ZERO);
+    let status = store.worker.status(REGION).unwrap();
+    // It is absorbed by its neighbour, while it leads.
+    let tombstone = Tombstone {
+        replica: ReplicaId(1),
+        descriptor: Arc::clone(&status.descriptor),
+        cause: Cause::Merged,
+        version: status.descriptor.epoch.version,
+        absorbed: Absorbed::default(),
+        committed: (LogIndex(1), status.term),
+    };
+    store.turn(vec![Input::Absorbed { tombstone }]);
+    let told = |store: &mut Store| {
+        let mut told = Vec::new();
+        for (to, message) in std::mem::take(&mut store.said) {
+            if let PeerMessage::Region(RegionMessage { step: RegionStep::NotLed { .. }, .. }) = message {
+                told.push(to);
+            }
+        }
+        told
+    };
+    store.pass(Duration::from_millis(60));
+    assert_eq!(told(&mut store), [2, 3]);
+    // One answers, the other has no such replica any more and says so; before that they are told again.
+    store.hear(2, status.term.get(), Body::Released);
+    store.pass(Duration::from_secs(1));
+    let again = told(&mut store);
+    assert!(!again.is_empty() && again.iter().all(|to| *to == 3), "{again:?}");
+    let step = RegionStep::NotPromised { replica: ReplicaId(3), to: ReplicaId(1), term: status.term };
+    let about = PeerMessage::Region(RegionMessage { region: REGION, step });
+    store.turn(vec![Input::Messages { from: StoreId(3), messages: vec![about] }]);
+    store.pass(Duration::from_secs(2));
+    assert_eq!(told(&mut store), [0; 0]);
 }
 
 #[test]

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use multiraft_raft::{Body, Message, Promise, RegionDescriptor, RegionId, Role, StoreId, Time};
+use multiraft_raft::{Body, Message, Promise, RegionDescriptor, RegionId, ReplicaId, Role, StoreId, Term, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::RegionStep;
 
@@ -20,6 +20,10 @@ use crate::logic::worker::Worker;
 
 /// How many groups one turn wakes.
 const WAKES_PER_TURN: usize = 1024;
+/// How many of those who are to be told of replicas that are gone are told in one round.
+const OWED_PER_ROUND: usize = 256;
+/// They are told again about once in ten minutes in the end.
+const MAX_DELAY_DOUBLINGS: u32 = 13;
 /// How long after the first in line the next one campaigns, when the store of their leader has fallen silent (S8).
 const CAMPAIGN_STEP: Duration = Duration::from_millis(50);
 
@@ -32,6 +36,20 @@ pub(super) struct Supports {
     /// What replicas that are gone had promised: a promise is the store's (F4).
     kept: BTreeMap<RegionId, (StoreId, Promise)>,
     wakes: VecDeque<(u32, Wake)>,
+    /// Who may have promised to replicas of this store that are gone, by region and replica (F8).
+    owed: BTreeMap<(RegionId, ReplicaId), Owed>,
+}
+
+/// What a replica elsewhere is to be told.
+#[derive(Debug)]
+struct Owed {
+    store: StoreId,
+    /// Who led...
+    leader: ReplicaId,
+    /// ...which term.
+    term: Term,
+    at: Time,
+    sent: u32,
 }
 
 #[derive(Debug, Default)]
@@ -208,13 +226,42 @@ impl<R> Worker<R> {
         }
     }
 
-    /// A replica goes; what it promised stays.
+    /// A replica goes; what it promised stays, and what it owes is this worker's now.
     pub(super) fn keep_promise(&mut self, key: SlotKey) {
-        let region = self.region(key);
+        let (at, regions, supports) = (self.now, &self.regions, &mut self.supports);
+        let Some(region) = regions.get(key) else { return };
+        for (to, term) in region.group.owed_releases() {
+            if let Some(store) = region.store_of(to) {
+                let owed = Owed { store, leader: region.group.id(), term, at, sent: 0 };
+                supports.owed.insert((region.id(), to), owed);
+            }
+        }
         if let Some(promise) = region.group.promise()
-            && self.supports.gives(region.promised_to, promise.epoch)
+            && supports.gives(region.promised_to, promise.epoch)
         {
-            self.supports.kept.insert(region.id(), (region.promised_to, promise));
+            supports.kept.insert(region.id(), (region.promised_to, promise));
+        }
+    }
+
+    /// Tells some of those who are to be told, later and later those who never answer.
+    pub(super) fn drive_owed(&mut self, now: Time) {
+        let interval = self.config.raft.heartbeat_interval;
+        let due = self.supports.owed.iter_mut().filter(|(_, owed)| owed.at <= now);
+        let mut told = Vec::new();
+        for ((region, to), owed) in due.take(OWED_PER_ROUND) {
+            owed.at = now.plus(interval.saturating_mul(1 << owed.sent.min(MAX_DELAY_DOUBLINGS)));
+            owed.sent += 1;
+            let step = RegionStep::NotLed { replica: owed.leader, to: *to, term: owed.term };
+            told.push((owed.store, *region, step));
+        }
+        for (store, region, step) in told {
+            self.say_of_region(store, region, step);
+        }
+    }
+
+    fn settle_owed(&mut self, region: RegionId, to: ReplicaId, term: Term) {
+        if self.supports.owed.get(&(region, to)).is_some_and(|owed| owed.term == term) {
+            self.supports.owed.remove(&(region, to));
         }
     }
 
@@ -239,6 +286,7 @@ impl<R> Worker<R> {
                 }
                 RegionStep::NotPromised { replica, to, term }
             }
+            Body::Released => return self.settle_owed(region, message.from, message.term),
             _ => return,
         };
         self.say_of_region(from, region, step);
@@ -246,9 +294,16 @@ impl<R> Worker<R> {
 
     /// Another store answers for a replica that is not there any more.
     pub(super) fn on_answer_for_the_gone(&mut self, now: Time, from: StoreId, region: RegionId, answer: Message) {
-        let Some(key) = self.any_slot(region) else { return };
+        if answer.body == Body::Released {
+            self.settle_owed(region, answer.from, answer.term);
+        }
+        let here = self.any_slot(region).filter(|key| self.region(*key).group.id() == answer.to);
+        let Some(key) = here else {
+            // Told without having asked, because of a replica that is gone here, too.
+            return self.answer_for_the_gone(from, region, &answer);
+        };
         let here = self.region_mut(key);
-        if answer.to == here.group.id() && here.store_of(answer.from).is_none_or(|store| store == from) {
+        if here.store_of(answer.from).is_none_or(|store| store == from) {
             here.group.handle_message(now, answer);
             self.touch(key);
         }
@@ -315,7 +370,7 @@ fn mix(region: u64, store: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use multiraft_raft::{KeyRange, RegionEpoch, Replica, ReplicaId};
+    use multiraft_raft::{KeyRange, RegionEpoch, Replica};
 
     use super::*;
 

@@ -150,6 +150,7 @@ impl<R> Worker<R> {
         self.drive_merges(now);
         self.drive_stalled(now);
         self.drive_checks(now);
+        self.drive_owed(now);
         self.place_leaders(now);
     }
 

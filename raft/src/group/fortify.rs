@@ -288,6 +288,16 @@ impl Core {
         }
     }
 
+    /// To whom this replica owes a release, or would if it led no more; with the term that it led.
+    pub(crate) fn owed_releases(&self) -> Vec<(ReplicaId, Term)> {
+        let mut owed = self.releases.as_ref().map_or_else(Vec::new, |releases| releases.owed.clone());
+        if let RoleState::Leader(leader) = &self.role {
+            let asked = leader.followers.iter().filter(|progress| progress.asked);
+            owed.extend(asked.map(|progress| (progress.id, self.hard.term)));
+        }
+        owed
+    }
+
     pub(crate) fn releases_due(&self) -> Time {
         self.releases.as_ref().map_or(Time::NEVER, |releases| releases.at)
     }

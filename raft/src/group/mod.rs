@@ -384,6 +384,13 @@ impl<P: FlushProof> Group<P> {
         self.core.is_resting()
     }
 
+    /// Who may have promised to this replica as the leader of a term, and has not been released for certain. For a driver
+    /// that does away with the group: he sees to it instead that they are told.
+    #[must_use]
+    pub fn owed_releases(&self) -> Vec<(ReplicaId, Term)> {
+        self.core.owed_releases()
+    }
+
     /// Whether this replica leads and has, itself included, the promises of a quorum (of both halves if the membership is
     /// joint) of voters of which `counts` holds. It is given the voter and the period of its promise (F5).
     #[must_use]

@@ -306,6 +306,7 @@ fn who_leads_no_more_releases_until_it_is_acknowledged() {
     let mut hand = fortified();
     hand.hear(3, 4, Body::VoteReply { granted: false });
     assert_eq!(hand.turn().messages, [release(2), release(3)]);
+    assert_eq!(hand.group.owed_releases(), [(id(2), Term(2)), (id(3), Term(2))]);
     hand.hear(2, 2, Body::Released);
     later(&mut hand, Duration::from_millis(100));
     assert!(hand.group.next_deadline() <= hand.now);
