@@ -76,6 +76,10 @@ impl<R> Peers<R> {
         Some(&self.peers[at])
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Peer<R>> {
+        self.peers.iter()
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer<R>> {
         self.peers.iter_mut()
     }

@@ -150,6 +150,11 @@ impl<R> Worker<R> {
         }
     }
 
+    /// The other stores that this worker knows of, ascending.
+    pub fn peers(&self) -> impl Iterator<Item = StoreId> {
+        self.peers.iter().map(|peer| peer.store)
+    }
+
     /// Wakes some of those who wait for it.
     pub(super) fn drive_wakes(&mut self, now: Time) {
         for _ in 0..WAKES_PER_TURN {
