@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft::assembly::bootstrap_regions;
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term};
 use multiraft_sim::check::Violation;
 use multiraft_sim::check::regions::{Outcome, Regions};
 
@@ -46,6 +46,27 @@ fn left_alone(regions: &[RegionId]) -> Outcome {
 
 fn rule(verdict: Result<(), Violation>) -> &'static str {
     verdict.map_or_else(|broken| broken.rule, |()| "nothing")
+}
+
+/// Store 3 is dead; what it and the witness on store 2 held need not be on store 1.
+#[test]
+fn a_region_has_its_quorum_only_if_one_that_lives_gets_the_votes_of_it() {
+    let begin = bootstrap_regions(&[], &STORES);
+    let mut with_witness = (*begin[1]).clone();
+    with_witness.replicas[1].role = Role::Witness;
+    let begin = [Arc::clone(&begin[0]), Arc::new(with_witness)];
+    let mut regions = Regions::default();
+    regions.begin(&begin).expect("they cover the key space");
+    for store in STORES {
+        regions.on_found(store, &begin, &[].into()).expect("all begin with it");
+    }
+    let touched = |of_one: u64, of_witness: u64| {
+        let last = |store| (Term(3), LogIndex(if store == STORES[0] { of_one } else { of_witness }));
+        rule(regions.on_given_up(PARENT, &survivors(), &last))
+    };
+    assert_eq!(touched(69, 76), "nothing", "the witness votes for nobody who has less");
+    assert_eq!(touched(76, 76), "no region with a quorum is touched");
+    assert_eq!(touched(76, 69), "no region with a quorum is touched");
 }
 
 #[test]

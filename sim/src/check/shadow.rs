@@ -28,6 +28,12 @@ impl ShadowGroup {
         self.truncated.plus(self.terms.len() as u64)
     }
 
+    /// Where the log ends, in the order in which voters compare logs.
+    #[must_use]
+    pub fn end(&self) -> (Term, LogIndex) {
+        (self.term(self.last()).expect("a log knows the term at its end"), self.last())
+    }
+
     /// The term at `index`, if that is known here.
     #[must_use]
     pub fn term(&self, index: LogIndex) -> Option<Term> {

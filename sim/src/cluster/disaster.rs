@@ -22,6 +22,7 @@ use multiraft_storage::{LogWriter, Recovered};
 use super::faults::Undo;
 use super::{Cluster, Event, id_of, place_of};
 use crate::check::regions::Outcome;
+use crate::check::shadow::ShadowGroup;
 use crate::history::{Key, Loss};
 use crate::machine;
 use crate::plan::Plan;
@@ -212,7 +213,10 @@ impl Cluster {
             let id = region.known.id;
             let mut verdict = match region.verdict {
                 Verdict::Healthy | Verdict::Waits { .. } => Ok(()),
-                _ => self.regions.on_given_up(id, &living),
+                _ => {
+                    let last = |store| self.shadows.durable(store, id).map(ShadowGroup::end).unwrap_or_default();
+                    self.regions.on_given_up(id, &living, &last)
+                }
             };
             if let Verdict::Keep(keep) = &region.verdict
                 && !matches!(keep.loss, PlannedLoss::Certain { .. })

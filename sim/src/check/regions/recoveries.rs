@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use multiraft_raft::{LogIndex, RegionId, StoreId};
+use multiraft_raft::{LogIndex, Membership, RegionId, Replica, StoreId, Term};
 
 use super::merges::End;
 use super::{Descriptor, Regions, Verdict, broken, is_quorum};
@@ -19,18 +19,30 @@ pub struct Outcome {
 }
 
 impl Regions {
-    /// A plan touches a region that `survivors` alone may go on with.
+    /// A plan touches a region that `survivors` alone may go on with, whose logs end at `last`.
     ///
     /// # Errors
-    /// Every configuration that may be in force, or ever was, has its quorum among them, and one of them has the region's state.
-    pub fn on_given_up(&self, region: RegionId, survivors: &BTreeSet<StoreId>) -> Verdict {
+    /// In every configuration that may be in force, or ever was, one of them can lead and get the votes of a quorum of them. That a
+    /// quorum lives is not enough: what only the dead and a witness held leaves nobody for whom the witness votes.
+    pub fn on_given_up(
+        &self,
+        region: RegionId,
+        survivors: &BTreeSet<StoreId>,
+        last: &dyn Fn(StoreId) -> (Term, LogIndex),
+    ) -> Verdict {
         // All that it ever had: survivors may not know yet which of them is in force.
         let all = self.configurations.get(&region).map_or(&[][..], |all| &all[..]);
         let lives = |store: StoreId| {
             let here = self.stores.get(&store).and_then(|here| here.durable.get(&region));
             survivors.contains(&store) && here.is_some()
         };
-        if self.newest.contains_key(&region) && all.iter().all(|(_, one)| is_quorum(&one.replicas, &lives)) {
+        let can_win = |one: &Descriptor, candidate: &Replica| {
+            let may_lead = Membership::from_replicas(&one.replicas).may_lead(candidate.id);
+            let votes = |store| lives(store) && last(store) <= last(candidate.store);
+            may_lead && lives(candidate.store) && is_quorum(&one.replicas, &votes)
+        };
+        let goes_on = |one: &Descriptor| one.replicas.iter().any(|candidate| can_win(one, candidate));
+        if self.newest.contains_key(&region) && all.iter().all(|(_, one)| goes_on(one)) {
             return broken("no region with a quorum is touched", format!("region {region}: {all:?}, {survivors:?}"));
         }
         Ok(())
