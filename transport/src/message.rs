@@ -58,7 +58,7 @@ pub struct Beats {
     pub epoch: u64,
     /// Grows with each message from this incarnation.
     pub sequence: u64,
-    /// The last of the receiver's [`Beats`] that the sender has seen: its incarnation and sequence. Nobody asks.
+    /// Always zeros, like `epoch`.
     pub heard: (Incarnation, u64),
     /// One for each awake group that the sender leads and that has a replica on the receiver.
     pub beats: Vec<Beat>,

@@ -42,7 +42,6 @@ struct PeerBeats {
     busy: u128,
     beats: Vec<Beat>,
     sequence: u64,
-    heard: (Incarnation, u64),
 }
 
 impl BeatMerger {
@@ -74,14 +73,6 @@ impl BeatMerger {
         ready
     }
 
-    /// Notes the newest heartbeat heard from a peer, to be told back.
-    pub fn on_heard(&mut self, from: StoreId, incarnation: Incarnation, sequence: u64) {
-        let peer = self.peers.entry(from).or_default();
-        if (incarnation, sequence) > peer.heard {
-            peer.heard = (incarnation, sequence);
-        }
-    }
-
     /// Group heartbeats sent, and messages that carried them.
     #[must_use]
     pub fn sent(&self) -> (u64, u64) {
@@ -95,7 +86,7 @@ impl PeerBeats {
         self.sequence += 1;
         let beats = std::mem::take(&mut self.beats);
         *sent += beats.len() as u64;
-        PeerMessage::Beats(Beats { incarnation, epoch: 0, sequence: self.sequence, heard: self.heard, beats })
+        PeerMessage::Beats(Beats { incarnation, sequence: self.sequence, beats, ..Beats::default() })
     }
 }
 

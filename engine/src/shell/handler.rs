@@ -1,6 +1,6 @@
 //! What comes from the links, on its way to the workers. Runs on the link thread and never blocks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use multiraft_raft::{Incarnation, StoreId};
 use multiraft_router::Mailbox;
@@ -10,7 +10,7 @@ use multiraft_transport::{
 
 use crate::events::{Event, EventSender};
 use crate::liveness::round_answered;
-use crate::logic::{BeatMerger, Input, split_by_worker, worker_of_request};
+use crate::logic::{Input, split_by_worker, worker_of_request};
 use crate::shell::fault::Fault;
 use crate::shell::liveness::SupportDesk;
 use crate::shell::receive::Receiving;
@@ -19,7 +19,6 @@ use crate::shell::worker::Work;
 /// Sorts frames by worker.
 pub(super) struct LinkHandler {
     pub(super) mailboxes: Vec<Mailbox<Work>>,
-    pub(super) beats: Arc<Mutex<BeatMerger>>,
     pub(super) receiving: Arc<Receiving>,
     pub(super) events: EventSender,
     pub(super) append_lanes: usize,
@@ -33,9 +32,6 @@ impl Handler for LinkHandler {
         let ReceivedFrame { from, mut messages, permit, lane, .. } = frame;
         if lane == Lane::Liveness || lane == Lane::Control {
             self.take_support(from, &mut messages);
-        }
-        if lane == Lane::Liveness {
-            self.note_heard(from, &messages);
         }
         let parts = split_by_worker(messages, self.mailboxes.len());
         let busy = parts.iter().filter(|part| !part.is_empty()).count();
@@ -115,16 +111,5 @@ impl LinkHandler {
             false
         });
         self.support.push(from, support);
-    }
-
-    fn note_heard(&self, from: StoreId, messages: &[PeerMessage]) {
-        for message in messages {
-            if let PeerMessage::Beats(beats) = message
-                && beats.sequence > 0
-            {
-                let mut merger = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
-                merger.on_heard(from, beats.incarnation, beats.sequence);
-            }
-        }
     }
 }

@@ -285,7 +285,6 @@ impl Parts {
         let receiving = Arc::new(Receiving::new(received));
         let handler = LinkHandler {
             mailboxes: mailboxes.clone(),
-            beats: Arc::clone(&beats),
             receiving: Arc::clone(&receiving),
             events: events.clone(),
             append_lanes,

@@ -266,13 +266,8 @@ impl Cluster {
         let from = id_of(from);
         let (sender, mut messages) = self.plant_on_receipt(from, to, messages);
         self.take_support(to, from, &mut messages);
-        let Some(process) = &mut self.nodes[to].process else { return };
-        for message in &messages {
-            if let PeerMessage::Beats(beats) = message
-                && beats.sequence > 0
-            {
-                process.merger.on_heard(from, beats.incarnation, beats.sequence);
-            }
+        if self.nodes[to].process.is_none() {
+            return;
         }
         for (worker, messages) in split_by_worker(messages, self.plan.workers[to]).into_iter().enumerate() {
             if !messages.is_empty() {
