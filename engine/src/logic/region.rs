@@ -66,6 +66,10 @@ pub(super) struct Region<R> {
     pub(super) paused: bool,
     /// Listed among those that wait for a lane.
     pub(super) listed_paused: bool,
+    /// It has done something since the last walk over all regions came by.
+    pub(super) stirred: bool,
+    /// It holds no memory that only a busy region needs.
+    pub(super) trimmed: bool,
     /// What only a busy region needs.
     pub(super) busy: Option<Box<Waiting<R>>>,
 }
@@ -223,6 +227,8 @@ impl<R> Region<R> {
             fresh_as_of: Time::ZERO,
             paused: false,
             listed_paused: false,
+            stirred: true,
+            trimmed: false,
             busy: None,
         }
     }
