@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::apply::{AppliedRegion, Applier, ApplyEnd, Backend, Cause, DigestTask, Tombstone};
+use multiraft::apply::{AppliedRegion, Applier, ApplyEnd, Backend, Cause, Destroyed, DigestTask, Tombstone};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
     Absorbed, AdminCommand, AdminRequest, ApplyTask, DigestAnswer, Frozen, Input, MergeState, Notice, Outcome, Residue,
@@ -366,7 +366,8 @@ fn a_replica_out_of_service_asks_and_goes_once_its_region_goes_on_without_it() {
         absorbed: Absorbed::default(),
         committed,
     };
-    let destroyed = Input::Destroyed { region: REGION, known: gone, tombstone: Some(tombstone) };
+    let committed = Default::default();
+    let destroyed = Input::Destroyed(Destroyed { region: REGION, known: gone, committed, tombstone: Some(tombstone) });
     let out = turn(Time::ZERO.plus(Duration::from_secs(4)), vec![destroyed]);
     assert!(out.notices.contains(&Notice::Cleared { region: REGION }));
     assert!(out.log.iter().any(|record| record.region == REGION), "its records leave the log");

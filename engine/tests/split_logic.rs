@@ -7,7 +7,7 @@ mod worker_config;
 use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft::apply::{Cause, Tombstone};
+use multiraft::apply::{Cause, Destroyed, Tombstone};
 use multiraft::assembly::bootstrap_regions;
 use multiraft::logic::{Adopt, ApplyTask, Input, TurnOutput, Worker};
 use multiraft::{Incarnation, RaftOptions, RegionDescriptor, RegionId, StoreId};
@@ -176,7 +176,8 @@ fn a_child_that_was_removed_before_its_store_had_split_does_not_come_to_life_by_
             absorbed: Default::default(),
             committed,
         };
-        let gone = Input::Destroyed { region: child.id, known, tombstone: Some(tombstone) };
+        let destroyed = Destroyed { region: child.id, known, committed, tombstone: Some(tombstone) };
+        let gone = Input::Destroyed(destroyed);
         let adopt = adopt(&child, true);
         let news = if is_destroyed { [gone, adopt] } else { [adopt, gone] };
         for one in news {
@@ -186,6 +187,33 @@ fn a_child_that_was_removed_before_its_store_had_split_does_not_come_to_life_by_
         store.now = store.now.plus(Duration::from_secs(60));
         let (_, said) = store.run(vec![pre_vote(&child)]);
         assert!(matches!(said[..], [(StoreId(2), PeerMessage::Region(_))]), "it is told that it is behind: {said:?}");
+    }
+}
+
+#[test]
+fn a_removal_that_finds_no_space_is_tried_again_after_a_while() {
+    let (mut store, child) = (Store::new(), child());
+    store.run(vec![pre_vote(&child)]);
+    store.run(vec![created(&child, true)]);
+    let mut without = (*child).clone();
+    without.epoch.conf_version += 1;
+    without.replicas.retain(|replica| replica.store != StoreId(1));
+    let (known, committed) = (Arc::new(without), (LogIndex(7), Term(2)));
+    let step = RegionStep::Tell { descriptor: Arc::clone(&known), merged: false, committed };
+    store.run(vec![Input::Messages {
+        from: StoreId(2),
+        messages: vec![PeerMessage::Region(RegionMessage { region: child.id, step })],
+    }]);
+    store.now = store.now.plus(Duration::from_millis(100));
+    let destroy = ApplyTask::Destroy { region: child.id, known: Arc::clone(&known), cause: Cause::Removed, committed };
+    assert_eq!(store.run(Vec::new()).0, [destroy]);
+    for _ in 0..3 {
+        let (region, known) = (child.id, Arc::clone(&known));
+        let put_off = Input::Destroyed(Destroyed { region, known: Arc::clone(&known), committed, tombstone: None });
+        assert_eq!(store.run(vec![put_off]).0, [], "a full disk is not asked without a pause");
+        store.now = store.now.plus(Duration::from_millis(100));
+        let again = ApplyTask::Destroy { region, known, cause: Cause::Removed, committed };
+        assert_eq!(store.run(Vec::new()).0, [again], "what is known to be committed is not forgotten");
     }
 }
 

@@ -288,6 +288,9 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     #[serde(default, deserialize_with = "duration_from_text")]
     pub(crate) request_timeout: Option<Duration>,
+    /// What reads rest on: a round trip to a quorum, or, at a region's leader, clocks that drift by less than one per cent
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) reads: Option<ReadsChoice>,
     /// Cluster id, 32 hexadecimal digits; by default it follows from the authority's certificate
     #[arg(long, value_name = "ID")]
     pub(crate) cluster: Option<String>,
@@ -351,6 +354,16 @@ pub(crate) struct Settings {
     /// With --placement: how much the store can bear compared with the others
     #[arg(long, value_name = "N")]
     pub(crate) weight: Option<u32>,
+}
+
+/// What reads rest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ReadsChoice {
+    /// A round trip to a quorum, which all reads of a moment share
+    Linearizable,
+    /// The leader's lease, without a round trip: right only where clocks drift by less than one per cent
+    Lease,
 }
 
 /// Which state store holds the pairs.

@@ -156,7 +156,8 @@ async fn attempt(
         let proposed = timeout_at(deadline, engine.propose_with(options, batch)).await;
         proposed.map_err(|_| silent())?.map_err(of_propose_error)?
     } else {
-        let options = ReadOptions::new(region, Consistency::Linearizable).epoch(epoch).timeout(timeout);
+        // As fresh as any other read, and without a round trip where the store is told that clocks can be trusted.
+        let options = ReadOptions::new(region, Consistency::Lease).epoch(epoch).timeout(timeout);
         let read = timeout_at(deadline, engine.read_with(options, batch)).await;
         read.map_err(|_| silent())?.map_err(of_read_error)?
     };

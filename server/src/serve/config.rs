@@ -9,7 +9,7 @@ use std::time::Duration;
 use multiraft::{Placement, Seat};
 
 use super::placement::placement;
-use crate::cli::{ServeArgs, Settings, StateChoice};
+use crate::cli::{ReadsChoice, ServeArgs, Settings, StateChoice};
 use crate::error::Failure;
 use crate::machine::MAX_VALUE_BYTES;
 
@@ -36,6 +36,8 @@ pub(crate) struct ServeConfig {
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) state: StateChoice,
     pub(crate) bootstrap: Option<BootstrapWish>,
+    /// Leaders answer reads on the strength of clocks.
+    pub(crate) leases: bool,
     pub(crate) cluster: u128,
     pub(crate) request_timeout: Duration,
     pub(crate) max_connections: usize,
@@ -85,6 +87,7 @@ impl ServeConfig {
             metrics: settings.metrics,
             state: settings.state.unwrap_or(StateChoice::Sled),
             bootstrap: bootstrap_wish(settings.bootstrap_regions, settings.bootstrap_keys)?,
+            leases: settings.reads == Some(ReadsChoice::Lease),
             cluster,
             request_timeout: settings.request_timeout.unwrap_or(REQUEST_TIMEOUT),
             max_connections: settings.max_connections.unwrap_or(MAX_CONNECTIONS),
@@ -160,6 +163,7 @@ fn merge(flags: Settings, file: Settings) -> Settings {
         bootstrap_regions: flags.bootstrap_regions.or(file.bootstrap_regions),
         bootstrap_keys: flags.bootstrap_keys.or(file.bootstrap_keys),
         request_timeout: flags.request_timeout.or(file.request_timeout),
+        reads: flags.reads.or(file.reads),
         cluster: flags.cluster.or(file.cluster),
         max_connections: flags.max_connections.or(file.max_connections),
         max_command_bytes: flags.max_command_bytes.or(file.max_command_bytes),

@@ -161,6 +161,7 @@ async fn start_engine(config: &ServeConfig) -> Result<Engine, Failure> {
     settings.workers = config.workers;
     settings.request_timeout = config.request_timeout;
     settings.max_command_bytes = config.max_command_bytes;
+    settings.liveness.leases = config.leases;
     settings.placement = config.placement.as_ref().map(|(placement, _)| placement.clone());
     let mut builder = Engine::builder()
         .cluster(ClusterId(config.cluster))
