@@ -207,6 +207,8 @@ counters! {
     reads_by_round 3_000,
     /// Reads by lease.
     reads_by_lease 5_000,
+    /// Reads of bounded age that a replica answered from what it had.
+    reads_by_age 500,
     /// Consistency checks that came to their end.
     checks 1000,
     /// States held against the same region's at the same index elsewhere.

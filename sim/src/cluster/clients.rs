@@ -1,16 +1,18 @@
 //! Clients: what they ask for, through which store, what they do when no clear answer comes, and what the history says of
 //! it all.
 
+mod asking;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use multiraft::ReadError;
-use multiraft::logic::{Freshness, Input, Outcome};
+use multiraft::logic::{Input, Outcome};
 use multiraft_raft::{LogIndex, RegionEpoch, RegionId};
 use multiraft_transport::{SessionId, SessionSeq};
 
 use super::routes::Routes;
-use super::{Cluster, Event, Waiter, id_of, place_of};
+use super::{Cluster, Event, Waiter, id_of};
 use crate::history::{Action, Answer, Key, Operation};
 use crate::machine;
 use crate::plan::Plan;
@@ -298,6 +300,7 @@ impl Cluster {
             self.counters.session_duplicates += u64::from(running.uncertain);
         }
         let running = running.clone();
+        let is_load = self.clients.clients[client].role == Role::Loader;
         let store = self.choose_store(running.key);
         let owner = self.route(store, running.key);
         let region = owner.as_ref().map_or(RegionId::ROOT, |owner| owner.id);
@@ -323,8 +326,7 @@ impl Cluster {
         });
         let input = match running.task {
             Task::Operate { action: Action::Read, .. } => {
-                let lease = self.plan.leases && waiter.0.is_multiple_of(2);
-                let freshness = if lease { Freshness::Lease } else { Freshness::Linearizable };
+                let freshness = self.freshness_of(client, waiter, is_load);
                 Input::Read { region, epoch, freshness, deadline, reply: waiter }
             }
             Task::Transfer { to } => Input::Transfer { region, to: id_of(to), deadline, reply: waiter },
@@ -337,34 +339,6 @@ impl Cluster {
         let Some(input) = self.plant_in_request(store, input) else { return };
         let worker = self.worker_for(store, region);
         self.input(store, worker, input);
-    }
-
-    /// A store to ask: mostly one that is known to have the region, sometimes any.
-    fn choose_store(&mut self, key: Key) -> usize {
-        let owner = self.clients.routes.owner(&machine::key_bytes(key));
-        let near: Vec<usize> = owner.iter().flat_map(|owner| &owner.replicas).map(|one| place_of(one.store)).collect();
-        let random = &mut self.clients.random;
-        if near.is_empty() || random.chance(250) {
-            random.below(self.nodes.len() as u64) as usize
-        } else {
-            random.pick(&near)
-        }
-    }
-
-    /// The region that owns a key, as the clients know it; where they know nothing, as a store knows it.
-    fn route(&mut self, store: usize, key: Key) -> Option<std::sync::Arc<multiraft_raft::RegionDescriptor>> {
-        let key = machine::key_bytes(key);
-        if self.clients.routes.owner(&key).is_none() {
-            self.ask_for_route(store, &key);
-        }
-        self.clients.routes.owner(&key)
-    }
-
-    /// The clients learn what a store knows of a key's owner.
-    fn ask_for_route(&mut self, store: usize, key: &[u8]) {
-        let process = self.nodes[store].process.as_ref();
-        let known = process.and_then(|process| process.routes.owner(key));
-        known.iter().for_each(|known| self.clients.routes.learn(known));
     }
 
     /// A store answers a caller.
