@@ -314,3 +314,14 @@ impl<R> Region<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_stays_small() {
+        // The first row of the table in `docs/performance.md`.
+        assert!(size_of::<Region<()>>() <= 896, "{}", size_of::<Region<()>>());
+    }
+}

@@ -134,7 +134,7 @@ impl Blocks {
         } else if self.one.count == 0 {
             self.one = block;
         } else {
-            let mut many = VecDeque::with_capacity(4);
+            let mut many = VecDeque::with_capacity(2);
             many.extend([self.one, block]);
             self.one = Block::NONE;
             self.many = Some(Box::new(many));
