@@ -296,9 +296,11 @@ impl<R> Worker<R> {
             Event::LeaderChanged { leader, term } => {
                 let region = self.region(key);
                 let leader = leader.and_then(|replica| region.store_of(replica));
-                self.notices.push(Notice::Leader { region: region.id(), term, leader });
+                let id = region.id();
+                self.notices.push(Notice::Leader { region: id, term, leader });
                 if leader.is_some() {
                     self.on_transfer_over(key, leader);
+                    self.serve_parked(self.now, id);
                 }
             }
             // The target may have been asked already, and may still win.

@@ -27,6 +27,7 @@ mod lifecycle;
 mod merge;
 mod messages;
 mod output;
+mod park;
 mod peers;
 mod propose;
 mod read;

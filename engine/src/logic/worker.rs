@@ -21,6 +21,7 @@ use crate::logic::check::Checks;
 use crate::logic::flush::FlushQueue;
 use crate::logic::lifecycle::Lifecycle;
 use crate::logic::merge::Merges;
+use crate::logic::park::Parked;
 use crate::logic::peers::Peers;
 use crate::logic::read::Charged;
 use crate::logic::region::Region;
@@ -97,6 +98,7 @@ pub struct Worker<R> {
     pub(super) routes: Routes,
     pub(super) supports: Supports,
     pub(super) bulk: Bulk<R>,
+    pub(super) parked: Parked<R>,
     /// What waiting queries hold, in bytes.
     pub(super) query_bytes: Charged,
     pub(super) counters: Counters,
@@ -154,6 +156,7 @@ impl<R> Worker<R> {
             routes: Routes::new(),
             supports: Supports::new(config.awaits_vote),
             bulk: Bulk::new(config.incarnation),
+            parked: Parked::default(),
             query_bytes: Charged::default(),
             counters: Counters::default(),
             apply_backlog: 0,
@@ -230,6 +233,7 @@ impl<R> Worker<R> {
         self.removed = true;
         self.on_region_gone(region, key);
         self.forget_check(region);
+        self.abandon_parked(region);
         let Some(mut removed) = self.regions.remove(key) else { return };
         self.notices.push(Notice::Vacated(removed.handle()));
         let Some(waiting) = removed.busy.take() else { return };
@@ -257,8 +261,9 @@ impl<R> Worker<R> {
             self.upkeep.note_activity(now, self.regions.slots());
         }
         for input in inputs.drain(..) {
-            self.handle(now, input);
+            self.take(now, input);
         }
+        self.expire_parked(now);
         self.drive_wakes(now);
         self.handle_due(now);
         self.upkeep(now, out);
@@ -274,7 +279,7 @@ impl<R> Worker<R> {
         self.next_deadline()
     }
 
-    fn handle(&mut self, now: Time, input: Input<R>) {
+    pub(super) fn handle(&mut self, now: Time, input: Input<R>) {
         match input {
             Input::Propose { region, epoch, session, command, deadline, reply } => {
                 if now >= deadline {
@@ -500,7 +505,7 @@ impl<R> Worker<R> {
             return Time::ZERO;
         }
         let beats = if self.peers.has_beats() { self.next_beat } else { Time::NEVER };
-        self.deadlines.next().min(beats).min(self.upkeep.next()).min(self.bulk_due())
+        self.deadlines.next().min(beats).min(self.upkeep.next()).min(self.bulk_due()).min(self.parked.next())
     }
 
     /// Lists a region for the end of the turn.
