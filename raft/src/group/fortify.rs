@@ -206,6 +206,7 @@ impl Core {
             self.rearm(now);
         } else {
             self.election.deadline = now.plus(wait);
+            self.election.stands_in_line = true;
         }
     }
 
