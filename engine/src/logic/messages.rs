@@ -197,8 +197,10 @@ impl<R> Worker<R> {
             }
             _ => None,
         };
+        let (now, silence) = (self.now, self.config.raft.election_timeout_min);
         let peer = self.peers.entry(to);
-        if peer.up.is_none() {
+        // What is not sent counts as lost, as it would be.
+        if peer.is_dead(now, silence) {
             return;
         }
         match message.body {
@@ -284,6 +286,9 @@ impl<R> Worker<R> {
 
     /// What a group has to tell those who watch.
     pub(super) fn on_event(&mut self, key: SlotKey, event: Event) {
+        if let Event::RoleChanged { role, .. } = event {
+            self.on_role(key, role);
+        }
         match event {
             Event::RoleChanged { role: multiraft_raft::RoleKind::Leader, .. } => {
                 self.counters.elections_won += 1;

@@ -19,6 +19,7 @@ mod applied;
 mod aside;
 mod beats;
 mod bulk;
+mod campaign;
 mod check;
 mod flush;
 mod forward;

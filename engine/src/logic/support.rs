@@ -119,6 +119,7 @@ impl<R> Worker<R> {
         match news {
             SupportNews::Given { peer, epoch } => {
                 self.supports.peers.entry(peer).or_default().given = Some(epoch.code());
+                self.peers.entry(peer).withdrawn = false;
             }
             SupportNews::Withdrawn { peer, epoch } => {
                 let epoch = epoch.code();
@@ -127,6 +128,7 @@ impl<R> Worker<R> {
                     return;
                 }
                 support.given = None;
+                self.peers.entry(peer).withdrawn = true;
                 let promised = std::mem::take(&mut support.promised);
                 self.supports.kept.retain(|_, (store, promise)| (*store, promise.epoch) != (peer, epoch));
                 self.supports.wake_all(promised, Wake::Withdrawn { peer, epoch });

@@ -17,6 +17,7 @@ use rustc_hash::FxHashMap;
 
 use crate::logic::aside::Aside;
 use crate::logic::bulk::Bulk;
+use crate::logic::campaign::Campaigns;
 use crate::logic::check::Checks;
 use crate::logic::flush::FlushQueue;
 use crate::logic::lifecycle::Lifecycle;
@@ -33,9 +34,6 @@ use crate::logic::{
     BeatShare, Counters, FetchTask, Input, LocateTask, LookupTask, Notice, Outcome, RegionHandle, RegionStart,
     TurnOutput,
 };
-
-/// How many due groups one turn takes: a bound on a turn's length, also when ten thousand groups are due at once.
-const DUE_PER_TURN: usize = 1024;
 
 /// Groups' deadlines are served in steps of this; heartbeats fall on multiples of it anyway.
 const DEADLINE_GRID: Duration = Duration::from_millis(10);
@@ -99,6 +97,7 @@ pub struct Worker<R> {
     pub(super) supports: Supports,
     pub(super) bulk: Bulk<R>,
     pub(super) parked: Parked<R>,
+    pub(super) campaigns: Campaigns,
     /// What waiting queries hold, in bytes.
     pub(super) query_bytes: Charged,
     pub(super) counters: Counters,
@@ -118,7 +117,6 @@ pub struct Worker<R> {
     touched: Vec<SlotKey>,
     /// Records that do not come out of a group's poll (a log that must be reset at the start).
     pub(super) early_records: Vec<GroupRecord>,
-    due: Vec<SlotKey>,
     /// Groups whose committed entries wait until the applier has caught up.
     pub(super) held: VecDeque<SlotKey>,
     /// Leading groups that wait for a lane.
@@ -157,6 +155,7 @@ impl<R> Worker<R> {
             supports: Supports::new(config.awaits_vote),
             bulk: Bulk::new(config.incarnation),
             parked: Parked::default(),
+            campaigns: Campaigns::default(),
             query_bytes: Charged::default(),
             counters: Counters::default(),
             apply_backlog: 0,
@@ -167,7 +166,6 @@ impl<R> Worker<R> {
             notices: Vec::new(),
             touched: Vec::new(),
             early_records: Vec::new(),
-            due: Vec::new(),
             held: VecDeque::new(),
             paused: Vec::new(),
             scratch: Output::new(),
@@ -234,6 +232,7 @@ impl<R> Worker<R> {
         self.on_region_gone(region, key);
         self.forget_check(region);
         self.abandon_parked(region);
+        self.end_attempt(key);
         let Some(mut removed) = self.regions.remove(key) else { return };
         self.notices.push(Notice::Vacated(removed.handle()));
         let Some(waiting) = removed.busy.take() else { return };
@@ -358,28 +357,6 @@ impl<R> Worker<R> {
         }
     }
 
-    fn handle_due(&mut self, now: Time) {
-        let mut due = std::mem::take(&mut self.due);
-        self.deadlines.pop_due(now, DUE_PER_TURN, &mut due);
-        for key in due.drain(..) {
-            let Some(region) = self.regions.get_mut(key) else { continue };
-            if region.group.is_leader() {
-                self.brief(key);
-            } else if !self.supports.may_vote() {
-                // Its wait for a leader begins anew.
-                region.group.wake(now);
-            }
-            let region = self.region_mut(key);
-            let rested = region.group.is_resting();
-            region.group.handle_deadline(now);
-            if !rested && region.group.is_resting() {
-                self.on_rest(key);
-            }
-            self.touch(key);
-        }
-        self.due = due;
-    }
-
     /// Polls every touched group once and sorts what it wants done.
     fn poll_touched(&mut self, now: Time, out: &mut TurnOutput<R>) {
         let ticket = self.flush.next_ticket();
@@ -501,7 +478,7 @@ impl<R> Worker<R> {
     }
 
     fn next_deadline(&self) -> Time {
-        if !self.touched.is_empty() || self.supports.has_wakes() {
+        if !self.touched.is_empty() || self.supports.has_wakes() || self.campaigns.moves_on() {
             return Time::ZERO;
         }
         let beats = if self.peers.has_beats() { self.next_beat } else { Time::NEVER };

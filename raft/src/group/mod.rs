@@ -181,6 +181,13 @@ impl<P: FlushProof> Group<P> {
         self.core.on_transfer_refused(by)
     }
 
+    /// Whether [`handle_deadline`](Self::handle_deadline) would have this replica campaign now. A driver with many groups may put
+    /// that off.
+    #[must_use]
+    pub fn wants_to_campaign(&self, now: Time) -> bool {
+        self.core.wants_to_campaign(now)
+    }
+
     /// Campaigns at once, if this replica may; with a pre-vote first, if that is configured.
     pub fn campaign(&mut self, now: Time) {
         self.core.campaign(now, false);
