@@ -14,11 +14,11 @@
 //!                             +--------+
 //! ```
 //!
-//! What is parked was neither proposed nor sent to anybody: that it had no effect is certain. Whoever would have stopped
-//! waiting before the waiting time is over is answered at once, so that he learns this rather than nothing. What another
-//! store sent on is never parked: that store counts the time for which it waits.
+//! What is parked was neither proposed nor sent to anybody: that it had no effect is certain. Whoever would stop waiting before
+//! the shortest waiting time is over is answered at once, so that he learns this rather than nothing. What another store sent on
+//! is never parked: that store counts the time for which it waits.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use multiraft_raft::{RegionEpoch, RegionId, Time};
@@ -30,11 +30,14 @@ use crate::logic::{Freshness, Input, Outcome};
 use crate::region::command::EpochRule;
 use crate::region::holds_data;
 
-/// For how long a request is kept.
-const PARK_FOR: Duration = Duration::from_millis(500);
+/// For how long a request is kept, while a leader is to be elected: as long as an election may take...
+const PARK_LONG: Duration = Duration::from_secs(2);
+/// ...and if there may be one that only cannot be reached: nobody tells when it can be again. Also if the caller does not wait
+/// for the longer one.
+const PARK_SHORT: Duration = Duration::from_millis(500);
 /// Waiting times end in steps of this.
 const GRID: Duration = Duration::from_millis(20);
-/// How many requests a worker parks within [`PARK_FOR`]; beyond, callers are told at once that there is no leader.
+/// How many requests a worker parks within [`PARK_LONG`]; beyond, callers are told at once that there is no leader.
 const PARKED_MAX: usize = 1 << 16;
 /// What parked requests may hold, in bytes; beyond, likewise.
 const PARKED_BYTES_MAX: usize = 16 << 20;
@@ -45,10 +48,13 @@ const EXPIRED_PER_TURN: usize = 4096;
 
 /// What is parked.
 pub(super) struct Parked<R> {
-    /// By region, in the order in which they came. Looked up only, never iterated. Invariant: no queue is empty.
+    /// By region, in the order in which they came. Looked up only, never iterated. Invariant: no queue is empty, and nobody's time
+    /// is over before that of those who came before him.
     regions: FxHashMap<RegionId, VecDeque<Waiter<R>>>,
-    /// When somebody's time is over: all wait equally long, so the oldest comes first. Those who were served are still in it.
-    ends: VecDeque<(Time, RegionId)>,
+    /// Whose time is over when, in the order in which they came. Those who were served are still in it.
+    ends: BTreeMap<Time, VecDeque<RegionId>>,
+    /// How many ends there are.
+    count: usize,
     bytes: usize,
 }
 
@@ -70,23 +76,30 @@ struct Request<'a> {
 
 impl<R> Default for Parked<R> {
     fn default() -> Self {
-        Self { regions: FxHashMap::default(), ends: VecDeque::new(), bytes: 0 }
+        Self { regions: FxHashMap::default(), ends: BTreeMap::new(), count: 0, bytes: 0 }
     }
 }
 
 impl<R> Parked<R> {
     /// When the next waiting time ends.
     pub(super) fn next(&self) -> Time {
-        self.ends.front().map_or(Time::NEVER, |(until, _)| *until)
+        self.ends.first_key_value().map_or(Time::NEVER, |(until, _)| *until)
     }
 
     fn has_room(&self, bytes: usize) -> bool {
-        self.ends.len() < PARKED_MAX && self.bytes + bytes <= PARKED_BYTES_MAX
+        self.count < PARKED_MAX && self.bytes + bytes <= PARKED_BYTES_MAX
+    }
+
+    /// When somebody's time is over who comes now and would wait until `wish`.
+    fn end(&self, region: RegionId, wish: Time) -> Time {
+        let last = self.regions.get(&region).and_then(VecDeque::back).map_or(Time::ZERO, |waiter| waiter.until);
+        wish.next_multiple(GRID).max(last)
     }
 
     fn add(&mut self, until: Time, region: RegionId, bytes: usize, input: Input<R>) {
         self.bytes += bytes;
-        self.ends.push_back((until, region));
+        self.count += 1;
+        self.ends.entry(until).or_default().push_back(region);
         self.regions.entry(region).or_default().push_back(Waiter { until, bytes, input });
     }
 
@@ -99,7 +112,12 @@ impl<R> Parked<R> {
 
     /// Takes one end of a waiting time off, if it has come; and who waited, if he was not served before.
     fn take_ended(&mut self, now: Time) -> Option<Option<Input<R>>> {
-        let (_, region) = self.ends.pop_front_if(|(until, _)| *until <= now)?;
+        let mut ended = self.ends.first_entry().filter(|ends| *ends.key() <= now)?;
+        let Some(region) = ended.get_mut().pop_front() else {
+            ended.remove();
+            return Some(None);
+        };
+        self.count -= 1;
         let Some(waiters) = self.regions.get_mut(&region) else { return Some(None) };
         let ended = waiters.pop_front_if(|waiter| waiter.until <= now);
         if waiters.is_empty() {
@@ -128,10 +146,12 @@ impl<R> Worker<R> {
             self.serve_parked(now, region);
             return Some(input);
         }
-        let until = now.plus(PARK_FOR).next_multiple(GRID);
-        if deadline <= until || !self.parked.has_room(bytes) {
+        let is_lost = self.region(slot).leader_store().is_none() || !self.region(slot).group.hears_leader(now);
+        let waits = if is_lost { [PARK_LONG, PARK_SHORT] } else { [PARK_SHORT; 2] };
+        let ends = waits.map(|wait| self.parked.end(region, now.plus(wait)));
+        let Some(until) = ends.into_iter().find(|end| *end < deadline).filter(|_| self.parked.has_room(bytes)) else {
             return Some(input);
-        }
+        };
         self.parked.add(until, region, bytes, input);
         None
     }
@@ -143,7 +163,7 @@ impl<R> Worker<R> {
         let is_out_of_reach = match region.leader_store() {
             Some(leader) => !self.peers.is_heard(leader, now, silence),
             // Where there is a route, other stores are asked.
-            None => request.freshness.is_some() || !self.has_route(request.region),
+            None => !self.has_route(request.region),
         };
         is_out_of_reach && !self.has_answer(now, slot, request)
     }
