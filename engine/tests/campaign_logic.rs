@@ -37,7 +37,7 @@ struct Store {
 }
 
 impl Store {
-    /// A follower in all regions that has promised store 3, which leads them in term 1.
+    /// A follower in all regions that has promised store 3, which leads them in term 2.
     fn promised(own: u64, regions: u32) -> Self {
         let (log, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
         let stores: Vec<StoreId> = (1..=3).map(StoreId).collect();
@@ -54,8 +54,8 @@ impl Store {
         store.turn(vec![Input::Support(SupportNews::Given { peer: StoreId(3), epoch: epoch() })]);
         for region in store.regions.clone() {
             let (prev_index, prev_term, commit) = (LogIndex(0), Term(0), LogIndex(0));
-            store.hear(region, 3, 1, Body::Append { prev_index, prev_term, commit, entries: Vec::new() });
-            store.hear(region, 3, 1, Body::Fortify { epoch: epoch().code() });
+            store.hear(region, 3, 2, Body::Append { prev_index, prev_term, commit, entries: Vec::new() });
+            store.hear(region, 3, 2, Body::Fortify { epoch: epoch().code() });
         }
         store.said.clear();
         store
@@ -115,7 +115,7 @@ impl Store {
         self.said.clear();
         for region in regions {
             let body = Body::PreVote { last_index: LogIndex(0), last_term: Term(0) };
-            self.hear(*region, to, 2, body);
+            self.hear(*region, to, 3, body);
         }
         let said = std::mem::take(&mut self.said).into_iter();
         let granted = said.filter(|(_, raft)| raft.message.body == Body::PreVoteReply { granted: true });
@@ -171,10 +171,10 @@ fn so_many_campaigns_are_under_way_and_each_that_ends_makes_room_for_the_next() 
     let ended: Vec<_> = first.iter().copied().take(3).collect();
     for region in &ended[..2] {
         let (prev_index, prev_term, commit) = (LogIndex(0), Term(0), LogIndex(0));
-        store.hear(*region, 2, 2, Body::Append { prev_index, prev_term, commit, entries: Vec::new() });
+        store.hear(*region, 2, 3, Body::Append { prev_index, prev_term, commit, entries: Vec::new() });
     }
-    store.hear(ended[2], 2, 2, Body::PreVoteReply { granted: true });
-    store.hear(ended[2], 2, 2, Body::VoteReply { granted: true });
+    store.hear(ended[2], 2, 3, Body::PreVoteReply { granted: true });
+    store.hear(ended[2], 2, 3, Body::VoteReply { granted: true });
     assert!(store.worker.status(ended[2]).unwrap().is_leader);
     let next = store.asked(2);
     assert_eq!(next.len(), 3);
