@@ -381,6 +381,26 @@ fn replicas_out_of_service_and_buried_ones_do_not_count() {
 }
 
 #[test]
+fn what_a_removed_replica_was_told_of_a_later_term_is_named_as_lost() {
+    // The leader of term 6 had the removal of store 4 committed without store 1, whose log is as long and of term 5.
+    let two = region(2, range("", ""), 1, &[1, 3]);
+    let told = |committed| {
+        let mut removed = survey(4, Vec::new());
+        removed.tombstones.push(BuriedReplica {
+            descriptor: two.clone(),
+            replica: ReplicaId(900),
+            merged: false,
+            committed,
+        });
+        let kept = survey(1, vec![sound(&two, (13, 5))]);
+        keep(&plan(&[kept, removed], &[3]).unwrap(), 2).2
+    };
+    assert_eq!(told((LogIndex(13), Term(6))), Loss::Certain { upto: LogIndex(13) });
+    assert_eq!(told((LogIndex(12), Term(6))), Loss::Certain { upto: LogIndex(12) });
+    assert_eq!(told((LogIndex(13), Term(5))), Loss::Nothing);
+}
+
+#[test]
 fn a_region_that_a_kept_one_has_absorbed_goes_and_one_that_it_has_not_is_thawed() {
     let (source, target) = (region(2, range("", "m"), 6, &[1, 2, 3]), region(3, range("m", ""), 4, &[1, 2, 3]));
     let mut frozen = sound(&source, (9, 3));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
 use multiraft_transport::ForwardReply;
 
 use crate::apply::{ApplyError, DigestTask, Tombstone};
@@ -24,6 +24,20 @@ pub enum ApplyEnd<R> {
     Failed(ApplyError),
 }
 
+/// What came of an [`ApplyTask::Destroy`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destroyed {
+    /// The region.
+    pub region: RegionId,
+    /// As in the task.
+    pub known: Arc<RegionDescriptor>,
+    /// As in the task.
+    pub committed: (LogIndex, Term),
+    /// What the replica leaves; `None`: it is still there, and to be destroyed later. There was no space to write that it is
+    /// gone, or a write that gives it its state waits for space.
+    pub tombstone: Option<Tombstone>,
+}
+
 /// What came of a batch of tasks.
 #[derive(Debug)]
 pub struct AppliedBatch<R> {
@@ -33,8 +47,8 @@ pub struct AppliedBatch<R> {
     pub installed: Vec<SnapshotInstalled>,
     /// For the worker: which replicas may come to be.
     pub created: Vec<(RegionId, ReplicaId, bool)>,
-    /// For the worker: which are gone, and what they leave (`None`: there was no space to write it).
-    pub destroyed: Vec<(RegionId, Arc<RegionDescriptor>, Option<Tombstone>)>,
+    /// For the worker: which replicas are gone.
+    pub destroyed: Vec<Destroyed>,
     /// For the worker: what is left of regions whose target has absorbed them, and is not here to do so.
     pub released: Vec<Tombstone>,
     /// For the worker: entries that cannot be applied here and never will, as far as is known: the region needs a snapshot.
@@ -77,8 +91,7 @@ impl<R> AppliedBatch<R> {
         inputs.extend(self.installed.drain(..).map(Input::SnapshotInstalled));
         let created = self.created.drain(..);
         inputs.extend(created.map(|(region, replica, allowed)| Input::Created { region, replica, allowed }));
-        let destroyed = self.destroyed.drain(..);
-        inputs.extend(destroyed.map(|(region, known, tombstone)| Input::Destroyed { region, known, tombstone }));
+        inputs.extend(self.destroyed.drain(..).map(Input::Destroyed));
         inputs.extend(self.stalled.drain(..).map(|(handle, index)| Input::Stalled { handle, index }));
         inputs.extend(self.released.drain(..).map(|tombstone| Input::Absorbed { tombstone }));
         inputs

@@ -13,7 +13,7 @@ use multiraft_raft::{KeyRange, LogIndex, RegionDescriptor, RegionId, ReplicaId, 
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::region::command::{get_varint, put_varint};
-use crate::region::merge::{Absorbed, Frozen};
+use crate::region::merge::{Absorbed, Frozen, nothing_absorbed};
 
 const FORMAT: u8 = 1;
 
@@ -104,7 +104,7 @@ struct Resident {
 
 impl Resident {
     fn new(replica: ReplicaId, state: Option<Arc<RegionDescriptor>>) -> Self {
-        Self { replica, state, frozen: None, absorbed: Arc::default(), pending: false }
+        Self { replica, state, frozen: None, absorbed: nothing_absorbed(), pending: false }
     }
 }
 
@@ -256,6 +256,16 @@ impl Entries {
         if let Some(resident) = self.residents.get_mut(&region) {
             resident.pending = true;
         }
+    }
+
+    /// What the region is here, if its replica has a state.
+    pub(crate) fn state(&self, region: RegionId) -> Option<&Arc<RegionDescriptor>> {
+        self.residents.get(&region)?.state.as_ref()
+    }
+
+    /// Whether a write that gives the region its state is not carried out yet.
+    pub(crate) fn is_pending(&self, region: RegionId) -> bool {
+        self.residents.get(&region).is_some_and(|resident| resident.pending)
     }
 
     /// The writes that these regions waited for are carried out.

@@ -205,3 +205,68 @@ fn what_a_state_has_absorbed_is_buried_whatever_a_crash_has_left() {
         assert_eq!((tombstone.cause, tombstone.version, tombstone.replica), (Cause::Merged, 1, ReplicaId(20)));
     }
 }
+
+#[test]
+fn a_childs_replica_is_removed_after_the_split_that_gives_it_its_state() {
+    let files = SnapshotFiles::open_on(Arc::new(SimDisk::new(1))).unwrap();
+    let disk = SimStore::new();
+    let mut store = Store::new(Backend::shared(Arc::new(Keys), Arc::new(disk.clone())).of_store(OWN, &files), true);
+    entry(&mut store.source, SOURCE, 2, Command::encode(RegionEpoch { conf_version: 1, version: 1 }, None, b"k"));
+    let child = RegionId(4);
+    let split = AdminCommand::Split {
+        children: vec![crate::logic::Child { start: Bytes::from("g"), region: child, replicas: vec![ReplicaId(40)] }],
+    };
+    let data = Command::encode_admin(RegionEpoch { conf_version: 1, version: 1 }, &split.encode());
+    let entry = Entry { term: Term(1), index: LogIndex(3), kind: EntryKind::Command, data };
+    let task = ApplyTask::<()>::Entries { handle: handle(SOURCE), entries: vec![entry], replies: Vec::new() };
+    disk.set_disk_full(true);
+    let (_, end) = store.source.apply(vec![task], &NoSnapshots);
+    assert!(matches!(end, ApplyEnd::Stalled { .. }), "{end:?}");
+    disk.set_disk_full(false);
+
+    // The child's own applier hears of its removal before the split is written.
+    let epoch = RegionEpoch { conf_version: 2, version: 2 };
+    let known = Arc::new(RegionDescriptor { epoch, replicas: Vec::new(), ..(*region(child, "g", "m")).clone() });
+    let committed = (LogIndex(9), Term(2));
+    let mut destroy = || {
+        let known = Arc::clone(&known);
+        let task = ApplyTask::Destroy { region: child, known, cause: Cause::Removed, committed };
+        run(&mut store.target, task).destroyed.pop().unwrap()
+    };
+    let put_off = destroy();
+    assert_eq!((put_off.tombstone, put_off.committed), (None, committed));
+    store.source.retry().unwrap();
+    let has_data = || {
+        let (start, end) = crate::region::keys::data_range(&region(child, "g", "m").range);
+        multiraft_storage::StateStore::view(&disk).scan(&start, &end, 1).unwrap().len()
+    };
+    assert_eq!(has_data(), 1, "the split has given it its keys");
+    let tombstone = destroy().tombstone.expect("now it goes");
+    assert_eq!((tombstone.replica, tombstone.committed), (ReplicaId(40), committed));
+    assert_eq!(has_data(), 0, "nobody here owns these keys");
+    assert!(store.backend.regions().unwrap().iter().all(|found| found.descriptor.id != child));
+}
+
+#[test]
+fn the_range_of_a_replica_is_taken_until_its_removal_is_written() {
+    let files = SnapshotFiles::open_on(Arc::new(SimDisk::new(1))).unwrap();
+    let disk = SimStore::new();
+    let mut store = Store::new(Backend::shared(Arc::new(Keys), Arc::new(disk.clone())).of_store(OWN, &files), true);
+    let epoch = RegionEpoch { conf_version: 2, version: 1 };
+    let known = Arc::new(RegionDescriptor { epoch, replicas: Vec::new(), ..(*region(SOURCE, "", "m")).clone() });
+    let mut destroy = || {
+        let known = Arc::clone(&known);
+        let task = ApplyTask::Destroy { region: SOURCE, known, cause: Cause::Removed, committed: Default::default() };
+        run(&mut store.source, task).destroyed.pop().unwrap().tombstone
+    };
+    // A neighbour has absorbed the region elsewhere and given its keys to a child, whose snapshot comes here.
+    let epoch = RegionEpoch { conf_version: 1, version: 9 };
+    let other = Arc::new(RegionDescriptor { epoch, ..(*region(RegionId(4), "c", "g")).clone() });
+    let clearance = || store.backend.catalogue.lock().clearance(&other, &Absorbed::default());
+    disk.set_disk_full(true);
+    assert_eq!(destroy(), None);
+    assert_eq!(clearance(), catalogue::Clearance::Wait, "the removal that is still to come would take its keys");
+    disk.set_disk_full(false);
+    assert!(destroy().is_some());
+    assert_eq!(clearance(), catalogue::Clearance::Clear(Vec::new()));
+}

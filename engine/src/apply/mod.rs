@@ -42,7 +42,7 @@ use crate::region::merge::MergeState;
 use crate::snapshots::SnapshotFiles;
 
 pub use backend::{AppliedRegion, Backend};
-pub use batch::{AppliedBatch, ApplyEnd};
+pub use batch::{AppliedBatch, ApplyEnd, Destroyed};
 pub(crate) use body::CHUNK_BYTES;
 pub use body::Chunks;
 pub use catalogue::{Cause, Tombstone};
@@ -215,7 +215,7 @@ impl Applier {
             }
             Some(ApplyTask::Destroy { region, known, cause, committed }) => {
                 let tombstone = self.destroy(region, &known, cause, committed)?;
-                out.destroyed.push((region, known, tombstone));
+                out.destroyed.push(Destroyed { region, known, committed, tombstone });
             }
             Some(ApplyTask::Release { region }) => out.released.extend(self.release(region)?),
             Some(ApplyTask::Elsewhere { descriptor }) => self.catalogue.lock().note_elsewhere(&descriptor),
@@ -384,7 +384,8 @@ impl Applier {
         }
     }
 
-    /// Removes a replica's state, durably, and leaves a tombstone; `None`: there is no space to do it.
+    /// Removes a replica's state, durably, and leaves a tombstone; `None`: there is no space to do it, or another applier has
+    /// still to write what gives the replica its state, and would do so after it is gone.
     fn destroy(
         &mut self,
         region: RegionId,
@@ -393,24 +394,34 @@ impl Applier {
         committed: (LogIndex, Term),
     ) -> Result<Option<Tombstone>, ApplyError> {
         let mut entries = self.catalogue.lock();
+        if entries.is_pending(region) {
+            return Ok(None);
+        }
         let here = self.regions.get(&region).map(|progress| (progress.applied, progress.term)).unwrap_or_default();
         let tombstone = entries.tombstone_of(region, known, cause, committed.max(here));
+        // A child of a split may have come here and not been registered with this applier yet.
         let state = self.regions.get(&region).filter(|progress| progress.applied > LogIndex::ZERO);
-        let range = state.map(|progress| progress.descriptor.range.clone());
+        let state = state.map(|progress| &progress.descriptor).or(entries.state(region));
+        let range = state.map(|descriptor| descriptor.range.clone());
         let ranges = match range {
             // What had not been known here may have been taken over by others meanwhile.
             Some(range) if self.barred.contains(region) => entries.free_parts(region, range),
             range => range.into_iter().collect(),
         };
-        entries.bury(region, tombstone.clone());
+        // Until it is gone its range is taken: what came into it meanwhile would go with it.
+        let before = entries.set_tombstone(region, Some(tombstone.clone()));
         match self.form.bury(self.files.as_ref(), &entries, region, &ranges, &tombstone) {
             Ok(()) => {
+                entries.bury(region, tombstone.clone());
                 self.barred.remove(region);
                 self.regions.remove(&region);
                 self.dirty.remove(&region);
                 Ok(Some(tombstone))
             }
-            Err(StateError::NoSpace { .. }) => Ok(None),
+            Err(StateError::NoSpace { .. }) => {
+                entries.set_tombstone(region, before);
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }

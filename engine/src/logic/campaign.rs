@@ -50,6 +50,12 @@ pub(super) enum Attempt {
 }
 
 impl Campaigns {
+    /// Gives memory back that only many due groups need.
+    pub(super) fn shrink(&mut self, kept: usize) {
+        self.due.shrink_to(kept);
+        self.line.shrink_to(kept);
+    }
+
     /// Whether the line could move on at once.
     pub(super) fn moves_on(&self) -> bool {
         self.under_way < CAMPAIGNS_AT_ONCE && !self.line.is_empty()

@@ -53,6 +53,13 @@ impl FlushQueue {
         }
     }
 
+    /// Gives back room beyond this for what waits no longer.
+    pub(super) fn shrink_to(&mut self, kept: usize) {
+        self.appends.shrink_to(kept);
+        self.gated.shrink_to(kept);
+        self.early.shrink_to(kept);
+    }
+
     /// Appends and messages that wait.
     pub(super) fn waiting(&self) -> usize {
         self.appends.len() + self.gated.len() + self.early.len()

@@ -12,7 +12,7 @@ use multiraft_raft::{
 use multiraft_storage::FlushToken;
 use multiraft_transport::{CaptureId, PeerMessage, SessionSeq, SnapshotHeader};
 
-use crate::apply::Tombstone;
+use crate::apply::{Destroyed, Tombstone};
 use crate::liveness::SupportNews;
 use crate::region::admin::AdminRequest;
 use crate::region::check::{DigestAnswer, FencedReplicas};
@@ -121,15 +121,8 @@ pub enum Input<R> {
         /// The entry.
         index: LogIndex,
     },
-    /// A replica's state is durably gone.
-    Destroyed {
-        /// The region.
-        region: RegionId,
-        /// The newest that was known of it.
-        known: Arc<RegionDescriptor>,
-        /// What it leaves; `None`: there was no space to write that, it is to be tried again.
-        tombstone: Option<Tombstone>,
-    },
+    /// A replica's state is durably gone, or could not be removed yet.
+    Destroyed(Destroyed),
     /// Messages of a peer, for regions of this worker.
     Messages {
         /// The peer.

@@ -18,7 +18,7 @@ use multiraft_router::SlotKey;
 use multiraft_storage::{GroupRecord, LogChange};
 use multiraft_transport::{PeerMessage, RegionMessage, RegionStep};
 
-use crate::apply::{Cause, FIRST_INDEX, FIRST_TERM, Tombstone};
+use crate::apply::{Cause, Destroyed, FIRST_INDEX, FIRST_TERM, Tombstone};
 use crate::logic::worker::Worker;
 use crate::logic::{Adopt, ApplyTask, LaneKind, MergeState, Notice, RegionStart, Residue, SplitDone};
 
@@ -43,6 +43,8 @@ pub(super) struct Lifecycle<R> {
     heard: BTreeMap<RegionId, Arc<RegionDescriptor>>,
     /// For the applier, before anything else of this turn.
     tasks: Vec<ApplyTask<R>>,
+    /// Removals that could not be carried out: the applier is asked again with the next round.
+    put_off: Vec<ApplyTask<R>>,
     adopts: Vec<Adopt>,
 }
 
@@ -70,6 +72,7 @@ impl<R> Default for Lifecycle<R> {
             doomed: Vec::new(),
             heard: BTreeMap::new(),
             tasks: Vec::new(),
+            put_off: Vec::new(),
             adopts: Vec::new(),
         }
     }
@@ -477,6 +480,7 @@ impl<R> Worker<R> {
 
     /// Removes the replicas that are to go. Once a round: what they had to say has left by now.
     pub(super) fn remove_doomed(&mut self) {
+        self.lives.tasks.append(&mut self.lives.put_off);
         for (key, known, committed) in std::mem::take(&mut self.lives.doomed) {
             let Some(region) = self.regions.get(key).map(|region| region.id()) else { continue };
             if self.lives.creating.get(&region).is_some_and(|creating| creating.adopted_by.is_none()) {
@@ -504,15 +508,11 @@ impl<R> Worker<R> {
     }
 
     /// A replica's state is durably gone: now its log and hard state go.
-    pub(super) fn on_destroyed(
-        &mut self,
-        region: RegionId,
-        known: Arc<RegionDescriptor>,
-        tombstone: Option<Tombstone>,
-    ) {
+    pub(super) fn on_destroyed(&mut self, destroyed: Destroyed) {
+        let Destroyed { region, known, committed, tombstone } = destroyed;
         let Some(tombstone) = tombstone else {
-            let committed = Default::default();
-            return self.lives.tasks.push(ApplyTask::Destroy { region, known, cause: Cause::Removed, committed });
+            let task = ApplyTask::Destroy { region, known, cause: Cause::Removed, committed };
+            return self.lives.put_off.push(task);
         };
         self.lives.residue.tombstones.insert(region, tombstone);
         let hard_state = self.lives.residue.orphans.get(&region).copied();

@@ -69,6 +69,10 @@ pub(super) struct Region<R> {
     pub(super) listed_paused: bool,
     /// Whether it is to campaign, or does.
     pub(super) attempt: Attempt,
+    /// It has done something since the last walk over all regions came by.
+    pub(super) stirred: bool,
+    /// It holds no memory that only a busy region needs.
+    pub(super) trimmed: bool,
     /// What only a busy region needs.
     pub(super) busy: Option<Box<Waiting<R>>>,
 }
@@ -227,6 +231,8 @@ impl<R> Region<R> {
             paused: false,
             listed_paused: false,
             attempt: Attempt::None,
+            stirred: true,
+            trimmed: false,
             busy: None,
         }
     }

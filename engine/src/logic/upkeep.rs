@@ -34,6 +34,9 @@ pub(super) const SETTLE: Duration = Duration::from_secs(3);
 /// How long a leader stays whose hand-over came to nothing.
 pub(super) const SETTLE_AFTER_ABORT: Duration = Duration::from_secs(60);
 
+/// How many elements a buffer of a worker that has nothing to do keeps room for.
+const BUFFER_KEPT: usize = 1024;
+
 /// A replica that has heard of no leader for so long asks whether its region still knows it.
 const ASK_AFTER: Duration = Duration::from_secs(10);
 
@@ -80,9 +83,10 @@ impl Upkeep {
         self.next
     }
 
-    /// Something came in or was due: the next rounds are no idle ones, until all of `slots` have been looked at once.
+    /// Something came in or was due: the next rounds are no idle ones, until all of `slots` have been looked at twice: once to see
+    /// which of them have come to rest, and once more to give their memory back.
     pub(super) fn note_activity(&mut self, now: Time, slots: u32) {
-        self.busy_rounds = slots.div_ceil(SLOTS_PER_ROUND) + 1;
+        self.busy_rounds = 2 * slots.div_ceil(SLOTS_PER_ROUND) + 1;
         self.next = self.next.min(now.next_multiple(INTERVAL));
     }
 
@@ -141,6 +145,9 @@ impl<R> Worker<R> {
         }
         self.upkeep.busy_rounds = self.upkeep.busy_rounds.saturating_sub(1);
         let interval = if self.upkeep.busy_rounds > 0 { INTERVAL } else { IDLE_INTERVAL };
+        if self.upkeep.busy_rounds == 1 {
+            self.shrink_buffers(out);
+        }
         self.upkeep.next = now.next_multiple(interval);
         let expired: Vec<_> = self.peers.iter_mut().flat_map(|peer| peer.forwards.take_expired(now)).collect();
         self.abandon_forwards(expired);
@@ -173,6 +180,7 @@ impl<R> Worker<R> {
             self.upkeep.cursor = if self.upkeep.cursor + 1 >= slots { 0 } else { self.upkeep.cursor + 1 };
             let Some((key, _)) = self.regions.occupant(self.upkeep.cursor) else { continue };
             self.expire_waiting(now, key);
+            self.give_memory_back(key);
             self.ask_if_lonely(now, key);
             moved += usize::from(self.place_leader(now, key));
             if self.region(key).group.leader().is_none() {
@@ -180,6 +188,32 @@ impl<R> Worker<R> {
                 self.upkeep.note_activity(now, slots);
             }
         }
+    }
+
+    /// A replica that sleeps, and has done nothing since the walk came by last, keeps only what it needs to be woken.
+    fn give_memory_back(&mut self, key: SlotKey) {
+        let region = self.region_mut(key);
+        let is_quiet = !std::mem::take(&mut region.stirred) && region.group.next_deadline() == Time::NEVER;
+        if is_quiet && !region.trimmed {
+            region.trimmed = true;
+            region.group.release_memory();
+        }
+    }
+
+    /// What turns have gathered in is as large as the largest of them was: thousands of elections at once, for instance.
+    fn shrink_buffers(&mut self, out: &mut TurnOutput<R>) {
+        out.replies.shrink_to(BUFFER_KEPT);
+        out.lookups.shrink_to(BUFFER_KEPT);
+        out.notices.shrink_to(BUFFER_KEPT);
+        self.replies.shrink_to(BUFFER_KEPT);
+        self.lookups.shrink_to(BUFFER_KEPT);
+        self.notices.shrink_to(BUFFER_KEPT);
+        self.touched.shrink_to(BUFFER_KEPT);
+        self.campaigns.shrink(BUFFER_KEPT);
+        self.early_records.shrink_to(BUFFER_KEPT);
+        self.held.shrink_to(BUFFER_KEPT);
+        self.paused.shrink_to(BUFFER_KEPT);
+        self.flush.shrink_to(BUFFER_KEPT);
     }
 
     /// A replica without a leader for long asks the stores of its region whether it still belongs to it.

@@ -114,7 +114,7 @@ pub struct Worker<R> {
     /// Notices of this turn.
     pub(super) notices: Vec<Notice>,
     /// Regions to be polled at the end of the turn.
-    touched: Vec<SlotKey>,
+    pub(super) touched: Vec<SlotKey>,
     /// Records that do not come out of a group's poll (a log that must be reset at the start).
     pub(super) early_records: Vec<GroupRecord>,
     /// Groups whose committed entries wait until the applier has caught up.
@@ -316,7 +316,7 @@ impl<R> Worker<R> {
             Input::Absorbed { tombstone } => self.on_absorbed(tombstone),
             Input::Stalled { handle, index } => self.on_stalled(now, handle, index),
             Input::Created { region, replica, allowed } => self.on_created(now, region, replica, allowed),
-            Input::Destroyed { region, known, tombstone } => self.on_destroyed(region, known, tombstone),
+            Input::Destroyed(destroyed) => self.on_destroyed(destroyed),
             Input::Messages { from, messages } => self.handle_messages(now, from, messages),
             Input::Link { peer, up } => {
                 self.peers.entry(peer).heard = now;
@@ -390,6 +390,7 @@ impl<R> Worker<R> {
                 let more = scratch.more;
                 scratch.clear();
                 let region = self.region_mut(key);
+                (region.stirred, region.trimmed) = (true, false);
                 region.trim();
                 // On a grid, so that thousands of groups with random timeouts wake the worker some hundred times a second at most.
                 let deadline = if more { now } else { on_grid(region.group.next_deadline()) };

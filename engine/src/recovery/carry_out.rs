@@ -376,7 +376,7 @@ fn run(applier: &mut Applier, region: RegionId, tasks: Vec<ApplyTask<Infallible>
     if !batch.parked.is_empty() {
         return Err(interrupted("its log waits for a neighbour to be frozen, which does not come".to_owned()));
     }
-    if batch.destroyed.iter().any(|(_, _, tombstone)| tombstone.is_none()) {
+    if batch.destroyed.iter().any(|destroyed| destroyed.tombstone.is_none()) {
         return Err(interrupted("there is no space to remove it".to_owned()));
     }
     let mut follow_up = Vec::new();

@@ -170,8 +170,13 @@ impl<'a> Known<'a> {
     /// What may be lost if this replica is kept.
     pub(super) fn loss(&self, kept: &ReplicaSurvey) -> Loss {
         let known = self.replicas.iter().map(|(_, replica)| replica.hard_state.commit.max(replica.applied.0));
-        let upto = known.chain(self.buried.iter().map(|(_, buried)| buried.committed.0)).max();
-        if let Some(upto) = upto.filter(|upto| *upto > kept.last.0) {
+        let beyond = known.filter(|upto| *upto > kept.last.0);
+        // A log that ends in an earlier term lacks what was committed in a later one, however long it is. No sound replica's log
+        // ends later than the one that is kept, but a removed one may have been told more.
+        let (last, last_term) = kept.last;
+        let told = self.buried.iter().map(|(_, buried)| buried.committed);
+        let told = told.filter(|(index, term)| *index > last || *term > last_term).map(|(index, _)| index);
+        if let Some(upto) = beyond.chain(told).max() {
             return Loss::Certain { upto };
         }
         let is_sound = |replica: &Replica| self.replicas.iter().any(|(store, _)| *store == replica.store);

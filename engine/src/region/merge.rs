@@ -6,7 +6,7 @@
 //! absorbed record:  format (1) | count varint | count x ( varint region | varint its frozen version )
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -94,7 +94,7 @@ impl Absorbed {
 
 /// How a region stands with merges, in both parts: as source and as target; and which of its replicas a consistency check has
 /// fenced.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MergeState {
     /// It is frozen.
     pub frozen: Option<Arc<Frozen>>,
@@ -109,10 +109,27 @@ impl MergeState {
     pub(crate) fn of_records(frozen: Option<Bytes>, absorbed: Option<Bytes>, fenced: Option<Bytes>) -> Self {
         Self {
             frozen: frozen.and_then(|stored| Frozen::decode(&stored)).map(Arc::new),
-            absorbed: Arc::new(absorbed.and_then(|stored| Absorbed::decode(&stored)).unwrap_or_default()),
-            fenced: Arc::new(fenced.and_then(|stored| FencedReplicas::decode(&stored)).unwrap_or_default()),
+            absorbed: absorbed.and_then(|stored| Absorbed::decode(&stored)).map_or_else(nothing_absorbed, Arc::new),
+            fenced: fenced.and_then(|stored| FencedReplicas::decode(&stored)).map_or_else(nobody_fenced, Arc::new),
         }
     }
+}
+
+impl Default for MergeState {
+    fn default() -> Self {
+        Self { frozen: None, absorbed: nothing_absorbed(), fenced: nobody_fenced() }
+    }
+}
+
+/// What most regions have absorbed, once for all of them.
+pub(crate) fn nothing_absorbed() -> Arc<Absorbed> {
+    static NOTHING: LazyLock<Arc<Absorbed>> = LazyLock::new(Arc::default);
+    Arc::clone(&NOTHING)
+}
+
+fn nobody_fenced() -> Arc<FencedReplicas> {
+    static NOBODY: LazyLock<Arc<FencedReplicas>> = LazyLock::new(Arc::default);
+    Arc::clone(&NOBODY)
 }
 
 /// Why two regions cannot be merged as they are.

@@ -133,6 +133,7 @@ impl Core {
         self.effects.shrink_to_fit();
         if let RoleState::Leader(leader) = &mut self.role {
             leader.reads.shrink();
+            leader.followers.shrink_to_fit();
             leader.followers.iter_mut().for_each(crate::progress::Progress::shrink);
         }
     }

@@ -65,6 +65,9 @@ pub(crate) enum Envelope<I> {
     Stop,
 }
 
+/// What the channel's places hold: there are as many of them as may ever be needed, and each is there from the start.
+pub(crate) type Parcel<I> = Box<Envelope<I>>;
+
 /// The accounts of one worker.
 #[derive(Debug)]
 pub(crate) struct Accounts {
@@ -108,7 +111,7 @@ pub(crate) struct Room {
 /// A sender to one worker. Cheap to clone; any thread may use it.
 #[derive(Debug)]
 pub struct Mailbox<I> {
-    sender: Sender<Envelope<I>>,
+    sender: Sender<Parcel<I>>,
     accounts: Arc<Accounts>,
     busy_total: metrics::Counter,
 }
@@ -120,7 +123,7 @@ impl<I> Clone for Mailbox<I> {
 }
 
 impl<I> Mailbox<I> {
-    pub(crate) fn new(worker: u32, room: Room) -> (Self, Receiver<Envelope<I>>) {
+    pub(crate) fn new(worker: u32, room: Room) -> (Self, Receiver<Parcel<I>>) {
         // One place more than all accounts together: the order to stop always finds room.
         let places =
             room.callers.count.saturating_add(room.peers.count).saturating_add(room.reserved).saturating_add(1);
@@ -171,14 +174,14 @@ impl<I> Mailbox<I> {
             // Eight million at once, each a thread waiting below: no such program runs.
             Err(Refusal::Busy | Refusal::TooLarge) => return Err(SendError::Busy(input)),
         }
-        let envelope = Envelope::Work { input, account: Account::Reserved, bytes: 0 };
+        let envelope = Box::new(Envelope::Work { input, account: Account::Reserved, bytes: 0 });
         match self.sender.try_send(envelope) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(envelope)) => {
                 tracing::error!("more completions are under way than the pool reserves room for: raise `reserved`");
-                self.sender.send(envelope).map_err(|refused| self.take_back(refused.into_inner(), SendError::Closed))
+                self.sender.send(envelope).map_err(|refused| self.take_back(*refused.into_inner(), SendError::Closed))
             }
-            Err(TrySendError::Disconnected(envelope)) => Err(self.take_back(envelope, SendError::Closed)),
+            Err(TrySendError::Disconnected(envelope)) => Err(self.take_back(*envelope, SendError::Closed)),
         }
     }
 
@@ -200,7 +203,7 @@ impl<I> Mailbox<I> {
 
     /// Tells the worker to finish; the accounts must be closed. A worker that is gone already does not mind.
     pub(crate) fn send_stop(&self) {
-        drop(self.sender.send(Envelope::Stop));
+        drop(self.sender.send(Box::new(Envelope::Stop)));
     }
 
     fn try_send_on(&self, account: Account, input: I, bytes: u64) -> Result<(), SendError<I>> {
@@ -213,14 +216,14 @@ impl<I> Mailbox<I> {
             Err(Refusal::TooLarge) => return Err(SendError::TooLarge(input)),
             Err(Refusal::Closed) => return Err(SendError::Closed(input)),
         }
-        match self.sender.try_send(Envelope::Work { input, account, bytes }) {
+        match self.sender.try_send(Box::new(Envelope::Work { input, account, bytes })) {
             Ok(()) => Ok(()),
             // Only when completions overran their reserve: callers give way.
             Err(TrySendError::Full(envelope)) => {
                 self.busy_total.increment(1);
-                Err(self.take_back(envelope, SendError::Busy))
+                Err(self.take_back(*envelope, SendError::Busy))
             }
-            Err(TrySendError::Disconnected(envelope)) => Err(self.take_back(envelope, SendError::Closed)),
+            Err(TrySendError::Disconnected(envelope)) => Err(self.take_back(*envelope, SendError::Closed)),
         }
     }
 

@@ -67,7 +67,7 @@ fn completions_over_their_reserve_wait_instead_of_failing() {
             }
         });
         for expected in 0..sent {
-            let Envelope::Work { input, account, bytes } = receiver.recv().unwrap() else { panic!("work only") };
+            let Envelope::Work { input, account, bytes } = *receiver.recv().unwrap() else { panic!("work only") };
             assert_eq!((input, account), (expected, Account::Reserved));
             mailbox.accounts().get(account).release(1, bytes);
         }

@@ -25,7 +25,7 @@ use multiraft_raft::Time;
 pub use self::progress::{Progress, Reading, StallWatch};
 use self::worker::Worker;
 use crate::Clock;
-use crate::mailbox::{Accounts, Envelope, Limit, Mailbox, Room};
+use crate::mailbox::{Accounts, Limit, Mailbox, Parcel, Room};
 
 /// What a worker runs: all of its groups, behind one face.
 pub trait Driver<I>: Send + 'static {
@@ -99,7 +99,7 @@ pub struct StartError {
 }
 
 /// The receiving end of one worker.
-type Seat<I> = (Receiver<Envelope<I>>, Arc<Progress>);
+type Seat<I> = (Receiver<Parcel<I>>, Arc<Progress>);
 
 /// A pool whose mailboxes exist, so that drivers can be built with them, but whose threads do not run yet.
 #[derive(Debug)]

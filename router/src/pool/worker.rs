@@ -10,14 +10,14 @@ use multiraft_raft::Time;
 
 use super::{Driver, PoolConfig, Progress};
 use crate::Clock;
-use crate::mailbox::{Account, Accounts, Envelope};
+use crate::mailbox::{Account, Accounts, Envelope, Parcel};
 
 /// How often a worker that is stopping looks again for inputs which were admitted but turned back at the full channel.
 const DRAIN_CHECK: Duration = Duration::from_millis(1);
 
 pub(super) struct Worker<I, D> {
     driver: D,
-    receiver: Receiver<Envelope<I>>,
+    receiver: Receiver<Parcel<I>>,
     accounts: Arc<Accounts>,
     progress: Arc<Progress>,
     clock: Clock,
@@ -52,7 +52,7 @@ impl<I, D: Driver<I>> Worker<I, D> {
     pub(super) fn new(
         index: u32,
         driver: D,
-        seat: (Receiver<Envelope<I>>, Arc<Accounts>, Arc<Progress>),
+        seat: (Receiver<Parcel<I>>, Arc<Accounts>, Arc<Progress>),
         clock: Clock,
         config: &PoolConfig,
     ) -> Self {
@@ -110,7 +110,7 @@ impl<I, D: Driver<I>> Worker<I, D> {
         batch.release_to(&self.accounts)
     }
 
-    fn wait(&mut self, wake: Time) -> Option<Envelope<I>> {
+    fn wait(&mut self, wake: Time) -> Option<Parcel<I>> {
         if wake <= self.clock.now() {
             return None;
         }
@@ -134,8 +134,8 @@ impl<I, D: Driver<I>> Worker<I, D> {
         }
     }
 
-    fn open(&mut self, envelope: Envelope<I>, inputs: &mut Vec<I>, batch: &mut Batch) {
-        match envelope {
+    fn open(&mut self, envelope: Parcel<I>, inputs: &mut Vec<I>, batch: &mut Batch) {
+        match *envelope {
             Envelope::Work { input, account, bytes } => {
                 batch.add(account, bytes);
                 inputs.push(input);

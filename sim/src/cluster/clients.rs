@@ -144,6 +144,15 @@ impl Clients {
         left.flatten().copied().collect()
     }
 
+    /// The keys that probers are at: each goes on to its next one when this one is done.
+    pub(super) fn probed(&self) -> Vec<Key> {
+        let at = |client: &Client| match &client.role {
+            Role::Prober { left, .. } => left.front().copied(),
+            Role::Loader => None,
+        };
+        self.clients.iter().filter_map(at).collect()
+    }
+
     /// A name for whoever waits next.
     pub(super) fn new_waiter(&mut self) -> Waiter {
         self.last_waiter += 1;

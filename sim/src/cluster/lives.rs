@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use multiraft::apply::{AppliedBatch, Tombstone};
+use multiraft::apply::{AppliedBatch, Destroyed, Tombstone};
 use multiraft::logic::{Applied, ApplyTask, RegionChange, SnapshotInstalled, SplitDone, TurnOutput};
 use multiraft_raft::{LogIndex, RegionId, Role};
 use multiraft_transport::{PeerMessage, RegionStep};
@@ -127,7 +127,7 @@ impl Cluster {
             self.counters.replicas_released += 1;
             self.observe_absorbed(store, tombstone);
         }
-        for (region, _, tombstone) in &batch.destroyed {
+        for Destroyed { region, tombstone, .. } in &batch.destroyed {
             let Some(tombstone) = tombstone else { continue };
             self.say(|| format!("{id} has removed {region:?}: {tombstone:?}"));
             self.counters.replicas_removed += 1;

@@ -13,6 +13,9 @@ use super::record::{self, RECORD_OVERHEAD_MAX, RecordInfo, RecordKind, Span};
 
 /// What one record takes in a frame and in the segment's footer, besides its entries, at most.
 pub(crate) const RECORD_SHARE: usize = RECORD_OVERHEAD_MAX + DIRECTORY_ENTRY + FOOTER_ENTRY;
+/// How many bytes, and how many records, a frame may have without giving memory back after it.
+const FRAME_KEPT: usize = 2 << 20;
+const RECORDS_KEPT: usize = 8192;
 /// The largest batch: it has to fit one segment.
 pub(crate) const BATCH_BYTES_MAX: usize = 512 << 20;
 
@@ -101,8 +104,11 @@ impl Staging {
         self.groups.clear();
         (self.at, self.seed) = (at, seed);
         (self.entries, self.rewritten) = (0, 0);
-        // One huge batch does not keep its memory for ever.
-        self.frame.shrink_to(16 << 20);
+        // One huge frame does not keep its memory for ever.
+        self.frame.shrink_to(FRAME_KEPT);
+        self.directory.shrink_to(RECORDS_KEPT);
+        self.records.shrink_to(RECORDS_KEPT);
+        self.groups.shrink_to(RECORDS_KEPT);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
