@@ -144,6 +144,17 @@ fn of_two_that_ask_each_other_for_pre_votes_one_lets_the_other_pass() {
 }
 
 #[test]
+fn who_was_put_off_because_of_a_promise_lets_the_other_pass() {
+    let mut store = Store::promised(1, 40);
+    store.withdraw(&[2]);
+    let asked = store.asked(2);
+    for region in &asked {
+        store.hear(*region, 2, 2, Body::Promised);
+    }
+    assert_eq!(store.grants(2, &asked), asked);
+}
+
+#[test]
 fn who_is_asked_while_it_stands_in_line_does_not_campaign_as_well() {
     let mut store = Store::promised(1, 40);
     store.withdraw(&[2]);

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use multiraft_raft::{
-    Body, LogIndex, Message, Promise, RegionDescriptor, RegionId, ReplicaId, Role, RoleKind, StoreId, Term, Time,
+    Body, LogIndex, Message, Promise, RegionDescriptor, RegionId, ReplicaId, Role, StoreId, Term, Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_transport::RegionStep;
@@ -229,10 +229,11 @@ impl<R> Worker<R> {
 
     /// Whether the replica here asks for pre-votes as well, and is before the one on `other` in the order of the region's
     /// stores. If each let the other pass both would campaign in one term, and none would win it. So the second waits to be
-    /// asked for its vote (S8). With logs that end alike it has no reason to refuse; with others, one of the two cannot win.
+    /// asked for its vote (S8). With logs that end alike it has no reason to refuse, unless a promise
+    /// bound it when it was asked; with others, one of the two cannot win.
     fn goes_first(&self, key: SlotKey, other: StoreId, its_last: (Term, LogIndex)) -> bool {
         let (region, own) = (self.region(key), self.config.store);
-        let is_asking = region.group.role() == RoleKind::PreCandidate;
+        let is_asking = region.group.awaits_pre_votes();
         let own_last = (region.group.last_term(), region.group.last_index());
         is_asking && its_last == own_last && place(region.id(), own) < place(region.id(), other)
     }

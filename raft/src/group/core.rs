@@ -84,6 +84,8 @@ pub(crate) struct Following {
 #[derive(Debug, Default)]
 pub(crate) struct Candidacy {
     pub(crate) answers: Vec<(ReplicaId, bool)>,
+    /// Somebody could not grant what was asked because of a promise: it has to be asked again.
+    pub(crate) was_put_off: bool,
 }
 
 impl Candidacy {
