@@ -47,7 +47,7 @@ impl Engine {
     /// [`ProposeError`]; only [`ProposeError::Uncertain`] leaves open whether the command had or will have an effect.
     pub async fn propose_key(&self, key: impl AsRef<[u8]>, command: impl Into<Bytes>) -> Result<Bytes, ProposeError> {
         let (key, command, deadline) = (key.as_ref(), command.into(), self.deadline(None));
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut has_waited) = (PAUSE_MIN, false);
         loop {
             let region = self.route(key, deadline).await.ok_or_else(|| self.unrouted())?;
             let patience = deadline.min(self.deadline(Some(PATIENCE)));
@@ -55,12 +55,11 @@ impl Engine {
                 self.propose_until(region.id, Some(region.epoch), None, command.clone(), deadline, patience).await;
             let (error, is_lost) = match proposed {
                 Err(error) if error.may_heal() => {
-                    let is_lost = matches!(
-                        error,
-                        ProposeError::UnknownRegion { .. }
-                            | ProposeError::NotLeader { .. }
-                            | ProposeError::EpochMismatch { .. }
-                    );
+                    let is_lost = match error {
+                        ProposeError::UnknownRegion { .. } | ProposeError::EpochMismatch { .. } => true,
+                        ProposeError::NotLeader { .. } => !self.may_wait(region.id, &mut has_waited),
+                        _ => false,
+                    };
                     (error, is_lost)
                 }
                 result => return result,
@@ -98,7 +97,7 @@ impl Engine {
         consistency: Consistency,
         deadline: Time,
     ) -> Result<(Arc<RegionDescriptor>, Bytes), ReadError> {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut has_waited) = (PAUSE_MIN, false);
         loop {
             let region = self.route(key, deadline).await;
             let region = region.ok_or_else(|| match self.stopped() {
@@ -114,6 +113,7 @@ impl Engine {
             match &error {
                 // A store without a replica has nothing to read locally, and that does not change by asking.
                 ReadError::UnknownRegion { .. } if consistency == Consistency::Local => return Err(error),
+                ReadError::NotLeader { .. } if self.may_wait(region.id, &mut has_waited) => {}
                 ReadError::UnknownRegion { .. } | ReadError::NotLeader { .. } | ReadError::EpochMismatch { .. } => {
                     self.ask_if_unchanged(key, &region, deadline).await;
                 }
@@ -125,6 +125,13 @@ impl Engine {
                 return Err(error);
             }
         }
+    }
+
+    /// Whether a region without a leader is given some more time before other stores are asked for it: once, if a replica is here,
+    /// which learns by itself as a rule what becomes of its region. When a store dies, its regions are many, and those who are
+    /// asked have leaders to elect.
+    fn may_wait(&self, region: RegionId, has_waited: &mut bool) -> bool {
+        !std::mem::replace(has_waited, true) && self.running().directory.worker(region).is_some()
     }
 
     /// The region that owns a key, as far as this store can find out within `timeout` (default:

@@ -197,8 +197,10 @@ impl<R> Worker<R> {
             }
             _ => None,
         };
+        let (now, silence) = (self.now, self.config.raft.election_timeout_min);
         let peer = self.peers.entry(to);
-        if peer.up.is_none() {
+        // What is not sent counts as lost, as it would be.
+        if peer.is_dead(now, silence) {
             return;
         }
         match message.body {
@@ -284,6 +286,9 @@ impl<R> Worker<R> {
 
     /// What a group has to tell those who watch.
     pub(super) fn on_event(&mut self, key: SlotKey, event: Event) {
+        if let Event::RoleChanged { role, .. } = event {
+            self.on_role(key, role);
+        }
         match event {
             Event::RoleChanged { role: multiraft_raft::RoleKind::Leader, .. } => {
                 self.counters.elections_won += 1;
@@ -296,9 +301,11 @@ impl<R> Worker<R> {
             Event::LeaderChanged { leader, term } => {
                 let region = self.region(key);
                 let leader = leader.and_then(|replica| region.store_of(replica));
-                self.notices.push(Notice::Leader { region: region.id(), term, leader });
+                let id = region.id();
+                self.notices.push(Notice::Leader { region: id, term, leader });
                 if leader.is_some() {
                     self.on_transfer_over(key, leader);
+                    self.serve_parked(self.now, id);
                 }
             }
             // The target may have been asked already, and may still win.

@@ -30,6 +30,8 @@ pub(super) struct Peer<R> {
     pub(super) heard: Time,
     /// Its support is held: it is alive, however little it has to say.
     pub(super) supports: bool,
+    /// This store has withdrawn its support, and given it none since.
+    pub(super) withdrawn: bool,
     /// The append lane is full: nothing more for it until it is ready.
     pub(super) lane_full: bool,
     /// It has sent an offered leadership back: until then it is not offered another.
@@ -167,6 +169,7 @@ impl<R> Peer<R> {
             up: None,
             heard: Time::ZERO,
             supports: false,
+            withdrawn: false,
             lane_full: false,
             unwilling_until: Time::ZERO,
             lost_at: 0,
@@ -183,6 +186,12 @@ impl<R> Peer<R> {
     /// Whether there was no sign of life for `silence`.
     pub(super) fn is_silent(&self, now: Time, silence: Duration) -> bool {
         !self.supports && now.since(self.heard) >= silence
+    }
+
+    /// Whether its replicas are as good as gone: stores that have come to nothing between them begin anew by what they say as
+    /// stores, whatever their groups say.
+    pub(super) fn is_dead(&self, now: Time, silence: Duration) -> bool {
+        self.up.is_none() || (self.withdrawn && self.is_silent(now, silence))
     }
 
     pub(super) fn push(&mut self, lane: LaneKind, message: PeerMessage) {

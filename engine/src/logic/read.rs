@@ -76,7 +76,7 @@ impl<R> Worker<R> {
     }
 
     /// What to answer a read from this replica as it is, if it holds all that was committed `age` ago (R5).
-    fn fresh_within(&self, now: Time, slot: SlotKey, age: Duration) -> Option<Outcome> {
+    pub(super) fn fresh_within(&self, now: Time, slot: SlotKey, age: Duration) -> Option<Outcome> {
         let region = self.region(slot);
         let can_serve = holds_data(region.descriptor(), self.config.store) && region.merge.frozen.is_none();
         let is_fresh = region.fresh_as_of != Time::ZERO && now.since(region.fresh_as_of) <= age;

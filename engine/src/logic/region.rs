@@ -11,6 +11,7 @@ use multiraft_raft::{
 use multiraft_router::SlotKey;
 use multiraft_storage::FlushToken;
 
+use crate::logic::campaign::Attempt;
 use crate::logic::merge::Driving;
 use crate::logic::output::ReplyTo;
 use crate::logic::read::Charge;
@@ -66,6 +67,8 @@ pub(super) struct Region<R> {
     pub(super) paused: bool,
     /// Listed among those that wait for a lane.
     pub(super) listed_paused: bool,
+    /// Whether it is to campaign, or does.
+    pub(super) attempt: Attempt,
     /// It has done something since the last walk over all regions came by.
     pub(super) stirred: bool,
     /// It holds no memory that only a busy region needs.
@@ -227,6 +230,7 @@ impl<R> Region<R> {
             fresh_as_of: Time::ZERO,
             paused: false,
             listed_paused: false,
+            attempt: Attempt::None,
             stirred: true,
             trimmed: false,
             busy: None,

@@ -133,6 +133,11 @@ impl Routes {
 }
 
 impl<R> Worker<R> {
+    /// Whether other stores can be asked for a region whose leader is not known here.
+    pub(super) fn has_route(&self, region: RegionId) -> bool {
+        self.routes.routes.contains_key(&region)
+    }
+
     /// A descriptor that this store heard of: requests for a region without a replica here may go to its stores.
     pub(super) fn on_route(&mut self, descriptor: Arc<RegionDescriptor>) {
         self.routes.learn(descriptor);

@@ -11,12 +11,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use multiraft_raft::{Body, Message, Promise, RegionDescriptor, RegionId, ReplicaId, Role, StoreId, Term, Time};
+use multiraft_raft::{
+    Body, LogIndex, Message, Promise, RegionDescriptor, RegionId, ReplicaId, Role, StoreId, Term, Time,
+};
 use multiraft_router::SlotKey;
 use multiraft_transport::RegionStep;
 
 use crate::liveness::{Held, SupportEpoch, SupportNews};
-use crate::logic::worker::Worker;
+use crate::logic::worker::{Worker, mix};
 
 /// How many groups one turn wakes.
 const WAKES_PER_TURN: usize = 1024;
@@ -117,6 +119,7 @@ impl<R> Worker<R> {
         match news {
             SupportNews::Given { peer, epoch } => {
                 self.supports.peers.entry(peer).or_default().given = Some(epoch.code());
+                self.peers.entry(peer).withdrawn = false;
             }
             SupportNews::Withdrawn { peer, epoch } => {
                 let epoch = epoch.code();
@@ -125,6 +128,7 @@ impl<R> Worker<R> {
                     return;
                 }
                 support.given = None;
+                self.peers.entry(peer).withdrawn = true;
                 let promised = std::mem::take(&mut support.promised);
                 self.supports.kept.retain(|_, (store, promise)| (*store, promise.epoch) != (peer, epoch));
                 self.supports.wake_all(promised, Wake::Withdrawn { peer, epoch });
@@ -216,10 +220,22 @@ impl<R> Worker<R> {
         match message.body {
             // Who is heard and does not hear would wake a leader again and again that has all the support it needs (S4).
             Body::PreVote { .. } if self.region(key).group.is_resting() && self.supports.held(from).is_none() => true,
+            Body::PreVote { last_index, last_term } if self.goes_first(key, from, (last_term, last_index)) => true,
             Body::PreVote { .. } | Body::Vote { .. } | Body::TimeoutNow => !self.supports.may_vote(),
             Body::Fortify { epoch } => !self.supports.gives(from, epoch),
             _ => false,
         }
+    }
+
+    /// Whether the replica here asks for pre-votes as well, and is before the one on `other` in the order of the region's
+    /// stores. If each let the other pass both would campaign in one term, and none would win it. So the second waits to be
+    /// asked for its vote (S8). With logs that end alike it has no reason to refuse, unless a promise
+    /// bound it when it was asked; with others, one of the two cannot win.
+    fn goes_first(&self, key: SlotKey, other: StoreId, its_last: (Term, LogIndex)) -> bool {
+        let (region, own) = (self.region(key), self.config.store);
+        let is_asking = region.group.awaits_pre_votes();
+        let own_last = (region.group.last_term(), region.group.last_index());
+        is_asking && its_last == own_last && place(region.id(), own) < place(region.id(), other)
     }
 
     /// A group has taken in a request for a promise: if it promised, that is put into the index.
@@ -362,15 +378,15 @@ impl<R> Worker<R> {
 /// Which place this store has among those whose replicas may lead a region when its leader's store has fallen silent: by a
 /// hash of region and store, so that the regions of one dead store go to all others evenly, and no two stores begin at once.
 fn rank(region: &RegionDescriptor, own: StoreId, silent: StoreId) -> u32 {
-    let place = |store: StoreId| (mix(region.id.get(), store.get()), store);
-    let own_place = place(own);
+    let own_place = place(region.id, own);
     let others = region.replicas.iter().filter(|replica| replica.role == Role::Voter && replica.store != silent);
-    let before = others.filter(|replica| place(replica.store) < own_place).count();
+    let before = others.filter(|replica| place(region.id, replica.store) < own_place).count();
     u32::try_from(before).unwrap_or(u32::MAX)
 }
 
-fn mix(region: u64, store: u64) -> u64 {
-    crate::logic::worker::mix(store, region)
+/// Where a store stands in the order in which those of a region campaign.
+fn place(region: RegionId, store: StoreId) -> (u64, StoreId) {
+    (mix(store.get(), region.get()), store)
 }
 
 #[cfg(test)]

@@ -209,7 +209,7 @@ impl<R> Worker<R> {
         self.lookups.shrink_to(BUFFER_KEPT);
         self.notices.shrink_to(BUFFER_KEPT);
         self.touched.shrink_to(BUFFER_KEPT);
-        self.due.shrink_to(BUFFER_KEPT);
+        self.campaigns.shrink(BUFFER_KEPT);
         self.early_records.shrink_to(BUFFER_KEPT);
         self.held.shrink_to(BUFFER_KEPT);
         self.paused.shrink_to(BUFFER_KEPT);

@@ -17,10 +17,12 @@ use rustc_hash::FxHashMap;
 
 use crate::logic::aside::Aside;
 use crate::logic::bulk::Bulk;
+use crate::logic::campaign::Campaigns;
 use crate::logic::check::Checks;
 use crate::logic::flush::FlushQueue;
 use crate::logic::lifecycle::Lifecycle;
 use crate::logic::merge::Merges;
+use crate::logic::park::Parked;
 use crate::logic::peers::Peers;
 use crate::logic::read::Charged;
 use crate::logic::region::Region;
@@ -32,9 +34,6 @@ use crate::logic::{
     BeatShare, Counters, FetchTask, Input, LocateTask, LookupTask, Notice, Outcome, RegionHandle, RegionStart,
     TurnOutput,
 };
-
-/// How many due groups one turn takes: a bound on a turn's length, also when ten thousand groups are due at once.
-const DUE_PER_TURN: usize = 1024;
 
 /// Groups' deadlines are served in steps of this; heartbeats fall on multiples of it anyway.
 const DEADLINE_GRID: Duration = Duration::from_millis(10);
@@ -97,6 +96,8 @@ pub struct Worker<R> {
     pub(super) routes: Routes,
     pub(super) supports: Supports,
     pub(super) bulk: Bulk<R>,
+    pub(super) parked: Parked<R>,
+    pub(super) campaigns: Campaigns,
     /// What waiting queries hold, in bytes.
     pub(super) query_bytes: Charged,
     pub(super) counters: Counters,
@@ -116,7 +117,6 @@ pub struct Worker<R> {
     pub(super) touched: Vec<SlotKey>,
     /// Records that do not come out of a group's poll (a log that must be reset at the start).
     pub(super) early_records: Vec<GroupRecord>,
-    pub(super) due: Vec<SlotKey>,
     /// Groups whose committed entries wait until the applier has caught up.
     pub(super) held: VecDeque<SlotKey>,
     /// Leading groups that wait for a lane.
@@ -154,6 +154,8 @@ impl<R> Worker<R> {
             routes: Routes::new(),
             supports: Supports::new(config.awaits_vote),
             bulk: Bulk::new(config.incarnation),
+            parked: Parked::default(),
+            campaigns: Campaigns::default(),
             query_bytes: Charged::default(),
             counters: Counters::default(),
             apply_backlog: 0,
@@ -164,7 +166,6 @@ impl<R> Worker<R> {
             notices: Vec::new(),
             touched: Vec::new(),
             early_records: Vec::new(),
-            due: Vec::new(),
             held: VecDeque::new(),
             paused: Vec::new(),
             scratch: Output::new(),
@@ -230,6 +231,8 @@ impl<R> Worker<R> {
         self.removed = true;
         self.on_region_gone(region, key);
         self.forget_check(region);
+        self.abandon_parked(region);
+        self.end_attempt(key);
         let Some(mut removed) = self.regions.remove(key) else { return };
         self.notices.push(Notice::Vacated(removed.handle()));
         let Some(waiting) = removed.busy.take() else { return };
@@ -257,8 +260,9 @@ impl<R> Worker<R> {
             self.upkeep.note_activity(now, self.regions.slots());
         }
         for input in inputs.drain(..) {
-            self.handle(now, input);
+            self.take(now, input);
         }
+        self.expire_parked(now);
         self.drive_wakes(now);
         self.handle_due(now);
         self.upkeep(now, out);
@@ -274,7 +278,7 @@ impl<R> Worker<R> {
         self.next_deadline()
     }
 
-    fn handle(&mut self, now: Time, input: Input<R>) {
+    pub(super) fn handle(&mut self, now: Time, input: Input<R>) {
         match input {
             Input::Propose { region, epoch, session, command, deadline, reply } => {
                 if now >= deadline {
@@ -351,28 +355,6 @@ impl<R> Worker<R> {
             Input::Handover => self.upkeep.start_handover(),
             Input::Support(news) => self.on_support(now, news),
         }
-    }
-
-    fn handle_due(&mut self, now: Time) {
-        let mut due = std::mem::take(&mut self.due);
-        self.deadlines.pop_due(now, DUE_PER_TURN, &mut due);
-        for key in due.drain(..) {
-            let Some(region) = self.regions.get_mut(key) else { continue };
-            if region.group.is_leader() {
-                self.brief(key);
-            } else if !self.supports.may_vote() {
-                // Its wait for a leader begins anew.
-                region.group.wake(now);
-            }
-            let region = self.region_mut(key);
-            let rested = region.group.is_resting();
-            region.group.handle_deadline(now);
-            if !rested && region.group.is_resting() {
-                self.on_rest(key);
-            }
-            self.touch(key);
-        }
-        self.due = due;
     }
 
     /// Polls every touched group once and sorts what it wants done.
@@ -497,11 +479,11 @@ impl<R> Worker<R> {
     }
 
     fn next_deadline(&self) -> Time {
-        if !self.touched.is_empty() || self.supports.has_wakes() {
+        if !self.touched.is_empty() || self.supports.has_wakes() || self.campaigns.moves_on() {
             return Time::ZERO;
         }
         let beats = if self.peers.has_beats() { self.next_beat } else { Time::NEVER };
-        self.deadlines.next().min(beats).min(self.upkeep.next()).min(self.bulk_due())
+        self.deadlines.next().min(beats).min(self.upkeep.next()).min(self.bulk_due()).min(self.parked.next())
     }
 
     /// Lists a region for the end of the turn.

@@ -49,6 +49,8 @@ pub(crate) struct Election {
     pub(crate) random: Random,
     /// Pre-votes refused because of promises since a leader was known.
     pub(crate) refusals: u32,
+    /// The wait that ends at `deadline` is no drawn timeout, but this replica's place in the line of those that might campaign.
+    pub(crate) stands_in_line: bool,
 }
 
 /// A replica's part in its group.
@@ -82,6 +84,8 @@ pub(crate) struct Following {
 #[derive(Debug, Default)]
 pub(crate) struct Candidacy {
     pub(crate) answers: Vec<(ReplicaId, bool)>,
+    /// Somebody could not grant what was asked because of a promise: it has to be asked again.
+    pub(crate) was_put_off: bool,
 }
 
 impl Candidacy {
@@ -134,6 +138,7 @@ impl Core {
                 priority: Priority::default(),
                 random: Random::new(seed),
                 refusals: 0,
+                stands_in_line: false,
             },
             role: RoleState::Follower(Following::new(hard.commit)),
             bond: None,
@@ -211,6 +216,7 @@ impl Core {
         let Election { priority, random, .. } = &mut self.election;
         let wait = priority.wait(self.options.election_timeout_min, self.options.election_timeout_max, random);
         self.election.deadline = wait.map_or(Time::NEVER, |wait| now.plus(wait));
+        self.election.stands_in_line = false;
     }
 
     /// Queues a message that may leave at once, in the current term.

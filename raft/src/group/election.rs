@@ -107,6 +107,10 @@ impl Core {
         }
         let is_free = term > self.hard.term || self.may_vote_for(from);
         let granted = is_free && !self.has_live_leader(now) && self.log.is_covered_by(last.0, last.1);
+        if granted && self.election.stands_in_line {
+            // Who comes before it in the line is at it. Once only: who asks and never wins holds nobody up for long.
+            self.rearm(now);
+        }
         // A grant names the term that was asked about; a refusal tells the own term, in case the asker lags behind.
         let term = if granted { term } else { self.hard.term };
         let body = Body::PreVoteReply { granted };

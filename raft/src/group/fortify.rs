@@ -206,14 +206,14 @@ impl Core {
             self.rearm(now);
         } else {
             self.election.deadline = now.plus(wait);
+            self.election.stands_in_line = true;
         }
     }
 
     /// A pre-vote was refused because of a promise. That may end soon: once the voter's store has withdrawn, too.
     pub(crate) fn on_promised(&mut self, now: Time) {
-        if !matches!(self.role, RoleState::PreCandidate(_)) {
-            return;
-        }
+        let RoleState::PreCandidate(candidacy) = &mut self.role else { return };
+        candidacy.was_put_off = true;
         let wait = self.options.heartbeat_interval * (1 << self.election.refusals.min(MAX_DOUBLINGS));
         self.election.refusals += 1;
         let at = now.plus(wait.min(self.options.election_timeout_min));

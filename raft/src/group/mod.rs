@@ -181,6 +181,19 @@ impl<P: FlushProof> Group<P> {
         self.core.on_transfer_refused(by)
     }
 
+    /// Whether this replica asks for pre-votes, and nobody has said that a promise keeps it from granting them.
+    #[must_use]
+    pub fn awaits_pre_votes(&self) -> bool {
+        self.core.awaits_pre_votes()
+    }
+
+    /// Whether [`handle_deadline`](Self::handle_deadline) would have this replica campaign now. A driver with many groups may put
+    /// that off.
+    #[must_use]
+    pub fn wants_to_campaign(&self, now: Time) -> bool {
+        self.core.wants_to_campaign(now)
+    }
+
     /// Campaigns at once, if this replica may; with a pre-vote first, if that is configured.
     pub fn campaign(&mut self, now: Time) {
         self.core.campaign(now, false);

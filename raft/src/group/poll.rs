@@ -89,6 +89,15 @@ impl Core {
         own.min(self.applying.deadline()).min(self.releases_due())
     }
 
+    pub(crate) fn awaits_pre_votes(&self) -> bool {
+        matches!(&self.role, RoleState::PreCandidate(candidacy) if !candidacy.was_put_off)
+    }
+
+    pub(crate) fn wants_to_campaign(&self, now: Time) -> bool {
+        let is_time = self.has_election_timer() && now >= self.election.deadline;
+        is_time && !self.is_leader() && self.may_campaign()
+    }
+
     /// Who can never lead does not wait for an election either; nor who has promised the leader of its own term to keep quiet.
     fn has_election_timer(&self) -> bool {
         self.members.current.may_lead(self.id) && !self.keeps_quiet()

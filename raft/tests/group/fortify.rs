@@ -145,7 +145,13 @@ fn after_a_withdrawal_it_campaigns_when_it_is_told_to() {
     hand.hear(3, 3, pre_vote((9, 2)));
     let granted = Body::PreVoteReply { granted: true };
     assert_eq!(hand.turn().messages.last(), Some(&from_me(3, 3, granted)));
-    later(&mut hand, Duration::from_millis(50));
+    // Who was let pass has the time of an election, once.
+    let until = hand.group.next_deadline();
+    assert!(until >= hand.now.plus(Options::default().election_timeout_min));
+    hand.hear(3, 3, pre_vote((9, 2)));
+    hand.turn();
+    assert_eq!(hand.group.next_deadline(), until);
+    hand.now = until;
     hand.group.handle_deadline(hand.now);
     assert_eq!(hand.group.role(), RoleKind::PreCandidate);
 }
