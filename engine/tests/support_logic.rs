@@ -13,7 +13,7 @@ use multiraft::liveness::{Held, SupportEpoch, SupportNews};
 use multiraft::logic::{
     Absorbed, AdminRequest, Applied, ApplyTask, Freshness, Input, Outcome, TurnOutput, Worker, WorkerConfig,
 };
-use multiraft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId};
+use multiraft::{Incarnation, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{AppendOutcome, Body, ChangeOp, EntryKind, MembershipChange, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
@@ -397,8 +397,21 @@ fn a_read_of_a_bounded_age_is_served_from_what_was_confirmed_lately() {
     store.pass(Duration::from_millis(20));
     store.read_as(second, 3);
     assert_eq!((store.answered.len(), store.rounds().len()), (2, 1), "too old: a round of the one store that is left");
-    store.read_as(Freshness::Within(Duration::from_secs(5)), 4);
+    let five = Freshness::Within(Duration::from_secs(5));
+    store.read_as(five, 4);
     assert_eq!(store.answered.len(), 3);
+    // Whoever knows of a merge that this replica has not come to may ask for keys that are not its own yet.
+    let read = |version, reply| Input::Read {
+        region: REGION,
+        epoch: Some(RegionEpoch { conf_version: 1, version }),
+        freshness: five,
+        deadline: Time::NEVER,
+        reply,
+    };
+    store.turn(vec![read(2, 5)]);
+    assert_eq!(store.answered.len(), 3, "it is to be linearizable");
+    store.turn(vec![read(1, 6)]);
+    assert_eq!((store.answered.len(), store.worker.counters().reads_by_age), (4, 3));
 }
 
 #[test]

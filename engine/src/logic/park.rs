@@ -176,7 +176,8 @@ impl<R> Worker<R> {
             return true;
         }
         let Some(freshness) = request.freshness else { return false };
-        let is_fresh = matches!(freshness, Freshness::Within(age) if self.fresh_within(now, slot, age).is_some());
+        let is_fresh =
+            matches!(freshness, Freshness::Within(age) if self.fresh_within(now, slot, request.epoch, age).is_some());
         is_fresh || region.merge.frozen.is_some() || !holds_data(region.descriptor(), self.config.store)
     }
 

@@ -67,7 +67,7 @@ impl<R> Worker<R> {
             return self.reply(reply, Outcome::EpochMismatch { current });
         }
         if let Freshness::Within(age) = freshness
-            && let Some(known) = self.fresh_within(now, slot, age)
+            && let Some(known) = self.fresh_within(now, slot, epoch, age)
         {
             self.counters.reads_by_age += 1;
             return self.reply(reply, known);
@@ -75,9 +75,19 @@ impl<R> Worker<R> {
         self.read_here(slot, ReplyTo::Caller(reply), freshness != Freshness::Linearizable);
     }
 
-    /// What to answer a read from this replica as it is, if it holds all that was committed `age` ago (R5).
-    pub(super) fn fresh_within(&self, now: Time, slot: SlotKey, age: Duration) -> Option<Outcome> {
+    /// What to answer a read from this replica as it is, if it holds all that was committed `age` ago (R5). Under an epoch that the
+    /// replica has not come to, the caller may ask for keys that are another region's here.
+    pub(super) fn fresh_within(
+        &self,
+        now: Time,
+        slot: SlotKey,
+        epoch: Option<RegionEpoch>,
+        age: Duration,
+    ) -> Option<Outcome> {
         let region = self.region(slot);
+        if epoch.is_some_and(|epoch| region.descriptor().epoch.version < epoch.version) {
+            return None;
+        }
         let can_serve = holds_data(region.descriptor(), self.config.store) && region.merge.frozen.is_none();
         let is_fresh = region.fresh_as_of != Time::ZERO && now.since(region.fresh_as_of) <= age;
         let (index, term) = (region.group.applied_index(), region.group.term());
