@@ -194,9 +194,10 @@ impl<R> Worker<R> {
 
     /// Has a resting leader beat again.
     pub(super) fn wake_leader(&mut self, now: Time, key: SlotKey) {
-        let group = &mut self.region_mut(key).group;
-        if group.is_resting() {
-            group.wake(now);
+        let region = self.region_mut(key);
+        if region.group.is_resting() {
+            region.group.wake(now);
+            region.lonely_since = now;
             self.touch(key);
         }
     }
@@ -210,6 +211,7 @@ impl<R> Worker<R> {
         }
         let rank = rank(region.descriptor(), own_store, peer);
         region.group.on_support_withdrawn(now, CAMPAIGN_STEP * rank);
+        region.lonely_since = now;
         self.counters.promises_ended += 1;
         self.touch(key);
     }

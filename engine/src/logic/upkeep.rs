@@ -16,8 +16,10 @@ use crate::logic::{DiskUse, TurnOutput};
 const INTERVAL: Duration = Duration::from_millis(50);
 /// ...and while nothing has come in and no group has been due since the last time: all that an idle worker costs.
 const IDLE_INTERVAL: Duration = Duration::from_millis(500);
-/// How many slots one round looks at.
+/// How many slots one round looks at...
 const SLOTS_PER_ROUND: u32 = 1024;
+/// ...and one of an idle worker, whose groups sleep: what happens to one of them is activity.
+const SLOTS_PER_IDLE_ROUND: u32 = 256;
 /// How many leaders one round hands over.
 const TRANSFERS_PER_ROUND: usize = 64;
 
@@ -172,8 +174,9 @@ impl<R> Worker<R> {
 
     fn place_leaders(&mut self, now: Time) {
         let slots = self.regions.slots();
+        let looked_at = if self.upkeep.busy_rounds > 0 { SLOTS_PER_ROUND } else { SLOTS_PER_IDLE_ROUND };
         let mut moved = 0;
-        for _ in 0..slots.min(SLOTS_PER_ROUND) {
+        for _ in 0..slots.min(looked_at) {
             if moved >= TRANSFERS_PER_ROUND {
                 break;
             }
