@@ -95,11 +95,11 @@ impl<I, D: Driver<I>> Worker<I, D> {
         if inputs.is_empty()
             && let Some(envelope) = self.wait(wake)
         {
-            self.open(envelope, inputs, &mut batch);
+            self.open(*envelope, inputs, &mut batch);
         }
         while inputs.len() < self.limits.inputs && batch.bytes() < self.limits.bytes {
             match self.receiver.try_recv() {
-                Ok(envelope) => self.open(envelope, inputs, &mut batch),
+                Ok(envelope) => self.open(*envelope, inputs, &mut batch),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
                     self.on_disconnected();
@@ -134,8 +134,8 @@ impl<I, D: Driver<I>> Worker<I, D> {
         }
     }
 
-    fn open(&mut self, envelope: Parcel<I>, inputs: &mut Vec<I>, batch: &mut Batch) {
-        match *envelope {
+    fn open(&mut self, envelope: Envelope<I>, inputs: &mut Vec<I>, batch: &mut Batch) {
+        match envelope {
             Envelope::Work { input, account, bytes } => {
                 batch.add(account, bytes);
                 inputs.push(input);

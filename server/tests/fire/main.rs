@@ -54,7 +54,7 @@ fn seed() -> u64 {
 /// Three stores begin with some regions, two more join them.
 fn five_stores(seed: u64, flags: &[&str]) -> Cluster {
     let state = if seed.is_multiple_of(2) { "sled" } else { "mem" };
-    let reads = if seed / 2 % 2 == 0 { "linearizable" } else { "lease" };
+    let reads = if (seed / 2).is_multiple_of(2) { "linearizable" } else { "lease" };
     println!("state {state}, reads {reads}");
     let common = ["--state", state, "--reads", reads, "--request-timeout", "3s", "--workers", "2"];
     let mut cluster = Cluster::prepare_many(STORES, &[&common[..], flags].concat());
