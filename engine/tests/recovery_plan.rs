@@ -401,6 +401,19 @@ fn what_a_removed_replica_was_told_of_a_later_term_is_named_as_lost() {
 }
 
 #[test]
+fn a_change_that_the_kept_log_lacks_may_not_be_all_that_it_lacks() {
+    // A removed replica was told of its removal by somebody who knew no more than that.
+    let before = region(2, range("", ""), 1, &[1, 3, 4]);
+    let mut after = region(2, range("", ""), 1, &[1, 3]);
+    after.epoch.conf_version = before.epoch.conf_version + 1;
+    let mut removed = survey(4, Vec::new());
+    let committed = (LogIndex(0), Term(0));
+    removed.tombstones.push(BuriedReplica { descriptor: after, replica: ReplicaId(900), merged: false, committed });
+    let kept = survey(1, vec![sound(&before, (13, 5))]);
+    assert_eq!(keep(&plan(&[kept, removed], &[3]).unwrap(), 2).2, Loss::Possible);
+}
+
+#[test]
 fn a_region_that_a_kept_one_has_absorbed_goes_and_one_that_it_has_not_is_thawed() {
     let (source, target) = (region(2, range("", "m"), 6, &[1, 2, 3]), region(3, range("m", ""), 4, &[1, 2, 3]));
     let mut frozen = sound(&source, (9, 3));

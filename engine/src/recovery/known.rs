@@ -187,7 +187,9 @@ impl<'a> Known<'a> {
             };
             Membership::from_replicas(&configuration.replicas).is_quorum(holds_nothing)
         });
-        if dead_alone_commit { Loss::Possible } else { Loss::Nothing }
+        // A change of the region that is known to be committed and not in the log that is kept: nor, perhaps, what came before it.
+        let lacks_change = kept.foreseen.descriptor.epoch.is_behind(self.descriptor.epoch);
+        if dead_alone_commit || lacks_change { Loss::Possible } else { Loss::Nothing }
     }
 
     /// Whether a split applied on this store would give its child, this region, a state there.
