@@ -100,7 +100,7 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "sim",
         what: "simulated clusters under faults, from fixed seeds",
-        limit: seconds(240),
+        limit: seconds(360),
         commands: &[plain(&[
             "cargo",
             "run",
