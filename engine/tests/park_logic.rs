@@ -226,7 +226,7 @@ fn the_worker_says_when_a_waiting_time_ends() {
 #[test]
 fn who_stops_waiting_before_the_waiting_time_is_over_is_told_at_once() {
     let mut store = Store::new();
-    store.turn(vec![store.propose_within(b"a", Duration::from_millis(400), 1)]);
+    store.turn(vec![store.propose_within(b"a", Duration::from_millis(80), 1)]);
     assert_eq!(store.answered, [(1, NOBODY)]);
 }
 
@@ -234,7 +234,7 @@ fn who_stops_waiting_before_the_waiting_time_is_over_is_told_at_once() {
 fn who_does_not_wait_for_an_election_waits_for_a_shorter_time() {
     let mut store = Store::new();
     store.turn(vec![store.propose_within(b"a", Duration::from_millis(1500), 1)]);
-    store.pass(Duration::from_millis(490));
+    store.pass(Duration::from_millis(90));
     assert_eq!(store.answered, []);
     store.pass(Duration::from_millis(30));
     assert_eq!(store.answered, [(1, NOBODY)]);

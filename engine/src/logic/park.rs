@@ -34,7 +34,7 @@ use crate::region::holds_data;
 const PARK_LONG: Duration = Duration::from_secs(2);
 /// ...and if there may be one that only cannot be reached: nobody tells when it can be again. Also if the caller does not wait
 /// for the longer one.
-const PARK_SHORT: Duration = Duration::from_millis(500);
+const PARK_SHORT: Duration = Duration::from_millis(100);
 /// Waiting times end in steps of this.
 const GRID: Duration = Duration::from_millis(20);
 /// How many requests a worker parks within [`PARK_LONG`]; beyond, callers are told at once that there is no leader.
