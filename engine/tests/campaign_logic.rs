@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod turns;
 mod worker_config;
 
 use std::collections::BTreeSet;
@@ -11,11 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::liveness::{SupportEpoch, SupportNews};
-use multiraft::logic::{Input, TurnOutput, Worker, WorkerConfig};
+use multiraft::logic::{Input, Worker, WorkerConfig};
 use multiraft::{Incarnation, LogIndex, RegionId, StoreId};
-use multiraft_raft::{Body, Message, ReplicaId, Term, Time};
-use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
+use multiraft_raft::{Body, Term, Time};
+use multiraft_storage::{LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{PeerMessage, RaftMessage};
+use turns::{heard, take_turns};
 use worker_config::worker_config;
 
 /// How many campaigns of a worker may be under way.
@@ -69,25 +71,16 @@ impl Store {
     }
 
     fn turn(&mut self, inputs: Vec<Input<u32>>) {
-        let mut inputs = inputs;
-        loop {
-            let mut out = TurnOutput::default();
-            let next = self.worker.turn(self.now, &mut inputs, &mut out);
-            for send in out.sends {
-                for message in send.messages {
+        let Self { worker, log, now, said, .. } = self;
+        take_turns((worker, log), *now, inputs, |out, _| {
+            for send in &mut out.sends {
+                for message in send.messages.drain(..) {
                     if let PeerMessage::Raft(raft) = message {
-                        self.said.push((send.to.get(), raft));
+                        said.push((send.to.get(), raft));
                     }
                 }
             }
-            if !out.log.is_empty() {
-                let tokens = self.log.commit(vec![LogBatch { ticket: out.ticket, records: out.log }]).unwrap();
-                inputs.extend(tokens.into_iter().map(|token| Input::Flushed { token }));
-            }
-            if inputs.is_empty() && next > self.now {
-                return;
-            }
-        }
+        });
     }
 
     fn pass(&mut self, time: Duration) {
@@ -98,9 +91,7 @@ impl Store {
     }
 
     fn hear(&mut self, region: RegionId, from: u64, term: u64, body: Body) {
-        let message = Message { from: ReplicaId(from), to: ReplicaId(self.own), term: Term(term), body };
-        let raft = PeerMessage::Raft(RaftMessage { region, message, descriptor: None });
-        self.turn(vec![Input::Messages { from: StoreId(from), messages: vec![raft] }]);
+        self.turn(vec![heard(region, (from, self.own), term, body)]);
     }
 
     /// The regions for which pre-votes were asked of a store since the last time.

@@ -2,22 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod turns;
 mod worker_config;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::apply::{Cause, Destroyed, Tombstone};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::liveness::{SupportEpoch, SupportNews};
-use multiraft::logic::{Absorbed, Freshness, Input, Outcome, TurnOutput, Worker};
+use multiraft::logic::{Freshness, Input, Outcome, TurnOutput, Worker};
 use multiraft::{Incarnation, LogIndex, RegionEpoch, RegionId, StoreId};
-use multiraft_raft::{Body, EntryKind, Message, ReplicaId, Term, Time};
-use multiraft_storage::{LogBatch, LogChange, LogOptions, LogWriter, SimDisk};
+use multiraft_raft::{Body, EntryKind, ReplicaId, Term, Time};
+use multiraft_storage::{LogChange, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
-    Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RaftMessage, RegionMessage, RegionStep,
+    Beat, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RegionMessage, RegionStep,
 };
+use turns::{heard, take_turns};
 use worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
@@ -60,35 +61,26 @@ impl Store {
     }
 
     fn turn(&mut self, inputs: Vec<Input<u32>>) {
-        let mut inputs = inputs;
-        loop {
-            let mut out = TurnOutput::default();
-            let next = self.worker.turn(self.now, &mut inputs, &mut out);
-            for send in out.sends {
-                for message in send.messages {
+        let Self { worker, log, now, forwarded, answered, logged, told } = self;
+        take_turns((worker, log), *now, inputs, |out, _| {
+            for send in &mut out.sends {
+                for message in send.messages.drain(..) {
                     match message {
                         PeerMessage::Forward(Forward { id, request, .. }) => {
-                            self.forwarded.push((send.to.get(), id, request));
+                            forwarded.push((send.to.get(), id, request));
                         }
-                        PeerMessage::ForwardReply(reply) => self.told.push(reply.outcome),
+                        PeerMessage::ForwardReply(reply) => told.push(reply.outcome),
                         _ => {}
                     }
                 }
             }
-            self.answered.append(&mut out.replies);
+            answered.append(&mut out.replies);
             for record in &out.log {
                 let LogChange::Append(entries) = &record.log else { continue };
                 let commands = entries.iter().filter(|entry| entry.kind == EntryKind::Command);
-                self.logged.extend(commands.map(|entry| entry.data.clone()));
+                logged.extend(commands.map(|entry| entry.data.clone()));
             }
-            if !out.log.is_empty() {
-                let tokens = self.log.commit(vec![LogBatch { ticket: out.ticket, records: out.log }]).unwrap();
-                inputs.extend(tokens.into_iter().map(|token| Input::Flushed { token }));
-            }
-            if inputs.is_empty() && next > self.now {
-                return;
-            }
-        }
+        });
     }
 
     fn pass(&mut self, time: Duration) {
@@ -99,9 +91,7 @@ impl Store {
     }
 
     fn hear(&mut self, from: u64, term: u64, body: Body) {
-        let message = Message { from: ReplicaId(from), to: ReplicaId(1), term: Term(term), body };
-        let raft = PeerMessage::Raft(RaftMessage { region: REGION, message, descriptor: None });
-        self.turn(vec![Input::Messages { from: StoreId(from), messages: vec![raft] }]);
+        self.turn(vec![heard(REGION, (from, 1), term, body)]);
     }
 
     fn hear_leader(&mut self, from: u64, term: u64) {
@@ -286,20 +276,6 @@ fn who_waits_for_a_region_that_goes_is_told_at_once() {
     let tell = PeerMessage::Region(RegionMessage { region: REGION, step });
     store.turn(vec![Input::Messages { from: StoreId(3), messages: vec![tell] }]);
     store.pass(Duration::from_millis(100));
-    let tombstone = Tombstone {
-        replica: ReplicaId(1),
-        descriptor: Arc::clone(&gone),
-        cause: Cause::Removed,
-        version: 1,
-        absorbed: Absorbed::default(),
-        committed,
-    };
-    store.turn(vec![Input::Destroyed(Destroyed {
-        region: REGION,
-        known: gone,
-        committed,
-        tombstone: Some(tombstone),
-    })]);
     assert!(store.worker.status(REGION).is_none());
     assert_eq!(store.answered, [(1, NOBODY)]);
     store.pass(Duration::from_secs(1));
@@ -315,6 +291,26 @@ fn a_leader_that_is_out_of_reach_is_no_leader_and_who_came_first_goes_first_when
     store.turn(vec![Input::Link { peer: StoreId(2), up: Some(Incarnation(1)) }]);
     store.turn(vec![store.propose(b"c", 3)]);
     assert_eq!(store.commands_sent_to(2), [b"a", b"b", b"c"]);
+}
+
+#[test]
+fn who_waits_for_a_silent_leader_goes_when_it_speaks() {
+    for is_beat in [true, false] {
+        let mut store = Store::following();
+        store.now = store.now.plus(Duration::from_millis(1000));
+        store.turn(vec![store.propose(b"a", 1), store.read(2)]);
+        assert_eq!((&store.answered[..], store.forwarded.len()), (&[][..], 0));
+        if is_beat {
+            let (from, to, commit) = (ReplicaId(2), ReplicaId(1), LogIndex(0));
+            let beats = vec![Beat { region: REGION, from, to, term: Term(1), commit, round: 0 }];
+            let beats = PeerMessage::Beats(Beats { beats, ..Beats::default() });
+            store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![beats] }]);
+        } else {
+            store.hear_leader(2, 1);
+        }
+        assert_eq!(store.commands_sent_to(2), [b"a"]);
+        assert_eq!(store.forwarded.len(), 2);
+    }
 }
 
 #[test]

@@ -150,19 +150,25 @@ fn a_child_that_does_not_come_is_not_waited_for_for_ever() {
     assert_eq!(grants(&said), [StoreId(2)]);
 }
 
+/// A child goes on without its replica here, and store 2 tells so: what becomes of it, and up to where it is committed.
+fn removal(child: &RegionDescriptor) -> (Arc<RegionDescriptor>, (LogIndex, Term), Input<u32>) {
+    let mut without = child.clone();
+    without.epoch.conf_version += 1;
+    without.replicas.retain(|replica| replica.store != StoreId(1));
+    let (known, committed) = (Arc::new(without), (LogIndex(7), Term(2)));
+    let step = RegionStep::Tell { descriptor: Arc::clone(&known), merged: false, committed };
+    let told = PeerMessage::Region(RegionMessage { region: child.id, step });
+    (known, committed, Input::Messages { from: StoreId(2), messages: vec![told] })
+}
+
 #[test]
 fn a_child_that_was_removed_before_its_store_had_split_does_not_come_to_life_by_the_split() {
     for is_destroyed in [false, true] {
         let (mut store, child) = (Store::new(), child());
         store.run(vec![pre_vote(&child)]);
         store.run(vec![created(&child, true)]);
-        let mut without = (*child).clone();
-        without.epoch.conf_version += 1;
-        without.replicas.retain(|replica| replica.store != StoreId(1));
-        let (known, committed) = (Arc::new(without), (LogIndex(7), Term(2)));
-        let step = RegionStep::Tell { descriptor: Arc::clone(&known), merged: false, committed };
-        let told = PeerMessage::Region(RegionMessage { region: child.id, step });
-        let (mut tasks, _) = store.run(vec![Input::Messages { from: StoreId(2), messages: vec![told] }]);
+        let (known, committed, told) = removal(&child);
+        let (mut tasks, _) = store.run(vec![told]);
         store.now = store.now.plus(Duration::from_millis(100));
         tasks.extend(store.run(Vec::new()).0);
         assert!(tasks.iter().any(|task| matches!(task, ApplyTask::Destroy { .. })), "{tasks:?}");
@@ -195,15 +201,8 @@ fn a_removal_that_finds_no_space_is_tried_again_after_a_while() {
     let (mut store, child) = (Store::new(), child());
     store.run(vec![pre_vote(&child)]);
     store.run(vec![created(&child, true)]);
-    let mut without = (*child).clone();
-    without.epoch.conf_version += 1;
-    without.replicas.retain(|replica| replica.store != StoreId(1));
-    let (known, committed) = (Arc::new(without), (LogIndex(7), Term(2)));
-    let step = RegionStep::Tell { descriptor: Arc::clone(&known), merged: false, committed };
-    store.run(vec![Input::Messages {
-        from: StoreId(2),
-        messages: vec![PeerMessage::Region(RegionMessage { region: child.id, step })],
-    }]);
+    let (known, committed, told) = removal(&child);
+    store.run(vec![told]);
     store.now = store.now.plus(Duration::from_millis(100));
     let destroy = ApplyTask::Destroy { region: child.id, known: Arc::clone(&known), cause: Cause::Removed, committed };
     assert_eq!(store.run(Vec::new()).0, [destroy]);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod turns;
 mod worker_config;
 
 use std::sync::Arc;
@@ -10,15 +11,14 @@ use std::time::Duration;
 use multiraft::apply::{Cause, Tombstone};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::liveness::{Held, SupportEpoch, SupportNews};
-use multiraft::logic::{
-    Absorbed, AdminRequest, Applied, ApplyTask, Freshness, Input, Outcome, TurnOutput, Worker, WorkerConfig,
-};
+use multiraft::logic::{Absorbed, AdminRequest, Applied, ApplyTask, Freshness, Input, Outcome, Worker, WorkerConfig};
 use multiraft::{Incarnation, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{AppendOutcome, Body, ChangeOp, EntryKind, MembershipChange, Message, ReplicaId, Term, Time};
-use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
+use multiraft_storage::{LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, PeerMessage, RaftMessage, RegionMessage, RegionStep, SupportMessage,
 };
+use turns::{heard, take_turns};
 use worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
@@ -66,27 +66,18 @@ impl Store {
 
     /// Takes a turn, and carries out all that follows from it on this store.
     fn turn(&mut self, inputs: Vec<Input<u32>>) {
-        let mut inputs = inputs;
-        loop {
-            let mut out = TurnOutput::default();
-            let next = self.worker.turn(self.now, &mut inputs, &mut out);
-            for send in out.sends {
-                self.said.extend(send.messages.into_iter().map(|message| (send.to.get(), message)));
+        let Self { worker, log, now, said, answered, beats, becomes } = self;
+        take_turns((worker, log), *now, inputs, |out, inputs| {
+            for send in &mut out.sends {
+                said.extend(send.messages.drain(..).map(|message| (send.to.get(), message)));
             }
-            self.beats.extend(out.beats.into_iter().flat_map(|share| share.beats));
-            self.answered.append(&mut out.replies);
-            if !out.log.is_empty() {
-                let tokens = self.log.commit(vec![LogBatch { ticket: out.ticket, records: out.log }]).unwrap();
-                inputs.extend(tokens.into_iter().map(|token| Input::Flushed { token }));
-            }
-            let applied: Vec<_> = out.apply.iter().filter_map(|task| applied(task, &self.becomes)).collect();
+            beats.extend(out.beats.drain(..).flat_map(|share| share.beats));
+            answered.append(&mut out.replies);
+            let applied: Vec<_> = out.apply.iter().filter_map(|task| applied(task, becomes)).collect();
             if !applied.is_empty() {
                 inputs.push(Input::Applied(applied));
             }
-            if inputs.is_empty() && next > self.now {
-                return;
-            }
-        }
+        });
     }
 
     fn pass(&mut self, time: Duration) {
@@ -97,9 +88,7 @@ impl Store {
     }
 
     fn hear(&mut self, from: u64, term: u64, body: Body) {
-        let message = Message { from: ReplicaId(from), to: ReplicaId(1), term: Term(term), body };
-        let raft = PeerMessage::Raft(RaftMessage { region: REGION, message, descriptor: None });
-        self.turn(vec![Input::Messages { from: StoreId(from), messages: vec![raft] }]);
+        self.turn(vec![heard(REGION, (from, 1), term, body)]);
     }
 
     fn news(&mut self, news: SupportNews) {

@@ -56,7 +56,8 @@ impl<R> Worker<R> {
         let is_own = beat.to == region.group.id() && region.store_of(beat.from) == Some(from) && !region.touched;
         if is_own && region.group.absorb_heartbeat(now, beat.from, beat.term, beat.commit) {
             let Beat { region, from: leader, to: own, term, round, .. } = beat;
-            return self.peers.entry(from).push_beat_reply(BeatReply { region, from: own, to: leader, term, round });
+            self.peers.entry(from).push_beat_reply(BeatReply { region, from: own, to: leader, term, round });
+            return self.on_leader_spoke(now, region, from);
         }
         let body = Body::Heartbeat { commit: beat.commit, round: beat.round };
         self.handle_raft(now, from, beat.region, beat_message(beat.from, beat.to, beat.term, body), None);
@@ -130,6 +131,7 @@ impl<R> Worker<R> {
             self.register_promise(key, from, epoch);
         }
         self.touch(key);
+        self.on_leader_spoke(now, region, from);
     }
 
     /// Who asks for votes on the strength of a configuration that is past, and is no member of the one that is applied here, was

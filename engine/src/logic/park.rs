@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use multiraft_raft::{RegionEpoch, RegionId, Time};
+use multiraft_raft::{RegionEpoch, RegionId, StoreId, Time};
 use multiraft_router::SlotKey;
 use rustc_hash::FxHashMap;
 
@@ -32,8 +32,8 @@ use crate::region::holds_data;
 
 /// For how long a request is kept, while a leader is to be elected: as long as an election may take...
 const PARK_LONG: Duration = Duration::from_secs(2);
-/// ...and if there may be one that only cannot be reached: nobody tells when it can be again. Also if the caller does not wait
-/// for the longer one.
+/// ...and if there may be one that only cannot be reached: it may rest, and say nothing when it can be again. Also if the caller
+/// does not wait for the longer one.
 const PARK_SHORT: Duration = Duration::from_millis(100);
 /// Waiting times end in steps of this.
 const GRID: Duration = Duration::from_millis(20);
@@ -84,6 +84,10 @@ impl<R> Parked<R> {
     /// When the next waiting time ends.
     pub(super) fn next(&self) -> Time {
         self.ends.first_key_value().map_or(Time::NEVER, |(until, _)| *until)
+    }
+
+    fn waits_for(&self, region: RegionId) -> bool {
+        self.count > 0 && self.regions.contains_key(&region)
     }
 
     fn has_room(&self, bytes: usize) -> bool {
@@ -185,6 +189,15 @@ impl<R> Worker<R> {
     pub(super) fn serve_parked(&mut self, now: Time, region: RegionId) {
         for waiter in self.parked.take(region) {
             self.handle(now, waiter.input);
+        }
+    }
+
+    /// A store has said something in a region. If it leads that, it is no longer silent: who waited for it goes.
+    pub(super) fn on_leader_spoke(&mut self, now: Time, region: RegionId, from: StoreId) {
+        if self.parked.waits_for(region)
+            && self.slot_of(region).is_some_and(|slot| self.region(slot).leader_store() == Some(from))
+        {
+            self.serve_parked(now, region);
         }
     }
 

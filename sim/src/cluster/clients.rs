@@ -300,7 +300,6 @@ impl Cluster {
             self.counters.session_duplicates += u64::from(running.uncertain);
         }
         let running = running.clone();
-        let is_load = self.clients.clients[client].role == Role::Loader;
         let store = self.choose_store(running.key);
         let owner = self.route(store, running.key);
         let region = owner.as_ref().map_or(RegionId::ROOT, |owner| owner.id);
@@ -326,7 +325,7 @@ impl Cluster {
         });
         let input = match running.task {
             Task::Operate { action: Action::Read, .. } => {
-                let freshness = self.freshness_of(client, waiter, is_load);
+                let freshness = self.freshness_of(client, waiter);
                 Input::Read { region, epoch, freshness, deadline, reply: waiter }
             }
             Task::Transfer { to } => Input::Transfer { region, to: id_of(to), deadline, reply: waiter },

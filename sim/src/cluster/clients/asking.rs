@@ -7,6 +7,7 @@ use multiraft::logic::Freshness;
 use multiraft_raft::RegionDescriptor;
 
 use super::super::{Cluster, Waiter, place_of};
+use super::Role;
 use crate::history::Key;
 use crate::machine;
 use crate::random::mix;
@@ -18,11 +19,11 @@ const AGE_MAX: u64 = 1_500 * MILLI;
 impl Cluster {
     /// How fresh a read is to be. One that may be so old is as if it had been asked for so long before: for the rest, the history has
     /// to be as linearizable.
-    pub(super) fn freshness_of(&mut self, client: usize, waiter: Waiter, is_load: bool) -> Freshness {
+    pub(super) fn freshness_of(&mut self, client: usize, waiter: Waiter) -> Freshness {
         if self.plan.leases && waiter.0.is_multiple_of(2) {
             return Freshness::Lease;
         }
-        if !is_load || waiter.0 % 4 != 1 {
+        if self.clients.clients[client].role != Role::Loader || waiter.0 % 4 != 1 {
             return Freshness::Linearizable;
         }
         let age = 20 * MILLI + mix(waiter.0) % AGE_MAX;
