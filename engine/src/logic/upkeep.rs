@@ -36,7 +36,7 @@ pub(super) const SETTLE: Duration = Duration::from_secs(3);
 /// How long a leader stays whose hand-over came to nothing.
 pub(super) const SETTLE_AFTER_ABORT: Duration = Duration::from_secs(60);
 
-/// How many elements a buffer of a worker that has nothing to do keeps room for.
+/// How many elements a worker's buffer keeps room for, whatever it had to hold.
 const BUFFER_KEPT: usize = 1024;
 
 /// A replica that has heard of no leader for so long asks whether its region still knows it.
@@ -147,9 +147,6 @@ impl<R> Worker<R> {
         }
         self.upkeep.busy_rounds = self.upkeep.busy_rounds.saturating_sub(1);
         let interval = if self.upkeep.busy_rounds > 0 { INTERVAL } else { IDLE_INTERVAL };
-        if self.upkeep.busy_rounds == 1 {
-            self.shrink_buffers(out);
-        }
         self.upkeep.next = now.next_multiple(interval);
         let expired: Vec<_> = self.peers.iter_mut().flat_map(|peer| peer.forwards.take_expired(now)).collect();
         self.abandon_forwards(expired);
@@ -160,7 +157,12 @@ impl<R> Worker<R> {
         self.drive_stalled(now);
         self.drive_checks(now);
         self.drive_owed(now);
+        let begun_at = self.upkeep.cursor;
         self.place_leaders(now);
+        if self.upkeep.cursor <= begun_at {
+            // All regions were looked at once more.
+            self.shrink_buffers(out);
+        }
     }
 
     /// Gives up requests to stores that have fallen silent: a heartbeat comes every interval, so such a store has died or is cut
