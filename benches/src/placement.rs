@@ -4,7 +4,7 @@
 //! of `Planner::plan` alone; seconds of a phase are virtual.
 
 // The tests' own model, so that there is one of it.
-#[path = "../../engine/tests/placement_model/mod.rs"]
+#[path = "../../engine/tests/logic/placement_model/mod.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod placement_model;
 

@@ -19,6 +19,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 use cli::{CertsArgs, Cli, Command};
 use error::Failure;
@@ -44,11 +46,17 @@ fn main() -> ExitCode {
     })
 }
 
-/// Logs go to stderr; `RUST_LOG` says how much.
+/// Logs go to stderr; `RUST_LOG` says how much: a level, or `target=level` for parts, with commas between.
 fn start_logging(level: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
+    let wanted = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let parsed = wanted.as_deref().unwrap_or(level).parse::<Targets>();
+    let filter = parsed.as_ref().cloned().unwrap_or_else(|_| Targets::new().with_default(LevelFilter::WARN));
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
     // Fails only if somebody was first, who then logs.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    if let Err(error) = parsed {
+        tracing::warn!(%error, "RUST_LOG is not understood; warnings are shown. Say, for example, info,multiraft=debug");
+    }
 }
 
 fn make_certs(args: &CertsArgs) -> Result<(), Failure> {

@@ -181,6 +181,7 @@ fn when_no_store_has_space_writes_are_refused_and_all_is_well_afterwards() {
     let regions = (WRITTEN + 1).to_string();
     let mut cluster =
         Cluster::prepare(&["--bootstrap-regions", &regions, "--request-timeout", "2s", "--state", means.state()]);
+    cluster.keep_logs();
     for at in 0..3 {
         means.spawn(&mut cluster, at, 1024);
     }

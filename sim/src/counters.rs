@@ -105,6 +105,8 @@ counters! {
     log_no_space 5,
     /// State writes refused for want of space.
     state_no_space 5,
+    /// Entries of new leaders that were applied beside a state write that had been.
+    applied_beside 1,
     /// Snapshot files refused for want of space.
     files_no_space 1,
     /// State stores that were slow for a while.

@@ -48,7 +48,8 @@ impl Applier {
         from: StoreId,
         header: &SnapshotHeader,
     ) -> Result<Outcome, ApplyError> {
-        let mut entries = self.catalogue.lock();
+        let catalogue = Arc::clone(&self.catalogue);
+        let mut entries = catalogue.lock();
         let Some(absorbed) = Absorbed::decode(&header.absorbed) else {
             tracing::error!(region = %header.region, "a received snapshot does not tell what its region has absorbed");
             return Ok(Outcome::Refused);
@@ -74,8 +75,9 @@ impl Applier {
         let Some(merge) = merge else { return Ok(Outcome::Refused) };
         for tombstone in &tombstones {
             entries.bury(tombstone.descriptor.id, tombstone.clone());
-            self.regions.remove(&tombstone.descriptor.id);
+            self.forget(tombstone.descriptor.id);
         }
+        self.lagging.remove(&header.region);
         if self.files.is_some() && !tombstones.is_empty() {
             // The snapshot is durable, and names them: a crash before they are buried leaves no doubt whose the keys are.
             self.buried.extend(tombstones.iter().map(|tombstone| tombstone.descriptor.id));

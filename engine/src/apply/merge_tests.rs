@@ -19,12 +19,12 @@ use crate::region::command::Command;
 use crate::region::merge::Absorbed;
 use crate::snapshots::SnapshotFiles;
 
-const SOURCE: RegionId = RegionId(2);
-const TARGET: RegionId = RegionId(3);
-const OWN: StoreId = StoreId(1);
+pub(super) const SOURCE: RegionId = RegionId(2);
+pub(super) const TARGET: RegionId = RegionId(3);
+pub(super) const OWN: StoreId = StoreId(1);
 
 /// Every command is a key, and its own value.
-struct Keys;
+pub(super) struct Keys;
 
 impl StateMachine for Keys {
     fn apply(&self, _: ApplyContext<'_>, key: &[u8], state: &mut StateTxn<'_>) -> Result<Bytes, StateError> {
@@ -37,7 +37,7 @@ impl StateMachine for Keys {
     }
 }
 
-struct NoSnapshots;
+pub(super) struct NoSnapshots;
 
 impl ReceivedSnapshots for NoSnapshots {
     fn open(&self, _: StoreId, _: &SnapshotHeader) -> io::Result<Chunks<'static>> {
@@ -53,19 +53,19 @@ fn region(id: RegionId, start: &'static str, end: &'static str) -> Arc<RegionDes
     Arc::new(RegionDescriptor { id, range, epoch: RegionEpoch { conf_version: 1, version: 1 }, replicas })
 }
 
-fn handle(region: RegionId) -> RegionHandle {
+pub(super) fn handle(region: RegionId) -> RegionHandle {
     RegionHandle { region, slot: 0, generation: 0 }
 }
 
 /// A store with a source and a target, each with an applier of its own.
-struct Store {
-    backend: Backend,
-    source: Applier,
-    target: Applier,
+pub(super) struct Store {
+    pub(super) backend: Backend,
+    pub(super) source: Applier,
+    pub(super) target: Applier,
 }
 
 impl Store {
-    fn new(backend: Backend, with_source: bool) -> Self {
+    pub(super) fn new(backend: Backend, with_source: bool) -> Self {
         let regions = [region(SOURCE, "", "m"), region(TARGET, "m", "")];
         let regions: Vec<_> = regions.into_iter().filter(|one| with_source || one.id == TARGET).collect();
         backend.create_regions(&regions).unwrap();
@@ -84,7 +84,7 @@ impl Store {
         Self::new(Backend::shared(Arc::new(Keys), store).of_store(OWN, &files), with_source)
     }
 
-    fn freeze(&mut self) -> Arc<RegionDescriptor> {
+    pub(super) fn freeze(&mut self) -> Arc<RegionDescriptor> {
         let target = region(TARGET, "m", "");
         let done = admin(&mut self.source, SOURCE, 2, &AdminCommand::Freeze { target });
         let Some(RegionChange::Frozen { region, .. }) = done.applied[0].change.clone() else {
@@ -99,12 +99,12 @@ fn admin(applier: &mut Applier, region: RegionId, index: u64, command: &AdminCom
     entry(applier, region, index, Command::encode_admin(epoch, &command.encode()))
 }
 
-fn entry(applier: &mut Applier, region: RegionId, index: u64, data: Bytes) -> AppliedBatch<()> {
+pub(super) fn entry(applier: &mut Applier, region: RegionId, index: u64, data: Bytes) -> AppliedBatch<()> {
     let entry = Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Command, data };
     run(applier, ApplyTask::Entries { handle: handle(region), entries: vec![entry], replies: Vec::new() })
 }
 
-fn run(applier: &mut Applier, task: ApplyTask<()>) -> AppliedBatch<()> {
+pub(super) fn run(applier: &mut Applier, task: ApplyTask<()>) -> AppliedBatch<()> {
     let (batch, end) = applier.apply(vec![task], &NoSnapshots);
     assert!(matches!(end, ApplyEnd::Done), "{end:?}");
     batch

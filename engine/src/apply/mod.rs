@@ -14,6 +14,7 @@ mod decide;
 mod digest;
 mod foresee;
 mod install;
+mod lag;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test")]
 mod merge_tests;
@@ -23,7 +24,7 @@ mod recover;
 mod shared;
 mod source;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -102,8 +103,13 @@ pub struct Applier {
     regions: BTreeMap<RegionId, Progress>,
     /// Regions that have applied since the last checkpoint, how far, and how many bytes of entries.
     dirty: BTreeMap<RegionId, Dirty>,
+    /// Regions that have applied more than their records in the state store tell, and what the entries counted for: none of them
+    /// has changed a state.
+    lagging: BTreeMap<RegionId, usize>,
     /// A batch that the state store could not take yet.
     stalled: Option<multiraft_storage::StateBatch>,
+    /// Regions of which something waits until it could.
+    waiting: BTreeSet<RegionId>,
     /// Regions that a split has just changed or made, and whose states are not durable yet: the children, then the parent.
     unsynced: Vec<Arc<RegionDescriptor>>,
     /// Regions that a merge has just absorbed, and whose snapshot files are still there.
@@ -139,7 +145,9 @@ impl Applier {
             form: backend.form,
             regions,
             dirty: BTreeMap::new(),
+            lagging: BTreeMap::new(),
             stalled: None,
+            waiting: BTreeSet::new(),
             unsynced: Vec::new(),
             buried: Vec::new(),
             catalogue: backend.catalogue,
@@ -156,16 +164,17 @@ impl Applier {
         tasks: Vec<ApplyTask<R>>,
         received: &dyn ReceivedSnapshots,
     ) -> (AppliedBatch<R>, ApplyEnd<R>) {
-        let is_stalled = self.stalled.is_some() || !self.unsynced.is_empty();
-        assert!(!is_stalled, "a stalled batch must be retried before anything is applied after it");
+        assert!(!self.is_stalled(), "a stalled batch must be retried before anything is applied after it");
         let mut batch = AppliedBatch::default();
         let mut tasks = cut_around_admin(tasks);
         while !tasks.is_empty() {
             self.park(&mut tasks, &mut batch);
             if let Err(error) = self.step(&mut tasks, received, &mut batch) {
                 let is_full = matches!(error, ApplyError::State(StateError::NoSpace { .. }));
-                let can_retry = self.stalled.is_some() || !self.unsynced.is_empty();
-                let end = if is_full && can_retry {
+                let end = if is_full && self.is_stalled() {
+                    self.waiting = batch.applied.iter().map(|done| done.handle.region).collect();
+                    self.waiting.extend(batch.installed.iter().map(|installed| installed.handle.region));
+                    self.waiting.extend(tasks.iter().map(ApplyTask::region));
                     ApplyEnd::Stalled { rest: tasks.into() }
                 } else {
                     ApplyEnd::Failed(error)
@@ -195,8 +204,7 @@ impl Applier {
                 }
             }
             Some(ApplyTask::Forget { region }) => {
-                self.regions.remove(&region);
-                self.dirty.remove(&region);
+                self.forget(region);
             }
             Some(ApplyTask::Register { descriptor, index, term }) => {
                 // A snapshot that came first may have gone further than the split whose child this is.
@@ -205,6 +213,7 @@ impl Applier {
                     let installed = index == FIRST_INDEX;
                     let progress =
                         Progress { applied: index, term, installed, descriptor, merge: MergeState::default() };
+                    self.lagging.remove(&progress.descriptor.id);
                     self.regions.insert(progress.descriptor.id, progress);
                 }
             }
@@ -247,7 +256,7 @@ impl Applier {
             let is_frozen = self.regions.get(&region).is_some_and(|progress| progress.merge.frozen.is_some());
             if is_frozen && !entries.is_here(region) {
                 // Absorbed by the target's applier: what still comes of it is of no account.
-                self.regions.remove(&region);
+                self.forget(region);
             }
         }
         let (mut members, mut checks) = (Vec::new(), Vec::new());
@@ -255,6 +264,7 @@ impl Applier {
             store: self.store,
             regions: &mut self.regions,
             dirty: &mut self.dirty,
+            lagging: &mut self.lagging,
             catalogue: entries.as_deref_mut(),
             members: &mut members,
             checks: &mut checks,
@@ -372,6 +382,7 @@ impl Applier {
             let catalogue = Arc::clone(&self.catalogue);
             self.sync_changes(&mut catalogue.lock())?;
         }
+        self.waiting.clear();
         Ok(())
     }
 
@@ -392,7 +403,8 @@ impl Applier {
         cause: Cause,
         committed: (LogIndex, Term),
     ) -> Result<Option<Tombstone>, ApplyError> {
-        let mut entries = self.catalogue.lock();
+        let catalogue = Arc::clone(&self.catalogue);
+        let mut entries = catalogue.lock();
         if entries.is_pending(region) {
             return Ok(None);
         }
@@ -413,8 +425,7 @@ impl Applier {
             Ok(()) => {
                 entries.bury(region, tombstone.clone());
                 self.barred.remove(region);
-                self.regions.remove(&region);
-                self.dirty.remove(&region);
+                self.forget(region);
                 Ok(Some(tombstone))
             }
             Err(StateError::NoSpace { .. }) => {
@@ -438,8 +449,7 @@ impl Applier {
         match self.form.bury(self.files.as_ref(), &entries, region, &ranges, &tombstone) {
             Ok(()) => {
                 entries.bury(region, tombstone.clone());
-                self.regions.remove(&region);
-                self.dirty.remove(&region);
+                self.forget(region);
                 Ok(Some(tombstone))
             }
             Err(StateError::NoSpace { .. }) => {
@@ -448,19 +458,6 @@ impl Applier {
             }
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// The regions that have applied since this was last asked.
-    pub fn take_dirty(&mut self) -> BTreeMap<RegionId, Dirty> {
-        std::mem::take(&mut self.dirty)
-    }
-
-    /// The regions whose entries since the last checkpoint add up to at least `bytes`; the others stay listed.
-    pub fn take_dirty_above(&mut self, bytes: usize) -> BTreeMap<RegionId, Dirty> {
-        let large: BTreeMap<_, _> =
-            self.dirty.iter().filter(|(_, dirty)| dirty.bytes >= bytes).map(|(id, dirty)| (*id, *dirty)).collect();
-        self.dirty.retain(|id, _| !large.contains_key(id));
-        large
     }
 
     /// The region's state of this instant, to be written out later; `None` if the region is not here, or has applied that
@@ -556,6 +553,7 @@ struct Pass<'a> {
     store: StoreId,
     regions: &'a mut BTreeMap<RegionId, Progress>,
     dirty: &'a mut BTreeMap<RegionId, Dirty>,
+    lagging: &'a mut BTreeMap<RegionId, usize>,
     /// Locked, if the pass ends with a change of a region.
     catalogue: Option<&'a mut Entries>,
     /// Descriptors that membership changes led to.

@@ -15,6 +15,7 @@ use crate::apply::changes::{put_absorb, put_split, put_step};
 use crate::apply::decide::{
     AdminDecision, RegionState, apply_command, apply_membership, decide_admin, is_admin, membership_outcome,
 };
+use crate::apply::lag::changes_nothing;
 use crate::apply::record::AppliedRecord;
 use crate::apply::source::{Content, SnapshotSource};
 use crate::apply::{AppliedBatch, ApplyError, Cause, Pass, Progress, ReceivedSnapshots, Tombstone, body};
@@ -379,6 +380,7 @@ impl Run<'_> {
         let mut replies = replies.into_iter().peekable();
         let mut touches = pass.tallies.map(Tallies::touches);
         if let Some(progress) = pass.regions.get_mut(&handle.region) {
+            let lags = changes_nothing(progress, entries);
             for entry in entries {
                 let reply = replies.next_if(|(index, _)| *index == entry.index).map(|(_, reply)| reply);
                 let context = (&mut *pass.members, touches.as_mut());
@@ -387,15 +389,19 @@ impl Run<'_> {
                     out.answer(reply, outcome);
                 }
             }
-            // A volatile store starts from snapshot files, which carry the index themselves.
-            if self.is_durable {
-                let Progress { applied: index, term, installed, .. } = *progress;
-                let record = AppliedRecord { index, term, installed };
-                self.overlay.insert(keys::applied(handle.region), Some(record.encode()));
+            if lags {
+                *pass.lagging.entry(handle.region).or_default() += cost;
+            } else {
+                // A volatile store starts from snapshot files, which carry the index themselves.
+                if self.is_durable {
+                    let Progress { applied: index, term, installed, .. } = *progress;
+                    let record = AppliedRecord { index, term, installed };
+                    self.overlay.insert(keys::applied(handle.region), Some(record.encode()));
+                }
+                let region = pass.dirty.entry(handle.region).or_default();
+                region.applied = progress.applied;
+                region.bytes += cost + pass.lagging.remove(&handle.region).unwrap_or_default();
             }
-            let region = pass.dirty.entry(handle.region).or_default();
-            region.applied = progress.applied;
-            region.bytes += cost;
         }
         if let (Some(tallies), Some(touches)) = (pass.tallies, touches) {
             tallies.add_writes(handle.region, touches);

@@ -155,6 +155,20 @@ pub enum ApplyTask<R> {
     },
 }
 
+impl<R> ApplyTask<R> {
+    /// Whose it is.
+    pub fn region(&self) -> RegionId {
+        match self {
+            Self::Entries { handle, .. } | Self::Install { handle, .. } => handle.region,
+            Self::Register { descriptor, .. } | Self::Elsewhere { descriptor } => descriptor.id,
+            Self::Create { region, .. }
+            | Self::Forget { region }
+            | Self::Release { region }
+            | Self::Destroy { region, .. } => *region,
+        }
+    }
+}
+
 /// Who gets an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplyTo<R> {

@@ -389,7 +389,10 @@ fn run(applier: &mut Applier, region: RegionId, tasks: Vec<ApplyTask<Infallible>
             follow_up.push(ApplyTask::Forget { region: tombstone.descriptor.id });
         }
     }
-    if follow_up.is_empty() { Ok(()) } else { run(applier, region, follow_up) }
+    if !follow_up.is_empty() {
+        return run(applier, region, follow_up);
+    }
+    applier.record_all().map_err(|error| interrupted(error.to_string()))
 }
 
 /// Whether a kept replica has become what the plan foresaw, or has been rewritten already.

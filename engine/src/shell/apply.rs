@@ -112,7 +112,11 @@ impl ApplyThread {
             ApplyWork::Tasks(tasks) => self.apply(tasks),
             ApplyWork::Lookups(lookups) => self.look_up(lookups),
             ApplyWork::Dirty(reply) => {
-                let _ = reply.send(self.applier.take_dirty());
+                let dirty = self.applier.take_dirty().unwrap_or_else(|error| {
+                    self.fault.set(format!("what was applied could not be recorded: {error}"));
+                    BTreeMap::new()
+                });
+                let _ = reply.send(dirty);
             }
             ApplyWork::Capture(regions, reply) => {
                 self.capture(&regions, |region| self.applier.capture(region), &reply);
@@ -190,13 +194,14 @@ impl ApplyThread {
         }
     }
 
-    /// Answers queries for so long, and holds what else comes. A query is handed out once what it must see is in the state:
-    /// it need not wait for anything in front of it.
+    /// Answers queries for so long, applies what writes nothing, and holds what else comes. A query is handed out once what it
+    /// must see is in the state: it need not wait for anything in front of it.
     fn answer_for(&mut self, time: Duration) {
         let end = Instant::now() + time;
         for work in std::mem::take(&mut self.held) {
             match work {
                 ApplyWork::Lookups(lookups) => self.look_up(lookups),
+                ApplyWork::Tasks(tasks) => self.apply_beside(tasks),
                 other => self.held.push_back(other),
             }
         }
@@ -209,6 +214,7 @@ impl ApplyThread {
             };
             match work {
                 Ok(ApplyWork::Lookups(lookups)) => self.look_up(lookups),
+                Ok(ApplyWork::Tasks(tasks)) => self.apply_beside(tasks),
                 Ok(other) => self.held.push_back(other),
                 Err(RecvTimeoutError::Timeout) => return,
                 Err(RecvTimeoutError::Disconnected) => {
@@ -217,6 +223,17 @@ impl ApplyThread {
                     return;
                 }
             }
+        }
+    }
+
+    /// Beside a stalled batch.
+    fn apply_beside(&mut self, tasks: Vec<ApplyTask<Completion>>) {
+        let (batch, rest) = self.applier.apply_beside(tasks);
+        if !batch.applied.is_empty() {
+            self.deliver(batch);
+        }
+        if !rest.is_empty() {
+            self.held.push_back(ApplyWork::Tasks(rest));
         }
     }
 

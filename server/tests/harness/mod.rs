@@ -142,20 +142,24 @@ impl Cluster {
 
     pub(crate) fn spawn_with(&mut self, at: usize, arguments: &[&str]) {
         let mut command = multiraft();
-        if self.keeps_logs {
-            let file = OpenOptions::new().create(true).append(true).open(self.log_file(at)).unwrap();
-            command.stderr(file).env("RUST_LOG", "warn,multiraft=debug");
-        }
-        let child = command.args(arguments).stdout(Stdio::piped()).spawn().unwrap();
-        self.stores[at].child = Some(child);
+        command.args(arguments);
+        self.spawn_command(at, command);
     }
 
     /// Runs a store by way of another program, which must become it: a wrapper whose last arguments are the command line.
     pub(crate) fn spawn_under(&mut self, at: usize, wrapper: &[&str]) {
         let mut command = Command::new(wrapper[0]);
         command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_multiraft")).args(self.arguments(at));
-        command.env("RUST_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::piped());
-        self.stores[at].child = Some(command.spawn().unwrap());
+        command.env("RUST_LOG", "warn").stdin(Stdio::null());
+        self.spawn_command(at, command);
+    }
+
+    fn spawn_command(&mut self, at: usize, mut command: Command) {
+        if self.keeps_logs {
+            let file = OpenOptions::new().create(true).append(true).open(self.log_file(at)).unwrap();
+            command.stderr(file).env("RUST_LOG", "warn,multiraft=debug");
+        }
+        self.stores[at].child = Some(command.stdout(Stdio::piped()).spawn().unwrap());
     }
 
     /// The process of a running store.

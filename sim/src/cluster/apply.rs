@@ -46,6 +46,7 @@ impl Cluster {
         let (batch, rest) = if let Some((batch, rest)) = host.stalled.take() {
             if host.applier.retry().is_err() {
                 host.stalled = Some((batch, rest));
+                self.apply_beside(store, worker);
                 return self.schedule.plan_in(50 * MILLI, Event::ApplyDone { store, life, worker });
             }
             self.input(store, worker, Input::DiskFull { disk: DiskUse::State, full: false });
@@ -75,6 +76,18 @@ impl Cluster {
         self.put_back(store, worker, rest);
         self.on_applied(store, worker, batch);
         self.start_apply(store, worker);
+    }
+
+    /// Applies what a stalled batch does not keep from it.
+    fn apply_beside(&mut self, store: usize, worker: usize) {
+        let Some(process) = &mut self.nodes[store].process else { return };
+        let host = &mut process.workers[worker];
+        let (batch, rest) = host.applier.apply_beside(host.tasks.drain(..).collect());
+        host.tasks.extend(rest);
+        if !batch.applied.is_empty() {
+            self.counters.applied_beside += batch.applied.len() as u64;
+            self.on_applied(store, worker, batch);
+        }
     }
 
     /// What waits for a neighbour's freeze is tried again a little later, before all else.
@@ -195,7 +208,9 @@ fn gather(process: &mut Process) -> Checkpoint {
         let mut dirty: BTreeMap<RegionId, LogIndex> = unsaved.next().unwrap_or_default().into_iter().collect();
         // What waits for room is not written yet: its turn comes with a later checkpoint.
         if host.stalled.is_none() {
-            dirty.extend(host.applier.take_dirty().into_iter().map(|(region, dirty)| (region, dirty.applied)));
+            // A store that fails shows it when it is flushed.
+            let taken = host.applier.take_dirty().unwrap_or_default();
+            dirty.extend(taken.into_iter().map(|(region, dirty)| (region, dirty.applied)));
         }
         if !is_durable {
             let captured: Vec<SnapshotSource> =

@@ -85,8 +85,12 @@ impl Cluster {
         }
         let disk = self.nodes[store].disk.clone();
         let Ok(sound) = self.look(&disk) else { return };
-        for _ in 0..PLACES {
-            let Some((name, sector)) = pick_sector(&disk, &mut self.random) else { return };
+        for place in 0..PLACES {
+            // By chance alone, the last frame would seldom be hit.
+            let aims = place == 0 && self.random.chance(150);
+            let aimed = aims.then(|| last_frame(&disk, &sound)).flatten();
+            let aimed = aimed.map(|(name, at)| (name, at / SECTOR * SECTOR));
+            let Some((name, sector)) = aimed.or_else(|| pick_sector(&disk, &mut self.random)) else { return };
             let flips: Vec<(u64, u8)> = (0..self.random.between(1, 8))
                 .map(|_| (sector + self.random.below(SECTOR), self.random.between(1, 255) as u8))
                 .collect();

@@ -1,0 +1,20 @@
+//! Clusters of real stores in one process: real threads, clocks, sockets and disks.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod basics;
+mod check;
+mod check_own;
+mod liveness;
+mod own_state;
+mod placement;
+mod placement_pace;
+mod placement_renew;
+mod placement_sizes;
+mod planning;
+mod recovery;
+mod regions;
+mod routing;
+mod snapshots;
+#[path = "../support/mod.rs"]
+mod support;
