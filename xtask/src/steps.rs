@@ -78,7 +78,7 @@ pub(crate) const STEPS: &[Step] = &[
         what: "decoders on mutated and random bytes",
         limit: seconds(240),
         commands: &[Invocation {
-            environment: &[("FUZZ_ITERATIONS", "20000000")],
+            environment: &[("FUZZ_ITERATIONS", "10000000")],
             words: &["cargo", "test", "--release", "--locked", "-p", "xtask", "--test", "fuzz_decoders"],
         }],
     },
@@ -111,7 +111,7 @@ pub(crate) const STEPS: &[Step] = &[
             "--",
             "run",
             "--seeds",
-            "0..1000",
+            "0..500",
         ])],
     },
     Step {

@@ -1,7 +1,7 @@
 //! Five stores, each a process of its own, under fire: clients write and read, operators split, merge and move, stores are killed,
 //! stopped and made to stand still; in the end what the clients were told is judged.
 //!
-//! `MULTIRAFT_FIRE_SECONDS` says how long (a minute unless told otherwise), `MULTIRAFT_FIRE_SEED` draws the same again: what is
+//! `MULTIRAFT_FIRE_SECONDS` says how long (half a minute unless told otherwise), `MULTIRAFT_FIRE_SEED` draws the same again: what is
 //! asked for and when, not how the processes run.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, which says what it does")]
@@ -108,7 +108,7 @@ fn floor(what: &str, found: usize, per_minute: usize, length: Duration) {
 #[test]
 fn histories_are_linearizable_while_regions_change_and_stores_die() {
     let seed = seed();
-    let length = Duration::from_secs(setting("MULTIRAFT_FIRE_SECONDS", || 60));
+    let length = Duration::from_secs(setting("MULTIRAFT_FIRE_SECONDS", || 30));
     println!("MULTIRAFT_FIRE_SEED={seed} MULTIRAFT_FIRE_SECONDS={}", length.as_secs());
     let mut random = Random::new(seed);
     let mut cluster = five_stores(seed, &[]);

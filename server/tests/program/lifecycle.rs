@@ -1,13 +1,9 @@
 //! Stores that stop, die and come back.
 
-#![allow(clippy::unwrap_used)]
-
-mod harness;
-
 use std::net::SocketAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
-use harness::{Client, Cluster, http, multiraft, request};
+use crate::harness::{Client, Cluster, http, multiraft, request};
 
 #[test]
 fn acknowledged_writes_survive_the_death_of_any_store_and_of_all() {
@@ -324,13 +320,13 @@ fn settings_may_stand_in_a_file() {
 }
 
 /// Runs the demo; the object in its last line.
-fn demo(arguments: &[&str]) -> serde_json::Value {
-    let shown =
-        multiraft().args(["demo", "--regions", "24", "--seconds", "6", "--json"]).args(arguments).output().unwrap();
+fn demo(regions: u64, arguments: &[&str]) -> serde_json::Value {
+    let count = regions.to_string();
+    let shown = multiraft().args(["demo", "--regions", &count, "--json"]).args(arguments).output().unwrap();
     let text = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.status.success(), "{text}\n{}", String::from_utf8_lossy(&shown.stderr));
     let json: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    assert_eq!((&json["ok"], &json["lost"], &json["regions"]), (&true.into(), &0.into(), &24.into()));
+    assert_eq!((&json["ok"], &json["lost"], &json["regions"]), (&true.into(), &0.into(), &regions.into()));
     assert!(json["writes"].as_u64().unwrap() >= 34_924, "{json}");
     assert!(json["failover_ms"].as_f64().unwrap() > 0.0, "{json}");
     json
@@ -338,7 +334,7 @@ fn demo(arguments: &[&str]) -> serde_json::Value {
 
 #[test]
 fn the_demo_lives_and_holds_and_says_so() {
-    let json = demo(&[]);
+    let json = demo(24, &["--seconds", "6"]);
     assert_eq!((&json["stores"], &json["splits"]), (&4.into(), &23.into()));
     let count = |name: &str| json[name].as_u64().unwrap();
     assert!(count("moves") > 0 && count("merges") > 0, "{json}");
@@ -347,7 +343,7 @@ fn the_demo_lives_and_holds_and_says_so() {
 
 #[test]
 fn the_presplit_demo_holds_and_says_so() {
-    let json = demo(&["--presplit"]);
-    assert_eq!((&json["stores"], &json["regions_end"]), (&3.into(), &24.into()));
+    let json = demo(8, &["--seconds", "2", "--presplit"]);
+    assert_eq!((&json["stores"], &json["regions_end"]), (&3.into(), &8.into()));
     assert_eq!((&json["splits"], &json["moves"], &json["merges"]), (&0.into(), &0.into(), &0.into()));
 }

@@ -1,10 +1,6 @@
 //! Every command, through real stores, as bytes on the wire.
 
-#![allow(clippy::unwrap_used)]
-
-mod harness;
-
-use harness::{Client, Cluster, request};
+use crate::harness::{Client, Cluster, request};
 
 /// Regions: up to `key:000000250000`, `...500000`, `...750000`, and the rest.
 fn cluster() -> Cluster {

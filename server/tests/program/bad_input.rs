@@ -1,14 +1,10 @@
 //! What the program does with what makes no sense: a clear error, no panic, and it goes on where it can.
 
-#![allow(clippy::unwrap_used)]
-
-mod harness;
-
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use harness::{Client, Cluster, failure, http, run};
+use crate::harness::{Client, Cluster, failure, http, run};
 
 fn serve(cluster: &Cluster, at: usize, change: &[(&str, &str)]) -> String {
     let mut arguments = cluster.arguments(at);

@@ -1,15 +1,12 @@
 //! Stores that plan: they join by themselves, are emptied and leave from the command line, and tell how large and how busy
 //! regions are.
 
-#![allow(clippy::unwrap_used)]
-
-mod harness;
-
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, failure};
 use serde_json::Value;
+
+use crate::harness::{Cluster, failure};
 
 /// For what takes seconds on a machine that is not busy.
 const LIMIT: Duration = Duration::from_secs(90);

@@ -1,14 +1,11 @@
 //! `multiraft ctl` against real stores: regions split, merge and move, stores join and are drained, nonsense is refused.
 
-#![allow(clippy::unwrap_used)]
-
-mod harness;
-
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, failure, http, run};
 use serde_json::Value;
+
+use crate::harness::{Cluster, failure, http, run};
 
 /// The object in the last line; the command must have gone well.
 fn object(output: &Output) -> Value {

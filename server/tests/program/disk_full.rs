@@ -3,15 +3,12 @@
 //! Each store has a file system in memory of its own, in a mount namespace of its own: nobody else sees it, and it is gone with
 //! the process. Where mounts are not allowed, not even in a user namespace, files may not grow beyond a limit instead.
 
-#![allow(clippy::unwrap_used)]
-
-mod harness;
-
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use harness::{Client, Cluster, http};
 use serde_json::Value;
+
+use crate::harness::{Client, Cluster, http};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,15 +1,12 @@
 //! `multiraft ctl recover` on the directories of real stores: two of three are lost for good, the third goes on.
 
-#![allow(clippy::unwrap_used)]
-
-mod harness;
-
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, failure, run};
 use serde_json::Value;
+
+use crate::harness::{Cluster, failure, run};
 
 fn recover(arguments: &[&str]) -> Output {
     run(&["ctl", "--json", "recover"].into_iter().chain(arguments.iter().copied()).collect::<Vec<_>>())
@@ -67,7 +64,7 @@ fn written(cluster: &Cluster, at: usize) {
 fn held(cluster: &Cluster, at: usize, count: u64) {
     let begun = Instant::now();
     loop {
-        let (_, status) = harness::http(cluster.stores[at].admin, "GET /status HTTP/1.1", "");
+        let (_, status) = crate::harness::http(cluster.stores[at].admin, "GET /status HTTP/1.1", "");
         let status: Value = serde_json::from_str(&status).unwrap();
         let region = status["regions"].as_array().unwrap().iter().find(|region| region["id"] == 2).unwrap();
         if region["applied"].as_u64().unwrap() >= count {
@@ -187,7 +184,8 @@ fn a_plan_whose_carrying_out_is_killed_is_carried_out_again() {
     for delay in [10, 30, 60, 100, 200, 400] {
         std::fs::remove_dir_all(&dir).unwrap();
         copy(&saved, &dir);
-        let mut child = harness::multiraft().args(arguments).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let mut child =
+            crate::harness::multiraft().args(arguments).stdout(std::process::Stdio::null()).spawn().unwrap();
         #[expect(clippy::disallowed_methods, reason = "it is killed at whatever it is doing then")]
         std::thread::sleep(Duration::from_millis(delay));
         child.kill().unwrap();

@@ -1,19 +1,16 @@
 //! `multiraft ctl check` against real stores: equal replicas pass; one whose state was changed by another program is found, fenced
 //! and replaced.
 
-#![allow(clippy::unwrap_used)]
-
-mod harness;
-
 use std::process::Output;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use harness::{Cluster, failure, http, run};
 use multiraft::{
     ApplyContext, ClusterId, Engine, RegionId, RegionView, StateError, StateMachine, StateTxn, StoreId, Tls,
 };
 use serde_json::Value;
+
+use crate::harness::{Cluster, failure, http, run};
 
 const CLUSTER: &str = "00000000000000000000000000000077";
 const LIMIT: Duration = Duration::from_secs(60);
