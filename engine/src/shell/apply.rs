@@ -84,7 +84,7 @@ impl ApplyThread {
         let _guard = PanicGuard { fault: self.fault.clone(), thread: "apply" };
         loop {
             let Some(work) = self.held.pop_front().or_else(|| self.receive()) else {
-                return;
+                return self.record_all();
             };
             match work {
                 ApplyWork::Tasks(mut tasks) => {
@@ -103,6 +103,16 @@ impl ApplyThread {
                 }
                 other => self.do_aside(other),
             }
+        }
+    }
+
+    /// The store stops, in order: what it leaves tells how far it has come.
+    fn record_all(&mut self) {
+        if self.is_stalled || self.fault.is_set() {
+            return;
+        }
+        if let Err(error) = self.applier.record_all() {
+            tracing::warn!(%error, "some regions have applied more than is recorded: the next start does it again");
         }
     }
 

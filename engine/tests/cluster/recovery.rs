@@ -229,6 +229,10 @@ async fn a_survivor_on_which_the_plan_was_forgotten_learns_that_it_is_removed() 
         assert!(holds(engine, 0..30, Consistency::Local).await);
     }
     stop(engines).await;
+    for store in [1, 2] {
+        let replicas = cluster.survey(store).await.replicas;
+        assert!(replicas.iter().all(|replica| replica.applied == replica.last), "a stop leaves a record: {replicas:?}");
+    }
     let plan = cluster.plan(&[1, 2], &[3, 4, 5]).await;
     let keeper = kept(&plan, region).store.0;
     assert_eq!(kept(&plan, RegionId::ROOT).store.0, keeper, "the same store has the most of both");
