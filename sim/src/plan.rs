@@ -200,7 +200,7 @@ impl Plan {
             balance_leaders: random.chance(500),
             request_timeout: Duration::from_millis(random.between(500, 3000)),
             checkpoint_interval: random.between(100, 1500) * MILLI,
-            lane_bytes: random.pick(&[2 << 10, 16 << 10, 1 << 20]),
+            lane_bytes: random.pick(&[1 << 10, 16 << 10, 1 << 20]),
             drift_ppm: (0..stores).map(|_| random.below(40_001) as i64 - 20_000).collect(),
             latencies: draw_latencies(&mut random),
             load: draw_load(&mut random),
