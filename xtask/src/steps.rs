@@ -64,7 +64,7 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "tests",
         what: "all tests of all crates",
-        limit: seconds(780),
+        limit: seconds(900),
         commands: &[plain(&["cargo", "test", "--workspace", "--locked"])],
     },
     Step {

@@ -25,7 +25,7 @@ const TRANSFERS_PER_ROUND: usize = 64;
 
 /// How long a disk has to be full before leaders are given away. Disks that fill together, those of replicas do, are known
 /// to be full by then on every store: a full store refuses what it is offered, and so its reads go on where they are. One
-/// that took over before it knew could not apply its term's first entry, and would keep readers waiting for that.
+/// that took over before it knew might find no space to log its term's first entry, and would keep readers waiting for that.
 const FULL_FOR: Duration = Duration::from_millis(500);
 
 /// How long a store that takes no leaderships over, because it stops or its disk is full, is offered none.

@@ -234,19 +234,6 @@ async fn a_value_changed_behind_the_engines_back_is_found() {
     stop(engines).await;
 }
 
-/// Changes the first byte of `value` in the log of a store that is down.
-fn damage_log(cluster: &Cluster, store: u64, value: &[u8]) {
-    let segments = std::fs::read_dir(cluster.data_dir(store).join("log")).unwrap();
-    for segment in segments.map(|entry| entry.unwrap().path()) {
-        let mut bytes = std::fs::read(&segment).unwrap();
-        if let Some(at) = bytes.windows(value.len()).position(|found| found == value) {
-            bytes[at] ^= 0xff;
-            return std::fs::write(&segment, bytes).unwrap();
-        }
-    }
-    panic!("the log does not hold the value");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_replica_is_replaced_and_its_log_forgets_the_damage() {
     let mut cluster = Cluster::new(3, 2);
@@ -259,7 +246,7 @@ async fn a_damaged_replica_is_replaced_and_its_log_forgets_the_damage() {
     }
     check_all_same(&engines[0], region).await;
     stop(engines).await;
-    damage_log(&cluster, 2, b"a value that changes");
+    cluster.damage_log(2, b"a value that changes");
 
     let engines = cluster.start_all().await;
     assert!(is_out_of_service(&engines[1], region).await && !is_out_of_service(&engines[1], other).await);

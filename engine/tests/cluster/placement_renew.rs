@@ -96,19 +96,6 @@ async fn a_replica_with_another_state_is_fenced_by_a_check_and_replaced_by_whoev
     stop(engines).await;
 }
 
-/// Changes the first byte of `value` in the log of a store that is down.
-fn damage_log(cluster: &Cluster, store: u64, value: &[u8]) {
-    let segments = std::fs::read_dir(cluster.data_dir(store).join("log")).unwrap();
-    for segment in segments.map(|entry| entry.unwrap().path()) {
-        let mut bytes = std::fs::read(&segment).unwrap();
-        if let Some(at) = bytes.windows(value.len()).position(|found| found == value) {
-            bytes[at] ^= 0xff;
-            return std::fs::write(&segment, bytes).unwrap();
-        }
-    }
-    panic!("the log does not hold the value");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_with_a_damaged_log_is_replaced_by_whoever_plans() {
     let cluster = planned();
@@ -124,7 +111,7 @@ async fn a_replica_with_a_damaged_log_is_replaced_by_whoever_plans() {
     .await;
     let old = engines[0].region_for(b"later").unwrap().replica_on(StoreId(2)).unwrap().id.get();
     stop(engines).await;
-    damage_log(&cluster, 2, b"a value that changes");
+    cluster.damage_log(2, b"a value that changes");
     let engines = cluster.start_all().await;
     becomes_whole(&engines, region, 2, old).await;
     assert_eq!(engines[1].read(region, "later", Consistency::Local).await.unwrap(), "another one");

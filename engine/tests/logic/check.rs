@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::apply::{AppliedRegion, Applier, ApplyEnd, Backend, Cause, Destroyed, DigestTask, Tombstone};
+use multiraft::apply::{AppliedRegion, Applier, Backend, Cause, Destroyed, DigestTask, Tombstone};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
     Absorbed, AdminCommand, AdminRequest, ApplyTask, DigestAnswer, Frozen, Input, MergeState, Notice, Outcome, Residue,
@@ -19,7 +19,8 @@ use multiraft_raft::{Body, Message, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, MemStore, SimDisk};
 use multiraft_transport::{PeerMessage, RaftMessage, RegionMessage, RegionStep};
 
-use crate::nothing::{NoSnapshots, Nothing};
+use crate::nothing::{Nothing, apply};
+use crate::turns::{said, take_turns};
 use crate::worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
@@ -70,33 +71,18 @@ impl Store {
     }
 
     /// Takes turns, with every append durable at once, until nothing more happens.
-    fn run(&mut self, mut inputs: Vec<Input<u32>>) {
-        loop {
-            let mut out = TurnOutput::default();
-            self.worker.turn(self.now, &mut inputs, &mut out);
+    fn run(&mut self, inputs: Vec<Input<u32>>) {
+        take_turns((&mut self.worker, &mut self.log), self.now, inputs, |out, inputs| {
             self.replies.append(&mut out.replies);
             self.notices.append(&mut out.notices);
-            let messages = out.sends.into_iter().flat_map(|sent| sent.messages);
-            self.said.extend(messages.filter_map(|message| match message {
+            self.said.extend(said(out).filter_map(|(_, message)| match message {
                 PeerMessage::Region(RegionMessage { step, .. }) => Some(step),
                 _ => None,
             }));
-            if !out.log.is_empty() {
-                let records = std::mem::take(&mut out.log);
-                let tokens = self.log.commit(vec![LogBatch { ticket: out.ticket, records }]).unwrap();
-                inputs.extend(tokens.into_iter().map(|token| Input::Flushed { token }));
-            }
-            if !out.apply.is_empty() {
-                let (mut batch, end) = self.applier.apply(out.apply, &NoSnapshots);
-                assert!(matches!(end, ApplyEnd::Done));
-                self.replies.append(&mut batch.replies);
-                inputs.extend(batch.take_inputs());
-                self.digests.append(&mut batch.checks);
-            }
-            if inputs.is_empty() {
-                return;
-            }
-        }
+            let mut batch = apply(&mut self.applier, out, inputs);
+            self.replies.append(&mut batch.replies);
+            self.digests.append(&mut batch.checks);
+        });
     }
 
     fn pass(&mut self, time: Duration) {

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use multiraft::assembly::{bootstrap_regions, empty_start};
-use multiraft::logic::{Input, RegionHandle, TurnOutput, Worker};
+use multiraft::logic::{Input, RegionHandle, Worker};
 use multiraft::{Incarnation, LogIndex, RegionId, StoreId};
 use multiraft_raft::{Body, Message, ReplicaId, Term, Time};
-use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
+use multiraft_storage::{LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     ForwardOutcome, ForwardReply, PeerMessage, RaftMessage, RegionMessage, RegionStep, SnapshotMessage, SnapshotStep,
 };
 
+use crate::turns::{said, take_turns};
 use crate::worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
@@ -52,20 +53,10 @@ impl Store {
     }
 
     /// What the other stores are told in a turn, and those that follow from it by the log alone.
-    fn run(&mut self, mut inputs: Vec<Input<u32>>) -> Vec<(StoreId, PeerMessage)> {
-        let mut said = Vec::new();
-        loop {
-            let mut out = TurnOutput::default();
-            self.worker.turn(self.now, &mut inputs, &mut out);
-            for sent in out.sends {
-                said.extend(sent.messages.into_iter().map(|message| (sent.to, message)));
-            }
-            if out.log.is_empty() {
-                return said;
-            }
-            let batch = LogBatch { ticket: out.ticket, records: out.log };
-            inputs = self.log.commit(vec![batch]).unwrap().into_iter().map(|token| Input::Flushed { token }).collect();
-        }
+    fn run(&mut self, inputs: Vec<Input<u32>>) -> Vec<(StoreId, PeerMessage)> {
+        let mut told = Vec::new();
+        take_turns((&mut self.worker, &mut self.log), self.now, inputs, |out, _| told.extend(said(out)));
+        told
     }
 
     fn wait(&mut self, time: Duration) -> Vec<(StoreId, PeerMessage)> {

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft::assembly::{bootstrap_regions, empty_start};
-use multiraft::logic::{Applied, Frozen, Input, MERGE_TIMEOUT, RegionChange, TurnOutput, Worker};
+use multiraft::logic::{Applied, Frozen, Input, MERGE_TIMEOUT, RegionChange, Worker};
 use multiraft::{Incarnation, RegionDescriptor, StoreId};
 use multiraft_raft::{Body, LogIndex, Message, Term, Time};
-use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
+use multiraft_storage::{LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, PeerMessage, RaftMessage, RegionMessage, RegionStep};
 
+use crate::turns::{said, take_turns};
 use crate::worker_config::worker_config;
 
 /// Store 1 of three.
@@ -31,21 +32,13 @@ impl Store {
     }
 
     /// What it tells the other stores and itself, in a turn and those that follow from it by the log alone.
-    fn run(&mut self, mut inputs: Vec<Input<u32>>) -> Vec<(StoreId, PeerMessage)> {
-        let mut said = Vec::new();
-        loop {
-            let mut out = TurnOutput::default();
-            self.worker.turn(self.now, &mut inputs, &mut out);
-            for sent in out.sends {
-                said.extend(sent.messages.into_iter().map(|message| (sent.to, message)));
-            }
-            said.extend(out.local.into_iter().map(|message| (StoreId(1), message)));
-            if out.log.is_empty() {
-                return said;
-            }
-            let batch = LogBatch { ticket: out.ticket, records: out.log };
-            inputs = self.log.commit(vec![batch]).unwrap().into_iter().map(|token| Input::Flushed { token }).collect();
-        }
+    fn run(&mut self, inputs: Vec<Input<u32>>) -> Vec<(StoreId, PeerMessage)> {
+        let mut told = Vec::new();
+        take_turns((&mut self.worker, &mut self.log), self.now, inputs, |out, _| {
+            told.extend(said(out));
+            told.extend(out.local.drain(..).map(|message| (StoreId(1), message)));
+        });
+        told
     }
 }
 

@@ -1,9 +1,10 @@
-//! A state machine without state, and snapshots that never come.
+//! A state machine without state, snapshots that never come, and an applier that wants neither.
 
 use std::io;
 
 use bytes::Bytes;
-use multiraft::apply::{Chunks, ReceivedSnapshots};
+use multiraft::apply::{AppliedBatch, Applier, ApplyEnd, Chunks, ReceivedSnapshots};
+use multiraft::logic::{Input, TurnOutput};
 use multiraft::{ApplyContext, RegionView, StateError, StateMachine, StateTxn, StoreId};
 use multiraft_transport::SnapshotHeader;
 
@@ -21,7 +22,7 @@ impl StateMachine for Nothing {
 }
 
 /// No snapshot ever comes.
-pub(crate) struct NoSnapshots;
+struct NoSnapshots;
 
 impl ReceivedSnapshots for NoSnapshots {
     fn open(&self, _: StoreId, _: &SnapshotHeader) -> io::Result<Chunks<'static>> {
@@ -29,4 +30,16 @@ impl ReceivedSnapshots for NoSnapshots {
     }
 
     fn discard(&self, _: StoreId, _: &SnapshotHeader) {}
+}
+
+/// Has a turn's tasks carried out, to the end; what comes of it for the worker is put with the next inputs.
+pub(crate) fn apply(
+    applier: &mut Applier,
+    out: &mut TurnOutput<u32>,
+    inputs: &mut Vec<Input<u32>>,
+) -> AppliedBatch<u32> {
+    let (mut batch, end) = applier.apply(std::mem::take(&mut out.apply), &NoSnapshots);
+    assert!(matches!(end, ApplyEnd::Done), "{end:?}");
+    inputs.extend(batch.take_inputs());
+    batch
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use multiraft::apply::{Cause, Destroyed, Tombstone};
 use multiraft::assembly::bootstrap_regions;
-use multiraft::logic::{Adopt, ApplyTask, Input, TurnOutput, Worker};
+use multiraft::logic::{Adopt, ApplyTask, Input, Worker};
 use multiraft::{Incarnation, RaftOptions, RegionDescriptor, RegionId, StoreId};
 use multiraft_raft::{Body, LogIndex, Message, ReplicaId, Term, Time};
-use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
+use multiraft_storage::{LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{PeerMessage, RaftMessage, RegionMessage, RegionStep};
 
+use crate::turns::{said, take_turns};
 use crate::worker_config::worker_config;
 
 /// Store 1 of three, without regions.
@@ -30,21 +31,13 @@ impl Store {
     }
 
     /// What it has its applier do, and what it tells the other stores, in a turn and those that follow from it by the log alone.
-    fn run(&mut self, mut inputs: Vec<Input<u32>>) -> (Vec<ApplyTask<u32>>, Vec<(StoreId, PeerMessage)>) {
-        let (mut tasks, mut said) = (Vec::new(), Vec::new());
-        loop {
-            let mut out = TurnOutput::default();
-            self.worker.turn(self.now, &mut inputs, &mut out);
+    fn run(&mut self, inputs: Vec<Input<u32>>) -> (Vec<ApplyTask<u32>>, Vec<(StoreId, PeerMessage)>) {
+        let (mut tasks, mut told) = (Vec::new(), Vec::new());
+        take_turns((&mut self.worker, &mut self.log), self.now, inputs, |out, _| {
             tasks.append(&mut out.apply);
-            for sent in out.sends {
-                said.extend(sent.messages.into_iter().map(|message| (sent.to, message)));
-            }
-            if out.log.is_empty() {
-                return (tasks, said);
-            }
-            let batch = LogBatch { ticket: out.ticket, records: out.log };
-            inputs = self.log.commit(vec![batch]).unwrap().into_iter().map(|token| Input::Flushed { token }).collect();
-        }
+            told.extend(said(out));
+        });
+        (tasks, told)
     }
 }
 

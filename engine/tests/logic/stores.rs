@@ -7,21 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::apply::{AppliedRegion, Applier, ApplyEnd, Backend};
+use multiraft::apply::{AppliedRegion, Applier, Backend};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::logic::{
-    AdminCommand, AdminRequest, Input, LaneKind, MergeState, Notice, Outcome, Outgoing, StoreCommand, TurnOutput,
-    Worker,
+    AdminCommand, AdminRequest, Input, LaneKind, MergeState, Notice, Outcome, Outgoing, StoreCommand, Worker,
 };
 use multiraft::{
     ApplyContext, Incarnation, LogIndex, OwnState, RegionDescriptor, RegionEpoch, RegionId, SnapshotWrite, StoreFault,
     StoreId, StoreRecord, StoreStanding, Term,
 };
 use multiraft_raft::Time;
-use multiraft_storage::{LogBatch, LogOptions, LogWriter, MemStore, SimDisk};
+use multiraft_storage::{LogOptions, LogWriter, MemStore, SimDisk};
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage};
 
-use crate::nothing::{NoSnapshots, Nothing};
+use crate::nothing::{Nothing, apply};
+use crate::turns::take_turns;
 use crate::worker_config::worker_config;
 
 const REGION: RegionId = RegionId(2);
@@ -96,28 +96,14 @@ impl Store {
     }
 
     /// Takes turns, with every append durable at once, until nothing more happens.
-    fn run(&mut self, mut inputs: Vec<Input<u32>>) {
-        loop {
-            let mut out = TurnOutput::default();
-            self.worker.turn(self.now, &mut inputs, &mut out);
+    fn run(&mut self, inputs: Vec<Input<u32>>) {
+        take_turns((&mut self.worker, &mut self.log), self.now, inputs, |out, inputs| {
             self.replies.append(&mut out.replies);
             self.notices.append(&mut out.notices);
             self.sends.append(&mut out.sends);
-            if !out.log.is_empty() {
-                let records = std::mem::take(&mut out.log);
-                let tokens = self.log.commit(vec![LogBatch { ticket: out.ticket, records }]).unwrap();
-                inputs.extend(tokens.into_iter().map(|token| Input::Flushed { token }));
-            }
-            if !out.apply.is_empty() {
-                let (mut batch, end) = self.applier.apply(out.apply, &NoSnapshots);
-                assert!(matches!(end, ApplyEnd::Done));
-                self.replies.append(&mut batch.replies);
-                inputs.extend(batch.take_inputs());
-            }
-            if inputs.is_empty() {
-                return;
-            }
-        }
+            let mut batch = apply(&mut self.applier, out, inputs);
+            self.replies.append(&mut batch.replies);
+        });
     }
 
     fn deadline(&self) -> Time {

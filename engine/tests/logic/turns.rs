@@ -28,6 +28,11 @@ pub(crate) fn take_turns(
     }
 }
 
+/// What a turn tells other stores, each message with its store.
+pub(crate) fn said(out: &mut TurnOutput<u32>) -> impl Iterator<Item = (StoreId, PeerMessage)> {
+    out.sends.drain(..).flat_map(|sent| sent.messages.into_iter().map(move |message| (sent.to, message)))
+}
+
 /// What replica `from` of store `from` says to replica `to` of a region.
 pub(crate) fn heard(region: RegionId, (from, to): (u64, u64), term: u64, body: Body) -> Input<u32> {
     let message = Message { from: ReplicaId(from), to: ReplicaId(to), term: Term(term), body };

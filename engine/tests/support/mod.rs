@@ -140,6 +140,19 @@ impl Cluster {
         self.dir.path().join(store.to_string())
     }
 
+    /// Changes the first byte of `value` in the log of a store that is down.
+    pub fn damage_log(&self, store: u64, value: &[u8]) {
+        let segments = std::fs::read_dir(self.data_dir(store).join("log")).unwrap();
+        for segment in segments.map(|entry| entry.unwrap().path()) {
+            let mut bytes = std::fs::read(&segment).unwrap();
+            if let Some(at) = bytes.windows(value.len()).position(|found| found == value) {
+                bytes[at] ^= 0xff;
+                return std::fs::write(&segment, bytes).unwrap();
+            }
+        }
+        panic!("the log does not hold the value");
+    }
+
     pub fn tls(&self, store: u64) -> Tls {
         let (certificate, key) = &self.identities[store as usize - 1];
         Tls::from_pem(self.ca.as_bytes(), certificate.as_bytes(), key.as_bytes()).unwrap()
