@@ -227,6 +227,8 @@ impl Opened {
             Verdict::Superseded { .. } => (&plan.known, Cause::Merged),
             // A witness has nothing that could be saved, and would be in the way of who owns the keys next.
             Verdict::Lost if self.has_witness(applier, &plan.known) => (&without, Cause::Removed),
+            // Entries of a replica that was removed before, whose state went first.
+            Verdict::Lost if self.assembled.residue.leftovers.contains(&plan.known.id) => (&without, Cause::Removed),
             _ => return Ok(false),
         };
         let region = known.id;

@@ -511,6 +511,43 @@ fn keys_without_a_survivor_are_refused_until_told_and_then_made_anew() {
 }
 
 #[test]
+fn entries_of_a_replica_that_was_removed_before_go_though_nothing_else_is_left_of_its_region() {
+    for form in [Form::Disk, Form::Memory] {
+        let base = tempfile::tempdir().unwrap();
+        let given = |id, start, end| Given {
+            descriptor: region(id, start, end, &[1, 7, 8]),
+            log: log([(epoch(1, 1), What::Put("p=1"))]),
+            applied: 1,
+        };
+        let case = Case { form, stores: vec![(1, vec![given(2, "", "m"), given(3, "m", "")])] };
+        let dirs = case.make(base.path());
+        let dir = &dirs[0].1;
+        // The store dies when the state is gone and the entries are not.
+        let opened = open(dir, form);
+        let mut known = region(3, "m", "", &[7, 8]);
+        known.epoch = epoch(2, 1);
+        let mut applier = opened.backend.applier(opened.regions.clone());
+        let committed = (LogIndex(2), Term(3));
+        let destroy: ApplyTask<()> =
+            ApplyTask::Destroy { region: RegionId(3), known: Arc::new(known), cause: Cause::Removed, committed };
+        let (_, end) = applier.apply(vec![destroy], &NoSnapshots);
+        assert!(matches!(end, ApplyEnd::Done), "{end:?}");
+        opened.backend.flush().unwrap();
+        drop((applier, opened));
+        let last_of = |opened: &Opened| opened.recovered.groups[&RegionId(3)].log.last_index;
+        assert_eq!(last_of(&open(dir, form)), LogIndex(2));
+
+        let plan = case.plan(&dirs);
+        assert_eq!(plan.region(RegionId(3)).unwrap().verdict, Verdict::Lost);
+        recovery(dir, form).apply(&plan, &options(&plan)).unwrap();
+        let opened = open(dir, form);
+        assert_eq!(last_of(&opened), LogIndex::ZERO);
+        assert_eq!(opened.recovered.groups[&RegionId(3)].hard_state.term, Term(3), "promises stay");
+        assert!(opened.assembled.residue.tombstones.contains_key(&RegionId(3)));
+    }
+}
+
+#[test]
 fn a_second_recovery_follows_the_first() {
     let base = tempfile::tempdir().unwrap();
     let given =
