@@ -197,6 +197,8 @@ counters! {
     support_withdrawn 500,
     /// Heartbeats for support that were not sent because the store did not get on with its work.
     heartbeats_withheld 10,
+    /// Times that a store became slow, and handed its leaders over.
+    stores_slow 5,
     /// Leases of one store on another that were held against what that one gives.
     leases_judged 100_000,
     /// Times a leader came to rest, as those stores count that live in the end; likewise the following.

@@ -163,6 +163,8 @@ pub struct Plan {
     pub drift_ppm: Vec<i64>,
     /// Leaders read by lease.
     pub leases: bool,
+    /// Stores that are slow hand their leaders over.
+    pub sheds_leaders: bool,
     /// How long things take.
     pub latencies: Latencies,
     /// What clients do.
@@ -207,6 +209,7 @@ impl Plan {
             faults: draw_faults(&mut random),
             chaos: CHAOS,
             leases: seed.is_multiple_of(2),
+            sheds_leaders: (seed / 2).is_multiple_of(2),
             life: Life::none(),
             disaster: None,
         };

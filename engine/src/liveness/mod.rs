@@ -8,9 +8,12 @@
 //!  of peers                        | Liveness |
 //!  the time, progress -----------> +----------+ --> news, to every worker, in order
 //! ```
+//!
+//! Beside it [`Health`] judges whether the store is slow.
 
 mod asker;
 mod core;
+mod health;
 mod news;
 mod options;
 mod sequences;
@@ -19,5 +22,6 @@ mod supporter;
 mod tests;
 
 pub use self::core::{Liveness, LivenessConfig, LivenessCounters, LivenessOutput, confirms, round_answered};
+pub use health::{Health, Scores, Standstills};
 pub use news::{Held, SupportEpoch, SupportNews};
 pub use options::{LivenessOptions, LivenessOptionsError};

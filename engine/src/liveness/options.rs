@@ -18,6 +18,9 @@ pub struct LivenessOptions {
     /// Whether leaders serve [`Consistency::Lease`](crate::Consistency::Lease) on the strength of clocks alone, with no message. Right only where the clock runs as fast as
     /// `drift_ppm` says, also while the machine is suspended, and no hypervisor stops the whole machine. Default: off.
     pub leases: bool,
+    /// Whether a store that is slow, because its log, a worker or an applier stands still again and again, hands its leaders
+    /// over to stores that are not, and takes none until it is well. Default: on.
+    pub sheds_leaders: bool,
 }
 
 impl Default for LivenessOptions {
@@ -27,6 +30,7 @@ impl Default for LivenessOptions {
             heartbeat_interval: Duration::from_millis(200),
             drift_ppm: 10_000,
             leases: false,
+            sheds_leaders: true,
         }
     }
 }

@@ -233,6 +233,11 @@ pub enum Input<R> {
         /// Whether that is so.
         is_scarce: bool,
     },
+    /// The store has become slow, or is well again: leaders are given away meanwhile, and none is taken over.
+    Slow {
+        /// Whether it is slow.
+        is_slow: bool,
+    },
     /// Planning goes on here, and this is what lies on the stores; for the worker of the root region.
     Loads {
         /// The root region's term in which it goes on.

@@ -40,6 +40,8 @@ pub struct LedPage {
     pub held: usize,
     /// Whether writes wait for space on this store's disk.
     pub is_full: bool,
+    /// Whether this store works, but not well.
+    pub is_slow: bool,
     /// Replicas that are out of service here; on a first page only.
     pub aside: Vec<(RegionId, ReplicaId)>,
     /// Where the next page begins; `None`: this was the last one.
@@ -51,8 +53,9 @@ impl<R> Worker<R> {
     #[must_use]
     pub fn led_page(&self, from: u32, slots: u32) -> LedPage {
         let end = from.saturating_add(slots);
-        let (next, is_full) = ((end < self.regions.slots()).then_some(end), self.upkeep.is_disk_full());
-        let mut page = LedPage { next, is_full, ..LedPage::default() };
+        let next = (end < self.regions.slots()).then_some(end);
+        let (is_full, is_slow) = (self.upkeep.is_disk_full(), self.upkeep.is_slow());
+        let mut page = LedPage { next, is_full, is_slow, ..LedPage::default() };
         if from == 0 {
             page.aside = self.replicas_aside();
         }

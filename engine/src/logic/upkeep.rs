@@ -65,6 +65,8 @@ pub(super) struct Upkeep {
     full_since: Time,
     /// The next write may find the disk full: nothing has been refused yet, perhaps because nothing was written.
     is_scarce: bool,
+    /// The store works, but not well.
+    is_slow: bool,
 }
 
 impl Upkeep {
@@ -77,6 +79,7 @@ impl Upkeep {
             waiting_for_space: [0; 2],
             full_since: Time::ZERO,
             is_scarce: false,
+            is_slow: false,
         }
     }
 
@@ -116,14 +119,25 @@ impl Upkeep {
         self.is_scarce = is_scarce;
     }
 
+    /// While the store is slow, leadership is given away and not taken over.
+    pub(super) fn set_slow(&mut self, is_slow: bool) {
+        self.is_slow = is_slow;
+        self.hurry();
+    }
+
+    /// Whether this store works, but not well.
+    pub(super) fn is_slow(&self) -> bool {
+        self.is_slow
+    }
+
     /// Whether this store takes no leadership over.
     pub(super) fn takes_none(&self) -> bool {
-        self.handover || self.is_scarce || self.is_disk_full()
+        self.handover || self.is_slow || self.is_scarce || self.is_disk_full()
     }
 
     /// Whether this store hands its leaders over.
     pub(super) fn gives_away(&self, now: Time) -> bool {
-        self.handover || (self.is_disk_full() && now.since(self.full_since) >= FULL_FOR)
+        self.handover || self.is_slow || (self.is_disk_full() && now.since(self.full_since) >= FULL_FOR)
     }
 
     /// From now on, leadership is given away and not taken back.

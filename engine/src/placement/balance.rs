@@ -198,7 +198,7 @@ fn best_transfer(round: &Round<'_>, id: RegionId, from: StoreId, least: f64) -> 
     let seat = round.board.seat(from)?;
     let heirs = region.replicas().iter().filter(|replica| replica.role == Role::Voter && replica.store != from);
     let mut best: Option<Found> = None;
-    for to in heirs.filter_map(|replica| round.board.seat(replica.store)).filter(|seat| !seat.is_full) {
+    for to in heirs.filter_map(|replica| round.board.seat(replica.store)).filter(|seat| !seat.leads_no_more) {
         let gain = round.board.scale.gain(seat, to, region.leader_weight());
         let is_better = gain >= least && best.as_ref().is_none_or(|found| gain > found.gain);
         if is_better && round.board.can_transfer(from, to.id, KIND) {

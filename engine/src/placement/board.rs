@@ -65,8 +65,8 @@ pub(super) struct Seat {
     pub(super) shares: [f64; 4],
     pub(super) slots: Slots,
     pub(super) place: Place,
-    /// Nothing more than the reserve is free there, as far as it has told: it takes no leadership over.
-    pub(super) is_full: bool,
+    /// It is slow, or nothing more than the reserve is free there, as far as it has told: it takes no leadership over.
+    pub(super) leads_no_more: bool,
     /// How many more bytes fit; `None`: no limit is known.
     room: Option<i64>,
 }
@@ -103,7 +103,7 @@ impl<'a> Board<'a> {
                 shares: [0.0; 4],
                 slots: Slots::default(),
                 place,
-                is_full: store.disk_bytes > 0 && room <= 0,
+                leads_no_more: store.is_slow || (store.disk_bytes > 0 && room <= 0),
                 room: (store.disk_bytes > 0).then(|| i64::try_from(room).unwrap_or(i64::MAX)),
             }
         };

@@ -45,6 +45,8 @@ pub struct StoreInfo {
     pub disk_bytes: u64,
     /// What of it is free; nothing, if it waits for space.
     pub disk_free_bytes: u64,
+    /// It works, but not well: it takes no leadership over.
+    pub is_slow: bool,
     /// Where it stands: `zone`, `rack` and the like.
     pub labels: BTreeMap<String, String>,
     /// What is wanted of it.

@@ -84,6 +84,7 @@ mod tests {
             weight: 1,
             disk_bytes: 0,
             disk_free_bytes: 0,
+            is_slow: false,
             labels: labels.into(),
             state: StoreState::Up,
             last_heard: Time::ZERO,

@@ -21,7 +21,7 @@ pub(super) fn best_heir(
         is_other_voter && round.board.class(replica.store) == Class::Live && round.board.is_live(region, replica)
     });
     let mut best: Result<(f64, StoreId), Obstacle> = Err(Obstacle::NoHeir);
-    for seat in heirs.filter_map(|replica| round.board.seat(replica.store)).filter(|seat| !seat.is_full) {
+    for seat in heirs.filter_map(|replica| round.board.seat(replica.store)).filter(|seat| !seat.leads_no_more) {
         let rise = round.board.scale.rise(seat, region.leader_weight());
         if !round.board.can_transfer(leader, seat.id, kind) {
             best = best.or(Err(Obstacle::Limit));

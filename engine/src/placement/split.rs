@@ -173,6 +173,7 @@ mod tests {
             weight: 1,
             disk_bytes: 0,
             disk_free_bytes: 0,
+            is_slow: false,
             labels: BTreeMap::new(),
             state: StoreState::Up,
             last_heard: now,

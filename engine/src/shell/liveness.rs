@@ -19,7 +19,10 @@ use multiraft_raft::{StoreId, Time};
 use multiraft_router::{Clock, Mailbox};
 use multiraft_transport::{PeerMessage, SupportAnswer, SupportMessage, SupportVerdict, Transport};
 
-use crate::liveness::{Liveness, LivenessConfig, LivenessCounters, LivenessOptions, LivenessOutput, SupportNews};
+use crate::liveness::{
+    Health, Liveness, LivenessConfig, LivenessCounters, LivenessOptions, LivenessOutput, Scores, Standstills,
+    SupportNews,
+};
 use crate::logic::Input;
 use crate::shell::StoreFile;
 use crate::shell::fault::{Fault, PanicGuard};
@@ -136,6 +139,7 @@ pub(super) struct LivenessThread {
     pub(super) mailboxes: Vec<Mailbox<Work>>,
     /// Whether the rest of the store gets on with its work.
     pub(super) watch: Watch,
+    pub(super) health: Health,
     pub(super) fault: Fault,
     /// What may have been promised, durably, and where.
     pub(super) promised: (StoreFile, PathBuf),
@@ -197,11 +201,29 @@ impl LivenessThread {
                 }
             }
         }
-        let progress = self.watch.is_moving(now) && !self.fault.is_set();
+        let standstills = self.watch.look(now);
+        let progress = standstills.worst() <= self.options.progress_bound() && !self.fault.is_set();
         self.core.tick(now, progress, &mut self.out);
         self.carry_out();
         self.meters.record(self.core.counters());
+        self.judge_health(now, standstills);
         took_leave
+    }
+
+    /// Tells the workers when this store has become slow, or well again.
+    fn judge_health(&mut self, now: Time, standstills: Standstills) {
+        let changed = self.health.observe(now, standstills);
+        self.meters.record_scores(self.health.scores());
+        let Some(is_slow) = changed else { return };
+        let Scores { workers, appliers, log } = self.health.scores();
+        if is_slow {
+            tracing::warn!(workers, appliers, log, "this store is slow (scores of 100): it hands its leaders over");
+        } else {
+            tracing::info!("this store is not slow any more, and may lead again");
+        }
+        for mailbox in &self.mailboxes {
+            let _ = mailbox.send_reserved(Work::Input(Input::Slow { is_slow }));
+        }
     }
 
     /// The news first, to every worker, in order; then the messages.
@@ -258,6 +280,8 @@ fn lower_promise((file, dir): &mut (StoreFile, PathBuf), options: LivenessOption
 pub(super) struct LivenessMeters {
     withdrawals: metrics::Counter,
     withheld: metrics::Counter,
+    /// Of the workers, the appliers, the log; as last told.
+    scores: [(metrics::Gauge, u32); 3],
     before: LivenessCounters,
     is_withholding: bool,
 }
@@ -267,6 +291,7 @@ impl LivenessMeters {
         Self {
             withdrawals: metrics::counter!("liveness_withdrawals_total"),
             withheld: metrics::counter!("liveness_heartbeats_withheld_total"),
+            scores: ["workers", "appliers", "log"].map(|part| (metrics::gauge!("store_slow_score", "part" => part), 0)),
             before: LivenessCounters::default(),
             is_withholding: false,
         }
@@ -281,6 +306,14 @@ impl LivenessMeters {
         }
         if now.heartbeats > before.heartbeats && std::mem::take(&mut self.is_withholding) {
             tracing::info!("this store gets on with its work again, and asks for support");
+        }
+    }
+
+    fn record_scores(&mut self, scores: Scores) {
+        for ((gauge, told), score) in self.scores.iter_mut().zip([scores.workers, scores.appliers, scores.log]) {
+            if std::mem::replace(told, score) != score {
+                gauge.set(f64::from(score));
+            }
         }
     }
 

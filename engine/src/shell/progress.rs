@@ -1,13 +1,13 @@
 //! Whether the store gets on with its work (L6): its workers, its appliers, its log.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use multiraft_raft::Time;
 use multiraft_router::{Clock, Mailbox, Progress, Reading, StallWatch};
 use multiraft_storage::SharedLog;
 
+use crate::liveness::Standstills;
 use crate::shell::apply::ApplyWork;
 use crate::shell::worker::Work;
 
@@ -36,38 +36,39 @@ impl ApplyProgress {
 
 /// Looks after everything that has to move so that this store may ask for support.
 pub(super) struct Watch {
-    bound: Duration,
     workers: Vec<(Mailbox<Work>, Arc<Progress>, StallWatch)>,
     appliers: Vec<(Sender<ApplyWork>, ApplyProgress, StallWatch)>,
     log: (Arc<SharedLog>, StallWatch),
 }
 
 impl Watch {
-    /// `bound`: for how long each may stand still.
     pub(super) fn new(
-        bound: Duration,
         workers: impl IntoIterator<Item = (Mailbox<Work>, Arc<Progress>)>,
         appliers: impl IntoIterator<Item = (Sender<ApplyWork>, ApplyProgress)>,
         log: Arc<SharedLog>,
     ) -> Self {
         let workers = workers.into_iter().map(|(mailbox, progress)| (mailbox, progress, StallWatch::new()));
         let appliers = appliers.into_iter().map(|(queue, progress)| (queue, progress, StallWatch::new()));
-        Self { bound, workers: workers.collect(), appliers: appliers.collect(), log: (log, StallWatch::new()) }
+        Self { workers: workers.collect(), appliers: appliers.collect(), log: (log, StallWatch::new()) }
     }
 
-    /// Takes a look; whether none has stood still for longer than the bound, with something to do.
-    pub(super) fn is_moving(&mut self, now: Time) -> bool {
-        let mut worst = Duration::ZERO;
-        for (mailbox, progress, watch) in &mut self.workers {
-            worst = worst.max(watch.observe(now, &progress.read(), mailbox.queued()));
-        }
-        for (queue, applier, watch) in &mut self.appliers {
-            worst = worst.max(watch.observe(now, &applier.progress.read(), queue.len()));
-        }
+    /// Takes a look: for how long each has stood still, with something to do.
+    pub(super) fn look(&mut self, now: Time) -> Standstills {
+        let workers = self
+            .workers
+            .iter_mut()
+            .map(|(mailbox, progress, watch)| watch.observe(now, &progress.read(), mailbox.queued()));
+        let appliers = self
+            .appliers
+            .iter_mut()
+            .map(|(queue, applier, watch)| watch.observe(now, &applier.progress.read(), queue.len()));
         let (log, watch) = &mut self.log;
         let progress = log.progress();
         let reading = Reading { turns: progress.rounds, in_turn: progress.has_work, ..Reading::default() };
-        worst = worst.max(watch.observe(now, &reading, 0));
-        worst <= self.bound
+        Standstills {
+            workers: workers.max().unwrap_or_default(),
+            appliers: appliers.max().unwrap_or_default(),
+            log: watch.observe(now, &reading, 0),
+        }
     }
 }

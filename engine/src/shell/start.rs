@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::error::StartError;
 use crate::events::EventSender;
-use crate::liveness::LivenessOutput;
+use crate::liveness::{Health, LivenessOutput};
 use crate::logic::{BeatMerger, MERGE_TIMEOUT, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
 use crate::measure::Figures;
 use crate::recovery::Fence;
@@ -347,12 +347,7 @@ impl Parts {
         let pool = prepared
             .start(clock, on_panic, move |_| shells.next().expect("invariant: one shell for each worker"))
             .map_err(|error| StartError::Config(error.to_string()))?;
-        let watch = Watch::new(
-            self.config.liveness.progress_bound(),
-            mailboxes.iter().cloned().zip(progress),
-            apply_progress,
-            Arc::clone(&log),
-        );
+        let watch = Watch::new(mailboxes.iter().cloned().zip(progress), apply_progress, Arc::clone(&log));
         let liveness = self.start_liveness(&support, clock, (&transport, &peers), &mailboxes, watch, &fault)?;
         let threads = Threads { liveness, pool, log, stop_checkpoints, checkpoints, others };
         Ok(Running {
@@ -513,6 +508,7 @@ impl Parts {
             transport: Arc::clone(transport),
             mailboxes: mailboxes.to_vec(),
             watch,
+            health: Health::new(options, clock.now()),
             fault: fault.clone(),
             promised: (self.file.clone(), self.data_dir.clone()),
             options,

@@ -98,6 +98,7 @@ impl Facts {
                 weight: record.weight,
                 disk_bytes: disk.bytes,
                 disk_free_bytes: disk.free_bytes,
+                is_slow: known.is_some_and(|known| known.is_slow),
                 labels: record.labels.clone(),
                 state,
                 last_heard: known.map_or(now, |known| known.last_heard),
@@ -113,12 +114,12 @@ impl Facts {
     pub(super) fn take_report(&mut self, now: Time, from: StoreId, report: Report) {
         self.view.heard(from, now);
         self.held.insert(from, report.held);
-        if let Some(StoreNews { disk, aside }) = report.store {
+        if let Some(StoreNews { disk, is_slow, aside }) = report.store {
             self.take_aside(from, aside);
             self.disks.insert(from, disk);
             if let Some(known) = self.view.store(from) {
                 let (disk_bytes, disk_free_bytes) = (disk.bytes, disk.free_bytes);
-                self.view.observe_store(StoreInfo { disk_bytes, disk_free_bytes, ..known.clone() });
+                self.view.observe_store(StoreInfo { disk_bytes, disk_free_bytes, is_slow, ..known.clone() });
             }
         }
         for region in report.led {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! report:  format (1) | varint replicas held | store | varint count | count x region | varint count | count x figures
-//! store:   0: not told in this report; else 1 | varint bytes of its disk, free ones |
+//! store:   0: not told in this report; else 1, or 2 if it is slow | varint bytes of its disk, free ones |
 //!          varint count of replicas that are out of service, so many of: varint region | varint replica
 //! region:  varint term | flags (1): bit 0 pending | varint count of replicas behind, so many varint ids |
 //!          varint count of those fenced, so many varint ids | varint length | descriptor
@@ -30,6 +30,10 @@ const FORMAT: u8 = 3;
 /// It tells neither of disks nor of replicas that are out of service.
 const FORMAT_OF_SOUND: u8 = 2;
 const FORMAT_WITHOUT_FIGURES: u8 = 1;
+/// Whether a report says how its store stands, and whether the store is slow.
+const UNTOLD: u8 = 0;
+const WELL: u8 = 1;
+const SLOW: u8 = 2;
 const PENDING: u8 = 1;
 const LEADS: u8 = 1;
 
@@ -51,6 +55,8 @@ pub(super) struct Report {
 pub(super) struct StoreNews {
     /// Its disk; of size zero if it is not known.
     pub(super) disk: DiskSpace,
+    /// It works, but not well: it takes no leadership over.
+    pub(super) is_slow: bool,
     /// All replicas that are out of service there, by region.
     pub(super) aside: BTreeMap<RegionId, ReplicaId>,
 }
@@ -60,8 +66,8 @@ impl Report {
         let mut out = BytesMut::new();
         out.put_u8(FORMAT);
         put_varint(&mut out, self.held);
-        out.put_u8(u8::from(self.store.is_some()));
-        if let Some(StoreNews { disk, aside }) = &self.store {
+        out.put_u8(self.store.as_ref().map_or(UNTOLD, |store| if store.is_slow { SLOW } else { WELL }));
+        if let Some(StoreNews { disk, is_slow: _, aside }) = &self.store {
             [disk.bytes, disk.free_bytes, aside.len() as u64].into_iter().for_each(|value| put_varint(&mut out, value));
             for (region, replica) in aside {
                 put_varint(&mut out, region.get());
@@ -94,9 +100,9 @@ impl Report {
         }
         let held = get_varint(bytes, &mut at)?;
         let is_told = if format > FORMAT_OF_SOUND { get_varint(bytes, &mut at)? } else { 0 };
-        let store = match is_told {
-            0 => None,
-            1 => Some(read_store(bytes, &mut at)?),
+        let store = match u8::try_from(is_told).ok()? {
+            UNTOLD => None,
+            told @ (WELL | SLOW) => Some(read_store(bytes, &mut at, told == SLOW)?),
             _ => return None,
         };
         let count = usize::try_from(get_varint(bytes, &mut at)?).ok().filter(|count| *count <= bytes.len())?;
@@ -122,13 +128,13 @@ fn read_replicas(bytes: &Bytes, at: &mut usize) -> Option<Vec<ReplicaId>> {
     (0..count).map(|_| get_varint(bytes, at).map(ReplicaId)).collect()
 }
 
-fn read_store(bytes: &Bytes, at: &mut usize) -> Option<StoreNews> {
+fn read_store(bytes: &Bytes, at: &mut usize, is_slow: bool) -> Option<StoreNews> {
     let disk = DiskSpace { bytes: get_varint(bytes, at)?, free_bytes: get_varint(bytes, at)? };
     let mut aside = BTreeMap::new();
     for _ in 0..get_varint(bytes, at)? {
         aside.insert(RegionId(get_varint(bytes, at)?), ReplicaId(get_varint(bytes, at)?));
     }
-    Some(StoreNews { disk, aside })
+    Some(StoreNews { disk, is_slow, aside })
 }
 
 fn read_region(bytes: &Bytes, at: &mut usize, format: u8) -> Option<LedRegion> {
@@ -228,7 +234,7 @@ pub(super) mod tests {
         let led = vec![led(2, 1, 1), LedRegion { fenced: vec![ReplicaId(3), ReplicaId(300)], ..led(3, 400, 5) }];
         let aside = [(RegionId(7), ReplicaId(700)), (RegionId(9), ReplicaId(1))].into();
         let disk = DiskSpace { bytes: 1 << 40, free_bytes: 1 << 20 };
-        for store in [None, Some(StoreNews::default()), Some(StoreNews { disk, aside })] {
+        for store in [None, Some(StoreNews::default()), Some(StoreNews { disk, is_slow: true, aside })] {
             let report = Report { held: 300, store, led: led.clone(), figures: vec![figures(), other.clone()] };
             let bytes = report.encode();
             assert_eq!(Report::decode(&bytes), Some(report));

@@ -166,7 +166,7 @@ impl Steward {
     /// One round: reports, and plans if the root region is led here.
     async fn look_after(&mut self, engine: &Engine) {
         // A store whose workers stand still does not report, and falls silent.
-        let Some(LookedAt { held, is_full, aside, led }) = look_at_workers(engine).await else { return };
+        let Some(LookedAt { held, is_full, is_slow, aside, led }) = look_at_workers(engine).await else { return };
         let disk = self.look_at_disk(engine, is_full).await;
         let root = led.iter().find(|region| region.descriptor.id == RegionId::ROOT).map(|region| region.term);
         if let Some(stores) = stores_here(engine).filter(|_| self.seat.is_none()) {
@@ -178,7 +178,8 @@ impl Steward {
         for _ in 0..2 {
             let mut is_known = true;
             let mut reports = self.reporter.reports(held, led.clone(), figures.clone());
-            reports.iter_mut().take(1).for_each(|first| first.store = Some(StoreNews { disk, aside: aside.clone() }));
+            let news = || StoreNews { disk, is_slow, aside: aside.clone() };
+            reports.iter_mut().take(1).for_each(|first| first.store = Some(news()));
             for report in reports {
                 taken = tell(engine, &report).await;
                 let Some(term) = taken else { break };
@@ -389,6 +390,8 @@ struct LookedAt {
     held: usize,
     /// Whether writes wait for space.
     is_full: bool,
+    /// Whether it works, but not well.
+    is_slow: bool,
     /// Those that are out of service.
     aside: BTreeMap<RegionId, ReplicaId>,
     /// The regions that it leads.
@@ -406,6 +409,7 @@ async fn look_at_workers(engine: &Engine) -> Option<LookedAt> {
             let page = tokio::time::timeout(REPORT_TIMEOUT, receiver).await.ok()?.ok()?;
             found.held += page.held;
             found.is_full |= page.is_full;
+            found.is_slow |= page.is_slow;
             found.aside.extend(page.aside);
             found.led.extend(page.led);
             next = page.next;

@@ -42,6 +42,7 @@ impl Case {
             weight: 1,
             disk_bytes: 0,
             disk_free_bytes: 0,
+            is_slow: false,
             labels: [("zone".to_owned(), zone.to_owned())].into(),
             state,
             last_heard,
@@ -728,7 +729,7 @@ impl Case {
 }
 
 #[test]
-fn no_leader_moves_to_a_store_whose_disk_is_full() {
+fn no_leader_moves_to_a_store_that_is_slow_or_whose_disk_is_full() {
     // Store 1 is to be emptied; store 2 would take over as long as it has disk left.
     for (above_reserve, heir) in [(1, 2), (0, 3), (-1, 3)] {
         let mut case = Case::new(3);
@@ -745,6 +746,14 @@ fn no_leader_moves_to_a_store_whose_disk_is_full() {
     case.region(region(2, &[1, 2, 3]));
     let plan = case.plan();
     assert_eq!((plan.operations, plan.blocked[0].obstacle), (vec![], Obstacle::NoHeir));
+
+    // One that is slow takes nothing over, either.
+    let mut case = Case::new(3);
+    let slow = case.view.store(StoreId(2)).unwrap().clone();
+    case.view.observe_store(StoreInfo { is_slow: true, ..slow });
+    case.store(1, "z1", StoreState::Draining);
+    case.region(region(2, &[1, 2, 3]));
+    assert_eq!(case.steps(), [(2, transfer(3))]);
 
     // One that waits for space has none, also where nothing is held in reserve.
     let mut case = Case::with(3, |options| options.disk_reserve_percent = 0);

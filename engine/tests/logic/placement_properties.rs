@@ -17,6 +17,8 @@ use proptest::prelude::*;
 const STORES: u64 = 8;
 /// The state of a store whose disk is full.
 const FULL: u8 = 7;
+/// The state of a store that works, but not well.
+const SLOW: u8 = 8;
 const NEW: ReplicaId = ReplicaId(1_000_000);
 
 /// What a random store is: state, zone, how long silent, weight.
@@ -26,7 +28,7 @@ type RandomRegion = (Vec<(u8, bool)>, usize, usize, u64, bool);
 
 fn stores() -> impl Strategy<Value = Vec<RandomStore>> {
     let silent = prop_oneof![4 => Just(0u64), 1 => Just(60), 1 => Just(1_000)];
-    prop::collection::vec((0u8..8, 0u8..4, silent, 1u32..4), STORES as usize)
+    prop::collection::vec((0u8..9, 0u8..4, silent, 1u32..4), STORES as usize)
 }
 
 fn regions() -> impl Strategy<Value = Vec<RandomRegion>> {
@@ -44,6 +46,7 @@ fn build(stores: &[RandomStore], regions: &[RandomRegion], now: Time) -> Cluster
             weight: *weight,
             disk_bytes: 1 << 40,
             disk_free_bytes: if *state == FULL { 1 << 36 } else { 1 << 39 },
+            is_slow: *state == SLOW,
             labels: [("zone".to_owned(), zone.to_string())].into(),
             state: match state {
                 0 => StoreState::Draining,
@@ -191,6 +194,7 @@ fn assert_rules(view: &ClusterView, planner: &mut Planner, now: Time) {
                 let heir = region.descriptor.replica_on(to).unwrap();
                 assert!(heir.role == Role::Voter && !region.behind.contains(&heir.id), "{operation}");
                 assert!(!region.unsound.contains(&heir.id) && !is_full(view, to), "{operation}");
+                assert!(!view.store(to).unwrap().is_slow, "{operation}");
                 assert!(is_heard(view, to, now) && view.store(to).unwrap().state == StoreState::Up, "{operation}");
             }
             Step::Split { .. } | Step::Merge { .. } => {}

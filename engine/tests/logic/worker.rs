@@ -452,6 +452,32 @@ fn a_store_with_little_space_takes_no_leadership_over_though_nothing_was_refused
 }
 
 #[test]
+fn a_slow_store_hands_its_leaders_over_and_takes_none_until_it_is_well() {
+    let mut store = follower();
+    store.take_over(1);
+    let accepted = Body::AppendReply(AppendOutcome::Accepted { match_index: LogIndex(1) });
+    for voter in [2, 3] {
+        let out = store.hear(voter, 2, accepted.clone());
+        store.settle(out);
+    }
+    let first = store.turn(vec![Input::Slow { is_slow: true }]);
+    let (first, other) = if offers(&first, 2) { (2, 3) } else { (3, 2) };
+    // That one is slow, too: the offer comes back, and goes to the other.
+    let next = store.hear(first, 2, Body::TimeoutNow);
+    assert!(offers(&next, other) && !offers(&next, first), "{:?}", next.sends);
+    store.settle(next);
+    // Who leads elsewhere offers this store nothing that it takes.
+    let leads = Body::Heartbeat { commit: LogIndex(1), round: 0 };
+    let out = store.hear(other, 3, leads);
+    store.settle(out);
+    assert!(!store.worker.status(REGION).unwrap().is_leader);
+    assert!(offers(&store.hear(other, 3, Body::TimeoutNow), other), "sent back");
+    store.turn(vec![Input::Slow { is_slow: false }]);
+    assert!(!offers(&store.hear(other, 3, Body::TimeoutNow), other));
+    assert_eq!(store.worker.status(REGION).unwrap().term, Term(4), "it campaigns");
+}
+
+#[test]
 fn a_leader_that_is_to_be_removed_hands_over_to_a_store_that_takes_it() {
     let mut store = follower();
     store.take_over(1);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use multiraft::liveness::{Liveness, LivenessConfig, LivenessOptions, LivenessOutput, SupportNews, round_answered};
+use multiraft::liveness::{
+    Health, Liveness, LivenessConfig, LivenessOptions, LivenessOutput, Standstills, SupportNews, round_answered,
+};
 use multiraft::logic::{Input, LaneKind, worker_of_request};
 use multiraft_raft::{StoreId, Time};
 use multiraft_transport::{Lane, PeerMessage, SupportMessage};
@@ -14,6 +16,7 @@ use crate::schedule::{MICRO, MILLI, Moment};
 /// A store's core, and what waits for it.
 pub(super) struct SupportHost {
     core: Liveness,
+    health: Health,
     inbox: Vec<(StoreId, SupportMessage)>,
     /// When its next turn is planned.
     wake_at: Moment,
@@ -21,14 +24,14 @@ pub(super) struct SupportHost {
 
 impl Cluster {
     /// All clocks are as exact as the simulator's are.
-    fn support_options() -> LivenessOptions {
-        LivenessOptions { drift_ppm: 20_000, ..LivenessOptions::default() }
+    fn support_options(&self) -> LivenessOptions {
+        LivenessOptions { drift_ppm: 20_000, sheds_leaders: self.plan.sheds_leaders, ..LivenessOptions::default() }
     }
 
     /// The core of a store that starts.
     pub(super) fn make_support(&mut self, store: usize) -> SupportHost {
         let now = self.nodes[store].clock.read(self.schedule.now());
-        let options = Self::support_options();
+        let options = self.support_options();
         let node = &mut self.nodes[store];
         let promised_before = match self.plant {
             Some(Plant::ForgottenPromise) => Duration::ZERO,
@@ -41,7 +44,7 @@ impl Cluster {
         for peer in (0..self.nodes.len()).filter(|peer| *peer != store && !self.is_refused(*peer)) {
             core.add_peer(now, id_of(peer));
         }
-        SupportHost { core, inbox: Vec::new(), wake_at: Moment::NEVER }
+        SupportHost { core, health: Health::new(options, now), inbox: Vec::new(), wake_at: Moment::NEVER }
     }
 
     /// Takes out what a peer says of support: for the core, and for the worker that has begun a round.
@@ -82,7 +85,8 @@ impl Cluster {
     /// All that waits is taken, then the clock is read, then it is handled, then time does its part.
     pub(super) fn on_support(&mut self, store: usize, life: u64) {
         let now = self.schedule.now();
-        let progress = self.gets_on(store);
+        let standstills = self.standstills(store);
+        let progress = standstills.worst() <= self.support_options().progress_bound();
         let node = &mut self.nodes[store];
         if !node.lives(life) {
             return;
@@ -104,6 +108,7 @@ impl Cluster {
             self.call_support(store, |core, out| core.handle(taken_at, from, &message, out));
         }
         self.call_support(store, |core, out| core.tick(local, progress, out));
+        self.judge_health(store, local, standstills);
         self.judge_leases();
         let node = &self.nodes[store];
         let Some(process) = &node.process else { return };
@@ -155,15 +160,29 @@ impl Cluster {
         }
     }
 
-    /// Whether the log and the appliers have not stood still for too long with something to do.
-    fn gets_on(&self, store: usize) -> bool {
+    /// For how long the log and the appliers have stood still with something to do. Workers never do here.
+    fn standstills(&self, store: usize) -> Standstills {
         let now = self.schedule.now();
-        let bound = Self::support_options().progress_bound().as_nanos() as u64;
-        let Some(process) = &self.nodes[store].process else { return false };
-        let is_late = |since: Moment| now.since(since) > bound;
-        let log_stands = process.flushing.is_some() && !process.log_is_full && is_late(process.flushing_since);
-        let applier_stands = process.workers.iter().any(|host| host.applying.is_some() && is_late(host.applying_since));
-        !log_stands && !applier_stands
+        let Some(process) = &self.nodes[store].process else { return Standstills::default() };
+        let since = |moment: Moment| Duration::from_nanos(now.since(moment));
+        let applying = process.workers.iter().filter(|host| host.applying.is_some());
+        let is_flushing = process.flushing.is_some() && !process.log_is_full;
+        Standstills {
+            workers: Duration::ZERO,
+            appliers: applying.map(|host| since(host.applying_since)).max().unwrap_or_default(),
+            log: if is_flushing { since(process.flushing_since) } else { Duration::ZERO },
+        }
+    }
+
+    /// Tells the workers when the store has become slow, or well again.
+    fn judge_health(&mut self, store: usize, local: Time, standstills: Standstills) {
+        let Some(process) = &mut self.nodes[store].process else { return };
+        let Some(is_slow) = process.support.health.observe(local, standstills) else { return };
+        self.counters.stores_slow += u64::from(is_slow);
+        self.say(|| format!("{} is {}", id_of(store), if is_slow { "slow" } else { "well again" }));
+        for worker in 0..self.plan.workers[store] {
+            self.input(store, worker, Input::Slow { is_slow });
+        }
     }
 
     /// After the faults every two stores that run and are connected support each other.

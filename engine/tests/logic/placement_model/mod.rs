@@ -289,6 +289,7 @@ impl Model {
             weight: store.weight,
             disk_bytes: 0,
             disk_free_bytes: 0,
+            is_slow: false,
             labels: labels.map(|(name, value)| (name.to_owned(), value.to_string())).into(),
             state: store.state,
             last_heard: self.view.store(id).map_or(self.now, |store| store.last_heard),
