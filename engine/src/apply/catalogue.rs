@@ -348,7 +348,7 @@ impl Entries {
         let (version, absorbed) = last.map(|(version, absorbed)| (version, absorbed.clone())).unwrap_or_default();
         // That the region was absorbed is for good.
         let cause = if earlier.is_some_and(|earlier| earlier.cause == Cause::Merged) { Cause::Merged } else { cause };
-        let committed = earlier.map_or(committed, |earlier| earlier.committed.max(committed));
+        let committed = earlier.map_or(committed, |earlier| later_of(earlier.committed, committed));
         Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, version, absorbed, committed }
     }
 
@@ -365,6 +365,12 @@ impl Entries {
         self.residents.remove(&region);
         self.tombstones.insert(region, tombstone);
     }
+}
+
+/// Which of two committed entries is the later one. In one history of a region the higher index has no lower term; a recovery begins
+/// another one, at any index, in a term beyond all before.
+pub(crate) fn later_of(one: (LogIndex, Term), other: (LogIndex, Term)) -> (LogIndex, Term) {
+    if (other.1, other.0) > (one.1, one.0) { other } else { one }
 }
 
 /// What is left of a range if another one is cut out of it.
@@ -478,6 +484,23 @@ mod tests {
         entries.bury(RegionId(2), Tombstone { cause: Cause::Merged, ..second });
         let third = entries.tombstone_of(RegionId(2), &known, Cause::Removed, Default::default());
         assert_eq!(third.cause, Cause::Merged);
+    }
+
+    #[test]
+    fn a_tombstone_names_the_last_entry_of_the_newest_history() {
+        let mut entries = with(&[region(2, "a", "m", 7)]);
+        let known = region(2, "a", "m", 9);
+        let mut next = |committed: (u64, u64)| {
+            let committed = (LogIndex(committed.0), Term(committed.1));
+            let tombstone = entries.tombstone_of(RegionId(2), &known, Cause::Removed, committed);
+            entries.bury(RegionId(2), tombstone.clone());
+            (tombstone.committed.0.get(), tombstone.committed.1.get())
+        };
+        assert_eq!(next((59, 5)), (59, 5));
+        assert_eq!(next((58, 5)), (59, 5));
+        // A recovery has begun the region anew from a replica whose log was shorter.
+        assert_eq!(next((41, 1_048_579)), (41, 1_048_579));
+        assert_eq!(next((59, 5)), (41, 1_048_579));
     }
 
     #[test]

@@ -34,7 +34,7 @@ use multiraft_transport::SnapshotHeader;
 
 use crate::apply::backend::Form;
 use crate::apply::barred::Barred;
-use crate::apply::catalogue::{Catalogue, Entries};
+use crate::apply::catalogue::{Catalogue, Entries, later_of};
 use crate::apply::decide::{is_admin, wanted_source};
 use crate::logic::{ApplyTask, RegionChange, RegionHandle};
 use crate::measure::Tallies;
@@ -409,7 +409,7 @@ impl Applier {
             return Ok(None);
         }
         let here = self.regions.get(&region).map(|progress| (progress.applied, progress.term)).unwrap_or_default();
-        let tombstone = entries.tombstone_of(region, known, cause, committed.max(here));
+        let tombstone = entries.tombstone_of(region, known, cause, later_of(committed, here));
         // A child of a split may have come here and not been registered with this applier yet.
         let state = self.regions.get(&region).filter(|progress| progress.applied > LogIndex::ZERO);
         let state = state.map(|progress| &progress.descriptor).or(entries.state(region));

@@ -163,6 +163,10 @@ impl Liveness {
         let may_wait = pair.supporter.given() == Some(epoch) && pair.is_asked && !self.has_stopped;
         let verdict = pair.supporter.handle(now, from, heartbeat, is_fresh, giving, &mut out.news);
         pair.owed = verdict.map(|verdict| (epoch, sequence, verdict));
+        // In step with a peer both ends are awake at once, and what one says carries what it owes the other.
+        if pair.next_heartbeat <= now.plus(self.config.options.early()) {
+            pair.next_heartbeat = now;
+        }
         // Only what changes nothing can wait.
         if !may_wait || !matches!(verdict, Some(SupportVerdict::Supported { .. })) {
             pair.answer(now, from, &self.config, &mut out.sends);
@@ -211,14 +215,14 @@ impl Liveness {
         if self.has_stopped {
             return;
         }
-        let interval = self.config.options.heartbeat_interval;
-        for (peer, pair) in &mut self.peers {
-            if !pair.is_asked || now < pair.next_heartbeat {
-                continue;
-            }
+        if !self.peers.values().any(|pair| pair.is_asked && pair.next_heartbeat <= now) {
+            return;
+        }
+        // One time to wake for all peers.
+        let soon = now.plus(self.config.options.early());
+        for (peer, pair) in self.peers.iter_mut().filter(|(_, pair)| pair.is_asked && pair.next_heartbeat <= soon) {
             // What is late is not made up for.
-            let next = pair.next_heartbeat.plus(interval);
-            pair.next_heartbeat = if next > now { next } else { now.plus(interval) };
+            pair.next_heartbeat = now.plus(self.config.options.heartbeat_interval);
             pair.answer(now, *peer, &self.config, &mut out.sends);
             if progress {
                 self.counters.heartbeats += 1;

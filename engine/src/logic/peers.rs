@@ -113,6 +113,14 @@ impl<R> Peers<R> {
         circle.into_iter().find(|store| self.is_heard(*store, now, silence))
     }
 
+    /// Some of the peers that were heard from within `silence`, other ones in each of `rounds`.
+    pub(super) fn some_heard(&self, count: usize, rounds: u64, now: Time, silence: Duration) -> Vec<StoreId> {
+        let heard = self.peers.iter().filter(|peer| self.is_heard(peer.store, now, silence)).map(|peer| peer.store);
+        let heard: Vec<StoreId> = heard.collect();
+        let first = (rounds as usize).wrapping_mul(count) % heard.len().max(1);
+        heard[first..].iter().chain(&heard[..first]).take(count).copied().collect()
+    }
+
     pub(super) fn is_lane_full(&self, store: StoreId) -> bool {
         self.get(store).is_some_and(|peer| peer.lane_full)
     }

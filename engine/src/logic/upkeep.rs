@@ -41,6 +41,8 @@ const BUFFER_KEPT: usize = 1024;
 
 /// A replica that has heard of no leader for so long asks whether its region still knows it.
 const ASK_AFTER: Duration = Duration::from_secs(10);
+/// How many stores it asks besides those that it knows of its region's: those may all be gone.
+const ASKED_BESIDE: usize = 4;
 
 /// How many regions a worker leads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -235,7 +237,7 @@ impl<R> Worker<R> {
         self.flush.shrink_to(BUFFER_KEPT);
     }
 
-    /// A replica without a leader for long asks the stores of its region whether it still belongs to it.
+    /// A replica without a leader for long asks the stores of its region whether it still belongs to it, and some others in turn.
     fn ask_if_lonely(&mut self, now: Time, key: SlotKey) {
         let region = self.region_mut(key);
         if region.group.is_leader() || region.group.hears_leader(now) {
@@ -252,6 +254,8 @@ impl<R> Worker<R> {
         let own_store = self.config.store;
         let heard = self.heard_of(id).map_or(&[][..], |heard| &heard.replicas[..]);
         let mut stores: Vec<StoreId> = descriptor.replicas.iter().chain(heard).map(|other| other.store).collect();
+        let round = now.0 / ASK_AFTER.as_nanos() as u64;
+        stores.extend(self.peers.some_heard(ASKED_BESIDE, round, now, self.config.raft.election_timeout_min));
         stores.sort_unstable();
         stores.dedup();
         for store in stores.into_iter().filter(|store| *store != own_store) {

@@ -22,6 +22,7 @@ fn replica(descriptor: &RegionDescriptor) -> ReplicaSurvey {
         descriptor: descriptor.clone(),
         hard_state: HardState { term: Term(3), vote: ReplicaId(27), commit: LogIndex(8) },
         applied: (LogIndex(7), Term(2)),
+        committed: (LogIndex(8), Term(3)),
         last: (LogIndex(12), Term(3)),
         frozen,
         absorbed: vec![(RegionId(9), 2)],

@@ -11,7 +11,7 @@ use multiraft_transport::{decode_descriptor, encode_descriptor};
 use crate::region::command::{get_varint, put_varint};
 
 const MAGIC: &[u8; 8] = b"mrrecov\n";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const HEAD: usize = MAGIC.len() + 2;
 const TAIL: usize = 4;
 
@@ -38,12 +38,12 @@ pub enum FileError {
         /// What it should be.
         wanted: &'static str,
     },
-    /// A newer program wrote it.
-    #[error("the file has format {found}, this program knows up to {known}: use the version that wrote it")]
-    Newer {
+    /// A newer or older program wrote it.
+    #[error("the file has format {found}, this program reads {known}: use the version that wrote it")]
+    OtherFormat {
         /// Its format.
         found: u8,
-        /// The newest that is known.
+        /// The one that is known.
         known: u8,
     },
     /// It is cut off or changed.
@@ -78,8 +78,8 @@ pub(super) fn unseal(kind: Kind, file: &Bytes) -> Result<Bytes, FileError> {
     }
     let end = file.len().checked_sub(TAIL).filter(|end| *end >= HEAD).ok_or(FileError::Damaged)?;
     let (found, format) = (file[MAGIC.len()], file[MAGIC.len() + 1]);
-    if format > FORMAT {
-        return Err(FileError::Newer { found: format, known: FORMAT });
+    if format != FORMAT {
+        return Err(FileError::OtherFormat { found: format, known: FORMAT });
     }
     let crc = file[end..].try_into().map(u32::from_le_bytes).map_err(|_| FileError::Damaged)?;
     if crc != crc32c::crc32c(&file[..end]) {
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(unseal(Kind::Plan, &Bytes::from_static(b"something else")), Err(FileError::Foreign));
         let mut newer = file.to_vec();
         newer[9] = 9;
-        assert_eq!(unseal(Kind::Plan, &newer.into()), Err(FileError::Newer { found: 9, known: FORMAT }));
+        assert_eq!(unseal(Kind::Plan, &newer.into()), Err(FileError::OtherFormat { found: 9, known: FORMAT }));
         for at in [8, 10, 12, file.len() - 1] {
             let mut changed = file.to_vec();
             changed[at] ^= 0x40;

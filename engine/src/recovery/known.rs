@@ -169,14 +169,13 @@ impl<'a> Known<'a> {
 
     /// What may be lost if this replica is kept.
     pub(super) fn loss(&self, kept: &ReplicaSurvey) -> Loss {
-        let known = self.replicas.iter().map(|(_, replica)| replica.hard_state.commit.max(replica.applied.0));
-        let beyond = known.filter(|upto| *upto > kept.last.0);
-        // A log that ends in an earlier term lacks what was committed in a later one, however long it is. No sound replica's log
-        // ends later than the one that is kept, but a removed one may have been told more.
+        // A log that ends in an earlier term lacks what was committed in a later one, however long it is. No log with data ends
+        // later than the one that is kept, but a witness may have heard more, and a removed replica may have been told more.
+        let known = self.replicas.iter().map(|(_, replica)| replica.committed);
+        let known = known.chain(self.buried.iter().map(|(_, buried)| buried.committed));
         let (last, last_term) = kept.last;
-        let told = self.buried.iter().map(|(_, buried)| buried.committed);
-        let told = told.filter(|(index, term)| *index > last || *term > last_term).map(|(index, _)| index);
-        if let Some(upto) = beyond.chain(told).max() {
+        let lacking = known.filter(|(index, term)| *index > last || *term > last_term).map(|(index, _)| index);
+        if let Some(upto) = lacking.max() {
             return Loss::Certain { upto };
         }
         let is_sound = |replica: &Replica| self.replicas.iter().any(|(store, _)| *store == replica.store);
@@ -209,6 +208,7 @@ pub(super) fn newborn(child: &RegionDescriptor) -> ReplicaSurvey {
         descriptor: child.clone(),
         hard_state: multiraft_raft::HardState::default(),
         applied: FIRST,
+        committed: FIRST,
         last: FIRST,
         frozen: None,
         absorbed: Vec::new(),

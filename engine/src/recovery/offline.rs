@@ -380,10 +380,14 @@ fn frozen_for(merge: &MergeState) -> Option<FrozenFor> {
 
 fn replica_survey(start: &RegionStart, foresight: &Foresight) -> ReplicaSurvey {
     let configurations = foresight.configurations.iter();
+    let (applied, promised) = ((start.applied, start.applied_term), start.hard_state.commit);
+    // What is promised and not applied lies in the log.
+    let committed = start.log.term(promised).filter(|_| promised > start.applied);
     ReplicaSurvey {
         descriptor: (*start.descriptor).clone(),
         hard_state: start.hard_state,
-        applied: (start.applied, start.applied_term),
+        applied,
+        committed: committed.map_or(applied, |term| (promised, term)),
         last: last_of(start),
         frozen: frozen_for(&start.merge),
         absorbed: start.merge.absorbed.0.clone(),

@@ -43,6 +43,8 @@ pub struct ReplicaSurvey {
     pub hard_state: HardState,
     /// The last entry applied, with its term.
     pub applied: (LogIndex, Term),
+    /// The last entry known to be committed, with its term.
+    pub committed: (LogIndex, Term),
     /// The last entry held, with its term.
     pub last: (LogIndex, Term),
     /// If it is frozen: by which entry, for which region at which version.
@@ -203,6 +205,7 @@ fn put_replica(out: &mut Out, replica: &ReplicaSurvey) {
     let HardState { term, vote, commit } = replica.hard_state;
     [term.get(), vote.get(), commit.get()].into_iter().for_each(|number| out.num(number));
     out.position(replica.applied);
+    out.position(replica.committed);
     out.position(replica.last);
     put_frozen(out, replica.frozen);
     put_absorbed(out, &replica.absorbed);
@@ -224,6 +227,7 @@ fn read_replica(body: &mut In) -> Option<ReplicaSurvey> {
         descriptor: body.descriptor()?,
         hard_state: HardState { term: Term(body.num()?), vote: ReplicaId(body.num()?), commit: LogIndex(body.num()?) },
         applied: body.position()?,
+        committed: body.position()?,
         last: body.position()?,
         frozen: body.option(read_frozen)?,
         absorbed: read_absorbed(body)?,

@@ -129,6 +129,7 @@ impl Truth {
             descriptor: self.at(standing.applied),
             hard_state: HardState { term: last.1, vote: ReplicaId::ZERO, commit: LogIndex(standing.commit) },
             applied: (LogIndex(standing.applied), term(standing.applied)),
+            committed: (LogIndex(standing.commit), term(standing.commit)),
             last,
             frozen: None,
             absorbed: Vec::new(),

@@ -163,6 +163,7 @@ fn sound(descriptor: &RegionDescriptor, last: (u64, u64)) -> ReplicaSurvey {
         descriptor: descriptor.clone(),
         hard_state: HardState { term: last.1, vote: ReplicaId::ZERO, commit: last.0 },
         applied: last,
+        committed: last,
         last,
         frozen: None,
         absorbed: Vec::new(),
@@ -199,6 +200,7 @@ fn half_of_the_voters_dead_loses_nothing_and_a_majority_may_lose_something() {
     let four = region(2, range("", ""), 1, &[1, 2, 3, 4]);
     let mut overtaken = sound(&four, (9, 3));
     (overtaken.applied, overtaken.hard_state.commit) = ((LogIndex(5), Term(3)), LogIndex(5));
+    overtaken.committed = overtaken.applied;
     let surveys = [survey(1, vec![overtaken]), survey(2, vec![sound(&four, (7, 4))])];
     assert_eq!(keep(&plan(&surveys, &[3, 4]).unwrap(), 2), (2, range("", ""), Loss::Nothing));
     let three = region(2, range("", ""), 1, &[1, 2, 3]);
@@ -244,6 +246,16 @@ fn a_witness_is_never_kept_and_what_it_alone_knows_is_named_as_lost() {
         let (store, _, loss) = keep(&plan(&of(region), dead).unwrap(), 2);
         assert_eq!((store, loss), (1, Loss::Certain { upto: LogIndex(9) }));
     }
+    // As long a log is no better, if it ends in an earlier term than what the witness knows to be committed.
+    let longer = |commit: (u64, u64)| {
+        let mut witness = sound(&with_witness, (9, 2));
+        (witness.applied, witness.committed) = ((LogIndex(4), Term(1)), (LogIndex(commit.0), Term(commit.1)));
+        let data = sound(&with_witness, (9, 1));
+        keep(&plan(&[survey(1, vec![data]), survey(2, vec![witness])], &[3]).unwrap(), 2).2
+    };
+    assert_eq!(longer((9, 2)), Loss::Certain { upto: LogIndex(9) });
+    assert_eq!(longer((8, 2)), Loss::Certain { upto: LogIndex(8) });
+    assert_eq!(longer((8, 1)), Loss::Possible);
     let abreast = [survey(1, vec![sound(&with_witness, (9, 2))]), witness];
     assert_eq!(verdict(&plan(&abreast, &[3]).unwrap(), 2), &Verdict::Healthy);
 }
@@ -322,6 +334,7 @@ fn snapshot_from_after_a_split(voters: &[u64], holds_split: bool) -> Vec<StoreSu
         let mut behind = sound(&before, (9, 3));
         if holds_split {
             (behind.applied, behind.hard_state.commit) = ((LogIndex(5), Term(3)), LogIndex(5));
+            behind.committed = behind.applied;
             behind.foreseen.children = vec![region(4, range("m", ""), 2, &[1, 2, 3])];
             behind.foreseen.descriptor = after.clone();
         }

@@ -474,6 +474,29 @@ fn who_is_heard_and_cannot_hear_keeps_no_leader_awake() {
 }
 
 #[test]
+fn a_replica_that_hears_no_leader_asks_stores_of_other_regions_too_since_its_own_may_all_be_dead() {
+    let mut store = Store::new(|_| ());
+    let others: Vec<u64> = (4..=9).collect();
+    for peer in &others {
+        store.turn(vec![Input::Link { peer: StoreId(*peer), up: Some(Incarnation(1)) }]);
+        store.hold(*peer, 1, Time::ZERO);
+    }
+    let mut asked = || {
+        store.said.clear();
+        store.pass(Duration::from_secs(10));
+        let asks = |message: &PeerMessage| matches!(message, PeerMessage::Region(about) if matches!(about.step, RegionStep::Ask { .. }));
+        let mut asked: Vec<u64> = store.said.iter().filter(|(_, said)| asks(said)).map(|(to, _)| *to).collect();
+        asked.sort_unstable();
+        asked
+    };
+    let (first, second) = (asked(), asked());
+    for asked in [&first, &second] {
+        assert_eq!((&asked[..2], asked.len()), (&OTHERS[..], 6), "{asked:?}");
+    }
+    assert!(others.iter().all(|other| first.contains(other) || second.contains(other)), "{first:?}, {second:?}");
+}
+
+#[test]
 fn a_member_that_is_removed_is_let_go_of_what_it_promised() {
     let (mut store, _) = Store::fortified(|_| (), Time::ZERO);
     let mut descriptor = (*store.worker.status(REGION).unwrap().descriptor).clone();
