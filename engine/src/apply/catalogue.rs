@@ -52,6 +52,12 @@ impl Tombstone {
         replica <= self.replica || self.cause == Cause::Merged
     }
 
+    /// Whether `known` is beyond this in both halves of its epoch: of a region that was absorbed, only a recovery brings that about.
+    pub(crate) fn is_before(&self, known: &RegionDescriptor) -> bool {
+        let (own, its) = (self.descriptor.epoch, known.epoch);
+        own.conf_version < its.conf_version && own.version < its.version
+    }
+
     /// The stored form: `format (1) | cause (1) | varint replica | varint index | varint term | varint version | varint length
     /// | absorbed | descriptor`.
     pub(crate) fn encode(&self) -> Bytes {
@@ -346,8 +352,9 @@ impl Entries {
         let last = resident.and_then(|resident| Some((resident.state.as_ref()?.epoch.version, &*resident.absorbed)));
         let last = last.or(earlier.map(|earlier| (earlier.version, &earlier.absorbed)));
         let (version, absorbed) = last.map(|(version, absorbed)| (version, absorbed.clone())).unwrap_or_default();
-        // That the region was absorbed is for good.
-        let cause = if earlier.is_some_and(|earlier| earlier.cause == Cause::Merged) { Cause::Merged } else { cause };
+        // That the region was absorbed is for good, unless a recovery has brought it back: it has a later epoch then.
+        let stays_merged = |earlier: &&Tombstone| earlier.cause == Cause::Merged && !earlier.is_before(known);
+        let cause = if earlier.filter(stays_merged).is_some() { Cause::Merged } else { cause };
         let committed = earlier.map_or(committed, |earlier| later_of(earlier.committed, committed));
         Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, version, absorbed, committed }
     }
@@ -484,6 +491,10 @@ mod tests {
         entries.bury(RegionId(2), Tombstone { cause: Cause::Merged, ..second });
         let third = entries.tombstone_of(RegionId(2), &known, Cause::Removed, Default::default());
         assert_eq!(third.cause, Cause::Merged);
+        // A recovery has brought the region back.
+        let back = RegionDescriptor { epoch: RegionEpoch { conf_version: 9, version: 10 }, ..(*known).clone() };
+        let fourth = entries.tombstone_of(RegionId(2), &Arc::new(back), Cause::Removed, Default::default());
+        assert_eq!((fourth.cause, fourth.version), (Cause::Removed, 7));
     }
 
     #[test]

@@ -233,7 +233,11 @@ impl Opened {
         };
         let region = known.id;
         let is_here = applier.applied(region).is_some();
-        if is_here {
+        // A region that lives on though a neighbour had absorbed it here: its replicas may come here again.
+        let was_absorbed = self.assembled.residue.tombstones.get(&region).is_some_and(|tombstone| {
+            cause == Cause::Removed && tombstone.cause == Cause::Merged && tombstone.is_before(known)
+        });
+        if is_here || was_absorbed {
             let committed = (LogIndex::ZERO, Term::ZERO);
             let known = Arc::new(known.clone());
             run(applier, region, vec![ApplyTask::Destroy { region, known, cause, committed }])?;

@@ -16,6 +16,8 @@ mod broken_files;
 mod carry_out;
 mod codec;
 mod fence;
+#[cfg(test)]
+mod gone_before;
 mod known;
 mod offline;
 mod plan;

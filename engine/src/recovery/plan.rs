@@ -136,6 +136,13 @@ pub enum Loss {
     },
 }
 
+impl Loss {
+    /// The same, but that something may be lost.
+    pub(super) fn or_possible(self) -> Self {
+        if self == Self::Nothing { Self::Possible } else { self }
+    }
+}
+
 impl Plan {
     /// Its name.
     #[must_use]

@@ -377,7 +377,7 @@ fn add_children<'a>(cases: &mut BTreeMap<RegionId, Case<'a>>, collected: &'a BTr
         case.draft = keep(&case.known, store, newborn);
         if let Draft::Keep { loss, .. } = &mut case.draft {
             // What it took over is the parent's; what was written since, nobody has.
-            *loss = Loss::Possible;
+            *loss = loss.or_possible();
         }
         case.notes
             .push(format!("it begins on store {store} as region {parent} splits there; no other replica is left"));
@@ -439,7 +439,7 @@ fn note_thaws(cases: &mut BTreeMap<RegionId, Case<'_>>) {
                 "a neighbour had absorbed it and has not survived: what was written after that is lost".to_owned(),
             );
             if let Draft::Keep { loss, .. } = &mut case.draft {
-                *loss = Loss::Possible;
+                *loss = loss.or_possible();
             }
         }
     }

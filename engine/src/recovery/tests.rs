@@ -99,7 +99,7 @@ fn backend(dir: &Path, form: Form) -> Backend {
     Backend::shared(Arc::new(Pairs), store)
 }
 
-fn recovery(dir: &Path, form: Form) -> Recovery {
+pub(super) fn recovery(dir: &Path, form: Form) -> Recovery {
     Recovery::new(dir.to_owned(), Box::new(move |dir| Ok(backend(dir, form))), config())
 }
 
@@ -177,7 +177,7 @@ pub(super) struct Dump {
     logs: Vec<(RegionId, LogIndex, LogIndex, HardState)>,
 }
 
-fn open(dir: &Path, form: Form) -> Opened {
+pub(super) fn open(dir: &Path, form: Form) -> Opened {
     let opened = recovery(dir, form).open().unwrap();
     assert_eq!(opened.assembled.damaged, [], "everything can start");
     opened
@@ -218,9 +218,9 @@ pub(super) fn dump_of(opened: &Opened) -> Dump {
 }
 
 /// Stores made by hand, to be recovered in every way.
-struct Case {
-    form: Form,
-    stores: Vec<(u64, Vec<Given>)>,
+pub(super) struct Case {
+    pub(super) form: Form,
+    pub(super) stores: Vec<(u64, Vec<Given>)>,
 }
 
 struct Recovered {
@@ -250,7 +250,7 @@ impl Recovered {
 }
 
 impl Case {
-    fn make(&self, base: &Path) -> Vec<(u64, PathBuf)> {
+    pub(super) fn make(&self, base: &Path) -> Vec<(u64, PathBuf)> {
         let make_one = |(store, given): &(u64, Vec<Given>)| {
             let dir = base.join(store.to_string());
             make(&dir, *store, self.form, given);
@@ -259,7 +259,7 @@ impl Case {
         self.stores.iter().map(make_one).collect()
     }
 
-    fn plan(&self, dirs: &[(u64, PathBuf)]) -> Plan {
+    pub(super) fn plan(&self, dirs: &[(u64, PathBuf)]) -> Plan {
         let surveys: Vec<StoreSurvey> =
             dirs.iter().map(|(_, dir)| recovery(dir, self.form).survey().unwrap()).collect();
         let again: Vec<StoreSurvey> = dirs.iter().map(|(_, dir)| recovery(dir, self.form).survey().unwrap()).collect();
@@ -507,43 +507,6 @@ fn keys_without_a_survivor_are_refused_until_told_and_then_made_anew() {
         let ranges: Vec<_> = owners.map(|(region, ..)| (&region.range.start[..], &region.range.end[..])).collect();
         assert_eq!(ranges, [(&b""[..], &b"m"[..]), (b"m", b"")]);
         assert_eq!(dump.pairs.len(), 1);
-    }
-}
-
-#[test]
-fn entries_of_a_replica_that_was_removed_before_go_though_nothing_else_is_left_of_its_region() {
-    for form in [Form::Disk, Form::Memory] {
-        let base = tempfile::tempdir().unwrap();
-        let given = |id, start, end| Given {
-            descriptor: region(id, start, end, &[1, 7, 8]),
-            log: log([(epoch(1, 1), What::Put("p=1"))]),
-            applied: 1,
-        };
-        let case = Case { form, stores: vec![(1, vec![given(2, "", "m"), given(3, "m", "")])] };
-        let dirs = case.make(base.path());
-        let dir = &dirs[0].1;
-        // The store dies when the state is gone and the entries are not.
-        let opened = open(dir, form);
-        let mut known = region(3, "m", "", &[7, 8]);
-        known.epoch = epoch(2, 1);
-        let mut applier = opened.backend.applier(opened.regions.clone());
-        let committed = (LogIndex(2), Term(3));
-        let destroy: ApplyTask<()> =
-            ApplyTask::Destroy { region: RegionId(3), known: Arc::new(known), cause: Cause::Removed, committed };
-        let (_, end) = applier.apply(vec![destroy], &NoSnapshots);
-        assert!(matches!(end, ApplyEnd::Done), "{end:?}");
-        opened.backend.flush().unwrap();
-        drop((applier, opened));
-        let last_of = |opened: &Opened| opened.recovered.groups[&RegionId(3)].log.last_index;
-        assert_eq!(last_of(&open(dir, form)), LogIndex(2));
-
-        let plan = case.plan(&dirs);
-        assert_eq!(plan.region(RegionId(3)).unwrap().verdict, Verdict::Lost);
-        recovery(dir, form).apply(&plan, &options(&plan)).unwrap();
-        let opened = open(dir, form);
-        assert_eq!(last_of(&opened), LogIndex::ZERO);
-        assert_eq!(opened.recovered.groups[&RegionId(3)].hard_state.term, Term(3), "promises stay");
-        assert!(opened.assembled.residue.tombstones.contains_key(&RegionId(3)));
     }
 }
 

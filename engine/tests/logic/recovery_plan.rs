@@ -305,6 +305,24 @@ fn a_child_that_its_voter_is_about_to_get_by_a_split_is_left_alone() {
     assert_eq!([&plan.gaps, &filled(&surveys, &[3]).gaps], [&[]; 2]);
 }
 
+#[test]
+fn what_a_witness_knows_of_a_child_is_named_as_lost_where_that_begins_with_a_split() {
+    let mut child = region(4, range("m", ""), 2, &[1, 2, 3, 4]);
+    child.replicas[3].role = Role::Witness;
+    let mut parent = sound(&region(2, range("", ""), 1, &[1, 2, 3]), (9, 3));
+    (parent.applied, parent.committed) = ((LogIndex(8), Term(3)), (LogIndex(8), Term(3)));
+    parent.foreseen.descriptor = region(2, range("", "m"), 2, &[1, 2, 3]);
+    parent.foreseen.children = vec![child.clone()];
+    let with = |committed: u64| {
+        let mut witness = sound(&child, (7, 2));
+        (witness.applied, witness.committed) = ((LogIndex(1), Term(1)), (LogIndex(committed), Term(committed.min(2))));
+        let surveys = [survey(1, vec![parent.clone()]), survey(4, vec![witness])];
+        keep(&plan(&surveys, &[2, 3]).unwrap(), 4)
+    };
+    assert_eq!(with(1), (1, range("m", ""), Loss::Possible));
+    assert_eq!(with(6), (1, range("m", ""), Loss::Certain { upto: LogIndex(6) }));
+}
+
 /// The plan that fills its gaps.
 fn filled(surveys: &[StoreSurvey], dead: &[u64]) -> Plan {
     let dead: Vec<StoreId> = dead.iter().copied().map(StoreId).collect();

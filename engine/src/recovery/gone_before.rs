@@ -1,0 +1,78 @@
+//! Recoveries of stores on which a replica had gone before: its entries, and what its tombstone says.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
+
+use super::carry_out::NoSnapshots;
+use super::offline::Opened;
+use super::tests::{Case, Form, Given, What, epoch, log, open, options, recovery, region};
+use super::{Loss, Verdict};
+use crate::apply::{ApplyEnd, Cause};
+use crate::logic::ApplyTask;
+
+/// A stopped store's replica of a region goes; its entries stay in the log.
+fn destroy(dir: &Path, form: Form, known: &RegionDescriptor, cause: Cause) {
+    let opened = open(dir, form);
+    let mut applier = opened.backend.applier(opened.regions.clone());
+    let (region, known, committed) = (known.id, Arc::new(known.clone()), (LogIndex(2), Term(3)));
+    let task: ApplyTask<()> = ApplyTask::Destroy { region, known, cause, committed };
+    let (_, end) = applier.apply(vec![task], &NoSnapshots);
+    assert!(matches!(end, ApplyEnd::Done), "{end:?}");
+    opened.backend.flush().unwrap();
+}
+
+#[test]
+fn entries_of_a_replica_that_was_removed_before_go_though_nothing_else_is_left_of_its_region() {
+    for form in [Form::Disk, Form::Memory] {
+        let base = tempfile::tempdir().unwrap();
+        let given = |id, start, end| Given {
+            descriptor: region(id, start, end, &[1, 7, 8]),
+            log: log([(epoch(1, 1), What::Put("p=1"))]),
+            applied: 1,
+        };
+        let case = Case { form, stores: vec![(1, vec![given(2, "", "m"), given(3, "m", "")])] };
+        let dirs = case.make(base.path());
+        let dir = &dirs[0].1;
+        // The store dies when the state is gone and the entries are not.
+        let mut known = region(3, "m", "", &[7, 8]);
+        known.epoch = epoch(2, 1);
+        destroy(dir, form, &known, Cause::Removed);
+        let last_of = |opened: &Opened| opened.recovered.groups[&RegionId(3)].log.last_index;
+        assert_eq!(last_of(&open(dir, form)), LogIndex(2));
+
+        let plan = case.plan(&dirs);
+        assert_eq!(plan.region(RegionId(3)).unwrap().verdict, Verdict::Lost);
+        recovery(dir, form).apply(&plan, &options(&plan)).unwrap();
+        let opened = open(dir, form);
+        assert_eq!(last_of(&opened), LogIndex::ZERO);
+        assert_eq!(opened.recovered.groups[&RegionId(3)].hard_state.term, Term(3), "promises stay");
+        assert!(opened.assembled.residue.tombstones.contains_key(&RegionId(3)));
+    }
+}
+
+#[test]
+fn a_region_that_was_absorbed_on_another_store_and_goes_on_all_the_same_may_come_back_there() {
+    let base = tempfile::tempdir().unwrap();
+    let given = |id, start, end, stores: &[u64]| Given {
+        descriptor: region(id, start, end, stores),
+        log: log([(epoch(1, 1), What::Put("p=1"))]),
+        applied: 1,
+    };
+    let (source, other) = (given(3, "m", "", &[1, 2, 7, 8]), given(2, "", "m", &[1, 7, 8]));
+    let case = Case { form: Form::Disk, stores: vec![(1, vec![other, source.clone()]), (2, vec![source.clone()])] };
+    let dirs = case.make(base.path());
+    // On store 1 a neighbour has absorbed it that is on no surviving store any more.
+    destroy(&dirs[0].1, case.form, &source.descriptor, Cause::Merged);
+    let plan = case.plan(&dirs);
+    let Verdict::Keep(keep) = &plan.region(RegionId(3)).unwrap().verdict else { panic!("{plan:?}") };
+    assert_eq!((keep.store, keep.loss), (StoreId(2), Loss::Possible));
+    for (_, dir) in &dirs {
+        recovery(dir, case.form).apply(&plan, &options(&plan)).unwrap();
+    }
+    let opened = open(&dirs[0].1, case.form);
+    let tombstone = &opened.assembled.residue.tombstones[&RegionId(3)];
+    assert_eq!((tombstone.cause, &*tombstone.descriptor), (Cause::Removed, &keep.becomes));
+    assert!(tombstone.forbids(ReplicaId(301)) && !tombstone.forbids(keep.becomes.replicas[0].id));
+}
