@@ -35,6 +35,8 @@ pub(crate) enum Bench {
     Snapshot(Snapshot),
     /// A store is killed: how long the regions that it led take no writes.
     Failover(Failover),
+    /// All regions sleep: how long the first write to one takes, and a store that was down until it serves again.
+    Restart(Restart),
     /// One of the stores; started by the others.
     #[command(hide = true)]
     Store(Store),
@@ -309,6 +311,31 @@ pub(crate) struct Failover {
     #[arg(long, value_enum, default_value = "sled")]
     pub(crate) state: State,
     /// A short run for CI: another default for groups (12).
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// What `restart` measures.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Restart {
+    /// Regions, each with a replica on every store.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(3..=1_000_000))]
+    pub(crate) groups: Option<u64>,
+    /// Seconds of rest before each part, in which all regions fall asleep.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub(crate) settle: Option<u64>,
+    /// Regions that are written to, and read from.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) probes: Option<u64>,
+    /// Bytes of each value that is written; the key has eight more.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    pub(crate) payload: u64,
+    /// Where the state lies; the log is durable in any case.
+    #[arg(long, value_enum, default_value = "sled")]
+    pub(crate) state: State,
+    /// A short run for CI: other defaults for groups (12), settle (2) and probes (4).
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]

@@ -99,6 +99,7 @@ pub(crate) fn files(dir: &Path, store: u64) -> (PathBuf, PathBuf, PathBuf) {
 /// Running stores.
 pub(crate) struct Stores {
     children: Vec<Store>,
+    addresses: Vec<SocketAddr>,
     /// Dropped after the children are gone.
     _dir: TempDir,
 }
@@ -123,9 +124,9 @@ impl Stores {
         }
         write_certificates(dir.path(), plan.stores())?;
         let addresses = free_addresses(plan.stores())?;
-        let mut stores = Self { children: Vec::new(), _dir: dir };
+        let mut stores = Self { children: Vec::new(), addresses, _dir: dir };
         for number in 1..=plan.stores() {
-            let child = spawn(number, stores._dir.path(), &addresses, plan)?;
+            let child = spawn(number, stores._dir.path(), &stores.addresses, plan, plan.cluster.leaders_within)?;
             stores.children.push(child);
         }
         stores.all("ready", START_WITHIN)?;
@@ -151,15 +152,45 @@ impl Stores {
 
     /// Has one store do a job of [`crate::live`]; gives what came out.
     pub(crate) fn drive(&mut self, store: u64, job: &Value, within: Duration) -> Result<Value, Problem> {
-        let child = self.children.iter_mut().find(|child| child.number == store).ok_or(Problem::Gone { store })?;
+        let child = self.child(store)?;
         child.tell(&format!("drive {job}"))?;
         child.answer("driven", Instant::now() + within, within)
+    }
+
+    /// Has a store stop in order, and returns once it has.
+    pub(crate) fn stop(&mut self, store: u64) -> Result<(), Problem> {
+        let child = self.child(store)?;
+        child.commands = None;
+        // Its output ends when it does.
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        while child.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
+        let ended =
+            child.process.try_wait().map_err(|source| Problem::Io { what: "a store cannot be waited for", source });
+        match ended? {
+            Some(_) => Ok(()),
+            None => Err(Problem::Late { store, stage: "stopped", within: ANSWER_WITHIN }),
+        }
+    }
+
+    /// Starts a store once more on what it has left, and returns when it listens.
+    pub(crate) fn start_again(&mut self, store: u64, plan: &Plan<'_>) -> Result<(), Problem> {
+        let again = spawn(store, self._dir.path(), &self.addresses, plan, 0)?;
+        let child = self.child(store)?;
+        *child = again;
+        for stage in ["ready", "led"] {
+            child.answer(stage, Instant::now() + START_WITHIN, START_WITHIN)?;
+        }
+        Ok(())
+    }
+
+    fn child(&mut self, store: u64) -> Result<&mut Store, Problem> {
+        self.children.iter_mut().find(|child| child.number == store).ok_or(Problem::Gone { store })
     }
 
     /// Kills a store outright (SIGKILL) and returns once it is gone; says when, in microseconds since 1970, an instant before.
     pub(crate) fn kill(&mut self, store: u64) -> Result<u64, Problem> {
         let io = |source| Problem::Io { what: "a store cannot be killed", source };
-        let child = self.children.iter_mut().find(|child| child.number == store).ok_or(Problem::Gone { store })?;
+        let child = self.child(store)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         child.process.kill().map_err(io)?;
         child.process.wait().map_err(io)?;
@@ -219,7 +250,14 @@ impl Drop for Stores {
     }
 }
 
-fn spawn(number: u64, dir: &Path, addresses: &[SocketAddr], plan: &Plan<'_>) -> Result<Store, Problem> {
+/// `leaders_within`: for how many seconds it waits until each of its regions has a leader.
+fn spawn(
+    number: u64,
+    dir: &Path,
+    addresses: &[SocketAddr],
+    plan: &Plan<'_>,
+    leaders_within: u64,
+) -> Result<Store, Problem> {
     let io = |what| move |source| Problem::Io { what, source };
     let program = std::env::current_exe().map_err(io("this program cannot be found again"))?;
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
@@ -233,7 +271,7 @@ fn spawn(number: u64, dir: &Path, addresses: &[SocketAddr], plan: &Plan<'_>) -> 
         ("--threads", plan.cluster.threads),
         ("--workers", plan.cluster.workers),
         ("--seed", plan.cluster.seed),
-        ("--leaders-within", plan.cluster.leaders_within),
+        ("--leaders-within", leaders_within),
         ("--spares", plan.spares),
     ] {
         command.args([name, &value.to_string()]);

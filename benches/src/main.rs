@@ -10,6 +10,7 @@
 //!   drain        how long it takes to empty a store, and what writes notice of it
 //!   snapshot     how fast a replica is filled, and what writes notice of it
 //!   failover     how long the regions of a killed store take no writes
+//!   restart      how long the first write to a region that slept takes, and a store until it serves again
 //!   placement    what a round of the placement planner costs; runs no stores, but a model of them on virtual time
 //! ```
 //!
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         args::Bench::Drain(options) => live::drain::run(&options),
         args::Bench::Snapshot(options) => live::snapshot::run(&options),
         args::Bench::Failover(options) => live::failover::run(&options),
+        args::Bench::Restart(options) => live::restart::run(&options),
         args::Bench::Store(options) => store::run(options),
     };
     match outcome {

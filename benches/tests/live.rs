@@ -75,3 +75,16 @@ fn a_quick_run_kills_a_store_and_every_region_of_it_is_written_to_again() {
     assert!(0.0 < p50 && p50 <= p99 && p99 <= max, "{line}");
     assert!(line["led"].as_u64() > Some(0), "{line}");
 }
+
+#[test]
+fn a_quick_run_wakes_regions_and_starts_a_store_again() {
+    let line = run(&["restart", "--quick", "--json"]);
+    assert_eq!((&line["bench"], &line["groups"], &line["leaderless"]), (&"restart".into(), &12.into(), &0.into()));
+    for times in ["first_ms", "next_ms"] {
+        assert_ascends(&line[times], &line);
+    }
+    for start in ["after_stop", "after_kill"] {
+        let [listens, serves] = ["listens_ms", "serves_ms"].map(|name| line[start][name].as_f64().unwrap());
+        assert!(0.0 < listens && listens < serves, "{line}");
+    }
+}

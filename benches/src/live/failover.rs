@@ -64,8 +64,7 @@ pub(crate) fn run(options: &Failover) -> Result<(), Problem> {
     Ok(())
 }
 
-/// For how long a store's groups are left to it after it was last heard, in milliseconds: as there is no support between stores,
-/// this is the minimum of the election time-out, the least time for which a follower waits before it campaigns.
+/// For how long a store's groups are left to it after it was last heard, in milliseconds.
 fn support_ms() -> u128 {
-    Config::default().raft.election_timeout_min.as_millis()
+    Config::default().liveness.support_duration.as_millis()
 }

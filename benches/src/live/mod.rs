@@ -1,6 +1,6 @@
 //! What happens to regions while they are written to.
 //!
-//! The parent's side of each benchmark ([`split_merge`], [`drain`], [`snapshot`], [`failover`]) starts the stores and prints; what is timed runs inside the first store
+//! The parent's side of each benchmark ([`split_merge`], [`drain`], [`snapshot`], [`failover`], [`restart`]) starts the stores and prints; what is timed runs inside the first store
 //! as a *job*: the writers, the calls that change regions, and in the end the reading of all that was written. So all times are
 //! of one clock, and a client's way to a leader elsewhere is in them.
 //!
@@ -9,6 +9,7 @@
 //!   changes   splits and merges, one by one and as many as possible
 //!   emptying  everything leaves a store
 //!   regaining a region's leader is killed, and it takes writes again
+//!   waking    regions that slept are written to, and read from at a store that was down
 //!   filling   a replica that begins with nothing is sent a snapshot
 //!   check     reads everything that was written
 //!   times     quantiles, and the longest write and silence around a change
@@ -21,9 +22,11 @@ mod emptying;
 pub(crate) mod failover;
 mod filling;
 mod regaining;
+pub(crate) mod restart;
 pub(crate) mod snapshot;
 pub(crate) mod split_merge;
 mod times;
+mod waking;
 mod writers;
 
 use multiraft::Engine;
@@ -43,6 +46,8 @@ pub(crate) async fn drive(engine: &Engine, keys: KeySpace, job: &str) -> Result<
         Some("check") => filling::check(engine, keys, &job).await?,
         Some("once") => regaining::once(engine, keys, &job).await?,
         Some("led") => regaining::led(engine, &job).await,
+        Some("waking") => waking::run(engine, keys, &job).await?,
+        Some("reading") => waking::read(engine, keys, &job).await?,
         Some("regaining") => regaining::run(engine, keys, &job).await?,
         _ => return Err(refuse(format!("`{}` is no job", job["job"]))),
     };

@@ -14,7 +14,7 @@ use crate::cluster::{Problem, number};
 use crate::keyspace::KeySpace;
 
 /// The numbers of the keys that are written in each region: before, and after its leader was killed.
-const BEFORE: u64 = 0;
+pub(super) const BEFORE: u64 = 0;
 const AFTER: u64 = 1;
 /// Rest after a write that failed; the engine has rested between its own attempts already.
 const REST: Duration = Duration::from_millis(5);

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use multiraft_raft::{LogIndex, Membership, RegionDescriptor, RegionId, Replica, Role, StoreId, Term};
+use multiraft_raft::{
+    LogIndex, Membership, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
+};
 
 use super::plan::Loss;
 use super::survey::{BuriedReplica, DamagedReplica, ReplicaSurvey, StoreSurvey};
@@ -184,7 +186,8 @@ impl<'a> Known<'a> {
                 let replica = configuration.replica(id);
                 replica.is_none_or(|replica| replica.role == Role::Witness || !is_sound(replica))
             };
-            Membership::from_replicas(&configuration.replicas).is_quorum(holds_nothing)
+            let membership = Membership::from_replicas(&configuration.replicas);
+            membership.is_quorum(holds_nothing) || may_have_decided_before(configuration, holds_nothing)
         });
         // A change of the region that is known to be committed and not in the log that is kept: nor, perhaps, what came before it.
         let lacks_change = kept.foreseen.descriptor.epoch.is_behind(self.descriptor.epoch);
@@ -200,6 +203,20 @@ impl<'a> Known<'a> {
             |(here, buried): &(StoreId, &BuriedReplica)| *here == store && (buried.merged || buried.replica >= own.id);
         !is_here && !is_damaged && !self.buried.iter().any(is_buried)
     }
+}
+
+/// Whether these replicas may have been a quorum of the voters before the last change of a configuration. A leader that has not
+/// applied a change commits with the voters from before it; it is behind by one change at most.
+fn may_have_decided_before(configuration: &RegionDescriptor, is_in: impl Fn(ReplicaId) -> bool) -> bool {
+    let replicas = &configuration.replicas;
+    if replicas.iter().any(|replica| replica.role.is_joint()) {
+        let outgoing = || replicas.iter().filter(|replica| replica.role.votes_outgoing());
+        return outgoing().filter(|voter| is_in(voter.id)).count() * 2 > outgoing().count();
+    }
+    // One voter more or fewer: that matters to half of an even number, and to nobody else.
+    let voters = || replicas.iter().filter(|replica| replica.role.votes_incoming());
+    let has_changed = configuration.epoch.conf_version > RegionEpoch::FIRST.conf_version;
+    has_changed && voters().filter(|voter| is_in(voter.id)).count() * 2 == voters().count()
 }
 
 /// A replica that a split makes while its parent's log is applied to the end.

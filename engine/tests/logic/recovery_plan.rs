@@ -203,6 +203,12 @@ fn half_of_the_voters_dead_loses_nothing_and_a_majority_may_lose_something() {
     overtaken.committed = overtaken.applied;
     let surveys = [survey(1, vec![overtaken]), survey(2, vec![sound(&four, (7, 4))])];
     assert_eq!(keep(&plan(&surveys, &[3, 4]).unwrap(), 2), (2, range("", ""), Loss::Nothing));
+    // They were four only since a change that some leader may not have applied: two of three commit, or three of five.
+    let mut changed = four.clone();
+    changed.epoch.conf_version = 2;
+    let of = |region: &RegionDescriptor| [1, 2].map(|store| survey(store, vec![sound(region, (9, 3))]));
+    assert_eq!(keep(&plan(&of(&four), &[3, 4]).unwrap(), 2).2, Loss::Nothing);
+    assert_eq!(keep(&plan(&of(&changed), &[3, 4]).unwrap(), 2).2, Loss::Possible);
     let three = region(2, range("", ""), 1, &[1, 2, 3]);
     let surveys = [survey(1, vec![sound(&three, (9, 3))])];
     assert_eq!(keep(&plan(&surveys, &[2, 3]).unwrap(), 2).2, Loss::Possible);
@@ -225,6 +231,8 @@ fn both_halves_of_a_joint_configuration_must_live() {
     assert_eq!(verdict(&plan(&of(&[1, 2, 4]), &[3, 5]).unwrap(), 2), &Verdict::Healthy);
     // All of the outgoing half, and too little of the incoming one.
     assert_eq!(keep(&plan(&of(&[1, 2, 3]), &[4, 5]).unwrap(), 2).2, Loss::Nothing);
+    // Of the incoming half enough; the outgoing one may have decided alone, before its leader had applied the change.
+    assert_eq!(keep(&plan(&of(&[1, 4, 5]), &[2, 3]).unwrap(), 2).2, Loss::Possible);
 }
 
 #[test]
