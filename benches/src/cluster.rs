@@ -163,13 +163,17 @@ impl Stores {
         child.commands = None;
         // Its output ends when it does.
         let deadline = Instant::now() + ANSWER_WITHIN;
-        while child.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
-        let ended =
-            child.process.try_wait().map_err(|source| Problem::Io { what: "a store cannot be waited for", source });
-        match ended? {
-            Some(_) => Ok(()),
-            None => Err(Problem::Late { store, stage: "stopped", within: ANSWER_WITHIN }),
+        loop {
+            match child.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(Problem::Late { store, stage: "stopped", within: ANSWER_WITHIN });
+                }
+            }
         }
+        let ended = child.process.wait();
+        ended.map(drop).map_err(|source| Problem::Io { what: "a store cannot be waited for", source })
     }
 
     /// Starts a store once more on what it has left, and returns when it listens.

@@ -30,8 +30,6 @@ pub struct Config {
     pub send_queue_bytes: usize,
     /// Size of a log segment file, in bytes.
     pub log_segment_bytes: u64,
-    /// The memory that the log may use to hold recent entries, in bytes.
-    pub log_cache_bytes: usize,
     /// The memory that sled may use as its cache, in bytes.
     pub state_cache_bytes: u64,
     /// How often applied state is made durable, so that the log can be cut.
@@ -80,7 +78,6 @@ impl Default for Config {
             apply_queue_bytes: 64 << 20,
             send_queue_bytes: 16 << 20,
             log_segment_bytes: 64 << 20,
-            log_cache_bytes: 64 << 20,
             state_cache_bytes: 64 << 20,
             checkpoint_interval: Duration::from_secs(2),
             volatile_log_bytes: 512 << 20,

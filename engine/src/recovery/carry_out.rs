@@ -125,7 +125,8 @@ impl Recovery {
             done.already = true;
             return Ok(done);
         }
-        let mut fence = Fence { plan: id, done: false, ids_upto: plan.ids_upto, dead: plan.dead.clone() };
+        let out = opened.out_of_service()?;
+        let mut fence = Fence { plan: id, done: false, ids_upto: plan.ids_upto, dead: plan.dead.clone(), out };
         let mark = |fence: &Fence| fence.write_on(&*top).map_err(|error| marking(&error));
         step("begin")?;
         mark(&fence)?;
@@ -153,6 +154,22 @@ impl Opened {
         }
         let is_same = source.incarnation == self.file.incarnation && source.fingerprint == self.survey()?.fingerprint();
         if is_same { Ok(false) } else { Err(RecoveryError::Stale { store }) }
+    }
+
+    /// The regions whose replicas could not start when the plan was begun here. The plan knows of no others: one that cannot be
+    /// read now only because a disk fails keeps what it has until it can be.
+    fn out_of_service(&self) -> Result<Vec<RegionId>, RecoveryError> {
+        let begun = self.fence.as_ref().filter(|fence| !fence.done);
+        let Some(begun) = begun else {
+            return Ok(self.assembled.damaged.iter().map(|(region, _)| *region).collect());
+        };
+        match self.assembled.damaged.iter().find(|(region, _)| !begun.out.contains(region)) {
+            None => Ok(begun.out.clone()),
+            Some((region, reason)) => {
+                let what = format!("region {region} could be read when this was begun, and cannot now: {reason}");
+                Err(RecoveryError::Interrupted { what })
+            }
+        }
     }
 
     fn carry_out(mut self, plan: &Plan, done: &mut AppliedPlan, step: Steps<'_>) -> Result<(), RecoveryError> {

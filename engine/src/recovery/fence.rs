@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! multiraft recovery\n
-//! format = 1\n
+//! format = 2\n
 //! plan = 0123456789abcdef\n
 //! state = begun\n             (or done)
 //! ids = 16777300\n            (ids up to this one are used up)
 //! dead = 3 4\n
+//! out = 7 9\n                 (regions whose replicas were out of service when the plan was begun; not in format 1)
 //! crc32c = 89abcdef\n         (of everything before this line)
 //! ```
 //!
@@ -15,7 +16,7 @@
 use std::io;
 use std::path::Path;
 
-use multiraft_raft::StoreId;
+use multiraft_raft::{RegionId, StoreId};
 use multiraft_storage::Disk;
 
 use super::PlanId;
@@ -24,7 +25,7 @@ use crate::field_file::{FieldFile, Fields};
 const FILE: FieldFile = FieldFile {
     name: "RECOVERY",
     title: "multiraft recovery",
-    format: 1,
+    format: 2,
     subject: "the file",
     cure: "put it back as it was; without it, dead stores could come back unnoticed",
 };
@@ -40,6 +41,9 @@ pub struct Fence {
     pub ids_upto: u64,
     /// The stores that are refused.
     pub dead: Vec<StoreId>,
+    /// The regions whose replicas here could not start when the plan was begun. Any other one that cannot later, while the
+    /// plan is carried out, can be read again: nothing may be given up for that.
+    pub out: Vec<RegionId>,
 }
 
 impl Fence {
@@ -73,17 +77,25 @@ impl Fence {
             _ => return None,
         };
         let ids_upto = fields.next("ids")?.parse().ok()?;
-        let dead = fields.next("dead")?.split(' ').filter(|id| !id.is_empty()).map(|id| id.parse().map(StoreId));
-        Some(Self { plan, done, ids_upto, dead: dead.collect::<Result<_, _>>().ok()? })
+        let dead = ids(fields.next("dead")?)?.into_iter().map(StoreId).collect();
+        let out = fields.next("out").map_or(Some(Vec::new()), ids)?.into_iter().map(RegionId).collect();
+        Some(Self { plan, done, ids_upto, dead, out })
     }
 
     /// Replaces the file, durably.
     pub(super) fn write_on(&self, disk: &dyn Disk) -> io::Result<()> {
-        let dead: Vec<String> = self.dead.iter().map(ToString::to_string).collect();
+        let dead = self.dead.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let out = self.out.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let state = if self.done { "done" } else { "begun" };
-        let dead = dead.join(" ");
-        FILE.write_on(disk, &[("plan", &self.plan), ("state", &state), ("ids", &self.ids_upto), ("dead", &dead)])
+        let fields: [(&str, &dyn std::fmt::Display); 5] =
+            [("plan", &self.plan), ("state", &state), ("ids", &self.ids_upto), ("dead", &dead), ("out", &out)];
+        FILE.write_on(disk, &fields)
     }
+}
+
+/// Numbers with spaces between them.
+fn ids(text: &str) -> Option<Vec<u64>> {
+    text.split(' ').filter(|id| !id.is_empty()).map(|id| id.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -99,14 +111,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Fence::read(dir.path()).unwrap(), None);
         let disk = RealDisk::guarded(dir.path()).unwrap();
-        let fence = Fence { plan: PlanId(77), done: false, ids_upto: 1 << 40, dead: vec![StoreId(3), StoreId(4)] };
+        let (dead, out) = (vec![StoreId(3), StoreId(4)], vec![RegionId(7)]);
+        let fence = Fence { plan: PlanId(77), done: false, ids_upto: 1 << 40, dead, out };
         fence.write_on(&disk).unwrap();
         assert_eq!(Fence::read(dir.path()).unwrap(), Some(fence.clone()));
         assert_eq!(Fence::read_on(&disk).unwrap(), Some(fence.clone()));
         let path = dir.path().join(FILE.name);
         let good = fs::read_to_string(&path).unwrap();
         for (from, to, says) in [
-            ("format = 1", "format = 9", "newer version"),
+            ("format = 2", "format = 9", "newer version"),
             ("dead = 3 4", "dead = 3", "damaged"),
             ("begun", "done", "damaged"),
             ("multiraft", "multi", "damaged"),
@@ -115,7 +128,8 @@ mod tests {
             let error = Fence::read(dir.path()).unwrap_err().to_string();
             assert!(error.contains(says), "{from}: {error}");
         }
-        Fence { dead: Vec::new(), done: true, ..fence }.write_on(&disk).unwrap();
-        assert_eq!(Fence::read(dir.path()).unwrap().unwrap().dead, []);
+        Fence { dead: Vec::new(), out: Vec::new(), done: true, ..fence }.write_on(&disk).unwrap();
+        let read = Fence::read(dir.path()).unwrap().unwrap();
+        assert_eq!((read.dead, read.out), (vec![], vec![]));
     }
 }

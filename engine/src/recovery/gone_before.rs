@@ -1,4 +1,5 @@
-//! Recoveries of stores on which a replica had gone before: its entries, and what its tombstone says.
+//! Recoveries of stores on which a replica had gone before: its entries, and what its tombstone says; and of one whose disk fails
+//! in between.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
 
 use super::carry_out::NoSnapshots;
-use super::offline::Opened;
+use super::offline::{Opened, RecoveryError};
 use super::tests::{Case, Form, Given, What, epoch, log, open, options, recovery, region};
 use super::{Loss, Verdict};
 use crate::apply::{ApplyEnd, Cause};
@@ -75,4 +76,38 @@ fn a_region_that_was_absorbed_on_another_store_and_goes_on_all_the_same_may_come
     let tombstone = &opened.assembled.residue.tombstones[&RegionId(3)];
     assert_eq!((tombstone.cause, &*tombstone.descriptor), (Cause::Removed, &keep.becomes));
     assert!(tombstone.forbids(ReplicaId(301)) && !tombstone.forbids(keep.becomes.replicas[0].id));
+}
+
+#[test]
+fn a_state_that_cannot_be_read_in_the_middle_is_no_reason_to_give_its_entries_up() {
+    let base = tempfile::tempdir().unwrap();
+    let given = |puts: u64| Given {
+        descriptor: region(2, "", "", &[1, 2, 7, 8, 9]),
+        log: log((0..puts).map(|_| (epoch(1, 1), What::Put("p=1")))),
+        applied: 1,
+    };
+    let case = Case { form: Form::Memory, stores: vec![(1, vec![given(1)]), (2, vec![given(2)])] };
+    let dirs = case.make(base.path());
+    let plan = case.plan(&dirs);
+    let dir = &dirs[0].1;
+    let mut steps = 0;
+    let ended = recovery(dir, case.form).apply_by_steps(&plan, &options(&plan), &mut |_| {
+        steps += 1;
+        let what = "a test".to_owned();
+        if steps > 1 { Err(RecoveryError::Interrupted { what }) } else { Ok(()) }
+    });
+    assert!(matches!(ended, Err(RecoveryError::Interrupted { .. })), "{ended:?}");
+    let files: Vec<_> = std::fs::read_dir(dir.join("snapshots")).unwrap().map(|file| file.unwrap().path()).collect();
+    let whole: Vec<Vec<u8>> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
+    for (file, whole) in files.iter().zip(&whole) {
+        let changed: Vec<u8> = whole.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at >= 32)).collect();
+        std::fs::write(file, changed).unwrap();
+    }
+    let refused = recovery(dir, case.form).apply(&plan, &options(&plan)).unwrap_err().to_string();
+    assert!(refused.contains("region 2 could be read when this was begun"), "{refused}");
+    for (file, whole) in files.iter().zip(&whole) {
+        std::fs::write(file, whole).unwrap();
+    }
+    let applied = recovery(dir, case.form).apply(&plan, &options(&plan)).unwrap();
+    assert_eq!(applied.removed, [RegionId(2)]);
 }
