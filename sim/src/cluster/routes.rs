@@ -47,9 +47,10 @@ impl Routes {
         }
     }
 
-    /// The region that owns `key`.
+    /// The region that owns `key`. What is known of a region may be newer than what is known of a key: after a recovery the region
+    /// may own less than before, and nobody knows yet whose the rest is.
     pub(super) fn owner(&self, key: &[u8]) -> Option<Arc<RegionDescriptor>> {
-        self.get(self.ranges.lookup(key)?.region)
+        self.get(self.ranges.lookup(key)?.region).filter(|region| region.owns(key))
     }
 
     pub(super) fn get(&self, region: RegionId) -> Option<Arc<RegionDescriptor>> {
