@@ -22,11 +22,17 @@ struct Occupant<G> {
     group: G,
 }
 
+/// How many slots one allocation holds (few in this crate's own tests). A single one for all would double as it grows: half of it empty, all of it copied.
+const CHUNK: usize = if cfg!(test) { 4 } else { 64 };
+
+type Chunk<G> = Vec<Option<Occupant<G>>>;
+
 /// Slots for groups `G`.
 #[derive(Debug)]
 pub struct Slab<G> {
-    slots: Vec<Option<Occupant<G>>>,
-    /// Invariant: exactly the empty slots below `slots.len()`.
+    /// Invariant: all are full but the last, which is not empty; each is allocated as a whole.
+    chunks: Vec<Chunk<G>>,
+    /// Invariant: exactly the empty slots below `slots()`.
     free: BinaryHeap<Reverse<u32>>,
     /// The generation given out last.
     generation: u32,
@@ -42,7 +48,7 @@ impl<G> Slab<G> {
     /// A slab without slots.
     #[must_use]
     pub const fn new() -> Self {
-        Self { slots: Vec::new(), free: BinaryHeap::new(), generation: 0 }
+        Self { chunks: Vec::new(), free: BinaryHeap::new(), generation: 0 }
     }
 
     /// Moves `group` into the lowest free slot.
@@ -55,42 +61,58 @@ impl<G> Slab<G> {
         let slot = match self.free.pop() {
             Some(Reverse(slot)) => slot,
             None => {
-                let slot = u32::try_from(self.slots.len()).expect("a worker drives fewer than 2^32 groups");
-                self.slots.push(None);
+                let slot = self.slots();
+                match self.chunks.last_mut().filter(|chunk| chunk.len() < CHUNK) {
+                    Some(chunk) => chunk.push(None),
+                    None => {
+                        let mut chunk = Vec::with_capacity(CHUNK);
+                        chunk.push(None);
+                        self.chunks.push(chunk);
+                    }
+                }
                 slot
             }
         };
         // Four thousand million creations on one worker wrap it; a key that old is held by nobody. Zero stays unused.
         self.generation = self.generation.wrapping_add(1).max(1);
         let key = SlotKey { slot, generation: self.generation };
-        self.slots[slot as usize] = Some(Occupant { generation: key.generation, group: make(key) });
+        let occupant = Occupant { generation: key.generation, group: make(key) };
+        *self.place_mut(slot).expect("invariant: a free slot, or the one just made") = Some(occupant);
         key
+    }
+
+    fn place(&self, slot: u32) -> Option<&Option<Occupant<G>>> {
+        self.chunks.get(slot as usize / CHUNK)?.get(slot as usize % CHUNK)
+    }
+
+    fn place_mut(&mut self, slot: u32) -> Option<&mut Option<Occupant<G>>> {
+        self.chunks.get_mut(slot as usize / CHUNK)?.get_mut(slot as usize % CHUNK)
     }
 
     /// The occupant that `key` names, if it is still there.
     #[must_use]
     pub fn get(&self, key: SlotKey) -> Option<&G> {
-        let occupant = self.slots.get(key.slot as usize)?.as_ref()?;
+        let occupant = self.place(key.slot)?.as_ref()?;
         (occupant.generation == key.generation).then_some(&occupant.group)
     }
 
     /// The occupant that `key` names, if it is still there.
     #[must_use]
     pub fn get_mut(&mut self, key: SlotKey) -> Option<&mut G> {
-        let occupant = self.slots.get_mut(key.slot as usize)?.as_mut()?;
+        let occupant = self.place_mut(key.slot)?.as_mut()?;
         (occupant.generation == key.generation).then_some(&mut occupant.group)
     }
 
     /// Whoever occupies `slot` now, for a walk that the worker keeps itself and resumes turn by turn.
     #[must_use]
     pub fn occupant(&self, slot: u32) -> Option<(SlotKey, &G)> {
-        let occupant = self.slots.get(slot as usize)?.as_ref()?;
+        let occupant = self.place(slot)?.as_ref()?;
         Some((SlotKey { slot, generation: occupant.generation }, &occupant.group))
     }
 
     /// Takes out the occupant that `key` names, if it is still there.
     pub fn remove(&mut self, key: SlotKey) -> Option<G> {
-        let place = self.slots.get_mut(key.slot as usize)?;
+        let place = self.place_mut(key.slot)?;
         let occupant = place.take_if(|occupant| occupant.generation == key.generation)?;
         self.free.push(Reverse(key.slot));
         Some(occupant.group)
@@ -99,7 +121,7 @@ impl<G> Slab<G> {
     /// Number of occupants.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots() as usize - self.free.len()
     }
 
     /// Whether every slot is free.
@@ -111,12 +133,13 @@ impl<G> Slab<G> {
     /// One more than the highest slot in use or free: the end of a walk with [`Slab::occupant`].
     #[must_use]
     pub fn slots(&self) -> u32 {
-        u32::try_from(self.slots.len()).expect("a worker drives fewer than 2^32 groups")
+        let slots = self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.len());
+        u32::try_from(slots).expect("a worker drives fewer than 2^32 groups")
     }
 
     /// All occupants in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (SlotKey, &G)> {
-        (0..).zip(&self.slots).filter_map(|(slot, place)| {
+        (0..).zip(self.chunks.iter().flatten()).filter_map(|(slot, place)| {
             let occupant = place.as_ref()?;
             Some((SlotKey { slot, generation: occupant.generation }, &occupant.group))
         })
@@ -124,7 +147,7 @@ impl<G> Slab<G> {
 
     /// All occupants in slot order, to change.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (SlotKey, &mut G)> {
-        (0..).zip(&mut self.slots).filter_map(|(slot, place)| {
+        (0..).zip(self.chunks.iter_mut().flatten()).filter_map(|(slot, place)| {
             let occupant = place.as_mut()?;
             Some((SlotKey { slot, generation: occupant.generation }, &mut occupant.group))
         })
@@ -132,10 +155,17 @@ impl<G> Slab<G> {
 
     /// Gives back the memory of free slots above the highest occupant. Keys stay valid. Costs a walk of the free slots.
     pub fn compact(&mut self) {
-        let used = self.slots.iter().rposition(Option::is_some).map_or(0, |highest| highest + 1);
-        self.slots.truncate(used);
-        self.slots.shrink_to_fit();
-        self.free.retain(|Reverse(slot)| (*slot as usize) < used);
+        while let Some(last) = self.chunks.last_mut() {
+            let used = last.iter().rposition(Option::is_some).map_or(0, |highest| highest + 1);
+            last.truncate(used);
+            if used > 0 {
+                break;
+            }
+            self.chunks.pop();
+        }
+        self.chunks.shrink_to_fit();
+        let slots = self.slots();
+        self.free.retain(|Reverse(slot)| *slot < slots);
         self.free.shrink_to_fit();
     }
 }
@@ -171,6 +201,21 @@ mod tests {
         let new = slab.insert(2);
         assert_eq!(new.slot, old.slot);
         assert_eq!(slab.get(old), None);
+    }
+
+    #[test]
+    fn slots_go_on_from_chunk_to_chunk_and_empty_chunks_are_given_back() {
+        let mut slab = Slab::new();
+        let count = 20 * CHUNK as u32 + 1;
+        let keys: Vec<SlotKey> = (0..count).map(|number| slab.insert(number)).collect();
+        assert!((0..).zip(&keys).all(|(number, key)| key.slot == number && slab.get(*key) == Some(&number)));
+        assert_eq!((slab.slots(), slab.len(), slab.iter().count()), (count, count as usize, count as usize));
+        keys[10..].iter().for_each(|key| drop(slab.remove(*key)));
+        assert_eq!((slab.slots(), slab.len()), (count, 10));
+        slab.compact();
+        assert_eq!((slab.slots(), slab.len(), slab.chunks.len()), (10, 10, 10_usize.div_ceil(CHUNK)));
+        assert_eq!(slab.insert(7).slot, 10);
+        assert!(slab.occupant(9).is_some() && slab.occupant(11).is_none());
     }
 
     #[test]
