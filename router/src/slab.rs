@@ -210,7 +210,7 @@ mod tests {
         let keys: Vec<SlotKey> = (0..count).map(|number| slab.insert(number)).collect();
         assert!((0..).zip(&keys).all(|(number, key)| key.slot == number && slab.get(*key) == Some(&number)));
         assert_eq!((slab.slots(), slab.len(), slab.iter().count()), (count, count as usize, count as usize));
-        keys[10..].iter().for_each(|key| drop(slab.remove(*key)));
+        assert!((10..).zip(&keys[10..]).all(|(number, key)| slab.remove(*key) == Some(number)));
         assert_eq!((slab.slots(), slab.len()), (count, 10));
         slab.compact();
         assert_eq!((slab.slots(), slab.len(), slab.chunks.len()), (10, 10, 10_usize.div_ceil(CHUNK)));

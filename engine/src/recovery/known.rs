@@ -133,6 +133,15 @@ impl<'a> Known<'a> {
         self.replicas.iter().any(|(store, survey)| self.can_win(*store, survey.last))
     }
 
+    /// A change of replicas that a log holds, that may yet come into force, and after which those that live are no quorum.
+    pub(super) fn stranding_change(&self) -> Option<&RegionDescriptor> {
+        let strands = |configuration: &&&RegionDescriptor| {
+            let is_alive = |id| configuration.replica(id).is_some_and(|replica| self.is_alive(replica));
+            !Membership::from_replicas(&configuration.replicas).is_quorum(is_alive)
+        };
+        self.later.iter().find(strands).copied()
+    }
+
     /// Whether the region goes on by itself once a split has given it its first state on this store.
     pub(super) fn lives_with(&self, store: StoreId) -> bool {
         self.can_win(store, FIRST)

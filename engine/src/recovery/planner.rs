@@ -191,9 +191,18 @@ impl<'a> Case<'a> {
         let notes = known.damaged.iter().map(|(store, damaged)| {
             format!("the replica on store {store} is out of service and does not count: {}", damaged.reason)
         });
-        let notes = notes.collect();
+        let mut notes: Vec<String> = notes.collect();
         let draft = match known.best() {
-            _ if known.is_healthy() => Draft::Healthy,
+            _ if known.is_healthy() => {
+                notes.extend(known.stranding_change().map(|change| {
+                    let epoch = change.epoch.conf_version;
+                    format!(
+                        "its log holds a change of replicas, to conf version {epoch}, that leaves it without a quorum of the living: \
+                         should that come into force, recover again"
+                    )
+                }));
+                Draft::Healthy
+            }
             None => Draft::Lost,
             Some((store, kept)) => match &kept.foreseen.blocked {
                 Some(reason) => {

@@ -215,6 +215,26 @@ fn half_of_the_voters_dead_loses_nothing_and_a_majority_may_lose_something() {
 }
 
 #[test]
+fn a_change_in_a_log_that_would_leave_no_quorum_is_told() {
+    let three = region(2, range("", ""), 1, &[1, 2, 3]);
+    let with = |role: Role, voter: usize| {
+        let mut changed = three.clone();
+        changed.epoch.conf_version += 1;
+        changed.replicas[voter].role = role;
+        let mut pending = sound(&three, (9, 3));
+        (pending.committed, pending.hard_state.commit) = ((LogIndex(8), Term(3)), LogIndex(8));
+        pending.applied = pending.committed;
+        pending.foreseen.configurations = vec![(LogIndex(9), changed)];
+        let plan = plan(&[survey(1, vec![pending]), survey(2, vec![sound(&three, (8, 3))])], &[3]).unwrap();
+        assert_eq!(verdict(&plan, 2), &Verdict::Healthy);
+        plan.region(RegionId(2)).unwrap().notes.clone()
+    };
+    // Without the second voter the first and the dead one decide; without the dead one the living do.
+    assert!(with(Role::Learner, 1)[0].ends_with("recover again"));
+    assert_eq!(with(Role::Learner, 2), [""; 0]);
+}
+
+#[test]
 fn both_halves_of_a_joint_configuration_must_live() {
     let mut joint = region(2, range("", ""), 1, &[1, 2, 3, 4, 5]);
     for (replica, role) in joint.replicas.iter_mut().zip([

@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use multiraft::recovery::{
-    ApplyOptions, Fence, Loss as PlannedLoss, Plan as Recoveries, PlanOptions, Recovery, RecoveryError, StoppedStore,
-    StoreSurvey, Verdict, make_plan,
+    ApplyOptions, Fence, Loss as PlannedLoss, Plan as Recoveries, PlanOptions, Recovery, RecoveryError, RegionPlan,
+    StoppedStore, StoreSurvey, Verdict, make_plan,
 };
 use multiraft_raft::{ClusterId, KeyRange, LogIndex, RegionId, StoreId, Term};
 use multiraft_storage::disk::CrashStyle;
@@ -36,6 +36,9 @@ const FROM_SURVIVORS: &str = "survivors can be collected and planned with";
 /// How often a store loses power while it carries out one plan, at most.
 const CUTS_MAX: u32 = 4;
 
+/// How often it is looked again because of changes of replicas that may yet come into force.
+const FURTHER_LOOKS_MAX: u32 = 2;
+
 /// What a disaster has left.
 #[derive(Debug)]
 pub(super) struct Aftermath {
@@ -46,6 +49,9 @@ pub(super) struct Aftermath {
     pub(super) ids_upto: u64,
     /// When acknowledged writes may have been lost last.
     pub(super) lost_at: Option<Moment>,
+    /// How often more was to be looked at once the faults were over, because a change of replicas might yet come into force that
+    /// needs the dead.
+    further_looks: u32,
     /// Keys of which the last writes may be lost, with where what is left of them is to be seen at the next start.
     unseen: Vec<(Key, RegionId, usize, Moment)>,
 }
@@ -53,7 +59,7 @@ pub(super) struct Aftermath {
 impl Aftermath {
     pub(super) fn new(plan: &Plan) -> Self {
         let random = Random::new(plan.disaster.map_or(0, |disaster| disaster.seed));
-        Self { random, is_final: false, ids_upto: 0, lost_at: None, unseen: Vec::new() }
+        Self { random, is_final: false, ids_upto: 0, lost_at: None, further_looks: 0, unseen: Vec::new() }
     }
 }
 
@@ -124,8 +130,15 @@ impl Cluster {
                 self.on_undo(Undo::Room { store: *store });
             }
         }
-        if let Err((rule, detail)) = self.recover(&survivors) {
-            return self.fail(rule, detail);
+        match self.recover(&survivors) {
+            Ok(is_unsettled) => {
+                let looks_again = is_unsettled && self.faults.over && self.aftermath.further_looks < FURTHER_LOOKS_MAX;
+                if looks_again {
+                    self.aftermath.further_looks += 1;
+                    self.schedule.plan_in(2 * SECOND, Event::Recover);
+                }
+            }
+            Err((rule, detail)) => return self.fail(rule, detail),
         }
         let within = if self.faults.over { 300 * MILLI } else { 2 * SECOND };
         for store in (0..self.nodes.len()).filter(|store| !self.nodes[*store].dead) {
@@ -134,7 +147,8 @@ impl Cluster {
         }
     }
 
-    fn recover(&mut self, survivors: &[usize]) -> Result<(), (&'static str, String)> {
+    /// Says whether a region that has its quorum may yet lose it, by a change of replicas that its log holds.
+    fn recover(&mut self, survivors: &[usize]) -> Result<bool, (&'static str, String)> {
         for store in survivors {
             let found = self.log_of(*store)?;
             let verdict = self.shadows.on_recovered(id_of(*store), &found.groups);
@@ -151,10 +165,13 @@ impl Cluster {
             self.say(|| "the dead are repaired".to_owned());
             self.counters.recoveries_refused += 1;
             self.nodes.iter_mut().for_each(|node| node.dead = false);
-            return Ok(());
+            return Ok(false);
         }
+        let may_be_stranded = |region: &RegionPlan| region.notes.iter().any(|note| note.ends_with("recover again"));
+        let is_unsettled =
+            plan.regions.iter().any(|region| region.verdict == Verdict::Healthy && may_be_stranded(region));
         if !plan.does_something() {
-            return Ok(());
+            return Ok(is_unsettled);
         }
         if !plan.gaps.is_empty() {
             return Err((FROM_SURVIVORS, format!("gaps are left that were to be filled: {:?}", plan.gaps)));
@@ -167,7 +184,8 @@ impl Cluster {
             self.carry_plan_out(order.swap_remove(at), &plan)?;
         }
         self.counters.recoveries += 1;
-        self.take_over(&plan, survivors)
+        self.take_over(&plan, survivors)?;
+        Ok(is_unsettled)
     }
 
     fn stopped(&self, store: usize) -> Recovery {
