@@ -112,7 +112,8 @@ async fn a_region_splits_into_halves_as_it_fills_and_merges_when_it_is_empty_aga
     eventually(LIMIT, "two halves", || async { count(&engines).await == 2 }).await;
     quiet(&engines, QUIET, LIMIT).await;
     let parts = shares(&engines, 130).await;
-    assert!(parts.len() == 2 && parts[0].abs_diff(65) <= 10, "{parts:?}");
+    // It is cut in the middle of what is there by then: some 101 keys if writing is slow, all 130 if it is fast.
+    assert!(parts.len() == 2 && (50 - 10..=65 + 10).contains(&parts[0]), "{parts:?}");
 
     write(&engines, 130..400).await;
     eventually(LIMIT, "parts of less than 100 KB", || async {
