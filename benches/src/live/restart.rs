@@ -29,10 +29,10 @@ pub(crate) fn run(options: &Restart) -> Result<(), Problem> {
     stores.load(settle)?;
     let waking = json!({ "job": "waking", "probes": probes, "payload": options.payload });
     let writes = stores.drive(1, &waking, BEYOND)?;
-    stores.load(settle)?;
     let reading = json!({ "job": "reading", "groups": groups, "probes": probes, "payload": options.payload });
     let mut starts = Vec::new();
     for after in ["stop", "kill"] {
+        stores.load(settle)?;
         if after == "stop" {
             stores.stop(DOWN)?;
         } else {
@@ -43,7 +43,6 @@ pub(crate) fn run(options: &Restart) -> Result<(), Problem> {
         let listens = begin.elapsed();
         let read = stores.drive(DOWN, &reading, BEYOND)?;
         starts.push((after, read["regions"].clone(), listens, begin.elapsed()));
-        stores.load(settle)?;
     }
     drop(stores);
     let row = |name: &str, times: &Value| {

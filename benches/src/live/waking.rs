@@ -15,6 +15,8 @@ use crate::keyspace::KeySpace;
 /// The numbers of the keys that are written to a region: when it has slept, and right after that.
 const FIRST: u64 = 2;
 const NEXT: u64 = 3;
+/// A third of all regions is led here: so many are looked at for each that is written to.
+const STRIDES: u64 = 6;
 
 /// Writes twice to regions that are led here and sleep, one region after the other; one client, which waits for each answer.
 pub(super) async fn run(engine: &Engine, keys: KeySpace, job: &Value) -> Result<Value, Problem> {
@@ -37,12 +39,13 @@ pub(super) async fn run(engine: &Engine, keys: KeySpace, job: &Value) -> Result<
             times.push(begin.elapsed());
         }
     }
+    if times[0].len() < usize::try_from(probes).unwrap_or(usize::MAX) {
+        let why = format!("of those that are led here only {} sleep: rest longer, or probe fewer", times[0].len());
+        return Err(Problem::Failed { what: format!("finding {probes} regions that sleep"), why });
+    }
     let [first, next] = times.map(|times| times.into_iter().collect::<Times>().json());
     Ok(json!({ "first_ms": first, "next_ms": next }))
 }
-
-/// A third of all regions is led here: so many are looked at for each that is written to.
-const STRIDES: u64 = 6;
 
 /// Reads from regions all over the key space what was written to each, wherever that is led.
 pub(super) async fn read(engine: &Engine, keys: KeySpace, job: &Value) -> Result<Value, Problem> {

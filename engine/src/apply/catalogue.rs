@@ -27,6 +27,9 @@ pub enum Cause {
     Merged = 1,
 }
 
+/// How far both halves of a region's epoch go on when it is recovered: further than the dead can have come unseen.
+pub(crate) const RECOVERY_LEAP: u64 = 1 << 20;
+
 /// What is left of a replica that is gone for good. Durable before its log and hard state go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tombstone {
@@ -52,10 +55,11 @@ impl Tombstone {
         replica <= self.replica || self.cause == Cause::Merged
     }
 
-    /// Whether `known` is beyond this in both halves of its epoch: of a region that was absorbed, only a recovery brings that about.
-    pub(crate) fn is_before(&self, known: &RegionDescriptor) -> bool {
+    /// Whether `known` is of a life that a recovery has begun since: beyond this by a leap, in both halves of its epoch.
+    pub(crate) fn is_before_recovery(&self, known: &RegionDescriptor) -> bool {
         let (own, its) = (self.descriptor.epoch, known.epoch);
-        own.conf_version < its.conf_version && own.version < its.version
+        let leaps = |own: u64, its: u64| its.saturating_sub(own) >= RECOVERY_LEAP / 2;
+        leaps(own.conf_version, its.conf_version) && leaps(own.version, its.version)
     }
 
     /// The stored form: `format (1) | cause (1) | varint replica | varint index | varint term | varint version | varint length
@@ -353,7 +357,7 @@ impl Entries {
         let last = last.or(earlier.map(|earlier| (earlier.version, &earlier.absorbed)));
         let (version, absorbed) = last.map(|(version, absorbed)| (version, absorbed.clone())).unwrap_or_default();
         // That the region was absorbed is for good, unless a recovery has brought it back: it has a later epoch then.
-        let stays_merged = |earlier: &&Tombstone| earlier.cause == Cause::Merged && !earlier.is_before(known);
+        let stays_merged = |earlier: &&Tombstone| earlier.cause == Cause::Merged && !earlier.is_before_recovery(known);
         let cause = if earlier.filter(stays_merged).is_some() { Cause::Merged } else { cause };
         let committed = earlier.map_or(committed, |earlier| later_of(earlier.committed, committed));
         Tombstone { replica: replica.unwrap_or(ReplicaId::ZERO), descriptor, cause, version, absorbed, committed }
@@ -492,7 +496,13 @@ mod tests {
         let third = entries.tombstone_of(RegionId(2), &known, Cause::Removed, Default::default());
         assert_eq!(third.cause, Cause::Merged);
         // A recovery has brought the region back.
-        let back = RegionDescriptor { epoch: RegionEpoch { conf_version: 9, version: 10 }, ..(*known).clone() };
+        let at = |conf_version, version| RegionDescriptor {
+            epoch: RegionEpoch { conf_version, version },
+            ..(*known).clone()
+        };
+        let newer = entries.tombstone_of(RegionId(2), &Arc::new(at(9, 10)), Cause::Removed, Default::default());
+        assert_eq!(newer.cause, Cause::Merged, "what was here may have been behind when it was absorbed");
+        let back = at(9 + RECOVERY_LEAP, 10 + RECOVERY_LEAP);
         let fourth = entries.tombstone_of(RegionId(2), &Arc::new(back), Cause::Removed, Default::default());
         assert_eq!((fourth.cause, fourth.version), (Cause::Removed, 7));
     }

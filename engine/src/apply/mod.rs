@@ -34,7 +34,7 @@ use multiraft_transport::SnapshotHeader;
 
 use crate::apply::backend::Form;
 use crate::apply::barred::Barred;
-use crate::apply::catalogue::{Catalogue, Entries, later_of};
+use crate::apply::catalogue::{Catalogue, Entries};
 use crate::apply::decide::{is_admin, wanted_source};
 use crate::logic::{ApplyTask, RegionChange, RegionHandle};
 use crate::measure::Tallies;
@@ -46,6 +46,7 @@ pub use batch::{AppliedBatch, ApplyEnd, Destroyed};
 pub(crate) use body::CHUNK_BYTES;
 pub use body::Chunks;
 pub use catalogue::{Cause, Tombstone};
+pub(crate) use catalogue::{RECOVERY_LEAP, later_of};
 pub use digest::DigestTask;
 pub(crate) use foresee::Foresight;
 pub(crate) use record::{FIRST_INDEX, FIRST_TERM};

@@ -44,7 +44,7 @@ pub struct LivenessOutput {
 pub struct LivenessCounters {
     /// Heartbeats made.
     pub heartbeats: u64,
-    /// Heartbeats that were due and not made because the store did not get on with its work (L6).
+    /// Heartbeats that were due, or would have left a little early, and were not made because the store did not get on with its work (L6).
     pub withheld: u64,
     /// Epochs of peers that this store withdrew.
     pub withdrawals: u64,

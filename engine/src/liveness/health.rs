@@ -10,6 +10,9 @@ use super::LivenessOptions;
 const SLOW_FROM: u32 = 40;
 /// ...until all its scores are below this.
 const WELL_BELOW: u32 = 10;
+/// For how many windows it is slow at least: at first, and if it becomes slow again soon after it was well, twice as long as before.
+const SLOW_FOR: u32 = 10;
+const SLOW_FOR_MAX: u32 = 640;
 /// What the newest window counts for in a score: one part of so many.
 const PARTS: u32 = 4;
 
@@ -56,7 +59,8 @@ pub struct Scores {
 ///
 /// Time is cut into windows of the support duration. What counts of a window is the longest standstill of each part that was
 /// seen in it, as a share of the progress bound; a score moves a quarter of the way there. So one hiccup never makes a store
-/// slow, and two windows with standstills as long as the bound do.
+/// slow, and two windows with standstills as long as the bound do. It is slow for ten windows at least, and for twice as long as the
+/// last time if that is not long ago.
 #[derive(Clone, Debug)]
 pub struct Health {
     options: LivenessOptions,
@@ -64,7 +68,12 @@ pub struct Health {
     peaks: Standstills,
     /// In hundredths.
     scores: [u32; 3],
+    /// Never, where leaders stay in any case.
     is_slow: bool,
+    /// For how many windows at least it is slow the next time, or is slow now.
+    slow_for: u32,
+    /// How many windows ago that changed.
+    windows: u32,
 }
 
 impl Health {
@@ -72,7 +81,15 @@ impl Health {
     #[must_use]
     pub fn new(options: LivenessOptions, now: Time) -> Self {
         let window_ends = now.plus(options.support_duration);
-        Self { options, window_ends, peaks: Standstills::default(), scores: [0; 3], is_slow: false }
+        Self {
+            options,
+            window_ends,
+            peaks: Standstills::default(),
+            scores: [0; 3],
+            is_slow: false,
+            slow_for: SLOW_FOR,
+            windows: 0,
+        }
     }
 
     /// Takes a look at the store into account; the looks should come several times a window. Returns whether the store is slow,
@@ -91,10 +108,26 @@ impl Health {
             *score = (*score * (PARTS - 1) + seen) / PARTS;
         }
         let worst = self.scores.into_iter().max().unwrap_or_default();
-        let is_slow = worst >= if self.is_slow { WELL_BELOW * 100 } else { SLOW_FROM * 100 };
-        let changed = self.options.sheds_leaders && is_slow != self.is_slow;
-        self.is_slow = is_slow;
-        changed.then_some(is_slow)
+        self.windows = self.windows.saturating_add(1);
+        if !self.options.sheds_leaders {
+            return None;
+        }
+        let is_slow = if self.is_slow {
+            self.windows < self.slow_for || worst >= WELL_BELOW * 100
+        } else {
+            worst >= SLOW_FROM * 100
+        };
+        if is_slow == self.is_slow {
+            return None;
+        }
+        // What it gave away makes it well, and what comes back makes it slow: that is not to go on for ever.
+        if is_slow && self.windows < self.slow_for.saturating_mul(2) {
+            self.slow_for = (self.slow_for * 2).min(SLOW_FOR_MAX);
+        } else if is_slow {
+            self.slow_for = SLOW_FOR;
+        }
+        (self.is_slow, self.windows) = (is_slow, 0);
+        Some(is_slow)
     }
 
     /// The scores as of the last window that has ended.
@@ -102,12 +135,6 @@ impl Health {
     pub fn scores(&self) -> Scores {
         let [workers, appliers, log] = self.scores.map(|score| score / 100);
         Scores { workers, appliers, log }
-    }
-
-    /// Whether the store is slow.
-    #[must_use]
-    pub fn is_slow(&self) -> bool {
-        self.is_slow
     }
 }
 
@@ -160,7 +187,6 @@ mod tests {
     fn a_store_that_stands_still_in_every_window_is_slow_after_two() {
         let (mut health, mut now) = health(true);
         assert_eq!(run(&mut health, &mut now, 10, 500), [(2, true)]);
-        assert!(health.is_slow());
         let stands = |part: fn(&mut Standstills) -> &mut Duration| {
             let (mut health, now) = self::health(true);
             let mut standstills = Standstills::default();
@@ -183,6 +209,31 @@ mod tests {
     fn scores_are_kept_where_leaders_stay() {
         let (mut health, mut now) = health(false);
         assert_eq!(run(&mut health, &mut now, 10, 500), []);
-        assert!(health.scores().log > 90 && health.is_slow());
+        assert!(health.scores().log > 90);
+    }
+
+    #[test]
+    fn a_store_that_is_slow_again_and_again_stays_so_for_longer_each_time() {
+        let (mut health, mut now) = health(true);
+        let mut lasts = Vec::new();
+        for _ in 0..4 {
+            let slow = run(&mut health, &mut now, 40, 500);
+            assert!(matches!(slow[..], [(2 | 3, true)]), "{slow:?}");
+            let well = run(&mut health, &mut now, 700, 0);
+            assert!(matches!(well[..], [(_, false)]), "{well:?}");
+            lasts.push(well[0].0);
+        }
+        // It was well for long in between: each time it is slow until the scores say otherwise.
+        assert_eq!(lasts, [10; 4]);
+        let mut lasts = Vec::new();
+        for _ in 0..9 {
+            assert_eq!(run(&mut health, &mut now, 2, 500).len(), 1);
+            let mut windows = 2;
+            while run(&mut health, &mut now, 1, 0).is_empty() {
+                windows += 1;
+            }
+            lasts.push(windows);
+        }
+        assert_eq!(lasts, [11, 21, 41, 81, 161, 321, 641, 641, 641]);
     }
 }

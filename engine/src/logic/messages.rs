@@ -9,7 +9,7 @@ use multiraft_raft::{
 use multiraft_router::SlotKey;
 use multiraft_transport::{Beat, BeatReply, PeerMessage, RaftMessage, RegionStep};
 
-use crate::logic::upkeep::{SETTLE, SETTLE_AFTER_ABORT, UNWILLING_FOR};
+use crate::logic::upkeep::{SETTLE, SETTLE_AFTER_ABORT};
 use crate::logic::worker::Worker;
 use crate::logic::{LaneKind, Notice, Outcome};
 use crate::region::command::Command;
@@ -163,7 +163,7 @@ impl<R> Worker<R> {
         let (own, term) = (group.id(), group.term());
         if group.is_leader() {
             if offer.term == term && group.on_transfer_refused(offer.from) {
-                self.peers.entry(from).unwilling_until = now.plus(UNWILLING_FOR);
+                self.peers.entry(from).on_refused(now);
                 self.upkeep.hurry();
                 self.touch(key);
             }
@@ -314,8 +314,10 @@ impl<R> Worker<R> {
             Event::TransferAborted { .. } => {
                 let settled = self.now.plus(SETTLE_AFTER_ABORT);
                 self.region_mut(key).settled = settled;
+                self.upkeep.on_handed_over(self.now, false);
                 self.on_transfer_over(key, None);
             }
+            Event::TransferDone { .. } => self.upkeep.on_handed_over(self.now, true),
             _ => {}
         }
     }

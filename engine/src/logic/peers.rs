@@ -8,6 +8,7 @@ use multiraft_transport::{Beat, BeatReplies, BeatReply, Beats, PeerMessage};
 
 use crate::logic::beats::first_sequence;
 use crate::logic::forward::PendingForward;
+use crate::logic::upkeep::{UNWILLING_FOR, UNWILLING_MAX};
 use crate::logic::{LaneKind, Outgoing};
 
 /// The other stores, ascending.
@@ -35,7 +36,8 @@ pub(super) struct Peer<R> {
     /// The append lane is full: nothing more for it until it is ready.
     pub(super) lane_full: bool,
     /// It has sent an offered leadership back: until then it is not offered another.
-    pub(super) unwilling_until: Time,
+    unwilling_until: Time,
+    unwilling_for: Duration,
     /// The generation at which the link was last lost.
     pub(super) lost_at: u64,
     /// Requests sent on to this store that are not answered yet.
@@ -100,6 +102,11 @@ impl<R> Peers<R> {
         self.get(store).is_some_and(|peer| peer.up.is_some() && now >= peer.unwilling_until)
     }
 
+    /// Until when a store is offered no leadership, or was offered none the last time.
+    pub(super) fn unwilling_until(&self, store: StoreId) -> Time {
+        self.get(store).map_or(Time::ZERO, |peer| peer.unwilling_until)
+    }
+
     /// Whether there is a link, and something came over it within `silence`: a link outlives the process at its other end for
     /// a while.
     pub(super) fn is_heard(&self, store: StoreId, now: Time, silence: Duration) -> bool {
@@ -155,7 +162,7 @@ impl<R> Peers<R> {
             peer.lost_at = generation;
         }
         peer.lane_full = false;
-        peer.unwilling_until = Time::ZERO;
+        (peer.unwilling_until, peer.unwilling_for) = (Time::ZERO, Duration::ZERO);
         let orphans = if peer.lost_at == generation { peer.forwards.take_all() } else { Vec::new() };
         peer.up = up;
         self.count_full();
@@ -180,6 +187,7 @@ impl<R> Peer<R> {
             withdrawn: false,
             lane_full: false,
             unwilling_until: Time::ZERO,
+            unwilling_for: Duration::ZERO,
             lost_at: 0,
             forwards: Forwards::new(first_request),
             control: Vec::new(),
@@ -189,6 +197,17 @@ impl<R> Peer<R> {
             round_beats: Vec::new(),
             replies: Vec::new(),
         }
+    }
+
+    /// It has sent an offered leadership back. Several that were on their way to it count once.
+    pub(super) fn on_refused(&mut self, now: Time) {
+        if now < self.unwilling_until {
+            return;
+        }
+        let is_again = now.since(self.unwilling_until) < UNWILLING_MAX;
+        self.unwilling_for = if is_again { (self.unwilling_for * 2).min(UNWILLING_MAX) } else { Duration::ZERO };
+        self.unwilling_for = self.unwilling_for.max(UNWILLING_FOR);
+        self.unwilling_until = now.plus(self.unwilling_for);
     }
 
     /// Whether there was no sign of life for `silence`.

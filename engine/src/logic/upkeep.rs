@@ -28,8 +28,12 @@ const TRANSFERS_PER_ROUND: usize = 64;
 /// that took over before it knew might find no space to log its term's first entry, and would keep readers waiting for that.
 const FULL_FOR: Duration = Duration::from_millis(500);
 
-/// How long a store that takes no leaderships over, because it stops or its disk is full, is offered none.
+/// How long a store that takes no leaderships over, because it stops, is slow or its disk is full, is offered none...
 pub(super) const UNWILLING_FOR: Duration = Duration::from_secs(2);
+/// ...at most, if it sends them back again and again: each costs its leader the rounds of its term.
+pub(super) const UNWILLING_MAX: Duration = Duration::from_secs(16);
+/// How long a slow store waits at most between one hand-over that came to nothing and the next attempt.
+const SHED_PAUSE_MAX: Duration = Duration::from_secs(64);
 
 /// How long a new leader stays before it hands over for balance.
 pub(super) const SETTLE: Duration = Duration::from_secs(3);
@@ -68,7 +72,18 @@ pub(super) struct Upkeep {
     /// The next write may find the disk full: nothing has been refused yet, perhaps because nothing was written.
     is_scarce: bool,
     /// The store works, but not well.
-    is_slow: bool,
+    slow: Option<Shedding>,
+}
+
+/// How a slow store gets rid of its leaders: one at first, for all others may be slow as well, and many once one was taken.
+#[derive(Debug)]
+struct Shedding {
+    is_taken: bool,
+    /// One was offered, and nothing has come of it yet.
+    is_offered: bool,
+    /// While none was taken: when the next is offered, and how long after that the one behind it.
+    next: Time,
+    pause: Duration,
 }
 
 impl Upkeep {
@@ -81,7 +96,7 @@ impl Upkeep {
             waiting_for_space: [0; 2],
             full_since: Time::ZERO,
             is_scarce: false,
-            is_slow: false,
+            slow: None,
         }
     }
 
@@ -121,25 +136,52 @@ impl Upkeep {
         self.is_scarce = is_scarce;
     }
 
-    /// While the store is slow, leadership is given away and not taken over.
-    pub(super) fn set_slow(&mut self, is_slow: bool) {
-        self.is_slow = is_slow;
+    /// While the store is slow, leadership is given away where others take it, and not taken over.
+    pub(super) fn set_slow(&mut self, now: Time, is_slow: bool) {
+        self.slow = is_slow.then_some(Shedding { is_taken: false, is_offered: false, next: now, pause: UNWILLING_FOR });
         self.hurry();
     }
 
     /// Whether this store works, but not well.
     pub(super) fn is_slow(&self) -> bool {
-        self.is_slow
+        self.slow.is_some()
+    }
+
+    /// Whether a slow store offers somebody a leadership now.
+    fn sheds(&self, now: Time) -> bool {
+        self.slow.as_ref().is_some_and(|shedding| shedding.is_taken || now >= shedding.next)
+    }
+
+    /// A slow store has offered one.
+    fn on_shed(&mut self, now: Time) {
+        if let Some(shedding) = &mut self.slow {
+            shedding.is_offered = true;
+            shedding.next = now.plus(shedding.pause);
+        }
+    }
+
+    /// A hand-over has come to its end, or to nothing.
+    pub(super) fn on_handed_over(&mut self, now: Time, is_taken: bool) {
+        let Some(shedding) = &mut self.slow else { return };
+        if is_taken {
+            (shedding.is_taken, shedding.pause) = (true, UNWILLING_FOR);
+            return;
+        }
+        // Of many that were under way together each comes to nothing by itself: that counts once.
+        if !std::mem::take(&mut shedding.is_taken) && std::mem::take(&mut shedding.is_offered) {
+            shedding.pause = (shedding.pause * 2).min(SHED_PAUSE_MAX);
+        }
+        shedding.next = now.plus(shedding.pause);
     }
 
     /// Whether this store takes no leadership over.
     pub(super) fn takes_none(&self) -> bool {
-        self.handover || self.is_slow || self.is_scarce || self.is_disk_full()
+        self.handover || self.is_slow() || self.is_scarce || self.is_disk_full()
     }
 
-    /// Whether this store hands its leaders over.
+    /// Whether this store hands its leaders over, whatever that costs.
     pub(super) fn gives_away(&self, now: Time) -> bool {
-        self.handover || self.is_slow || (self.is_disk_full() && now.since(self.full_since) >= FULL_FOR)
+        self.handover || (self.is_disk_full() && now.since(self.full_since) >= FULL_FOR)
     }
 
     /// From now on, leadership is given away and not taken back.
@@ -306,6 +348,14 @@ impl<R> Worker<R> {
         let region = self.region(key);
         let target = if self.upkeep.gives_away(now) {
             self.successors(now, key).max_by_key(|replica| region.group.match_index(replica.id)).copied()
+        } else if self.upkeep.sheds(now) {
+            // Meanwhile the region takes no writes: to whom it takes no time, and who has not sent one back lately.
+            let (last, silence) = (Some(region.group.last_index()), self.config.raft.election_timeout_min);
+            self.successors(now, key)
+                .filter(|replica| region.group.match_index(replica.id) == last)
+                .filter(|replica| self.peers.is_heard(replica.store, now, silence))
+                .min_by_key(|replica| self.peers.unwilling_until(replica.store))
+                .copied()
         } else if self.config.balance_leaders && !self.upkeep.takes_none() && now >= region.settled {
             region
                 .preferred()
@@ -321,6 +371,7 @@ impl<R> Worker<R> {
         };
         let started = self.region_mut(key).group.transfer_leader(now, target.id).is_ok();
         if started {
+            self.upkeep.on_shed(now);
             self.touch(key);
         }
         started

@@ -125,8 +125,8 @@ impl Recovery {
             done.already = true;
             return Ok(done);
         }
-        let out = opened.out_of_service()?;
-        let mut fence = Fence { plan: id, done: false, ids_upto: plan.ids_upto, dead: plan.dead.clone(), out };
+        let (dead, out_of_service) = (plan.dead.clone(), opened.out_of_service()?);
+        let mut fence = Fence { plan: id, done: false, ids_upto: plan.ids_upto, dead, out_of_service };
         let mark = |fence: &Fence| fence.write_on(&*top).map_err(|error| marking(&error));
         step("begin")?;
         mark(&fence)?;
@@ -163,8 +163,8 @@ impl Opened {
         let Some(begun) = begun else {
             return Ok(self.assembled.damaged.iter().map(|(region, _)| *region).collect());
         };
-        match self.assembled.damaged.iter().find(|(region, _)| !begun.out.contains(region)) {
-            None => Ok(begun.out.clone()),
+        match self.assembled.damaged.iter().find(|(region, _)| !begun.out_of_service.contains(region)) {
+            None => Ok(begun.out_of_service.clone()),
             Some((region, reason)) => {
                 let what = format!("region {region} could be read when this was begun, and cannot now: {reason}");
                 Err(RecoveryError::Interrupted { what })
@@ -242,18 +242,26 @@ impl Opened {
             Verdict::Keep(keep) if keep.store != store => (&keep.becomes, Cause::Removed),
             Verdict::Create { store: on, becomes } if *on != store => (becomes, Cause::Removed),
             Verdict::Superseded { .. } => (&plan.known, Cause::Merged),
-            // A witness has nothing that could be saved, and would be in the way of who owns the keys next.
-            Verdict::Lost if self.has_witness(applier, &plan.known) => (&without, Cause::Removed),
-            // Entries of a replica that was removed before, whose state went first.
-            Verdict::Lost if self.assembled.residue.leftovers.contains(&plan.known.id) => (&without, Cause::Removed),
+            // A witness has nothing that could be saved, and would be in the way of who owns the keys next; nor have entries of a
+            // replica that was removed before, whose state went first.
+            Verdict::Lost
+                if self.has_witness(applier, &plan.known)
+                    || self.assembled.residue.leftovers.contains(&plan.known.id) =>
+            {
+                (&without, Cause::Removed)
+            }
             _ => return Ok(false),
         };
         let region = known.id;
         let is_here = applier.applied(region).is_some();
         // A region that lives on though a neighbour had absorbed it here: its replicas may come here again.
-        let was_absorbed = self.assembled.residue.tombstones.get(&region).is_some_and(|tombstone| {
-            cause == Cause::Removed && tombstone.cause == Cause::Merged && tombstone.is_before(known)
-        });
+        let was_absorbed = matches!(plan.verdict, Verdict::Keep(_) | Verdict::Create { .. })
+            && self
+                .assembled
+                .residue
+                .tombstones
+                .get(&region)
+                .is_some_and(|tombstone| tombstone.cause == Cause::Merged && tombstone.is_before_recovery(known));
         if is_here || was_absorbed {
             let committed = (LogIndex::ZERO, Term::ZERO);
             let known = Arc::new(known.clone());

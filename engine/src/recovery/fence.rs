@@ -7,7 +7,7 @@
 //! state = begun\n             (or done)
 //! ids = 16777300\n            (ids up to this one are used up)
 //! dead = 3 4\n
-//! out = 7 9\n                 (regions whose replicas were out of service when the plan was begun; not in format 1)
+//! out_of_service = 7 9\n      (regions whose replicas were out of service when the plan was begun; not in format 1)
 //! crc32c = 89abcdef\n         (of everything before this line)
 //! ```
 //!
@@ -43,7 +43,7 @@ pub struct Fence {
     pub dead: Vec<StoreId>,
     /// The regions whose replicas here could not start when the plan was begun. Any other one that cannot later, while the
     /// plan is carried out, can be read again: nothing may be given up for that.
-    pub out: Vec<RegionId>,
+    pub out_of_service: Vec<RegionId>,
 }
 
 impl Fence {
@@ -78,17 +78,22 @@ impl Fence {
         };
         let ids_upto = fields.next("ids")?.parse().ok()?;
         let dead = ids(fields.next("dead")?)?.into_iter().map(StoreId).collect();
-        let out = fields.next("out").map_or(Some(Vec::new()), ids)?.into_iter().map(RegionId).collect();
-        Some(Self { plan, done, ids_upto, dead, out })
+        let out = fields.next("out_of_service").map_or(Some(Vec::new()), ids)?.into_iter().map(RegionId).collect();
+        Some(Self { plan, done, ids_upto, dead, out_of_service: out })
     }
 
     /// Replaces the file, durably.
     pub(super) fn write_on(&self, disk: &dyn Disk) -> io::Result<()> {
         let dead = self.dead.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        let out = self.out.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let out = self.out_of_service.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let state = if self.done { "done" } else { "begun" };
-        let fields: [(&str, &dyn std::fmt::Display); 5] =
-            [("plan", &self.plan), ("state", &state), ("ids", &self.ids_upto), ("dead", &dead), ("out", &out)];
+        let fields: [(&str, &dyn std::fmt::Display); 5] = [
+            ("plan", &self.plan),
+            ("state", &state),
+            ("ids", &self.ids_upto),
+            ("dead", &dead),
+            ("out_of_service", &out),
+        ];
         FILE.write_on(disk, &fields)
     }
 }
@@ -112,7 +117,7 @@ mod tests {
         assert_eq!(Fence::read(dir.path()).unwrap(), None);
         let disk = RealDisk::guarded(dir.path()).unwrap();
         let (dead, out) = (vec![StoreId(3), StoreId(4)], vec![RegionId(7)]);
-        let fence = Fence { plan: PlanId(77), done: false, ids_upto: 1 << 40, dead, out };
+        let fence = Fence { plan: PlanId(77), done: false, ids_upto: 1 << 40, dead, out_of_service: out };
         fence.write_on(&disk).unwrap();
         assert_eq!(Fence::read(dir.path()).unwrap(), Some(fence.clone()));
         assert_eq!(Fence::read_on(&disk).unwrap(), Some(fence.clone()));
@@ -128,8 +133,19 @@ mod tests {
             let error = Fence::read(dir.path()).unwrap_err().to_string();
             assert!(error.contains(says), "{from}: {error}");
         }
-        Fence { dead: Vec::new(), out: Vec::new(), done: true, ..fence }.write_on(&disk).unwrap();
+        Fence { dead: Vec::new(), out_of_service: Vec::new(), done: true, ..fence }.write_on(&disk).unwrap();
         let read = Fence::read(dir.path()).unwrap().unwrap();
-        assert_eq!((read.dead, read.out), (vec![], vec![]));
+        assert_eq!((read.dead, read.out_of_service), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_file_of_the_first_format_tells_of_nothing_that_is_out_of_service() {
+        let body = "multiraft recovery\nformat = 1\nplan = 000000000000004d\nstate = done\nids = 9\ndead = 3\n";
+        let text = format!("{body}crc32c = {:08x}\n", crc32c::crc32c(body.as_bytes()));
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE.name), text).unwrap();
+        let fence = Fence::read(dir.path()).unwrap().unwrap();
+        let dead = vec![StoreId(3)];
+        assert_eq!(fence, Fence { plan: PlanId(77), done: true, ids_upto: 9, dead, out_of_service: vec![] });
     }
 }

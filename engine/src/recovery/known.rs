@@ -8,7 +8,7 @@ use multiraft_raft::{
 
 use super::plan::Loss;
 use super::survey::{BuriedReplica, DamagedReplica, ReplicaSurvey, StoreSurvey};
-use crate::apply::{FIRST_INDEX, FIRST_TERM};
+use crate::apply::{FIRST_INDEX, FIRST_TERM, later_of};
 
 /// What a region's first state stands for.
 const FIRST: (LogIndex, Term) = (FIRST_INDEX, FIRST_TERM);
@@ -184,10 +184,10 @@ impl<'a> Known<'a> {
         // later than the one that is kept, but a witness may have heard more, and a removed replica may have been told more.
         let known = self.replicas.iter().map(|(_, replica)| replica.committed);
         let known = known.chain(self.buried.iter().map(|(_, buried)| buried.committed));
-        let (last, last_term) = kept.last;
-        let lacking = known.filter(|(index, term)| *index > last || *term > last_term).map(|(index, _)| index);
-        if let Some(upto) = lacking.max() {
-            return Loss::Certain { upto };
+        // What is of a life before an earlier recovery was given up by that.
+        if let Some(committed) = known.reduce(later_of).filter(|committed| later_of(kept.last, *committed) != kept.last)
+        {
+            return Loss::Certain { upto: committed.0 };
         }
         let is_sound = |replica: &Replica| self.replicas.iter().any(|(store, _)| *store == replica.store);
         let dead_alone_commit = self.configurations().any(|configuration| {

@@ -136,6 +136,18 @@ pub enum Loss {
     },
 }
 
+/// How the note ends that a region which has its quorum may yet lose it.
+pub(super) const RECOVER_AGAIN: &str = "should that come into force, recover again";
+
+impl RegionPlan {
+    /// Whether the region has its quorum and may yet lose it, by a change of replicas that its log holds: the plan is to be made once
+    /// more when the stores have run for a while.
+    #[must_use]
+    pub fn may_be_stranded(&self) -> bool {
+        self.verdict == Verdict::Healthy && self.notes.iter().any(|note| note.ends_with(RECOVER_AGAIN))
+    }
+}
+
 impl Loss {
     /// The same, but that something may be lost.
     pub(super) fn or_possible(self) -> Self {

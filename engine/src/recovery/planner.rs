@@ -12,14 +12,15 @@ use multiraft_raft::{
 };
 
 use super::known::{Known, gather, newborn};
-use super::plan::{Keep, Loss, Plan, RegionPlan, Source, Verdict};
+use super::plan::{Keep, Loss, Plan, RECOVER_AGAIN, RegionPlan, Source, Verdict};
 use super::space::{Claim, Ruling, Standing, rule};
 use super::survey::{ReplicaSurvey, StoreSurvey};
+use crate::apply::RECOVERY_LEAP;
 use crate::region::admin::FIRST_ALLOCATED_ID;
 
-/// How far both halves of a recovered region's epoch, its term and the ids of a recovered root region go beyond what survivors
-/// have seen: the dead have not come so far unseen.
-pub(super) const EPOCH_STEP: u64 = 1 << 20;
+/// How far a recovered region's term and the ids of a recovered root region go beyond what survivors have seen, as both halves of
+/// its epoch do: the dead have not come so far unseen.
+pub(super) const EPOCH_STEP: u64 = RECOVERY_LEAP;
 const TERM_STEP: u64 = 1 << 20;
 const IDS_STEP: u64 = 1 << 32;
 
@@ -198,7 +199,7 @@ impl<'a> Case<'a> {
                     let epoch = change.epoch.conf_version;
                     format!(
                         "its log holds a change of replicas, to conf version {epoch}, that leaves it without a quorum of the living: \
-                         should that come into force, recover again"
+                         {RECOVER_AGAIN}"
                     )
                 }));
                 Draft::Healthy

@@ -11,6 +11,8 @@
 //!          varint count of samples, so many of: varint length | key | varint bytes, writes, reads
 //! ```
 //!
+//! That a store is slow came later than the rest of format 3: who does not know of it drops a report that says so.
+//!
 //! Format 2 has neither the store nor what is fenced; format 1 ends behind the regions as well.
 
 use std::collections::BTreeMap;

@@ -462,10 +462,20 @@ fn a_slow_store_hands_its_leaders_over_and_takes_none_until_it_is_well() {
     }
     let first = store.turn(vec![Input::Slow { is_slow: true }]);
     let (first, other) = if offers(&first, 2) { (2, 3) } else { (3, 2) };
-    // That one is slow, too: the offer comes back, and goes to the other.
-    let next = store.hear(first, 2, Body::TimeoutNow);
-    assert!(offers(&next, other) && !offers(&next, first), "{:?}", next.sends);
-    store.settle(next);
+    // That one is slow, too: the offer comes back. A while later the other one gets one.
+    let out = store.hear(first, 2, Body::TimeoutNow);
+    assert!(!offers(&out, other) && !offers(&out, first), "all may be slow, and each offer has its price");
+    store.settle(out);
+    let mut offered = Vec::new();
+    for millis in (200..=4_400).step_by(200) {
+        store.after(Duration::from_millis(200));
+        for voter in [2, 3] {
+            let out = store.hear(voter, 2, Body::HeartbeatReply { round: 0 });
+            offered.extend([2, 3].into_iter().filter(|to| offers(&out, *to)).map(|to| (to, millis)));
+            store.settle(out);
+        }
+    }
+    assert!(matches!(offered[..], [(to, 3_800..=4_200)] if to == other), "{offered:?}");
     // Who leads elsewhere offers this store nothing that it takes.
     let leads = Body::Heartbeat { commit: LogIndex(1), round: 0 };
     let out = store.hear(other, 3, leads);

@@ -49,8 +49,7 @@ pub(super) struct Aftermath {
     pub(super) ids_upto: u64,
     /// When acknowledged writes may have been lost last.
     pub(super) lost_at: Option<Moment>,
-    /// How often more was to be looked at once the faults were over, because a change of replicas might yet come into force that
-    /// needs the dead.
+    /// How often a plan was made once more after the faults, because a region might yet lose its quorum.
     further_looks: u32,
     /// Keys of which the last writes may be lost, with where what is left of them is to be seen at the next start.
     unseen: Vec<(Key, RegionId, usize, Moment)>,
@@ -167,9 +166,7 @@ impl Cluster {
             self.nodes.iter_mut().for_each(|node| node.dead = false);
             return Ok(false);
         }
-        let may_be_stranded = |region: &RegionPlan| region.notes.iter().any(|note| note.ends_with("recover again"));
-        let is_unsettled =
-            plan.regions.iter().any(|region| region.verdict == Verdict::Healthy && may_be_stranded(region));
+        let is_unsettled = plan.regions.iter().any(RegionPlan::may_be_stranded);
         if !plan.does_something() {
             return Ok(is_unsettled);
         }

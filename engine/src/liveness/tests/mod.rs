@@ -4,6 +4,7 @@ mod epochs;
 mod random;
 mod rounds;
 mod start_and_stop;
+mod step;
 mod support;
 
 use std::time::Duration;
