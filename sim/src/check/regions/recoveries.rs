@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use multiraft_raft::{LogIndex, Membership, RegionId, Replica, StoreId, Term};
+use multiraft_raft::{LogIndex, Membership, RegionId, Replica, ReplicaId, StoreId, Term};
 
 use super::merges::End;
 use super::{Descriptor, Regions, Verdict, broken, is_quorum};
@@ -72,7 +72,21 @@ impl Regions {
             self.end_freezes(region, End::Absorbed);
             self.newest.remove(&region);
         }
+        for store in survivors {
+            recovered.iter().for_each(|region| self.forget_absorption(*store, *region));
+        }
         self.check_cover()
+    }
+
+    /// A region that goes on may come back where a neighbour had absorbed it, by a replica that was not there before.
+    fn forget_absorption(&mut self, store: StoreId, region: RegionId) {
+        let Some(here) = self.stores.get_mut(&store) else { return };
+        let had_it = here.absorbed.remove(&region) | (here.tombstones.get(&region) == Some(&ReplicaId(u64::MAX)));
+        if had_it {
+            let known = self.known.values().filter(|descriptor| descriptor.id == region);
+            let replicas = known.filter_map(|descriptor| descriptor.replica_on(store)).map(|replica| replica.id);
+            here.tombstones.insert(region, replicas.max().unwrap_or_default());
+        }
     }
 
     /// Whether a region is as a split made it that only the dead have applied, of a region that was left alone: that split is
