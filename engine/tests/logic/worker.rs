@@ -280,6 +280,18 @@ fn follower() -> Store {
     store
 }
 
+/// The others hold all that it has.
+fn leader_of_three() -> Store {
+    let mut store = follower();
+    store.take_over(1);
+    for voter in [2, 3] {
+        let accepted = AppendOutcome::Accepted { match_index: LogIndex(1) };
+        let out = store.hear(voter, 2, Body::AppendReply(accepted));
+        store.settle(out);
+    }
+    store
+}
+
 /// The one request in a turn's output; it names the term that store 2 leads in.
 fn sent_forward(out: &TurnOutput<u32>) -> (u64, ForwardRequest) {
     let append = out.sends.iter().find(|sent| sent.to == StoreId(2) && sent.lane == LaneKind::Append).unwrap();
@@ -453,13 +465,7 @@ fn a_store_with_little_space_takes_no_leadership_over_though_nothing_was_refused
 
 #[test]
 fn a_slow_store_hands_its_leaders_over_and_takes_none_until_it_is_well() {
-    let mut store = follower();
-    store.take_over(1);
-    let accepted = Body::AppendReply(AppendOutcome::Accepted { match_index: LogIndex(1) });
-    for voter in [2, 3] {
-        let out = store.hear(voter, 2, accepted.clone());
-        store.settle(out);
-    }
+    let mut store = leader_of_three();
     let first = store.turn(vec![Input::Slow { is_slow: true }]);
     let (first, other) = if offers(&first, 2) { (2, 3) } else { (3, 2) };
     // That one is slow, too: the offer comes back. A while later the other one gets one.
@@ -489,13 +495,7 @@ fn a_slow_store_hands_its_leaders_over_and_takes_none_until_it_is_well() {
 
 #[test]
 fn a_leader_that_is_to_be_removed_hands_over_to_a_store_that_takes_it() {
-    let mut store = follower();
-    store.take_over(1);
-    let accepted = Body::AppendReply(AppendOutcome::Accepted { match_index: LogIndex(1) });
-    for voter in [2, 3] {
-        let out = store.hear(voter, 2, accepted.clone());
-        store.settle(out);
-    }
+    let mut store = leader_of_three();
     let removed = |store: &mut Store| {
         let change = MembershipChange::Simple(ChangeOp::Remove { id: ReplicaId(1) });
         let (request, deadline) = (AdminRequest::Membership(change), store.now.plus(Duration::from_secs(5)));
