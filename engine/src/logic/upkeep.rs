@@ -19,7 +19,7 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 /// How many slots one round looks at...
 const SLOTS_PER_ROUND: u32 = 1024;
 /// ...and one of an idle worker, whose groups sleep: what happens to one of them is activity.
-const SLOTS_PER_IDLE_ROUND: u32 = 256;
+const SLOTS_PER_IDLE_ROUND: u32 = 64;
 /// How many leaders one round hands over.
 const TRANSFERS_PER_ROUND: usize = 64;
 
