@@ -164,14 +164,18 @@ impl<'a> Known<'a> {
     /// The replica that is best kept: whatever any survivor knows to be committed is in the log that ends at the highest term
     /// and, there, the highest index (leader completeness and log matching, dissertation section 3.6). A witness holds no data.
     pub(super) fn best(&self) -> Option<(StoreId, &'a ReplicaSurvey)> {
-        let role = |store| self.descriptor.replica_on(store).map(|replica| replica.role);
-        let with_data = self.replicas.iter().filter(|(store, replica)| {
-            let own = replica.descriptor.replica_on(*store).map(|own| own.role);
-            role(*store).or(own) != Some(Role::Witness)
-        });
+        // Of this very replica: the region may have had another one on the same store since, or have one now.
+        let role = |store, survey: &ReplicaSurvey| {
+            let own = survey.descriptor.replica_on(store)?;
+            Some(self.descriptor.replica(own.id).map_or((own.role, false), |now| (now.role, true)))
+        };
+        let with_data = self
+            .replicas
+            .iter()
+            .filter(|(store, replica)| role(*store, replica).is_none_or(|(role, _)| role != Role::Witness));
         let rank = |(store, replica): &(StoreId, &ReplicaSurvey)| {
             let (index, term) = replica.last;
-            let votes = role(*store).is_some_and(|role| role != Role::Learner);
+            let votes = role(*store, replica).is_some_and(|(role, is_member)| is_member && role != Role::Learner);
             let can_go_on = replica.foreseen.blocked.is_none();
             (term, index, can_go_on, votes, replica.applied.0, std::cmp::Reverse(*store))
         };
@@ -189,7 +193,12 @@ impl<'a> Known<'a> {
         {
             return Loss::Certain { upto: committed.0 };
         }
-        let is_sound = |replica: &Replica| self.replicas.iter().any(|(store, _)| *store == replica.store);
+        let is_sound = |replica: &Replica| {
+            self.replicas.iter().any(|(store, survey)| {
+                let own = survey.descriptor.replica_on(*store).map(|own| own.id);
+                *store == replica.store && own.is_none_or(|own| own == replica.id)
+            })
+        };
         let dead_alone_commit = self.configurations().any(|configuration| {
             let holds_nothing = |id| {
                 let replica = configuration.replica(id);

@@ -289,6 +289,18 @@ fn a_witness_is_never_kept_and_what_it_alone_knows_is_named_as_lost() {
 }
 
 #[test]
+fn data_of_a_replica_that_was_removed_is_kept_though_a_witness_is_to_take_its_place() {
+    let before = region(2, range("", ""), 1, &[1, 2, 3]);
+    let mut after = region(2, range("", ""), 1, &[1, 2, 3]);
+    after.epoch.conf_version += 2;
+    (after.replicas[0].id, after.replicas[0].role) = (ReplicaId(900), Role::Witness);
+    after.replicas.push(multiraft::Replica { id: ReplicaId(901), store: StoreId(4), role: Role::Witness });
+    let surveys = [survey(1, vec![sound(&before, (5, 2))]), survey(4, vec![sound(&after, (9, 2))])];
+    let (store, _, loss) = keep(&plan(&surveys, &[2, 3]).unwrap(), 2);
+    assert_eq!((store, loss), (1, Loss::Certain { upto: LogIndex(9) }));
+}
+
+#[test]
 fn a_witness_whose_regions_keys_fall_to_another_goes() {
     // Store 1 has not split yet, and the child's voters died with what they knew.
     let parent = region(2, range("", ""), 1, &[1, 2, 3]);
