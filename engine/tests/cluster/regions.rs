@@ -129,6 +129,9 @@ async fn a_region_moves_to_a_store_that_had_nothing_and_comes_back() {
             local(0).await.is_ok_and(|value| value == "moved") && local(39).await.is_ok_and(|value| value == "moved")
         })
         .await;
+        // Who asks for a change says what it knows of the region, and is refused if that is not the newest.
+        let knows = || engines[2].region(region.id).is_some_and(|known| known.epoch == grown.epoch);
+        eventually(LIMIT, "store 3 has heard of the change", || async { knows() }).await;
         let changes = [Change::remove(StoreId(1)), Change::demote(StoreId(2))];
         let moved = engines[2].change_replicas(region.id, changes).await.unwrap();
         let roles: Vec<_> = moved.replicas.iter().map(|replica| (replica.store.get(), replica.role)).collect();
