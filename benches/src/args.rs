@@ -172,12 +172,8 @@ pub(crate) struct Density {
     /// Seconds of rest before it, once every region has been written to.
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=600))]
     pub(crate) settle: Option<u64>,
-    /// Bytes of the value that is written to each region; the key has eight more.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
-    pub(crate) payload: u64,
-    /// Where the state lies; the log is durable in any case.
-    #[arg(long, value_enum, default_value = "sled")]
-    pub(crate) state: State,
+    #[command(flatten)]
+    pub(crate) pairs: Pairs,
     /// A short run for CI: other defaults for groups (12), seconds (2) and settle (1).
     #[arg(long)]
     pub(crate) quick: bool,
@@ -301,15 +297,11 @@ pub(crate) struct Failover {
     /// Regions, each with a replica on every store; the store that is killed leads about a third.
     #[arg(long, value_parser = clap::value_parser!(u64).range(3..=1_000_000))]
     pub(crate) groups: Option<u64>,
-    /// Bytes of each value that is written; the key has eight more.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
-    pub(crate) payload: u64,
     /// Seconds after which a region that takes no writes is given up.
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) within: u64,
-    /// Where the state lies; the log is durable in any case.
-    #[arg(long, value_enum, default_value = "sled")]
-    pub(crate) state: State,
+    #[command(flatten)]
+    pub(crate) pairs: Pairs,
     /// A short run for CI: another default for groups (12).
     #[arg(long)]
     pub(crate) quick: bool,
@@ -329,17 +321,24 @@ pub(crate) struct Restart {
     /// Regions that are written to, and read from.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub(crate) probes: Option<u64>,
+    #[command(flatten)]
+    pub(crate) pairs: Pairs,
+    /// A short run for CI: other defaults for groups (12), settle (3) and probes (2).
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// The pairs that are written, and where they are kept.
+#[derive(Clone, Copy, Debug, Group)]
+pub(crate) struct Pairs {
     /// Bytes of each value that is written; the key has eight more.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
     pub(crate) payload: u64,
     /// Where the state lies; the log is durable in any case.
     #[arg(long, value_enum, default_value = "sled")]
     pub(crate) state: State,
-    /// A short run for CI: other defaults for groups (12), settle (2) and probes (4).
-    #[arg(long)]
-    pub(crate) quick: bool,
-    #[command(flatten)]
-    pub(crate) cluster: Cluster,
 }
 
 /// What is written beside.

@@ -72,9 +72,13 @@ pub(crate) fn run(options: &Density) -> Result<(), Problem> {
 
 impl Figures {
     fn measure(options: &Density, groups: u64, times: &Times) -> Result<Self, Problem> {
-        let plan = Plan::new(&options.cluster, groups, options.state);
+        let plan = Plan::new(&options.cluster, groups, options.pairs.state);
         let (mut stores, leaderless) = Stores::start(&plan)?;
-        stores.drive(1, &json!({ "job": "once", "groups": groups, "payload": options.payload }), WRITTEN_WITHIN)?;
+        stores.drive(
+            1,
+            &json!({ "job": "once", "groups": groups, "payload": options.pairs.payload }),
+            WRITTEN_WITHIN,
+        )?;
         // Without clients the load is rest.
         stores.load(times.settle)?;
         let measured = Measured::new(stores.measure(times.window)?);
@@ -132,8 +136,8 @@ impl Figures {
             "messages_per_s": rounded(self.messages_per_s),
             "elections": self.elections,
             "leaderless": self.leaderless,
-            "payload": options.payload,
-            "state": options.state.name(),
+            "payload": options.pairs.payload,
+            "state": options.pairs.state.name(),
         })
     }
 }

@@ -19,9 +19,9 @@ const HEAD: [&str; 7] = ["groups", "led by the killed", "regained", "support ms"
 /// Runs the benchmark and prints what came out.
 pub(crate) fn run(options: &Failover) -> Result<(), Problem> {
     let groups = options.groups.unwrap_or(if options.quick { 12 } else { 1000 });
-    let plan = Plan::new(&options.cluster, groups, options.state);
+    let plan = Plan::new(&options.cluster, groups, options.pairs.state);
     let (mut stores, leaderless) = Stores::start(&plan)?;
-    stores.drive(1, &json!({ "job": "once", "groups": groups, "payload": options.payload }), BEYOND)?;
+    stores.drive(1, &json!({ "job": "once", "groups": groups, "payload": options.pairs.payload }), BEYOND)?;
     let led = stores.drive(1, &json!({ "job": "led", "by": VICTIM }), BEYOND)?;
     let regions = &led["regions"];
     let led = regions.as_array().map_or(0, Vec::len);
@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Failover) -> Result<(), Problem> {
         "job": "regaining",
         "regions": regions,
         "killed_at_us": killed_at_us,
-        "payload": options.payload,
+        "payload": options.pairs.payload,
         "within_s": options.within,
     });
     let found = stores.drive(1, &job, BEYOND + Duration::from_secs(options.within))?;
@@ -56,8 +56,8 @@ pub(crate) fn run(options: &Failover) -> Result<(), Problem> {
             "stores": STORES,
             "led": led,
             "leaderless": leaderless,
-            "payload": options.payload,
-            "state": options.state.name(),
+            "payload": options.pairs.payload,
+            "state": options.pairs.state.name(),
         });
         println!("{line}");
     }

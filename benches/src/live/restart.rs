@@ -19,17 +19,17 @@ const STARTS: [&str; 4] = ["after", "regions read", "listens after s", "all read
 
 /// Runs the benchmark and prints what came out.
 pub(crate) fn run(options: &Restart) -> Result<(), Problem> {
-    let (groups, settle, probes) = if options.quick { (12, 2, 4) } else { (1000, 20, 300) };
+    let (groups, settle, probes) = if options.quick { (12, 3, 2) } else { (1000, 20, 300) };
     let groups = options.groups.unwrap_or(groups);
     let settle = Duration::from_secs(options.settle.unwrap_or(settle));
     let probes = options.probes.unwrap_or(probes);
-    let plan = Plan::new(&options.cluster, groups, options.state);
+    let plan = Plan::new(&options.cluster, groups, options.pairs.state);
     let (mut stores, leaderless) = Stores::start(&plan)?;
-    stores.drive(1, &json!({ "job": "once", "groups": groups, "payload": options.payload }), BEYOND)?;
+    stores.drive(1, &json!({ "job": "once", "groups": groups, "payload": options.pairs.payload }), BEYOND)?;
     stores.load(settle)?;
-    let waking = json!({ "job": "waking", "probes": probes, "payload": options.payload });
+    let waking = json!({ "job": "waking", "probes": probes, "payload": options.pairs.payload });
     let writes = stores.drive(1, &waking, BEYOND)?;
-    let reading = json!({ "job": "reading", "groups": groups, "probes": probes, "payload": options.payload });
+    let reading = json!({ "job": "reading", "groups": groups, "probes": probes, "payload": options.pairs.payload });
     let mut starts = Vec::new();
     for after in ["stop", "kill"] {
         stores.load(settle)?;
@@ -68,8 +68,8 @@ pub(crate) fn run(options: &Restart) -> Result<(), Problem> {
             "after_kill": of(&starts[1]),
             "probes": probes,
             "leaderless": leaderless,
-            "payload": options.payload,
-            "state": options.state.name(),
+            "payload": options.pairs.payload,
+            "state": options.pairs.state.name(),
         });
         println!("{line}");
     }

@@ -1,5 +1,6 @@
 //! Regions that slept are used again: the jobs of [`super::restart`], inside a store.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use multiraft::{Consistency, Engine};
@@ -23,12 +24,12 @@ pub(super) async fn run(engine: &Engine, keys: KeySpace, job: &Value) -> Result<
     let [probes, payload] = ["probes", "payload"].map(|name| number(job, name));
     let status = engine.status().await;
     let in_key_order = engine.regions();
-    let sleeps =
-        |id| status.regions.iter().any(|region| region.descriptor.id == id && region.is_leader && region.asleep);
+    let asleep = status.regions.iter().filter(|region| region.is_leader && region.asleep);
+    let asleep: BTreeSet<_> = asleep.map(|region| region.descriptor.id).collect();
     let step = (in_key_order.len() as u64 / (probes * STRIDES).max(1)).max(1) as usize;
-    let asleep = in_key_order.iter().zip(0_u64..).step_by(step).filter(|(region, _)| sleeps(region.id));
+    let probed = in_key_order.iter().zip(0_u64..).step_by(step).filter(|(region, _)| asleep.contains(&region.id));
     let mut times: [Vec<Duration>; 2] = Default::default();
-    for (_, region) in asleep.take(usize::try_from(probes).unwrap_or(usize::MAX)) {
+    for (_, region) in probed.take(usize::try_from(probes).unwrap_or(usize::MAX)) {
         for (number, times) in [FIRST, NEXT].into_iter().zip(&mut times) {
             let begin = Instant::now();
             if let Ending::Unknown(why) | Ending::Refused(why) =

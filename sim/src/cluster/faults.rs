@@ -301,7 +301,8 @@ impl Cluster {
             node.state_slow_until = now;
             node.paused_until = node.paused_until.min(now);
             self.schedule.plan(now, Event::Resume { store });
-            if node.process.is_none() {
+            self.begin_health_anew(store);
+            if self.nodes[store].process.is_none() {
                 self.schedule.plan(now, Event::Start { store });
             }
         }

@@ -174,15 +174,29 @@ impl Cluster {
         }
     }
 
+    /// A store that the faults have made slow is well at once: it may stay slow for minutes, and leaders that go home then would
+    /// be in the way of who waits for quiet.
+    pub(super) fn begin_health_anew(&mut self, store: usize) {
+        let now = self.nodes[store].clock.read(self.schedule.now());
+        let options = self.support_options();
+        let Some(process) = &mut self.nodes[store].process else { return };
+        process.support.health = Health::new(options, now);
+        self.tell_health(store, false);
+    }
+
+    fn tell_health(&mut self, store: usize, is_slow: bool) {
+        self.say(|| format!("{} is {}", id_of(store), if is_slow { "slow" } else { "well" }));
+        for worker in 0..self.plan.workers[store] {
+            self.input(store, worker, Input::Slow { is_slow });
+        }
+    }
+
     /// Tells the workers when the store has become slow, or well again.
     fn judge_health(&mut self, store: usize, local: Time, standstills: Standstills) {
         let Some(process) = &mut self.nodes[store].process else { return };
         let Some(is_slow) = process.support.health.observe(local, standstills) else { return };
         self.counters.stores_slow += u64::from(is_slow);
-        self.say(|| format!("{} is {}", id_of(store), if is_slow { "slow" } else { "well again" }));
-        for worker in 0..self.plan.workers[store] {
-            self.input(store, worker, Input::Slow { is_slow });
-        }
+        self.tell_health(store, is_slow);
     }
 
     /// After the faults every two stores that run and are connected support each other.
