@@ -67,6 +67,10 @@ fn three_and_a_newcomer() -> Cluster {
     for at in 0..4 {
         cluster.wait_ready(at);
     }
+    // It is known to the others once it has dialed them.
+    for at in 0..3 {
+        eventually(&cluster, at, "stores", |listed| listed["stores"][3]["connected"] == true);
+    }
     cluster
 }
 
