@@ -46,6 +46,7 @@ pub use crate::region::check::{
     CheckOutcome, CheckReport, DigestAnswer, FencedReplica, FencedReplicas, ReplicaCheck, StateDigest,
 };
 pub use crate::region::merge::{Absorbed, Frozen, MergeFault, MergeState};
+pub use crate::region::packed::Packed;
 pub use crate::region::stores::{StoreCommand, StoreFault, StoreRecord, StoreStanding};
 pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of, worker_of_request};
 pub use forward::wire_outcome;

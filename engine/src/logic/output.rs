@@ -11,7 +11,7 @@ use multiraft_storage::GroupRecord;
 use multiraft_transport::{CaptureId, PeerMessage, SnapshotHeader};
 
 use crate::apply::{Cause, Tombstone};
-use crate::logic::{Adopt, BeatShare, CheckReport, FencedReplica, RegionHandle};
+use crate::logic::{Adopt, BeatShare, CheckReport, FencedReplica, Packed, RegionHandle};
 
 /// Everything that one turn wants done. The driver carries it out and empties it.
 #[derive(Debug, PartialEq)]
@@ -137,6 +137,11 @@ pub enum ApplyTask<R> {
         /// The region.
         region: RegionId,
     },
+    /// The region sleeps, and nothing of it is under way: what is kept of it may take as little memory as it can.
+    Rest {
+        /// What it is.
+        packed: Packed,
+    },
     /// A region that has no replica here has come to be this, elsewhere.
     Elsewhere {
         /// The region.
@@ -161,6 +166,7 @@ impl<R> ApplyTask<R> {
         match self {
             Self::Entries { handle, .. } | Self::Install { handle, .. } => handle.region,
             Self::Register { descriptor, .. } | Self::Elsewhere { descriptor } => descriptor.id,
+            Self::Rest { packed } => packed.id(),
             Self::Create { region, .. }
             | Self::Forget { region }
             | Self::Release { region }
@@ -366,6 +372,8 @@ pub enum Notice {
     Hosted(RegionHandle),
     /// It lives there no more.
     Vacated(RegionHandle),
+    /// A replica of this store sleeps, and its region is this: what is kept of it may take as little memory as it can.
+    Rested(Packed),
     /// A region's descriptor has changed.
     Descriptor(Arc<RegionDescriptor>),
     /// A region was split: what it is now, then its children, in key order.

@@ -10,7 +10,7 @@ use multiraft_transport::RegionStep;
 
 use crate::apply::{FIRST_INDEX, FIRST_TERM};
 use crate::logic::worker::Worker;
-use crate::logic::{DiskUse, TurnOutput};
+use crate::logic::{ApplyTask, DiskUse, Notice, Packed, TurnOutput};
 
 /// How often, while there is something to do...
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -257,9 +257,15 @@ impl<R> Worker<R> {
     fn give_memory_back(&mut self, key: SlotKey) {
         let region = self.region_mut(key);
         let is_quiet = !std::mem::take(&mut region.stirred) && region.group.next_deadline() == Time::NEVER;
-        if is_quiet && !region.trimmed {
-            region.trimmed = true;
-            region.group.release_memory();
+        if !is_quiet || region.trimmed {
+            return;
+        }
+        region.trimmed = true;
+        region.group.release_memory();
+        if region.initialised {
+            let packed = Packed::new(region.descriptor());
+            self.notices.push(Notice::Rested(packed.clone()));
+            self.push_apply(ApplyTask::Rest { packed });
         }
     }
 

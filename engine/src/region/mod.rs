@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod command;
 pub(crate) mod keys;
 pub(crate) mod merge;
+pub(crate) mod packed;
 pub(crate) mod sessions;
 pub(crate) mod stores;
 
