@@ -131,7 +131,8 @@ impl Sender<'_> {
             Flow::Snapshot => return,
             Flow::Probe if progress.probing => return,
             Flow::Probe | Flow::Replicate if progress.next.prev() < self.log.truncated_index() => {
-                self.ask_for_snapshot(progress);
+                // Nor is there anything to ask again: no append fits what the follower holds.
+                return self.ask_for_snapshot(progress);
             }
             Flow::Probe => self.probe(progress),
             Flow::Replicate => {

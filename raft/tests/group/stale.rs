@@ -166,3 +166,35 @@ fn message_for_somebody_else_is_not_read() {
     }
     assert_eq!(hand.turn(), Output::new());
 }
+
+/// A follower's answer is overdue when it speaks again; before it can be asked its lane is full, the log is cut meanwhile, and when the lane has
+/// room again nothing more was heard of it: no append fits what it holds, and a snapshot is made only for who is there.
+#[test]
+fn an_overdue_answer_is_not_asked_for_below_the_start_of_the_log() {
+    let mut hand = Hand::leader(Options { check_quorum: false, ..Options::default() }, 3);
+    hand.propose(&["a", "b"]);
+    hand.turn();
+    hand.flush();
+    hand.turn();
+    hand.group.pause_peer(id(3));
+    hand.now = hand.now.plus(Options::default().heartbeat_interval * 2);
+    hand.hear(3, 2, Body::HeartbeatReply { round: 0 });
+    hand.propose(&["c"]);
+    hand.turn();
+    hand.flush();
+    hand.accepted(2, 9);
+    hand.turn();
+    hand.group.on_applied(hand.now, x(9));
+    hand.group.compact(x(9));
+    hand.turn();
+    hand.flush();
+    hand.now = hand.now.plus(Options::default().election_timeout_max);
+    hand.group.resume_peer(id(3));
+    let out = hand.turn();
+    assert!(out.snapshots.is_empty());
+    let appends = out.messages.iter().filter(|message| matches!(message.body, Body::Append { .. }));
+    assert_eq!(appends.filter(|append| append.to == id(3)).count(), 0);
+    // It gets one when it is heard.
+    hand.hear(3, 2, Body::HeartbeatReply { round: 0 });
+    assert_eq!(hand.turn().snapshots, [id(3)]);
+}
