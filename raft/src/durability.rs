@@ -90,6 +90,17 @@ impl Durability {
         self.durable_ballot
     }
 
+    /// Whether nothing is on its way to the disk, and term and vote are there.
+    pub(crate) fn is_still(&self, hard: &HardState) -> bool {
+        let ballot = (hard.term, hard.vote);
+        self.pending.is_empty() && ballot == self.durable_ballot && ballot == (self.handed.term, self.handed.vote)
+    }
+
+    /// The commit index that was last handed to the log.
+    pub(crate) fn handed_commit(&self) -> LogIndex {
+        self.handed.commit
+    }
+
     /// Whether something is on its way to the disk.
     pub(crate) fn is_pending(&self) -> bool {
         !self.pending.is_empty()

@@ -188,6 +188,11 @@ impl GroupLog {
         self.reset_due || self.unlogged <= self.last_index
     }
 
+    /// Whether all of it is durable, and the shared log owes it nothing.
+    pub(crate) fn is_still(&self) -> bool {
+        self.stable == self.last_index && !self.has_unlogged() && !self.truncate_due
+    }
+
     /// Hands out what the shared log must do.
     pub(crate) fn poll_steps(&mut self, steps: &mut Vec<LogStep>) {
         if self.reset_due {

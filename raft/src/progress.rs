@@ -26,6 +26,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use crate::group::{Packer, Unpacker};
 use crate::{LogIndex, Options, ReplicaId, Time};
 
 /// How appends go to a follower.
@@ -225,6 +226,85 @@ impl Progress {
     pub(crate) fn shrink(&mut self) {
         if self.window.is_empty() {
             self.window.appends = VecDeque::new();
+        }
+    }
+
+    /// Whether nothing is on its way to it, nor read for it.
+    pub(crate) fn is_still(&self) -> bool {
+        self.window.is_empty() && self.fetching == Fetching::Nothing
+    }
+
+    /// Writes what is known of it, as a leader of a log that ends at `last` and is committed up to `commit` would guess it.
+    pub(crate) fn pack(&self, last: LogIndex, commit: LogIndex, out: &mut Packer<'_>) {
+        let Self {
+            id: _,
+            matched,
+            next,
+            flow,
+            fetching: _,
+            paused,
+            answered,
+            probing,
+            bare,
+            nudge,
+            commit_sent,
+            heard_at,
+            retry_at,
+            acked_round,
+            support,
+            fortified,
+            asked,
+            window: _,
+        } = self;
+        let flags = [*paused, *answered, *probing, *bare, *nudge, *asked];
+        let flags = flags.iter().rev().fold(0, |all, flag| (all << 1) | u8::from(*flag));
+        out.byte((flags << 2) | *flow as u8);
+        out.near(last.0, matched.0);
+        out.near(last.0 + 1, next.0);
+        out.near(commit.0, commit_sent.0);
+        out.time(*heard_at);
+        out.time(*retry_at);
+        out.number(*acked_round);
+        let number = |epoch: &Option<NonZeroU64>| epoch.map_or(0, NonZeroU64::get);
+        out.number(number(support));
+        out.near(number(support), number(fortified));
+    }
+
+    /// What was written of follower `id`.
+    pub(crate) fn unpack(id: ReplicaId, last: LogIndex, commit: LogIndex, from: &mut Unpacker<'_>) -> Self {
+        let flags = from.byte();
+        let is = |at: u8| flags & (4 << at) != 0;
+        let flow = match flags & 3 {
+            0 => Flow::Probe,
+            1 => Flow::Replicate,
+            _ => Flow::Snapshot,
+        };
+        let matched = from.index(last);
+        let next = from.index(last.next());
+        let commit_sent = from.index(commit);
+        let (heard_at, retry_at) = (from.time(), from.time());
+        let acked_round = from.number();
+        let support = from.number();
+        let fortified = from.near(support);
+        Self {
+            id,
+            matched,
+            next,
+            flow,
+            fetching: Fetching::Nothing,
+            paused: is(0),
+            answered: is(1),
+            probing: is(2),
+            bare: is(3),
+            nudge: is(4),
+            commit_sent,
+            heard_at,
+            retry_at,
+            acked_round,
+            support: NonZeroU64::new(support),
+            fortified: NonZeroU64::new(fortified),
+            asked: is(5),
+            window: Window::default(),
         }
     }
 

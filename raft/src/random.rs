@@ -12,6 +12,11 @@ impl Random {
         Self(seed)
     }
 
+    /// What [`Random::new`] goes on from.
+    pub(crate) fn state(&self) -> u64 {
+        self.0
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;

@@ -5,7 +5,7 @@
 //! A group never runs late for it: at worst [`Deadlines::next`] names a moment at which nothing turns out to be due.
 //!
 //! Invariants: an armed slot has exactly one place in the queue, at or before its deadline, so memory is bounded by the
-//! number of armed slots (and the highest slot ever armed); groups come out in the order of (queued moment, slot), which
+//! number of armed slots (and, by a word for 64 of them, the highest slot ever armed); groups come out in the order of (queued moment, slot), which
 //! depends on nothing but the calls made.
 
 use std::collections::BTreeSet;
@@ -23,10 +23,24 @@ struct Armed {
     queued: Time,
 }
 
+/// How many slots share an allocation (few in this crate's own tests), which is there while one of them is armed: groups that sleep
+/// cost nothing.
+const CHUNK: usize = if cfg!(test) { 4 } else { 64 };
+
+#[derive(Debug)]
+struct Chunk {
+    cells: [Option<Armed>; CHUNK],
+    /// Invariant: as many cells are.
+    armed: usize,
+}
+
 /// The deadlines of one worker's groups, one a slot.
 #[derive(Debug, Default)]
 pub struct Deadlines {
-    cells: Vec<Option<Armed>>,
+    /// Invariant: a chunk that is there has an armed cell.
+    chunks: Vec<Option<Box<Chunk>>>,
+    /// The one that was given back last, for the next: a group that is armed and disarmed again and again may be alone in its chunk.
+    spare: Option<Box<Chunk>>,
     /// Invariant: holds (queued, slot) of every armed cell and nothing else.
     queue: BTreeSet<(Time, u32)>,
 }
@@ -35,41 +49,70 @@ impl Deadlines {
     /// Nothing armed.
     #[must_use]
     pub const fn new() -> Self {
-        Self { cells: Vec::new(), queue: BTreeSet::new() }
+        Self { chunks: Vec::new(), spare: None, queue: BTreeSet::new() }
+    }
+
+    fn armed(&self, slot: u32) -> Option<&Armed> {
+        let chunk = self.chunks.get(slot as usize / CHUNK)?.as_ref()?;
+        chunk.cells[slot as usize % CHUNK].as_ref()
+    }
+
+    fn armed_mut(&mut self, slot: u32) -> Option<&mut Armed> {
+        let chunk = self.chunks.get_mut(slot as usize / CHUNK)?.as_mut()?;
+        chunk.cells[slot as usize % CHUNK].as_mut()
+    }
+
+    fn set(&mut self, slot: u32, armed: Armed) {
+        let at = slot as usize / CHUNK;
+        if at >= self.chunks.len() {
+            self.chunks.resize_with(at + 1, || None);
+        }
+        let spare = &mut self.spare;
+        let chunk = self.chunks[at]
+            .get_or_insert_with(|| spare.take().unwrap_or_else(|| Box::new(Chunk { cells: [None; CHUNK], armed: 0 })));
+        let cell = &mut chunk.cells[slot as usize % CHUNK];
+        chunk.armed += usize::from(cell.is_none());
+        *cell = Some(armed);
+    }
+
+    fn take(&mut self, slot: u32) -> Option<Armed> {
+        let place = self.chunks.get_mut(slot as usize / CHUNK)?;
+        let chunk = place.as_mut()?;
+        let taken = chunk.cells[slot as usize % CHUNK].take()?;
+        chunk.armed -= 1;
+        if chunk.armed == 0 {
+            self.spare = place.take();
+        }
+        Some(taken)
     }
 
     /// Sets the one deadline of the group at `key`; an older one, also of an older occupant of the slot, is replaced.
     /// [`Time::NEVER`] disarms.
     pub fn arm(&mut self, key: SlotKey, deadline: Time) {
-        let index = key.slot as usize;
+        let SlotKey { slot, generation } = key;
         if deadline == Time::NEVER {
-            if let Some(armed) = self.cells.get_mut(index).and_then(Option::take) {
-                self.queue.remove(&(armed.queued, key.slot));
+            if let Some(armed) = self.take(slot) {
+                self.queue.remove(&(armed.queued, slot));
             }
             return;
         }
-        if index >= self.cells.len() {
-            self.cells.resize(index + 1, None);
-        }
-        let cell = &mut self.cells[index];
-        let queued = match cell {
-            Some(armed) if armed.queued <= deadline => armed.queued,
-            _ => {
-                if let Some(armed) = cell {
-                    self.queue.remove(&(armed.queued, key.slot));
+        let queued = match self.armed(slot).map(|armed| armed.queued) {
+            Some(queued) if queued <= deadline => queued,
+            standing => {
+                if let Some(queued) = standing {
+                    self.queue.remove(&(queued, slot));
                 }
-                self.queue.insert((deadline, key.slot));
+                self.queue.insert((deadline, slot));
                 deadline
             }
         };
-        *cell = Some(Armed { generation: key.generation, deadline, queued });
+        self.set(slot, Armed { generation, deadline, queued });
     }
 
     /// Forgets the deadline of the group at `key`; does nothing if the slot's deadline belongs to another occupant.
     pub fn disarm(&mut self, key: SlotKey) {
-        let Some(cell) = self.cells.get_mut(key.slot as usize) else { return };
-        if let Some(armed) = cell.take_if(|armed| armed.generation == key.generation) {
-            self.queue.remove(&(armed.queued, key.slot));
+        if self.armed(key.slot).is_some_and(|armed| armed.generation == key.generation) {
+            self.arm(key, Time::NEVER);
         }
     }
 
@@ -82,15 +125,15 @@ impl Deadlines {
                 return;
             }
             self.queue.pop_first();
-            let cell = &mut self.cells[slot as usize];
-            let armed = cell.as_mut().expect("every queued slot is armed");
-            if armed.deadline > now {
-                armed.queued = armed.deadline;
-                self.queue.insert((armed.deadline, slot));
+            let armed = self.armed_mut(slot).expect("every queued slot is armed");
+            let (generation, deadline) = (armed.generation, armed.deadline);
+            if deadline > now {
+                armed.queued = deadline;
+                self.queue.insert((deadline, slot));
                 continue;
             }
-            due.push(SlotKey { slot, generation: armed.generation });
-            *cell = None;
+            due.push(SlotKey { slot, generation });
+            self.take(slot);
         }
     }
 
@@ -104,8 +147,8 @@ impl Deadlines {
     /// The deadline of the group at `key`; [`Time::NEVER`] if it has none.
     #[must_use]
     pub fn deadline(&self, key: SlotKey) -> Time {
-        match self.cells.get(key.slot as usize) {
-            Some(Some(armed)) if armed.generation == key.generation => armed.deadline,
+        match self.armed(key.slot) {
+            Some(armed) if armed.generation == key.generation => armed.deadline,
             _ => Time::NEVER,
         }
     }
@@ -120,13 +163,6 @@ impl Deadlines {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
-    }
-
-    /// Gives back the memory of cells above the highest armed slot.
-    pub fn compact(&mut self) {
-        let used = self.cells.iter().rposition(Option::is_some).map_or(0, |highest| highest + 1);
-        self.cells.truncate(used);
-        self.cells.shrink_to_fit();
     }
 }
 
@@ -212,8 +248,7 @@ mod tests {
             calls += 1;
         }
         assert_eq!(calls, 99);
-        deadlines.compact();
-        assert!(deadlines.cells.is_empty());
+        assert!(deadlines.chunks.iter().all(Option::is_none), "who waits for nothing takes no memory");
     }
 
     #[derive(Clone, Debug)]

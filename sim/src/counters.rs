@@ -203,6 +203,10 @@ counters! {
     leases_judged 100_000,
     /// Times a leader came to rest, as those stores count that live in the end; likewise the following.
     rests 5_000,
+    /// Replicas that were put to sleep in their packed form, likewise, and woken out of it.
+    replicas_packed 1_000,
+    /// See before.
+    replicas_unpacked 500,
     /// Promises to leaders that ended with a withdrawal.
     promises_ended 400,
     /// Rounds of stores for reads.

@@ -39,7 +39,7 @@ impl<R> Worker<R> {
     /// Takes fenced replicas out of service. Once a round: what they had to say has left by now.
     pub(super) fn set_fenced_aside(&mut self, now: Time) {
         for (key, since) in std::mem::take(&mut self.aside.fenced) {
-            let Some(region) = self.regions.get(key) else { continue };
+            let Some(region) = self.regions.get_mut(key) else { continue };
             // Others elected it before it had heard. They are right to believe its log; its state answers nobody any more.
             if region.group.is_leader() && now.since(since) < HAND_OVER_TIMEOUT {
                 self.hand_over(now, key);

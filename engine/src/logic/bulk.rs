@@ -105,7 +105,7 @@ impl<R> Worker<R> {
         }
         let mut stores = Vec::new();
         for group in &groups {
-            let replicas = self.regions.get(group.slot).map_or(&[][..], |region| &region.descriptor().replicas);
+            let replicas = self.regions.get_mut(group.slot).map_or(&[][..], |region| &region.descriptor().replicas);
             stores.extend(replicas.iter().map(|replica| replica.store));
         }
         stores.sort_unstable();
@@ -150,7 +150,7 @@ impl<R> Worker<R> {
 
     /// Serves a group's reads if these answers confirm its leader; else gives them back.
     fn confirm(&mut self, answers: &[(StoreId, u64)], group: Bulked<R>) -> Option<Bulked<R>> {
-        let Some(region) = self.regions.get(group.slot) else { return Some(group) };
+        let Some(region) = self.regions.get_mut(group.slot) else { return Some(group) };
         let is_same_term = region.group.fortified_read_index().is_some() && region.group.term() == group.term;
         let is_confirmed = is_same_term
             && region.group.is_fortified_by(|replica, epoch| {
@@ -166,7 +166,7 @@ impl<R> Worker<R> {
 
     /// Has the group itself confirm reads that the stores did not.
     fn read_apart(&mut self, now: Time, group: Bulked<R>) {
-        if self.regions.get(group.slot).is_none() {
+        if !self.regions.wake(group.slot) {
             for read in group.reads {
                 self.answer(read.into_reply(), Outcome::UnknownRegion);
             }

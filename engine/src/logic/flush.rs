@@ -97,7 +97,7 @@ impl<R> Worker<R> {
         }
         while let Some((key, gated)) = self.flush.gated.pop_front() {
             match gated.release(&token) {
-                Ok(message) if self.regions.get(key).is_some() => self.send_raft(key, message),
+                Ok(message) if self.regions.wake(key) => self.send_raft(key, message),
                 Ok(_) => {}
                 Err(gated) => {
                     self.flush.gated.push_front((key, gated));
@@ -109,7 +109,7 @@ impl<R> Worker<R> {
 
     fn try_release(&mut self, key: SlotKey, gated: Gated<Message, FlushToken>, token: &FlushToken) {
         match gated.release(token) {
-            Ok(message) if self.regions.get(key).is_some() => self.send_raft(key, message),
+            Ok(message) if self.regions.wake(key) => self.send_raft(key, message),
             Ok(_) => {}
             Err(gated) => self.flush.early.push((key, gated)),
         }

@@ -124,7 +124,7 @@ impl<R> Worker<R> {
         if self.tell_aside(region, &descriptor, Default::default()) {
             return;
         }
-        let is_new = self.any_slot(region).is_none();
+        let is_new = !self.is_here(region);
         if self.lives.removing.contains_key(&region) || (is_new && self.lives.residue.bars(region, message.to)) {
             return;
         }
@@ -482,7 +482,7 @@ impl<R> Worker<R> {
     pub(super) fn remove_doomed(&mut self) {
         self.lives.tasks.append(&mut self.lives.put_off);
         for (key, known, committed) in std::mem::take(&mut self.lives.doomed) {
-            let Some(region) = self.regions.get(key).map(|region| region.id()) else { continue };
+            let Some(region) = self.regions.get_mut(key).map(|region| region.id()) else { continue };
             if self.lives.creating.get(&region).is_some_and(|creating| creating.adopted_by.is_none()) {
                 // The applier has been asked for a later replica, which takes this one's place if it may come to be. Removed behind its
                 // back, this one would leave a tombstone with that replica's name.

@@ -434,7 +434,7 @@ impl<R> Worker<R> {
     }
 
     /// What this store knows of a merge into a region that is led here, or is gone: the answer, if that settles it.
-    pub(super) fn settled_merge(&self, target: RegionId, command: &AdminCommand) -> Option<Outcome> {
+    pub(super) fn settled_merge(&mut self, target: RegionId, command: &AdminCommand) -> Option<Outcome> {
         let (source, frozen) = match command {
             AdminCommand::CommitMerge { source, .. } => (source.id, source.epoch.version),
             AdminCommand::Fence { source, frozen, .. } => (*source, *frozen),

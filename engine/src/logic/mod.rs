@@ -33,6 +33,7 @@ mod peers;
 mod propose;
 mod read;
 mod region;
+mod regions;
 mod report;
 mod route;
 mod snapshot;

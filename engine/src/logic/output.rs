@@ -457,6 +457,10 @@ pub struct Counters {
     pub rounds: u64,
     /// Times a leader here came to rest.
     pub rests: u64,
+    /// Replicas put to sleep in their packed form.
+    pub packed: u64,
+    /// Replicas that were woken out of it.
+    pub unpacked: u64,
     /// Promises to leaders that ended because this store withdrew its support.
     pub promises_ended: u64,
     /// Group heartbeats produced.

@@ -20,15 +20,15 @@ use crate::status::RegionStatus;
 
 /// A replica: its Raft group, and who waits for what.
 pub(super) struct Region<R> {
-    id: RegionId,
+    pub(super) id: RegionId,
     /// Where the first replicas live, beside the group: most messages need not look into the descriptor.
-    stores: [(ReplicaId, StoreId); INLINE_REPLICAS],
-    descriptor: Arc<RegionDescriptor>,
+    pub(super) stores: [(ReplicaId, StoreId); INLINE_REPLICAS],
+    pub(super) descriptor: Arc<RegionDescriptor>,
     /// Who spoke last of those that the descriptor does not name: a replica that has fallen behind must be able to answer a
     /// leader of which it does not know yet.
-    stranger: Option<(ReplicaId, StoreId)>,
+    pub(super) stranger: Option<(ReplicaId, StoreId)>,
     /// Where members lived that were removed lately: a leader lets go of what they promised.
-    departed: Vec<(ReplicaId, StoreId)>,
+    pub(super) departed: Vec<(ReplicaId, StoreId)>,
     pub(super) group: Group<FlushToken>,
     /// Where it is in its worker.
     pub(super) key: SlotKey,
@@ -83,7 +83,7 @@ const INLINE_REPLICAS: usize = 3;
 /// Of how many members that were removed it is known where they lived.
 const DEPARTED_KEPT: usize = 4;
 
-fn first_stores(descriptor: &RegionDescriptor) -> [(ReplicaId, StoreId); INLINE_REPLICAS] {
+pub(super) fn first_stores(descriptor: &RegionDescriptor) -> [(ReplicaId, StoreId); INLINE_REPLICAS] {
     let mut stores = [(ReplicaId::ZERO, StoreId::ZERO); INLINE_REPLICAS];
     for (place, replica) in stores.iter_mut().zip(&descriptor.replicas) {
         *place = (replica.id, replica.store);

@@ -8,6 +8,7 @@ use multiraft_router::SlotKey;
 
 use crate::logic::Outcome;
 use crate::logic::output::{Notice, ReplyTo};
+use crate::logic::region::Region;
 use crate::logic::worker::Worker;
 
 /// A replica that misses more entries than this has not caught up: it would be of little help.
@@ -60,30 +61,15 @@ impl<R> Worker<R> {
             page.aside = self.replicas_aside();
         }
         for slot in from..end.min(self.regions.slots()) {
-            let Some((key, region)) = self.regions.occupant(slot) else { continue };
+            let Some(key) = self.regions.occupant(slot) else { continue };
             page.held += 1;
-            if region.group.is_leader() && region.initialised {
-                page.led.push(self.led_region(key));
+            if self.regions.glimpse(key).is_some_and(|glimpse| !glimpse.leads) {
+                continue;
             }
+            let region = self.regions.see(key).filter(|region| region.group.is_leader() && region.initialised);
+            page.led.extend(region.map(|region| led_region(&region)));
         }
         page
-    }
-
-    fn led_region(&self, key: SlotKey) -> LedRegion {
-        let region = self.region(key);
-        let group = &region.group;
-        let lags = |id| {
-            let reached = group.match_index(id).unwrap_or(LogIndex::ZERO);
-            reached == LogIndex::ZERO || reached.plus(BEHIND_LAG) < group.last_index()
-        };
-        let replicas = region.descriptor().replicas.iter().map(|replica| replica.id);
-        let mut behind: Vec<ReplicaId> = replicas.filter(|id| *id != group.id() && lags(*id)).collect();
-        behind.sort_unstable();
-        let fenced = |replica: &Replica| region.merge.fenced.contains(replica.id).then_some(replica.id);
-        let mut fenced: Vec<ReplicaId> = region.descriptor().replicas.iter().filter_map(fenced).collect();
-        fenced.sort_unstable();
-        let pending = region.merge.frozen.is_some() || group.applied_index() < region.admin_barrier;
-        LedRegion { descriptor: Arc::clone(region.descriptor()), term: group.term(), behind, fenced, pending }
     }
 
     /// Somebody asks what lies on the stores: what this store's planning has made of the reports in this very term.
@@ -115,4 +101,20 @@ impl<R> Worker<R> {
         reply.put_u64(term.get());
         self.answer(to, Outcome::Applied { reply: reply.freeze(), index: LogIndex::ZERO });
     }
+}
+
+fn led_region<R>(region: &Region<R>) -> LedRegion {
+    let group = &region.group;
+    let lags = |id| {
+        let reached = group.match_index(id).unwrap_or(LogIndex::ZERO);
+        reached == LogIndex::ZERO || reached.plus(BEHIND_LAG) < group.last_index()
+    };
+    let replicas = region.descriptor().replicas.iter().map(|replica| replica.id);
+    let mut behind: Vec<ReplicaId> = replicas.filter(|id| *id != group.id() && lags(*id)).collect();
+    behind.sort_unstable();
+    let fenced = |replica: &Replica| region.merge.fenced.contains(replica.id).then_some(replica.id);
+    let mut fenced: Vec<ReplicaId> = region.descriptor().replicas.iter().filter_map(fenced).collect();
+    fenced.sort_unstable();
+    let pending = region.merge.frozen.is_some() || group.applied_index() < region.admin_barrier;
+    LedRegion { descriptor: Arc::clone(region.descriptor()), term: group.term(), behind, fenced, pending }
 }

@@ -163,14 +163,17 @@ impl<R> Worker<R> {
     pub(super) fn drive_wakes(&mut self, now: Time) {
         for _ in 0..WAKES_PER_TURN {
             let Some((slot, wake)) = self.supports.wakes.pop_front() else { return };
-            let Some((key, _)) = self.regions.occupant(slot) else { continue };
+            let Some(key) = self.regions.occupant(slot) else { continue };
             match wake {
                 Wake::Withdrawn { peer, epoch } => self.end_promise(now, key, peer, epoch),
                 Wake::Lost => {
-                    let (supports, region) = (&self.supports, self.region(key));
+                    // It sleeps on if it has its quorum all the same.
+                    let Some(region) = self.regions.see(key) else { continue };
+                    let supports = &self.supports;
                     let is_fortified = region.group.is_fortified_by(|replica, epoch| {
                         region.store_of(replica).is_some_and(|store| supports.holds_at(store, epoch))
                     });
+                    drop(region);
                     if !is_fortified {
                         self.wake_leader(now, key);
                     }
@@ -194,7 +197,7 @@ impl<R> Worker<R> {
 
     /// Has a resting leader beat again.
     pub(super) fn wake_leader(&mut self, now: Time, key: SlotKey) {
-        let region = self.region_mut(key);
+        let Some(region) = self.regions.get_mut(key) else { return };
         if region.group.is_resting() {
             region.group.wake(now);
             region.lonely_since = now;
@@ -251,8 +254,8 @@ impl<R> Worker<R> {
 
     /// A replica goes; what it promised stays, and what it owes is this worker's now.
     pub(super) fn keep_promise(&mut self, key: SlotKey) {
-        let (at, regions, supports) = (self.now, &self.regions, &mut self.supports);
-        let Some(region) = regions.get(key) else { return };
+        let (at, regions, supports) = (self.now, &mut self.regions, &mut self.supports);
+        let Some(region) = regions.get_mut(key) else { return };
         for (to, term) in region.group.owed_releases() {
             if let Some(store) = region.store_of(to) {
                 let owed = Owed { store, leader: region.group.id(), term, at, sent: 0 };

@@ -9,8 +9,9 @@ use multiraft_router::SlotKey;
 use multiraft_transport::RegionStep;
 
 use crate::apply::{FIRST_INDEX, FIRST_TERM};
+use crate::logic::region::Region;
 use crate::logic::worker::Worker;
-use crate::logic::{ApplyTask, DiskUse, Notice, Packed, TurnOutput};
+use crate::logic::{ApplyTask, DiskUse, Notice, TurnOutput};
 
 /// How often, while there is something to do...
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -241,15 +242,18 @@ impl<R> Worker<R> {
                 break;
             }
             self.upkeep.cursor = if self.upkeep.cursor + 1 >= slots { 0 } else { self.upkeep.cursor + 1 };
-            let Some((key, _)) = self.regions.occupant(self.upkeep.cursor) else { continue };
+            let Some(key) = self.regions.occupant(self.upkeep.cursor) else { continue };
+            if !self.rouse_to_move(now, key) {
+                continue;
+            }
             self.expire_waiting(now, key);
-            self.give_memory_back(key);
             self.ask_if_lonely(now, key);
             moved += usize::from(self.place_leader(now, key));
             if self.region(key).group.leader().is_none() {
                 // Somebody may be about to need a leader.
                 self.upkeep.note_activity(now, slots);
             }
+            self.give_memory_back(key);
         }
     }
 
@@ -262,11 +266,17 @@ impl<R> Worker<R> {
         }
         region.trimmed = true;
         region.group.release_memory();
-        if region.initialised {
-            let packed = Packed::new(region.descriptor());
+        if let Some(packed) = self.regions.put_to_sleep(key) {
             self.notices.push(Notice::Rested(packed.clone()));
             self.push_apply(ApplyTask::Rest { packed });
         }
+    }
+
+    /// Whether a replica is to be looked at: one that sleeps only if its leadership may have to go elsewhere.
+    fn rouse_to_move(&mut self, now: Time, key: SlotKey) -> bool {
+        let Some(glimpse) = self.regions.glimpse(key) else { return true };
+        let is_to_go = self.upkeep.gives_away(now) || self.upkeep.sheds(now);
+        glimpse.leads && is_to_go && self.regions.wake(key)
     }
 
     /// What turns have gathered in is as large as the largest of them was: thousands of elections at once, for instance.
@@ -385,7 +395,11 @@ impl<R> Worker<R> {
 
     /// The voters on other stores that may lead a region in this store's place, as far as is known.
     pub(super) fn successors(&self, now: Time, key: SlotKey) -> impl Iterator<Item = &Replica> {
-        let (own, region) = (self.config.store, self.region(key));
+        self.successors_of(now, self.region(key))
+    }
+
+    fn successors_of<'a>(&'a self, now: Time, region: &'a Region<R>) -> impl Iterator<Item = &'a Replica> {
+        let own = self.config.store;
         let voters = region.descriptor().replicas.iter().filter(|replica| replica.role == multiraft_raft::Role::Voter);
         voters
             .filter(move |replica| replica.store != own && !region.merge.fenced.contains(replica.id))
@@ -395,10 +409,10 @@ impl<R> Worker<R> {
     /// How many regions this worker leads.
     #[must_use]
     pub fn led(&self) -> LedCount {
-        let led = self.regions.iter().filter(|(_, region)| region.group.is_leader()).map(|(key, _)| key);
-        led.fold(LedCount::default(), |count, key| LedCount {
+        let led = self.regions.iter().filter(|(_, region)| region.group.is_leader());
+        led.fold(LedCount::default(), |count, (_, region)| LedCount {
             led: count.led + 1,
-            movable: count.movable + usize::from(self.successors(self.now, key).next().is_some()),
+            movable: count.movable + usize::from(self.successors_of(self.now, &region).next().is_some()),
         })
     }
 

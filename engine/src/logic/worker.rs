@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{HardState, Incarnation, LogStep, Options, Output, RegionId, ReplicaId, StoreId, Term, Time};
-use multiraft_router::{Deadlines, Slab, SlotKey};
+use multiraft_router::{Deadlines, SlotKey};
 use multiraft_storage::{FlushToken, GroupRecord, LogChange};
 use multiraft_transport::Beat;
 use rustc_hash::FxHashMap;
@@ -26,6 +26,7 @@ use crate::logic::park::Parked;
 use crate::logic::peers::Peers;
 use crate::logic::read::Charged;
 use crate::logic::region::Region;
+use crate::logic::regions::Regions;
 use crate::logic::route::Routes;
 use crate::logic::snapshot::{SnapshotLimits, Transfers};
 use crate::logic::support::Supports;
@@ -79,7 +80,7 @@ pub struct WorkerConfig {
 /// The regions of one worker. Deterministic: equal inputs at equal times give equal outputs.
 pub struct Worker<R> {
     pub(super) config: WorkerConfig,
-    pub(super) regions: Slab<Region<R>>,
+    pub(super) regions: Regions<R>,
     /// Looked up only, never iterated.
     slots: FxHashMap<RegionId, SlotKey>,
     pub(super) deadlines: Deadlines,
@@ -139,7 +140,7 @@ impl<R> Worker<R> {
     pub fn new(config: WorkerConfig, durable: FlushToken, starts: &[RegionStart], now: Time) -> Self {
         assert!(config.worker < 256, "at most 256 workers");
         let mut worker = Self {
-            regions: Slab::new(),
+            regions: Regions::new(Arc::clone(&config.raft)),
             slots: FxHashMap::default(),
             deadlines: Deadlines::new(),
             peers: Peers::new(config.peers.iter().copied(), config.incarnation),
@@ -256,6 +257,7 @@ impl<R> Worker<R> {
     pub fn turn(&mut self, now: Time, inputs: &mut Vec<Input<R>>, out: &mut TurnOutput<R>) -> Time {
         self.counters.turns += 1;
         self.now = now;
+        self.regions.begin_turn(now);
         if !inputs.is_empty() || self.deadlines.next() <= now {
             self.upkeep.note_activity(now, self.regions.slots());
         }
@@ -461,7 +463,7 @@ impl<R> Worker<R> {
         let prune = std::mem::take(&mut self.removed);
         let (slots, regions) = (&self.slots, &self.regions);
         let is_here = |beat: &Beat| {
-            let region = slots.get(&beat.region).and_then(|key| regions.get(*key));
+            let region = slots.get(&beat.region).and_then(|key| regions.see(*key));
             region.is_some_and(|region| region.group.id() == beat.from)
         };
         for peer in self.peers.iter_mut() {
@@ -498,19 +500,24 @@ impl<R> Worker<R> {
     }
 
     /// The replica of a region that can serve: one that has a state.
-    pub(super) fn slot_of(&self, region: RegionId) -> Option<SlotKey> {
+    pub(super) fn slot_of(&mut self, region: RegionId) -> Option<SlotKey> {
         self.any_slot(region).filter(|key| self.region(*key).initialised)
     }
 
     /// The replica of a region, also one without a state.
-    pub(super) fn any_slot(&self, region: RegionId) -> Option<SlotKey> {
-        self.slots.get(&region).copied()
+    pub(super) fn any_slot(&mut self, region: RegionId) -> Option<SlotKey> {
+        self.slots.get(&region).copied().filter(|key| self.regions.wake(*key))
+    }
+
+    /// Whether a region has a replica here, which sleeps on if it does.
+    pub(super) fn is_here(&self, region: RegionId) -> bool {
+        self.slots.contains_key(&region)
     }
 
     /// The region that a completion is for, if it still is what it was.
-    pub(super) fn live(&self, handle: RegionHandle) -> Option<SlotKey> {
+    pub(super) fn live(&mut self, handle: RegionHandle) -> Option<SlotKey> {
         let key = SlotKey { slot: handle.slot, generation: handle.generation };
-        self.regions.get(key).filter(|region| region.id() == handle.region).map(|_| key)
+        self.regions.get_mut(key).filter(|region| region.id() == handle.region).map(|_| key)
     }
 
     pub(super) fn region(&self, key: SlotKey) -> &Region<R> {
@@ -524,7 +531,8 @@ impl<R> Worker<R> {
     /// What has been counted so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.counters
+        let (packed, unpacked) = self.regions.counts();
+        Counters { packed, unpacked, ..self.counters }
     }
 
     /// The regions of this worker, in slot order, as the driver may show them.
@@ -535,7 +543,8 @@ impl<R> Worker<R> {
     /// The state of one region.
     #[must_use]
     pub fn status(&self, region: RegionId) -> Option<crate::status::RegionStatus> {
-        self.slot_of(region).map(|key| self.region(key).status())
+        let region = self.regions.see(*self.slots.get(&region)?)?;
+        region.initialised.then(|| region.status())
     }
 
     /// The handles of all regions, for the driver's directory.

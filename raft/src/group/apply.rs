@@ -43,6 +43,13 @@ impl Applying {
         }
     }
 
+    /// Whether nothing is handed out, nor waits to be.
+    pub(crate) fn is_still(&self) -> bool {
+        let Self { applied, delivered, stalled, turns, bytes, fetched, fetching, retry_at, held } = self;
+        let is_done = delivered == applied && stalled <= applied && turns.is_empty() && *bytes == 0;
+        is_done && fetched.is_empty() && !fetching && *retry_at == Time::NEVER && !held
+    }
+
     /// Whether only a snapshot helps, and one that stands for `index` does.
     pub(crate) fn needs_snapshot(&self, index: LogIndex) -> bool {
         self.stalled > self.applied && index >= self.stalled

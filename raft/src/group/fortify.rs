@@ -33,7 +33,7 @@ pub struct Promise {
 pub(crate) struct Bond {
     pub(crate) promise: Promise,
     /// Ask no earlier than this.
-    ask_at: Time,
+    pub(crate) ask_at: Time,
 }
 
 /// Replicas that may have promised to this one as the leader of a term in which it leads them no more, and that have not

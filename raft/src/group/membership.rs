@@ -45,6 +45,11 @@ impl Members {
         }
     }
 
+    /// Whether no change is known of beyond `applied`, nor can be without being noted.
+    pub(crate) fn is_still(&self, applied: LogIndex) -> bool {
+        self.changes.is_empty() && self.unknown_upto <= applied
+    }
+
     /// Whether a change may stand after `applied`, up to `commit`.
     pub(crate) fn has_unapplied_change(&self, applied: LogIndex, commit: LogIndex) -> bool {
         applied < commit.min(self.unknown_upto) || self.changes.iter().any(|index| *index > applied && *index <= commit)

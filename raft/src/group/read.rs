@@ -47,6 +47,16 @@ impl Reads {
         self.newest
     }
 
+    /// No reads, of a leader whose last round was this.
+    pub(crate) fn after_round(newest: u64) -> Self {
+        Self { newest, ..Self::default() }
+    }
+
+    /// Whether none waits.
+    pub(crate) fn is_still(&self) -> bool {
+        self.count == 0 && self.waiting.is_empty() && self.rounds.is_empty()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.count
     }

@@ -19,7 +19,7 @@ use crate::support::Supports;
 type Action = (u64, fn(&mut Cluster));
 
 /// What may happen, and how often it does on average.
-const ACTIONS: [Action; 21] = [
+const ACTIONS: [Action; 22] = [
     (420, Cluster::deliver),
     (180, Cluster::flush),
     (100, Cluster::pass_time),
@@ -41,6 +41,7 @@ const ACTIONS: [Action; 21] = [
     (10, Cluster::end_support),
     (40, Cluster::renew_support),
     (30, Cluster::tell_withdrawals),
+    (60, Cluster::repack),
 ];
 
 struct Cluster {
@@ -57,6 +58,7 @@ struct Cluster {
     checker: Checker,
     supports: Supports,
     rests: u64,
+    repacked: [u64; 3],
     weights: [u64; ACTIONS.len()],
     installed: u64,
 }
@@ -101,6 +103,7 @@ impl Cluster {
             checker: Checker::default(),
             supports: Supports::default(),
             rests: 0,
+            repacked: [0; 3],
             weights,
             installed: 0,
         }
@@ -463,6 +466,17 @@ impl Cluster {
         self.turn(at);
     }
 
+    /// Nobody notices that a group was packed and unpacked again.
+    fn repack(&mut self) {
+        let at = self.any();
+        let replica = &mut self.replicas[at];
+        if replica.repack(&self.options) {
+            let group = &replica.group;
+            let kind = if group.is_resting() { 2 } else { usize::from(group.is_leader()) };
+            self.repacked[kind] += 1;
+        }
+    }
+
     fn pause(&mut self) {
         let Some(at) = self.leader() else { return };
         let to = self.any();
@@ -500,6 +514,7 @@ impl Cluster {
                 self.meet_deadline(at);
             }
             self.supports.tell(usize::MAX, &mut self.replicas, self.now, Duration::from_millis(50));
+            self.repack();
         }
         self.settle();
     }
@@ -574,6 +589,7 @@ struct Tally {
     changes: usize,
     installed: u64,
     rests: u64,
+    repacked: [u64; 3],
     fortified: u64,
 }
 
@@ -593,6 +609,7 @@ fn run(seed: u64, steps: u64, tally: &mut Tally) {
     tally.changes += applied.values().filter(|(entry, _)| entry.kind == EntryKind::Membership).count();
     tally.installed += cluster.installed;
     tally.rests += cluster.rests;
+    (0..3).for_each(|kind| tally.repacked[kind] += cluster.repacked[kind]);
     tally.fortified += cluster.checker.fortified;
 }
 
@@ -620,5 +637,6 @@ fn raft_keeps_its_promises_under_random_faults() {
         assert!(tally.applied > 8000 && tally.answered > 1500 && tally.leaders > 600, "{tally:?}");
         assert!(tally.changes > 100 && tally.installed > 100, "{tally:?}");
         assert!(tally.rests > 100 && tally.fortified > 10_000, "{tally:?}");
+        assert!(tally.repacked.iter().all(|count| *count > 100), "{tally:?}");
     }
 }

@@ -17,6 +17,22 @@ fn idle_replicas_are_small() {
 }
 
 #[test]
+fn a_group_of_which_nothing_is_under_way_is_packed_in_few_bytes() {
+    let packed = |hand: &Hand| {
+        let mut packed = Vec::new();
+        assert!(hand.group.pack(hand.group.membership(), &mut packed));
+        packed.len()
+    };
+    let mut follower = Hand::follower(Options::default(), 3);
+    follower.turn();
+    assert!(packed(&follower) <= 50, "{} bytes", packed(&follower));
+
+    let mut leader = Hand::leader(Options::default(), 3);
+    leader.flush();
+    assert!(packed(&leader) <= 90, "{} bytes", packed(&leader));
+}
+
+#[test]
 fn busy_leader_gives_its_memory_back() {
     let mut hand = Hand::leader(Options::default(), 3);
     hand.group.release_memory();

@@ -135,6 +135,26 @@ impl Replica {
         self.open_gates(net);
     }
 
+    /// Puts what the group comes to when it is packed and unpacked in its place; says whether it could be packed.
+    pub fn repack(&mut self, options: &Arc<Options>) -> bool {
+        let members = self.group.membership().clone();
+        let mut packed = Vec::new();
+        if !self.group.pack(&members, &mut packed) {
+            assert!(packed.is_empty());
+            return false;
+        }
+        let unpacked: Group<Proof> = Group::unpack(Arc::clone(options), members.clone(), &packed);
+        assert_eq!(unpacked.status(), self.group.status());
+        assert_eq!(unpacked.next_deadline(), self.group.next_deadline());
+        assert_eq!(unpacked.promise(), self.group.promise());
+        assert_eq!(unpacked.log_summary(), self.group.log_summary());
+        let mut again = Vec::new();
+        assert!(unpacked.pack(&members, &mut again));
+        assert_eq!(packed, again);
+        self.group = unpacked;
+        true
+    }
+
     /// Flushes the oldest `count` records and reports it to the group.
     pub fn flush(&mut self, now: Time, count: usize, net: &mut Vec<Message>) -> bool {
         let Some(proof) = self.disk.flush(count) else { return false };

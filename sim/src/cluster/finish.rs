@@ -170,6 +170,8 @@ impl Cluster {
                 let counted = host.worker.counters();
                 self.counters.forwarded += counted.forwarded;
                 self.counters.rests += counted.rests;
+                self.counters.replicas_packed += counted.packed;
+                self.counters.replicas_unpacked += counted.unpacked;
                 self.counters.promises_ended += counted.promises_ended;
                 self.counters.read_rounds += counted.rounds;
                 self.counters.reads_by_round += counted.reads_by_round;

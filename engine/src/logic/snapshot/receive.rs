@@ -198,9 +198,9 @@ impl<R> Worker<R> {
     }
 
     /// What a peer says is checked: it must be this replica's region, with this replica in it, and still help.
-    fn judge_received(&self, key: SlotKey, header: &SnapshotHeader) -> Verdict {
+    fn judge_received(&mut self, key: SlotKey, header: &SnapshotHeader) -> Verdict {
         let own = self.config.store;
-        let is_useful = self.regions.get(key).is_some_and(|region| {
+        let is_useful = self.regions.get_mut(key).is_some_and(|region| {
             let descriptor = &header.descriptor;
             // One without a state goes by what it was told when it came to be, which may be newer than any state on its way here.
             let is_of_the_past = region.initialised && descriptor.epoch.is_behind(region.descriptor().epoch);
@@ -224,7 +224,7 @@ impl<R> Worker<R> {
     ) {
         let incoming = self.transfers.receiving.active.remove(&(from, transfer));
         if let Some(KeptSnapshot { region, capture, chunks, bytes, .. }) = kept {
-            let is_here = incoming.as_ref().is_some_and(|incoming| self.regions.get(incoming.key).is_some());
+            let is_here = incoming.as_ref().is_some_and(|incoming| self.regions.contains(incoming.key));
             if is_here {
                 let partial = Partial { capture, chunks };
                 let gone = self.transfers.receiving.partial.insert(now, &self.config.snapshots, region, bytes, partial);
@@ -245,7 +245,7 @@ impl<R> Worker<R> {
 
     /// Tells the sender how a transfer ended, so that it can use the place for another.
     fn tell_finished(&mut self, key: SlotKey, from: StoreId, transfer: u64, installed: bool) {
-        let Some(region) = self.regions.get(key) else { return };
+        let Some(region) = self.regions.get_mut(key) else { return };
         let Some(leader) = region.descriptor().replica_on(from).map(|replica| replica.id) else { return };
         let message = SnapshotMessage {
             transfer,

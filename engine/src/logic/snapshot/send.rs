@@ -135,7 +135,7 @@ impl<R> Worker<R> {
 
     fn line_up(&mut self, now: Time, wanted: Wanted) {
         let (key, replica) = wanted;
-        let Some(region) = self.regions.get(key).filter(|region| region.group.is_leader()) else {
+        let Some(region) = self.regions.get_mut(key).filter(|region| region.group.is_leader()) else {
             return self.transfers.queue.forget(wanted);
         };
         match region.store_of(replica) {
@@ -169,7 +169,7 @@ impl<R> Worker<R> {
         if self.transfers.sending.ending.values().any(|ending| ending.wanted == wanted) {
             return self.transfers.queue.delay(now.plus(ENDING_PAUSE), wanted);
         }
-        let Some(region) = self.regions.get(key).filter(|region| region.group.is_leader()) else {
+        let Some(region) = self.regions.get_mut(key).filter(|region| region.group.is_leader()) else {
             return self.transfers.queue.forget(wanted);
         };
         if region.store_of(replica) != Some(to) || !self.peers.is_up(to) {
@@ -217,7 +217,7 @@ impl<R> Worker<R> {
         }
         (outgoing.deadline, outgoing.stage) = (deadline, Stage::Streaming);
         let (wanted, to, capture) = (outgoing.wanted(), outgoing.to, outgoing.capture);
-        let Some(region) = self.regions.get(wanted.0) else {
+        let Some(region) = self.regions.get_mut(wanted.0) else {
             self.transfers.sending.active.remove(&transfer);
             return;
         };
@@ -278,7 +278,7 @@ impl<R> Worker<R> {
 
     fn keep(&mut self, now: Time, wanted: Option<Wanted>, kept: KeptSnapshot) {
         let KeptSnapshot { capture: name, index, index_term, descriptor, bytes, .. } = kept;
-        let Some((key, replica)) = wanted.filter(|(key, _)| self.regions.get(*key).is_some()) else {
+        let Some((key, replica)) = wanted.filter(|(key, _)| self.regions.contains(*key)) else {
             return self.release(name);
         };
         let is_bare = descriptor.replica(replica).is_some_and(|member| member.role == Role::Witness);
@@ -326,7 +326,7 @@ impl<R> Worker<R> {
     fn close(&mut self, now: Time, transfer: u64, outgoing: &Outgoing, outcome: SnapshotOutcome) {
         self.cancel_stream(transfer, outgoing, outcome != SnapshotOutcome::Installed);
         let (wanted, limits) = (outgoing.wanted(), &self.config.snapshots);
-        let first = self.regions.get(outgoing.key).map(|region| region.group.first_index());
+        let first = self.regions.get_mut(outgoing.key).map(|region| region.group.first_index());
         match outcome {
             SnapshotOutcome::Installed => {
                 self.transfers.holds.keep_until(wanted, now.plus(CATCH_UP));
