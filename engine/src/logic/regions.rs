@@ -28,6 +28,7 @@ const HAS_MERGED: u8 = 2;
 const HAS_DEPARTED: u8 = 4;
 /// Of a leader: it is the replica that should lead while there is no better reason.
 const IS_PREFERRED: u8 = 8;
+const HAS_STRANGER: u8 = 16;
 
 /// A replica that sleeps.
 struct Asleep {
@@ -168,6 +169,20 @@ impl<R> Regions<R> {
         (self.packed, self.unpacked)
     }
 
+    /// Changes the replica at `key`, which sleeps on if it did and `change` says so.
+    pub(super) fn amend(&mut self, key: SlotKey, change: impl FnOnce(&mut Region<R>) -> bool) {
+        let Some(cell) = self.slab.get_mut(key) else { return };
+        match cell {
+            Cell::Awake(region) => drop(change(region)),
+            Cell::Asleep(asleep) => {
+                let mut region = Box::new(asleep.unpack(key, &self.options, self.now));
+                let again = change(&mut region).then(|| Asleep::pack(&region, self.now)).flatten();
+                self.unpacked += u64::from(again.is_none());
+                *cell = again.map_or_else(|| Cell::Awake(region), Cell::Asleep);
+            }
+        }
+    }
+
     /// Puts the replica at `key` to sleep, if nothing of it is under way; what its region is, then.
     pub(super) fn put_to_sleep(&mut self, key: SlotKey) -> Option<Packed> {
         let cell = self.slab.get_mut(key)?;
@@ -217,7 +232,7 @@ impl Asleep {
         let is_open = driving.is_some() || release_at.is_some() || busy.is_some() || merge.frozen.is_some();
         let is_led = group.is_leader() || group.leader().is_some();
         let sleeps = *initialised && is_led && group.next_deadline() == Time::NEVER;
-        if !sleeps || is_listed || is_open || stranger.is_some() {
+        if !sleeps || is_listed || is_open {
             return None;
         }
         let has_merged = *merge != MergeState::default();
@@ -227,6 +242,7 @@ impl Asleep {
         let flags = flag(LEADS, group.is_leader())
             | flag(HAS_MERGED, has_merged)
             | flag(HAS_DEPARTED, !departed.is_empty())
+            | flag(HAS_STRANGER, stranger.is_some())
             | flag(IS_PREFERRED, is_preferred);
         out.extend_from_slice(&[flags]);
         let mut put = |number: u64| put_varint(&mut out, number);
@@ -241,11 +257,11 @@ impl Asleep {
         put(fresh_as_of.0);
         if !departed.is_empty() {
             put(departed.len() as u64);
-            departed.iter().for_each(|(replica, store)| {
-                put(replica.0);
-                put(store.0);
-            });
         }
+        departed.iter().chain(stranger).for_each(|(replica, store)| {
+            put(replica.0);
+            put(store.0);
+        });
         if has_merged {
             for record in [merge.absorbed.encode(), merge.fenced.encode()] {
                 put_varint(&mut out, record.len() as u64);
@@ -267,10 +283,10 @@ impl Asleep {
         let (link_mark, durable) = (next(), LogIndex(next()));
         let (round_told, round_seen) = (next(), next());
         let (promised_to, fresh_as_of) = (StoreId(next()), Time(next()));
-        let mut departed = Vec::new();
-        if flags & HAS_DEPARTED != 0 {
-            departed = (0..next()).map(|_| (ReplicaId(next()), StoreId(next()))).collect();
-        }
+        let departed = if flags & HAS_DEPARTED != 0 { next() } else { 0 };
+        let mut place = || (ReplicaId(next()), StoreId(next()));
+        let departed = (0..departed).map(|_| place()).collect();
+        let stranger = (flags & HAS_STRANGER != 0).then(&mut place);
         let mut merge = MergeState::default();
         if flags & HAS_MERGED != 0 {
             let mut record = || {
@@ -289,7 +305,7 @@ impl Asleep {
             id: descriptor.id,
             stores: first_stores(&descriptor),
             descriptor,
-            stranger: None,
+            stranger,
             departed,
             group,
             key,
@@ -325,11 +341,138 @@ impl Asleep {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
 mod tests {
+    use multiraft_raft::{
+        Body, HardState, KeyRange, LogSummary, Message, Output, RegionDescriptor, RegionEpoch, RegionId, Replica, Role,
+        Term, TermRun,
+    };
+
     use super::*;
+    use crate::logic::RegionStart;
+    use crate::region::check::{FencedReplica, StateDigest};
+
+    const NOW: Time = Time(1_000_000_000);
+
+    /// A learner, which waits for nothing, of a region that has absorbed another, fenced a replica and removed one.
+    fn learner(key: SlotKey, options: &Arc<Options>) -> Region<u32> {
+        let replica = |id, role| Replica { id: ReplicaId(id), store: StoreId(id), role };
+        let descriptor = RegionDescriptor {
+            id: RegionId(70_000),
+            range: KeyRange { start: Bytes::from_static(b"a"), end: Bytes::from_static(b"b") },
+            epoch: RegionEpoch { conf_version: 4, version: 9 },
+            replicas: vec![replica(1, Role::Voter), replica(2, Role::Learner), replica(3, Role::Voter)],
+        };
+        let fenced = FencedReplica { replica: ReplicaId(3), index: LogIndex(4), expected: StateDigest([7; 32]) };
+        let merge = MergeState {
+            frozen: None,
+            absorbed: Arc::new(Absorbed(vec![(RegionId(8), 3)])),
+            fenced: Arc::new(FencedReplicas(vec![fenced])),
+        };
+        let start = RegionStart {
+            descriptor: Arc::new(descriptor),
+            hard_state: HardState { term: Term(2), vote: ReplicaId::ZERO, commit: LogIndex(7) },
+            log: LogSummary {
+                truncated_index: LogIndex(3),
+                truncated_term: Term(1),
+                last_index: LogIndex(7),
+                runs: vec![TermRun { start: LogIndex(4), term: Term(2) }],
+            },
+            applied: LogIndex(7),
+            applied_term: Term(2),
+            installed: false,
+            merge,
+        };
+        let mut region = Region::new(&start, ReplicaId(2), true, key, Arc::clone(options), 5, NOW);
+        region.departed = vec![(ReplicaId(90), StoreId(4)), (ReplicaId(91), StoreId(5))];
+        region.note_speaker(ReplicaId(99), StoreId(6));
+        region.fresh_as_of = Time(999_999_999);
+        (region.link_mark, region.round_told, region.round_seen) = (3, 4, 5);
+        region.settled = Time(NOW.0 + 500);
+        let beat = Body::Heartbeat { commit: LogIndex(7), round: 0 };
+        let beat = Message { from: ReplicaId(1), to: ReplicaId(2), term: Term(2), body: beat };
+        region.group.handle_message(NOW, beat);
+        region.group.poll_output(NOW, multiraft_raft::LogTicket { lane: 0, seq: 1 }, &mut Output::new());
+        region
+    }
 
     #[test]
-    fn a_slot_stays_small() {
+    fn who_is_woken_is_who_was_put_to_sleep() {
+        let options = Arc::new(Options::default());
+        let mut regions = Regions::new(Arc::clone(&options));
+        regions.begin_turn(NOW);
+        let key = regions.insert_with(|key| learner(key, &options));
+        let packed = regions.put_to_sleep(key).unwrap();
+        assert!(packed.is(learner(key, &options).descriptor()));
+        assert_eq!(regions.glimpse(key), Some(Glimpse { leads: false, is_preferred: false }));
+        assert!(regions.see(key).unwrap().merge.fenced.contains(ReplicaId(3)));
+        assert_eq!(regions.counts(), (1, 0), "who is looked at sleeps on");
+
+        let was = learner(key, &options);
+        let woken = regions.get_mut(key).unwrap();
+        assert_eq!(woken.status(), was.status());
+        assert_eq!(woken.group.status(), was.group.status());
+        assert_eq!((&woken.departed, woken.stranger), (&was.departed, was.stranger));
+        assert_eq!((woken.stores, &woken.merge), (was.stores, &was.merge));
+        assert_eq!((woken.fresh_as_of, woken.settled), (was.fresh_as_of, was.settled));
+        assert_eq!((woken.durable, woken.admin_barrier), (was.durable, was.admin_barrier));
+        assert_eq!((woken.link_mark, woken.round_told, woken.round_seen), (3, 4, 5));
+        assert_eq!(regions.counts(), (1, 1));
+        assert_eq!(regions.glimpse(key), None);
+    }
+
+    #[test]
+    fn a_change_of_who_sleeps_need_not_wake_it() {
+        let options = Arc::new(Options::default());
+        let mut regions = Regions::new(Arc::clone(&options));
+        regions.begin_turn(NOW);
+        let key = regions.insert_with(|key| learner(key, &options));
+        regions.put_to_sleep(key).unwrap();
+        let set_durable = |region: &mut Region<u32>| {
+            region.durable = LogIndex(6);
+            true
+        };
+        regions.amend(key, set_durable);
+        assert_eq!(regions.counts(), (1, 0));
+        assert_eq!(regions.see(key).unwrap().durable, LogIndex(6));
+        regions.amend(key, |_| false);
+        assert_eq!(regions.counts(), (1, 1));
+        assert_eq!(regions.get(key).unwrap().durable, LogIndex(6));
+    }
+
+    #[test]
+    fn who_has_something_to_do_is_not_put_to_sleep() {
+        let options = Arc::new(Options::default());
+        let mut regions = Regions::new(Arc::clone(&options));
+        regions.begin_turn(NOW);
+        let key = regions.insert_with(|key| learner(key, &options));
+        let refused = |regions: &mut Regions<u32>, disturb: fn(&mut Region<u32>)| {
+            regions
+                .slab
+                .get_mut(key)
+                .into_iter()
+                .for_each(|cell| *cell = Cell::Awake(Box::new(learner(key, &options))));
+            disturb(regions.get_mut(key).unwrap());
+            regions.put_to_sleep(key).is_none()
+        };
+        assert!(!refused(&mut regions, |_| ()));
+        assert!(refused(&mut regions, |region| region.touched = true));
+        assert!(refused(&mut regions, |region| region.held = true));
+        assert!(refused(&mut regions, |region| region.listed_paused = true));
+        assert!(refused(&mut regions, |region| region.attempt = Attempt::InLine));
+        assert!(refused(&mut regions, |region| region.release_at = Some(NOW)));
+        assert!(refused(&mut regions, |region| {
+            region.waiting();
+        }));
+    }
+
+    #[test]
+    fn a_replica_that_sleeps_stays_small() {
+        // The first rows of the table in `docs/performance.md`.
         assert!(size_of::<Cell<()>>() <= 32, "{}", size_of::<Cell<()>>());
+        let options = Arc::new(Options::default());
+        let region = learner(SlotKey { slot: 0, generation: 1 }, &options);
+        let asleep = Asleep::pack(&region, NOW).unwrap();
+        assert!(asleep.rest.len() < 190, "{} bytes with all that a region can have", asleep.rest.len());
     }
 }

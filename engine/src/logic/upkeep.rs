@@ -418,15 +418,20 @@ impl<R> Worker<R> {
 
     /// What these regions have applied up to these indexes is durable: their logs are cut where it pays.
     pub(super) fn on_checkpointed(&mut self, regions: &[(RegionId, LogIndex)]) {
+        let (compact, keep) = (self.config.compact_entries, self.config.compact_keep_entries);
         for &(id, durable) in regions {
-            let Some(key) = self.slot_of(id) else { continue };
-            let (compact, keep) = (self.config.compact_entries, self.config.compact_keep_entries);
-            let region = self.region_mut(key);
-            region.durable = region.durable.max(durable.min(region.group.applied_index()));
-            let first = region.group.first_index();
-            if region.durable.since(first) < compact {
+            let Some(key) = self.slots.get(&id).copied() else { continue };
+            let mut is_long = false;
+            self.regions.amend(key, |region| {
+                region.durable = region.durable.max(durable.min(region.group.applied_index()));
+                is_long = region.initialised && region.durable.since(region.group.first_index()) >= compact;
+                !is_long
+            });
+            if !is_long {
                 continue;
             }
+            let region = self.region(key);
+            let first = region.group.first_index();
             let upto = LogIndex(region.durable.get().saturating_sub(keep));
             let upto = self.hold_log(key, upto);
             if upto >= first {

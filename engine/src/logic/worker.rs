@@ -82,7 +82,7 @@ pub struct Worker<R> {
     pub(super) config: WorkerConfig,
     pub(super) regions: Regions<R>,
     /// Looked up only, never iterated.
-    slots: FxHashMap<RegionId, SlotKey>,
+    pub(super) slots: FxHashMap<RegionId, SlotKey>,
     pub(super) deadlines: Deadlines,
     pub(super) peers: Peers<R>,
     pub(super) flush: FlushQueue,
