@@ -16,6 +16,7 @@
 
 mod clock;
 mod deadlines;
+mod id_map;
 mod mailbox;
 mod pool;
 mod range_map;
@@ -25,10 +26,11 @@ mod sync;
 
 pub use clock::Clock;
 pub use deadlines::Deadlines;
+pub use id_map::IdMap;
 pub use mailbox::{Admission, Limit, Mailbox, Refusal, SendError};
 pub use pool::{
     Driver, Pool, PoolConfig, Prepared, Progress, Reading, StallWatch, StartError, WorkerPanic, WorkersPanicked,
 };
-pub use range_map::{RangeMap, RangeUpdate, Route};
+pub use range_map::{Owner, RangeMap, RangeUpdate, Route};
 pub use region_map::{Address, RegionMap};
 pub use slab::{Slab, SlotKey};

@@ -1,14 +1,15 @@
 //! Region id to the worker slot that drives it, for every thread that has something for a region.
 //!
 //! Owns no group: an [`Address`] is a hint that the worker checks again by its generation. What it keeps: an address is
-//! taken out only by someone who names exactly that address, so a late removal never hits a successor.
+//! taken out only by someone who names exactly that address, so a late removal never hits a successor. Addresses lie in
+//! pages (`id_map.rs`), 12 bytes each and little besides; a page is locked with a 64th of the others.
 
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 use multiraft_raft::RegionId;
 use rustc_hash::FxBuildHasher;
 
 use crate::SlotKey;
+use crate::id_map::{Page, locate};
 
 /// Number of locks of the map: a power of two, enough that two threads rarely meet, bounded whatever the core count.
 const SHARDS: usize = 64;
@@ -41,7 +42,7 @@ impl Address {
 /// A concurrent map from region to address.
 #[derive(Debug)]
 pub struct RegionMap {
-    map: DashMap<RegionId, Address, FxBuildHasher>,
+    pages: DashMap<u64, Page<Address>, FxBuildHasher>,
 }
 
 impl Default for RegionMap {
@@ -54,12 +55,13 @@ impl RegionMap {
     /// An empty map.
     #[must_use]
     pub fn new() -> Self {
-        Self { map: DashMap::with_capacity_and_hasher_and_shard_amount(0, FxBuildHasher, SHARDS) }
+        Self { pages: DashMap::with_capacity_and_hasher_and_shard_amount(0, FxBuildHasher, SHARDS) }
     }
 
     /// Records where `region` lives and returns the address that this replaces.
     pub fn insert(&self, region: RegionId, address: Address) -> Option<Address> {
-        self.map.insert(region, address)
+        let (page, place) = locate(region);
+        self.pages.entry(page).or_default().insert(place, address)
     }
 
     /// Records where `region` lives unless it is known already: of two threads that create a region, one wins.
@@ -67,10 +69,12 @@ impl RegionMap {
     /// # Errors
     /// The address that stands.
     pub fn insert_new(&self, region: RegionId, address: Address) -> Result<(), Address> {
-        match self.map.entry(region) {
-            Entry::Occupied(standing) => Err(*standing.get()),
-            Entry::Vacant(vacant) => {
-                vacant.insert(address);
+        let (page, place) = locate(region);
+        let mut page = self.pages.entry(page).or_default();
+        match page.get(place) {
+            Some(standing) => Err(*standing),
+            None => {
+                page.insert(place, address);
                 Ok(())
             }
         }
@@ -79,7 +83,8 @@ impl RegionMap {
     /// Where `region` lives.
     #[must_use]
     pub fn get(&self, region: RegionId) -> Option<Address> {
-        self.map.get(&region).map(|entry| *entry)
+        let (page, place) = locate(region);
+        self.pages.get(&page)?.get(place).copied()
     }
 
     /// Where each of `regions` lives, appended to `out` in the same order.
@@ -90,25 +95,41 @@ impl RegionMap {
 
     /// Forgets `region` if it still lives at exactly `address`; says whether it did.
     pub fn remove(&self, region: RegionId, address: Address) -> bool {
-        self.map.remove_if(&region, |_, standing| *standing == address).is_some()
+        let (number, place) = locate(region);
+        let is_empty = {
+            let Some(mut page) = self.pages.get_mut(&number) else { return false };
+            if page.get(place) != Some(&address) {
+                return false;
+            }
+            page.remove(place);
+            page.is_empty()
+        };
+        if is_empty {
+            // Looked at again under the lock: somebody may have come in between.
+            self.pages.remove_if(&number, |_, page| page.is_empty());
+        }
+        true
     }
 
-    /// Number of regions.
+    /// Number of regions. Costs a walk of all pages.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.pages.iter().map(|page| page.len()).sum()
     }
 
     /// Whether no region is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.pages.iter().all(|page| page.is_empty())
     }
 
     /// All regions with their addresses, by ascending id. Costs a walk of the whole map: for start-up, reports and tests.
     #[must_use]
     pub fn to_sorted_vec(&self) -> Vec<(RegionId, Address)> {
-        let mut all: Vec<_> = self.map.iter().map(|entry| (*entry.key(), *entry.value())).collect();
+        let mut all = Vec::new();
+        for page in &self.pages {
+            all.extend(page.iter(*page.key()).map(|(region, address)| (region, *address)));
+        }
         all.sort_unstable();
         all
     }
@@ -161,6 +182,29 @@ mod tests {
         });
         assert_eq!(winners, 1_000);
         assert_eq!(map.len(), 1_000);
+    }
+
+    #[test]
+    fn regions_of_one_page_come_and_go_from_many_threads() {
+        let map = RegionMap::new();
+        let page: Vec<RegionId> = (0..64).map(|place| RegionId(5 + 64 * place)).collect();
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                let (map, page) = (&map, &page);
+                scope.spawn(move || {
+                    for generation in 1..500 {
+                        let own = Address { worker, slot: 0, generation };
+                        for region in page.iter().skip(worker as usize).step_by(4) {
+                            assert_eq!(map.insert(*region, own), None);
+                            assert_eq!(map.get(*region), Some(own));
+                            assert!(map.remove(*region, own));
+                        }
+                    }
+                });
+            }
+        });
+        assert!(map.is_empty());
+        assert_eq!(map.pages.len(), 0, "an empty page goes");
     }
 
     #[test]

@@ -14,16 +14,29 @@
 //! Invariants: pieces never overlap; a live region is one piece, its whole range; the map depends on what was heard, not on the
 //! order in which it was. Superseded pieces go as soon as the newer owner is heard of, so memory follows the number of
 //! regions. It is a hint: the region itself checks key and epoch again.
+//!
+//! A store has a piece for each of its regions, so pieces are kept packed (`block.rs`): some 20 bytes each where keys are short
+//! or begin alike.
 
+mod block;
+mod pieces;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use multiraft_raft::{KeyRange, RegionDescriptor, RegionEpoch, RegionId};
+use pieces::Pieces;
+
+/// Who owns a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The region.
+    pub region: RegionId,
+    /// The epoch at which it owns the key.
+    pub epoch: RegionEpoch,
+}
 
 /// What the map knows of a region that owns keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +64,7 @@ pub enum RangeUpdate {
 type Age = (u64, RegionId);
 
 /// The newest that was heard about the keys from its place in the map up to `end`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Piece {
     /// The first key behind it; empty is the end of the key space.
     end: Bytes,
@@ -60,26 +73,35 @@ struct Piece {
     live: Option<u64>,
 }
 
-type Pieces = BTreeMap<Bytes, Piece>;
-
 /// Key to region, for many readers and few writers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RangeMap {
     pieces: RwLock<Pieces>,
+}
+
+impl Default for RangeMap {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl RangeMap {
     /// A map that knows nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { pieces: RwLock::new(BTreeMap::new()) }
+        Self { pieces: RwLock::new(Pieces::new()) }
     }
 
-    /// The region that owns `key`; none while that is not known.
+    /// The region that owns `key`; none while that is not known. Takes no memory.
+    #[must_use]
+    pub fn owner(&self, key: &[u8]) -> Option<Owner> {
+        self.read().owner(key)
+    }
+
+    /// The region that owns `key`, with all that is known of it; none while that is not known.
     #[must_use]
     pub fn lookup(&self, key: &[u8]) -> Option<Route> {
-        let pieces = self.read();
-        let (start, piece) = pieces.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
+        let (start, piece) = self.read().last_up_to(key)?;
         if !reaches(&piece.end, key) {
             return None;
         }
@@ -112,7 +134,7 @@ impl RangeMap {
     /// Number of regions known to own keys. Walks the whole map: for reports and tests.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.read().values().filter(|piece| piece.live.is_some()).count()
+        self.read().iter().filter(|(_, piece)| piece.live.is_some()).count()
     }
 
     /// Whether no region is known to own keys.
@@ -122,7 +144,7 @@ impl RangeMap {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Pieces> {
-        // A writer that panicked has left whole pieces behind: each change is a single call of the tree.
+        // A writer that panicked has left whole pieces behind: each change is a single call.
         self.pieces.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -134,11 +156,15 @@ fn learn(pieces: &mut Pieces, descriptor: &RegionDescriptor) -> RangeUpdate {
         return RangeUpdate::Stale;
     }
     let age = (descriptor.epoch.version, descriptor.id);
-    if let Some(piece) = pieces.get_mut(&range.start)
+    if let Some(mut piece) = pieces.get(&range.start)
         && piece.age == age
         && piece.end == range.end
     {
-        return piece.refresh(descriptor.epoch.conf_version);
+        let update = piece.refresh(descriptor.epoch.conf_version);
+        if update == RangeUpdate::Refreshed {
+            pieces.insert(range.start.clone(), piece);
+        }
+        return update;
     }
     let is_newest = overlapping(pieces, range).all(|(_, piece)| piece.age < age);
     if is_newest {
@@ -152,10 +178,10 @@ fn learn(pieces: &mut Pieces, descriptor: &RegionDescriptor) -> RangeUpdate {
 }
 
 impl Piece {
-    fn route(&self, start: &Bytes) -> Option<Route> {
+    fn route(self, start: Bytes) -> Option<Route> {
         let (version, region) = self.age;
         let epoch = RegionEpoch { conf_version: self.live?, version };
-        Some(Route { region, range: KeyRange { start: start.clone(), end: self.end.clone() }, epoch })
+        Some(Route { region, range: KeyRange { start, end: self.end }, epoch })
     }
 
     fn refresh(&mut self, conf_version: u64) -> RangeUpdate {
@@ -175,22 +201,17 @@ fn reaches(end: &[u8], key: &[u8]) -> bool {
 }
 
 /// The pieces that share a key with `range`, in order.
-fn overlapping<'a>(pieces: &'a Pieces, range: &'a KeyRange) -> impl Iterator<Item = (&'a Bytes, &'a Piece)> {
-    let before = pieces
-        .range::<Bytes, _>((Bound::Unbounded, Bound::Excluded(&range.start)))
-        .next_back()
-        .filter(|(_, piece)| reaches(&piece.end, &range.start));
-    let within = pieces
-        .range::<Bytes, _>((Bound::Included(&range.start), Bound::Unbounded))
-        .take_while(|(start, _)| reaches(&range.end, start));
+fn overlapping<'a>(pieces: &'a Pieces, range: &'a KeyRange) -> impl Iterator<Item = (Bytes, Piece)> + 'a {
+    let before = pieces.last_below(&range.start).filter(|(_, piece)| reaches(&piece.end, &range.start));
+    let within = pieces.iter_from(&range.start).take_while(|(start, _)| reaches(&range.end, start));
     before.into_iter().chain(within)
 }
 
 /// Makes room for a new owner of `range`: what lies inside goes, what sticks out keeps its age but no longer its owner.
 fn clear(pieces: &mut Pieces, range: &KeyRange) {
-    let touched: Vec<Bytes> = overlapping(pieces, range).map(|(start, _)| start.clone()).collect();
-    for start in touched {
-        let piece = pieces.remove(&start).expect("just seen, and the lock is held");
+    let touched: Vec<(Bytes, Piece)> = overlapping(pieces, range).collect();
+    for (start, piece) in touched {
+        pieces.remove(&start);
         for (start, end) in outside(&start, &piece.end, range) {
             insert_superseded(pieces, start, end, piece.age);
         }
@@ -200,8 +221,7 @@ fn clear(pieces: &mut Pieces, range: &KeyRange) {
 /// Notes that `age` was heard of for all keys of `range` though something newer is known for some of them.
 fn overtake(pieces: &mut Pieces, range: &KeyRange, age: Age) {
     let mut next = range.start.clone();
-    let touched: Vec<(Bytes, Piece)> =
-        overlapping(pieces, range).map(|(start, piece)| (start.clone(), piece.clone())).collect();
+    let touched: Vec<(Bytes, Piece)> = overlapping(pieces, range).collect();
     for (start, piece) in touched {
         if next < start {
             insert_superseded(pieces, next, start.clone(), age);
@@ -241,14 +261,16 @@ fn lower(one: &Bytes, other: &Bytes) -> Bytes {
 fn insert_superseded(pieces: &mut Pieces, start: Bytes, end: Bytes, age: Age) {
     let (mut start, mut end) = (start, end);
     let joins = |piece: &Piece| piece.age == age && piece.live.is_none();
-    if let Some((before, piece)) = pieces.range::<Bytes, _>(..&start).next_back()
+    if let Some((before, piece)) = pieces.last_below(&start)
         && piece.end == start
-        && joins(piece)
+        && joins(&piece)
     {
-        start = before.clone();
+        start = before;
     }
-    if !end.is_empty() && pieces.get(&end).is_some_and(joins) {
-        let behind = pieces.remove(&end).expect("just seen, and the lock is held");
+    if !end.is_empty()
+        && let Some(behind) = pieces.get(&end).filter(joins)
+    {
+        pieces.remove(&end);
         end = behind.end;
     }
     pieces.insert(start, Piece { end, age, live: None });

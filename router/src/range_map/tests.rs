@@ -189,7 +189,7 @@ fn assert_sound(map: &RangeMap) {
     let pieces = map.read();
     let all: Vec<_> = pieces.iter().collect();
     for pair in all.windows(2) {
-        let ((start, piece), (next, behind)) = (pair[0], pair[1]);
+        let ((start, piece), (next, behind)) = (&pair[0], &pair[1]);
         assert!(*start < piece.end && piece.end <= *next, "pieces overlap: {all:?}");
         let twins = piece.age == behind.age && piece.live.is_none() && behind.live.is_none();
         assert!(!(twins && piece.end == *next), "neighbours of one age are one piece: {all:?}");
