@@ -32,6 +32,12 @@ impl Packed {
         self.unpack().id
     }
 
+    /// Whether both are the same bytes in memory.
+    #[cfg(test)]
+    pub(crate) fn is_same_memory(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether it is exactly `descriptor`.
     #[must_use]
     pub fn is(&self, descriptor: &RegionDescriptor) -> bool {
