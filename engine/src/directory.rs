@@ -59,7 +59,7 @@ struct Asked {
 /// With fewer regions it is not worth while to look for such as are no more.
 const FEW: usize = 256;
 
-/// So many regions are kept unpacked because they were asked for while they slept (some 400 bytes each), at most; or one of
+/// So many regions are kept unpacked because they were asked for while they slept (some 250 bytes each), at most; or one of
 /// [`ASKED_SHARE`], if these are more.
 const ASKED_MAX: usize = 4_096;
 const ASKED_SHARE: usize = 16;

@@ -14,6 +14,7 @@
 //! prefix. Never leaves memory: its form is nobody else's business.
 
 use std::cmp::Ordering;
+use std::hint::select_unpredictable;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -75,7 +76,18 @@ impl Block {
         let Some(suffix) = key.strip_prefix(&*self.prefix) else {
             return Err(if *key < *self.prefix { 0 } else { self.len() });
         };
-        let (mut low, mut high) = (0, self.len());
+        // By their first bytes: most suffixes are no longer, and no branch depends on what is found.
+        let (head, mut low, mut size) = (head(suffix), 0, self.len());
+        while size > 1 {
+            let middle = low + size / 2;
+            low = select_unpredictable(self.head(middle) < head, middle, low);
+            size -= size / 2;
+        }
+        low += usize::from(size > 0 && self.head(low) < head);
+        if low == self.len() || self.head(low) != head {
+            return Err(low);
+        }
+        let mut high = self.len();
         while low < high {
             let middle = low.midpoint(high);
             match self.suffix(middle).cmp(suffix) {
@@ -152,6 +164,17 @@ impl Block {
         Reader(&self.bytes[self.starts[place] as usize..]).slice()
     }
 
+    /// The [`head`] of a suffix.
+    fn head(&self, place: usize) -> u64 {
+        let (length, behind) =
+            self.bytes[self.starts[place] as usize..].split_first().expect("invariant: a piece takes some bytes");
+        match behind.first_chunk() {
+            Some(chunk) if *length < 8 => u64::from_be_bytes(*chunk) & !(u64::MAX >> (8 * length)),
+            Some(chunk) if *length < 0x80 => u64::from_be_bytes(*chunk),
+            _ => head(self.suffix(place)),
+        }
+    }
+
     fn view(&self, place: usize) -> View<'_> {
         let mut reader = Reader(&self.bytes[self.starts[place] as usize..]);
         reader.slice();
@@ -186,6 +209,14 @@ fn pack(prefix: &[u8], pieces: &[(Bytes, Piece)], behind: Option<&[u8]>, starts:
 
 fn offset(offset: usize) -> u32 {
     u32::try_from(offset).expect("invariant: a block of more than one piece is split long before, and a key is shorter")
+}
+
+/// The first eight bytes as a number, zeros behind a shorter key: a key with a lower head is a lower key.
+pub(super) fn head(key: &[u8]) -> u64 {
+    if let Some(chunk) = key.first_chunk() {
+        return u64::from_be_bytes(*chunk);
+    }
+    key.iter().fold(0, |head, byte| (head << 8) | u64::from(*byte)).checked_shl(8 * (8 - key.len() as u32)).unwrap_or(0)
 }
 
 /// What both keys begin with.
@@ -230,6 +261,10 @@ impl<'a> Reader<'a> {
     }
 
     fn number(&mut self) -> u64 {
+        if let [byte @ ..0x80, rest @ ..] = self.0 {
+            self.0 = rest;
+            return u64::from(*byte);
+        }
         let mut number = 0;
         for shift in (0..u64::BITS).step_by(7) {
             let byte = self.byte();
@@ -246,5 +281,41 @@ impl<'a> Reader<'a> {
         let (slice, rest) = self.0.split_at(length);
         self.0 = rest;
         slice
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn heads_are_in_the_order_of_their_keys(
+            one in prop::collection::vec(0..3_u8, 0..12),
+            other in prop::collection::vec(0..3_u8, 0..12),
+        ) {
+            if head(&one) != head(&other) {
+                prop_assert_eq!(head(&one).cmp(&head(&other)), one.cmp(&other));
+            } else {
+                prop_assert!(one.iter().zip(&other).take(8).all(|(one, other)| one == other));
+            }
+        }
+
+        #[test]
+        fn each_key_is_found_where_it_lies(
+            keys in prop::collection::btree_set(prop::collection::vec(0..3_u8, 0..14), 1..60),
+            (prefix, others) in (0..3_usize, prop::collection::vec(prop::collection::vec(0..3_u8, 0..17), 20)),
+        ) {
+            let long = |key: &[u8]| Bytes::from([&b"beginning"[..3 * prefix], key].concat());
+            let piece = Piece { end: Bytes::from_static(&[9]), age: (1, RegionId(2)), live: None };
+            let pieces: Vec<_> = keys.iter().map(|key| (long(key), piece.clone())).collect();
+            let block = Block::new(&pieces);
+            let others = others.iter().flat_map(|key| [long(key), key.clone().into()]);
+            for key in keys.iter().map(|key| long(key)).chain(others) {
+                prop_assert_eq!(block.search(&key), pieces.binary_search_by(|(start, _)| start.cmp(&key)));
+            }
+        }
     }
 }

@@ -1,19 +1,16 @@
 //! All pieces in the order of their first keys, a block of neighbours at a time.
 //!
 //! ```text
-//!   ""          block [a, b, c]
-//!   "d"         block [d, f]          a block's key lies above all pieces of the block before, and not above its own
-//!   "h"         block [i, j, k, l]
+//!   fence "c"    block [c, d, e]
+//!   fence "f"    block [f, h]         a fence lies above all pieces of the block before, and not above those of its own
+//!   fence "j"    block [k, l, m, n]   (its first piece, j, has gone)
 //! ```
 //!
 //! Invariants: no block is empty; blocks that together have few pieces are one, so that memory follows the number of pieces.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
-
 use bytes::Bytes;
 
-use super::block::Block;
+use super::block::{Block, head};
 use super::{Owner, Piece};
 
 /// A block with more pieces is split in two.
@@ -25,141 +22,168 @@ const BYTES_MAX: usize = 64 * 1024;
 /// Pieces by their first keys.
 #[derive(Debug)]
 pub(super) struct Pieces {
-    blocks: BTreeMap<Box<[u8]>, Block>,
+    /// The heads of the fences, which tell most of them apart.
+    heads: Vec<u64>,
+    blocks: Vec<(Box<[u8]>, Block)>,
 }
 
 impl Pieces {
     pub(super) const fn new() -> Self {
-        Self { blocks: BTreeMap::new() }
+        Self { heads: Vec::new(), blocks: Vec::new() }
     }
 
     /// The owner of a key.
     pub(super) fn owner(&self, key: &[u8]) -> Option<Owner> {
-        let (block, place) = self.last(Bound::Included(key))?;
+        let (block, place) = self.up_to(key)?;
         block.owner(place, key)
     }
 
     /// The piece that begins with `key`.
     pub(super) fn get(&self, key: &[u8]) -> Option<Piece> {
-        let block = self.blocks.range::<[u8], _>(up_to(Bound::Included(key))).next_back()?.1;
+        let (_, block) = &self.blocks[self.find(key)?];
         block.search(key).ok().map(|place| block.piece(place))
     }
 
     /// The last piece that begins before `key`, or with it.
     pub(super) fn last_up_to(&self, key: &[u8]) -> Option<(Bytes, Piece)> {
-        let (block, place) = self.last(Bound::Included(key))?;
+        let (block, place) = self.up_to(key)?;
         Some((block.start(place), block.piece(place)))
     }
 
     /// The last piece that begins before `key`.
     pub(super) fn last_below(&self, key: &[u8]) -> Option<(Bytes, Piece)> {
-        let (block, place) = self.last(Bound::Excluded(key))?;
+        let found = self.find(key)?;
+        let (block, place) = self.before(found, self.blocks[found].1.search(key).unwrap_or_else(|place| place))?;
         Some((block.start(place), block.piece(place)))
     }
 
     /// The pieces that begin with `key` or behind it, in order.
     pub(super) fn iter_from(&self, key: &[u8]) -> impl Iterator<Item = (Bytes, Piece)> {
-        let first = self.blocks.range::<[u8], _>(up_to(Bound::Included(key))).next_back();
-        let within = first.map(|(_, block)| block.iter_from(block.search(key).unwrap_or_else(|place| place)));
-        let behind = self.blocks.range::<[u8], _>((Bound::Excluded(key), Bound::Unbounded));
-        within.into_iter().flatten().chain(behind.flat_map(|(_, block)| block.iter_from(0)))
+        let found = self.find(key);
+        let within = found.map(|found| {
+            let (_, block) = &self.blocks[found];
+            block.iter_from(block.search(key).unwrap_or_else(|place| place))
+        });
+        let behind = &self.blocks[found.map_or(0, |found| found + 1)..];
+        within.into_iter().flatten().chain(behind.iter().flat_map(|(_, block)| block.iter_from(0)))
     }
 
     /// All pieces, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Bytes, Piece)> {
-        self.blocks.values().flat_map(|block| block.iter_from(0))
+        self.blocks.iter().flat_map(|(_, block)| block.iter_from(0))
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.blocks.values().map(Block::len).sum()
+        self.blocks.iter().map(|(_, block)| block.len()).sum()
     }
 
     /// Adds a piece, or puts it into the place of the one that begins with the same key. It overlaps no other.
     pub(super) fn insert(&mut self, start: Bytes, piece: Piece) {
-        let Some((fence, block)) = self.blocks.range_mut::<[u8], _>(up_to(Bound::Included(&start))).next_back() else {
-            // No block lies below all keys, so none has this key yet.
-            self.blocks.insert(Box::default(), Block::new(&[(start, piece)]));
-            return;
-        };
+        if self.blocks.is_empty() {
+            return self.add(0, &[(start, piece)]);
+        }
+        let found = self.find(&start).unwrap_or_else(|| self.lower(&start));
+        let block = &mut self.blocks[found].1;
         match block.search(&start) {
             Ok(place) => block.splice(place..place + 1, &[(start, piece)]),
             // Whoever brings pieces in order leaves full blocks behind.
-            Err(place) if place == block.len() && block.len() >= PIECES_MAX => {
-                self.blocks.insert(start[..].into(), Block::new(&[(start, piece)]));
-                return;
-            }
+            Err(place) if place == block.len() && place >= PIECES_MAX => self.add(found + 1, &[(start, piece)]),
             Err(place) => block.splice(place..place, &[(start, piece)]),
         }
+        let block = &self.blocks[found].1;
         if block.len() > PIECES_MAX || (block.len() > 1 && block.size() > BYTES_MAX) {
-            let fence = fence.clone();
-            self.split(&fence);
+            self.split(found);
         }
     }
 
     /// Takes out the piece that begins with `key`.
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Piece> {
-        let (fence, block) = self.blocks.range_mut::<[u8], _>(up_to(Bound::Included(key))).next_back()?;
+        let found = self.find(key)?;
+        let block = &mut self.blocks[found].1;
         let place = block.search(key).ok()?;
         let piece = block.piece(place);
         block.splice(place..place + 1, &[]);
-        let (fence, is_empty, is_small) = (fence.clone(), block.len() == 0, block.len() <= PIECES_MAX / 4);
-        if is_empty {
-            self.blocks.remove(&fence);
-        } else if is_small {
-            self.join(&fence);
+        if block.len() == 0 {
+            self.drop_block(found);
+        } else if block.len() <= PIECES_MAX / 4 {
+            self.join(found);
+            self.join(found.saturating_sub(1));
         }
         Some(piece)
     }
 
-    /// The last piece before `end`, as its place in its block.
-    fn last(&self, end: Bound<&[u8]>) -> Option<(&Block, usize)> {
-        let mut blocks = self.blocks.range::<[u8], _>(up_to(end)).map(|(_, block)| block).rev();
-        let block = blocks.next()?;
-        let above = match end {
-            Bound::Included(key) => block.search(key).map_or_else(|place| place, |place| place + 1),
-            Bound::Excluded(key) => block.search(key).unwrap_or_else(|place| place),
-            Bound::Unbounded => block.len(),
-        };
-        if above > 0 {
-            return Some((block, above - 1));
+    /// The last block whose fence is not above `key`: where a piece that begins with it lies, or would.
+    fn find(&self, key: &[u8]) -> Option<usize> {
+        let head = head(key);
+        let mut above = self.heads.partition_point(|other| *other < head);
+        if self.heads.get(above) == Some(&head) {
+            let same = self.heads[above..].partition_point(|other| *other == head);
+            above += self.blocks[above..above + same].partition_point(|(fence, _)| **fence <= *key);
         }
-        blocks.next().map(|block| (block, block.len() - 1))
+        above.checked_sub(1)
     }
 
-    fn split(&mut self, fence: &[u8]) {
-        let block = self.blocks.get_mut(fence).expect("just seen");
-        let left: Vec<_> = block.iter_from(0).collect();
-        let (left, right) = left.split_at(left.len() / 2);
-        *block = Block::new(left);
-        self.blocks.insert(right[0].0[..].into(), Block::new(right));
+    /// The last piece that does not begin above `key`, by its place in its block.
+    fn up_to(&self, key: &[u8]) -> Option<(&Block, usize)> {
+        let found = self.find(key)?;
+        self.before(found, self.blocks[found].1.search(key).map_or_else(|place| place, |place| place + 1))
     }
 
-    /// Makes one of a block and its neighbours, while they are small.
-    fn join(&mut self, fence: &[u8]) {
-        let before = self.blocks.range::<[u8], _>(up_to(Bound::Excluded(fence))).next_back();
-        let first: Box<[u8]> = before.map_or(fence, |(before, _)| before).into();
-        for _ in 0..2 {
-            let mut two = self.blocks.range::<[u8], _>((Bound::Included(&*first), Bound::Unbounded)).take(2);
-            let (Some((_, left)), Some((fence, right))) = (two.next(), two.next()) else { return };
-            let is_small = left.len() + right.len() <= PIECES_MAX / 2 && left.size() + right.size() <= BYTES_MAX / 2;
-            if !is_small {
-                return;
-            }
+    /// The piece before the one at a place in a block.
+    fn before(&self, found: usize, place: usize) -> Option<(&Block, usize)> {
+        if let Some(place) = place.checked_sub(1) {
+            return Some((&self.blocks[found].1, place));
+        }
+        let block = &self.blocks[found.checked_sub(1)?].1;
+        Some((block, block.len() - 1))
+    }
+
+    fn add(&mut self, at: usize, pieces: &[(Bytes, Piece)]) {
+        let fence = &pieces[0].0[..];
+        self.heads.insert(at, head(fence));
+        self.blocks.insert(at, (fence.into(), Block::new(pieces)));
+    }
+
+    /// Gives the first block a lower fence; returns its place.
+    fn lower(&mut self, fence: &[u8]) -> usize {
+        self.heads[0] = head(fence);
+        self.blocks[0].0 = fence.into();
+        0
+    }
+
+    fn drop_block(&mut self, at: usize) {
+        self.heads.remove(at);
+        self.blocks.remove(at);
+        if self.blocks.capacity() > 4 * self.blocks.len() {
+            self.heads.shrink_to(2 * self.heads.len());
+            self.blocks.shrink_to(2 * self.blocks.len());
+        }
+    }
+
+    fn split(&mut self, found: usize) {
+        let all: Vec<_> = self.blocks[found].1.iter_from(0).collect();
+        let (left, right) = all.split_at(all.len() / 2);
+        self.blocks[found].1 = Block::new(left);
+        self.add(found + 1, right);
+    }
+
+    /// Makes one of a block and the one behind it if they are small.
+    fn join(&mut self, found: usize) {
+        let [(_, left), (_, right), ..] = &self.blocks[found..] else { return };
+        if left.len() + right.len() <= PIECES_MAX / 2 && left.size() + right.size() <= BYTES_MAX / 2 {
             let all: Vec<_> = left.iter_from(0).chain(right.iter_from(0)).collect();
-            let fence = fence.clone();
-            self.blocks.remove(&fence);
-            self.blocks.insert(first.clone(), Block::new(&all));
+            self.blocks[found].1 = Block::new(&all);
+            self.drop_block(found + 1);
         }
     }
-}
-
-const fn up_to(end: Bound<&[u8]>) -> (Bound<&[u8]>, Bound<&[u8]>) {
-    (Bound::Unbounded, end)
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::ops::Bound;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -174,7 +198,7 @@ mod tests {
 
     fn piece(end: Bytes, number: u64) -> Piece {
         let region = multiraft_raft::RegionId(number << (number % 50));
-        Piece { end, age: (number * 3, region), live: (number % 3 > 0).then_some(number % 300) }
+        Piece { end, age: (number * 3, region), live: (!number.is_multiple_of(3)).then_some(number % 300) }
     }
 
     /// Where a new piece that begins with `start` has to end, at the latest; nowhere if `start` lies within another.
@@ -200,11 +224,14 @@ mod tests {
                 .and_then(|(start, piece)| piece.route(start));
             assert_eq!(pieces.owner(probe), owner.map(|route| Owner { region: route.region, epoch: route.epoch }));
         }
-        let sizes: Vec<usize> = pieces.blocks.values().map(Block::len).collect();
+        let sizes: Vec<usize> = pieces.blocks.iter().map(|(_, block)| block.len()).collect();
         assert!(sizes.iter().all(|size| (1..=PIECES_MAX).contains(size)), "{sizes:?}");
-        for (place, (fence, block)) in pieces.blocks.iter().enumerate() {
-            assert!(place == 0 && fence.is_empty() || **fence <= block.start(0)[..]);
+        assert!(pieces.blocks.iter().all(|(fence, block)| **fence <= block.start(0)[..]));
+        for (place, pair) in pieces.blocks.windows(2).enumerate() {
+            let ((_, block), (fence, _)) = (&pair[0], &pair[1]);
+            assert!(block.start(block.len() - 1) < fence[..], "{place}");
         }
+        assert!(pieces.heads.iter().copied().eq(pieces.blocks.iter().map(|(fence, _)| head(fence))));
     }
 
     proptest! {
@@ -260,7 +287,7 @@ mod tests {
         let mut pieces = Pieces::new();
         let key = |number: u32| Bytes::from([&number.to_be_bytes()[..], &[7; 20_000]].concat());
         (0..40).for_each(|number| pieces.insert(key(number), piece(key(number + 1), 1)));
-        assert!(pieces.blocks.values().all(|block| block.size() <= BYTES_MAX));
+        assert!(pieces.blocks.iter().all(|(_, block)| block.size() <= BYTES_MAX));
         assert_eq!(pieces.get(&key(17)), Some(piece(key(18), 1)));
     }
 }
