@@ -250,6 +250,17 @@ mod tests {
     }
 
     #[test]
+    fn ids_that_come_every_fourth_fill_their_pages_too() {
+        // A split takes an id for the region, and one for each of three replicas.
+        let mut map = IdMap::new();
+        for region in 0..4_096 {
+            map.insert(RegionId((1 << 24) + 4 * region), region);
+        }
+        assert_eq!(map.pages.len(), 64);
+        assert!(map.pages.values().all(|page| page.values.capacity() == 64));
+    }
+
+    #[test]
     fn memory_follows_the_number_of_regions() {
         let mut map = IdMap::new();
         for id in 0..100_000 {
