@@ -73,7 +73,7 @@ impl Pieces {
         self.blocks.iter().flat_map(|(_, block)| block.iter_from(0))
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn len(&self) -> usize {
         self.blocks.iter().map(|(_, block)| block.len()).sum()
     }
