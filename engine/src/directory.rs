@@ -116,6 +116,16 @@ impl Known {
         }
     }
 
+    /// Keeps what is known as it is again.
+    fn wake(&mut self, descriptor: &Arc<RegionDescriptor>) {
+        if let Some(entry) = self.regions.get_mut(descriptor.id)
+            && matches!(entry, Entry::Rested(packed) if packed.is(descriptor))
+        {
+            *entry = Entry::Awake(Arc::clone(descriptor));
+            self.asked.unpacked.remove(&descriptor.id);
+        }
+    }
+
     /// How many regions are kept unpacked, at most, because they were asked for while they slept.
     fn asked_max(&self) -> usize {
         (self.regions.len() / ASKED_SHARE).max(ASKED_MAX)
@@ -187,6 +197,11 @@ impl Directory {
     pub(crate) fn rest(&self, packed: &Packed) {
         let descriptor = packed.unpack();
         self.write().rest(&descriptor, packed);
+    }
+
+    /// It sleeps no more.
+    pub(crate) fn wake(&self, descriptor: &Arc<RegionDescriptor>) {
+        self.write().wake(descriptor);
     }
 
     /// The worker that drives the region's replica on this store; `None` if there is none.
@@ -317,6 +332,16 @@ mod tests {
             directory.rest(&Packed::new(&region));
         }
         directory
+    }
+
+    #[test]
+    fn who_is_woken_is_kept_unpacked_again() {
+        let directory = at_rest(3);
+        directory.wake(&region(2, (2, 3), 5));
+        directory.wake(&region(3, (3, 4), 4));
+        assert!(!is_at_rest(&directory, 2));
+        assert!(is_at_rest(&directory, 3), "what is said of it is of the past");
+        assert_eq!(directory.get(RegionId(2)), Some(region(2, (2, 3), 5)));
     }
 
     fn is_packed(directory: &Directory, id: u64) -> bool {

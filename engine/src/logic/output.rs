@@ -374,6 +374,8 @@ pub enum Notice {
     Vacated(RegionHandle),
     /// A replica of this store sleeps, and its region is this: what is kept of it may take as little memory as it can.
     Rested(Packed),
+    /// It has been woken: somebody is likely to ask for its region again.
+    Woken(Arc<RegionDescriptor>),
     /// A region's descriptor has changed.
     Descriptor(Arc<RegionDescriptor>),
     /// A region was split: what it is now, then its children, in key order.

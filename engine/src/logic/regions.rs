@@ -13,7 +13,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use multiraft_raft::{Group, LogIndex, Membership, Options, ReplicaId, StoreId, Time};
+use multiraft_raft::{Group, LogIndex, Membership, Options, RegionDescriptor, ReplicaId, StoreId, Time};
 use multiraft_router::{Slab, SlotKey};
 
 use crate::logic::campaign::Attempt;
@@ -50,6 +50,8 @@ pub(super) struct Regions<R> {
     now: Time,
     packed: u64,
     unpacked: u64,
+    /// The regions of those that were woken in this turn.
+    woken: Vec<Arc<RegionDescriptor>>,
 }
 
 /// A replica as it is, for those who only look at it.
@@ -79,7 +81,7 @@ pub(super) struct Glimpse {
 
 impl<R> Regions<R> {
     pub(super) fn new(options: Arc<Options>) -> Self {
-        Self { slab: Slab::new(), options, now: Time::ZERO, packed: 0, unpacked: 0 }
+        Self { slab: Slab::new(), options, now: Time::ZERO, packed: 0, unpacked: 0, woken: Vec::new() }
     }
 
     /// A turn begins.
@@ -111,8 +113,10 @@ impl<R> Regions<R> {
     pub(super) fn get_mut(&mut self, key: SlotKey) -> Option<&mut Region<R>> {
         let cell = self.slab.get_mut(key)?;
         if let Cell::Asleep(asleep) = cell {
-            *cell = Cell::Awake(Box::new(asleep.unpack(key, &self.options, self.now)));
+            let region = Box::new(asleep.unpack(key, &self.options, self.now));
             self.unpacked += 1;
+            self.woken.push(Arc::clone(region.descriptor()));
+            *cell = Cell::Awake(region);
         }
         match cell {
             Cell::Awake(region) => Some(region),
@@ -164,6 +168,16 @@ impl<R> Regions<R> {
         self.slab.slots()
     }
 
+    /// The regions of those that were woken since this was asked last.
+    pub(super) fn take_woken(&mut self) -> impl Iterator<Item = Arc<RegionDescriptor>> {
+        self.woken.drain(..)
+    }
+
+    /// Gives back what a turn that woke many has left.
+    pub(super) fn shrink(&mut self, kept: usize) {
+        self.woken.shrink_to(kept);
+    }
+
     /// How many times replicas were put to sleep, and woken.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.packed, self.unpacked)
@@ -177,7 +191,10 @@ impl<R> Regions<R> {
             Cell::Asleep(asleep) => {
                 let mut region = Box::new(asleep.unpack(key, &self.options, self.now));
                 let again = change(&mut region).then(|| Asleep::pack(&region, self.now)).flatten();
-                self.unpacked += u64::from(again.is_none());
+                if again.is_none() {
+                    self.unpacked += 1;
+                    self.woken.push(Arc::clone(region.descriptor()));
+                }
                 *cell = again.map_or_else(|| Cell::Awake(region), Cell::Asleep);
             }
         }
@@ -344,8 +361,7 @@ impl Asleep {
 #[allow(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use multiraft_raft::{
-        Body, HardState, KeyRange, LogSummary, Message, Output, RegionDescriptor, RegionEpoch, RegionId, Replica, Role,
-        Term, TermRun,
+        Body, HardState, KeyRange, LogSummary, Message, Output, RegionEpoch, RegionId, Replica, Role, Term, TermRun,
     };
 
     use super::*;

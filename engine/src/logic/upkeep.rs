@@ -293,6 +293,7 @@ impl<R> Worker<R> {
         self.held.shrink_to(BUFFER_KEPT);
         self.paused.shrink_to(BUFFER_KEPT);
         self.flush.shrink_to(BUFFER_KEPT);
+        self.regions.shrink(BUFFER_KEPT);
     }
 
     /// A replica without a leader for long asks the stores of its region whether it still belongs to it, and some others in turn.

@@ -274,6 +274,7 @@ impl<R> Worker<R> {
         self.peers.drain(self.config.incarnation, &mut out.sends);
         self.merges.drain(&mut out.absorbed, &mut out.local);
         out.replies.append(&mut self.replies);
+        out.notices.extend(self.regions.take_woken().map(Notice::Woken));
         out.notices.append(&mut self.notices);
         out.lookups.append(&mut self.lookups);
         out.locates.append(&mut self.locates);

@@ -390,6 +390,7 @@ fn tell(directory: &Directory, events: &EventSender, worker: usize, notice: Noti
     let event = match notice {
         Notice::Hosted(handle) => return directory.host(worker, handle),
         Notice::Vacated(handle) => return directory.vacate(worker, handle),
+        Notice::Woken(descriptor) => return directory.wake(&descriptor),
         Notice::Rested(packed) => return directory.rest(&packed),
         Notice::Leader { region, term, leader } => Event::LeaderChanged { region, term, leader },
         Notice::SnapshotInstalled { region, index } => Event::SnapshotInstalled { region, index },
