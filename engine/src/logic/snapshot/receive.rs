@@ -279,10 +279,13 @@ impl<R> Worker<R> {
             let restored = region.group.restore(now, header.index, header.index_term, membership);
             let is_news = !header.descriptor.epoch.is_behind(region.descriptor().epoch);
             if restored || is_news {
+                let was_known = region.initialised && **region.descriptor() == *header.descriptor;
                 region.initialised = true;
                 region.set_descriptor(header.descriptor.clone());
                 self.set_merge_state(key, merge);
-                self.notices.push(Notice::Descriptor(header.descriptor.clone()));
+                if !was_known {
+                    self.notices.push(Notice::Descriptor(header.descriptor.clone()));
+                }
             }
             let region = self.region_mut(key);
             region.durable = region.durable.max(header.index);
