@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use super::format::Loc;
-use super::index::Ledger;
+use super::ledger::Ledger;
 
 /// Consecutive live entries of one record: of one term, in one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +21,6 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    const NONE: Self = Self { first: 0, term: 0, count: 0, length: 0, at: Loc::NONE };
-
     /// What it counts for among the living: its record, and about that record's share of frame and footer.
     pub(crate) fn weight(&self) -> u32 {
         self.length + 32
@@ -34,42 +32,32 @@ impl Block {
     }
 }
 
-/// The blocks of one group. The usual idle group has one, which needs no allocation.
-#[derive(Clone, Debug)]
+/// The blocks of one group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Blocks {
-    /// In use if `count` is not zero; then `many` is empty or absent.
-    one: Block,
-    #[allow(clippy::box_collection, reason = "a group with one block pays one word for it, not four")]
-    many: Option<Box<VecDeque<Block>>>,
+    all: VecDeque<Block>,
     /// The index behind the last entry, zero if there is none: what the writer asks of every group that it writes for, without
     /// the way to the last block, which is seldom in the processor's caches.
     end: u64,
 }
 
-impl Default for Blocks {
-    fn default() -> Self {
-        Self { one: Block::NONE, many: None, end: 0 }
-    }
-}
-
 impl Blocks {
+    /// Takes over blocks that a ledger already counts.
+    pub(crate) fn restore(all: VecDeque<Block>) -> Self {
+        let end = all.back().map_or(0, Block::end);
+        Self { all, end }
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.many.as_ref().map_or(usize::from(self.one.count > 0), |many| many.len())
+        self.all.len()
     }
 
     pub(crate) fn get(&self, at: usize) -> Option<&Block> {
-        match &self.many {
-            Some(many) => many.get(at),
-            None => (at == 0 && self.one.count > 0).then_some(&self.one),
-        }
+        self.all.get(at)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Block> {
-        (0..self.len()).filter_map(|at| self.get(at))
-    }
-
-    pub(crate) fn last(&self) -> Option<&Block> {
-        self.len().checked_sub(1).and_then(|at| self.get(at))
+        self.all.iter()
     }
 
     /// The last entry.
@@ -79,10 +67,7 @@ impl Blocks {
 
     /// How many blocks lie wholly below `index`.
     pub(crate) fn position(&self, index: u64) -> usize {
-        match &self.many {
-            Some(many) => many.partition_point(|block| block.end() <= index),
-            None => usize::from(self.one.count > 0 && self.one.end() <= index),
-        }
+        self.all.partition_point(|block| block.end() <= index)
     }
 
     /// Drops all entries at or behind `index`.
@@ -90,37 +75,27 @@ impl Blocks {
         if self.end <= index {
             return;
         }
-        while let Some(last) = self.last().copied() {
-            if last.first >= index {
-                self.pop_back(ledger);
-            } else {
-                if last.end() > index {
-                    let at = self.len() - 1;
-                    self.slot(at).count = (index - last.first) as u32;
-                }
+        while let Some(last) = self.all.back_mut() {
+            if last.first < index {
+                last.count = (last.end().min(index) - last.first) as u32;
                 break;
             }
+            ledger.sub(last.at.segment, last.weight());
+            self.all.pop_back();
         }
         self.settle();
     }
 
     /// Drops all entries at or before `index`.
     pub(crate) fn cut_upto(&mut self, index: u64, ledger: &mut Ledger) {
-        while let Some(first) = self.get(0).copied() {
-            if first.first > index {
-                break;
-            }
+        while let Some(first) = self.all.front_mut().filter(|first| first.first <= index) {
             if first.end() > index + 1 {
-                let slot = self.slot(0);
-                slot.count = (first.end() - index - 1) as u32;
-                slot.first = index + 1;
+                first.count = (first.end() - index - 1) as u32;
+                first.first = index + 1;
                 break;
             }
             ledger.sub(first.at.segment, first.weight());
-            match &mut self.many {
-                Some(many) => drop(many.pop_front()),
-                None => self.one = Block::NONE,
-            }
+            self.all.pop_front();
         }
         self.settle();
     }
@@ -129,27 +104,18 @@ impl Blocks {
     pub(crate) fn push(&mut self, block: Block, ledger: &mut Ledger) {
         ledger.add(block.at.segment, block.weight());
         self.end = block.end();
-        if let Some(many) = &mut self.many {
-            many.push_back(block);
-        } else if self.one.count == 0 {
-            self.one = block;
-        } else {
-            let mut many = VecDeque::with_capacity(2);
-            many.extend([self.one, block]);
-            self.one = Block::NONE;
-            self.many = Some(Box::new(many));
-        }
+        self.all.push_back(block);
     }
 
     /// Lets `block` take the place of whatever covers its indexes; all else stays.
     pub(crate) fn place(&mut self, block: Block, ledger: &mut Ledger) {
-        if self.last().is_none_or(|last| last.end() <= block.first) {
+        if self.all.back().is_none_or(|last| last.end() <= block.first) {
             self.push(block, ledger);
             return;
         }
         let mut kept = VecDeque::with_capacity(self.len() + 1);
         let mut placed = false;
-        for old in self.iter() {
+        for old in &self.all {
             if old.first < block.first {
                 let count = old.end().min(block.first) - old.first;
                 kept.push_back(Block { count: count as u32, ..*old });
@@ -166,56 +132,34 @@ impl Blocks {
         if !placed {
             kept.push_back(block);
         }
-        for old in self.iter() {
+        for old in &self.all {
             ledger.sub(old.at.segment, old.weight());
         }
         for new in &kept {
             ledger.add(new.at.segment, new.weight());
         }
-        self.many = Some(Box::new(kept));
-        self.one = Block::NONE;
+        self.all = kept;
         self.settle();
     }
 
     pub(crate) fn clear(&mut self, ledger: &mut Ledger) {
-        for block in self.iter() {
+        for block in &self.all {
             ledger.sub(block.at.segment, block.weight());
         }
         *self = Self::default();
     }
 
-    fn pop_back(&mut self, ledger: &mut Ledger) {
-        if let Some(last) = self.last().copied() {
-            ledger.sub(last.at.segment, last.weight());
-        }
-        match &mut self.many {
-            Some(many) => drop(many.pop_back()),
-            None => self.one = Block::NONE,
-        }
-    }
-
-    fn slot(&mut self, at: usize) -> &mut Block {
-        match &mut self.many {
-            Some(many) => &mut many[at],
-            None => &mut self.one,
-        }
-    }
-
-    /// After a change of what is there: notes its end, and gives memory back: to the inline place if one block is left, else what a burst has left behind.
+    /// After a change of what is there: notes its end, and gives back what a burst has left behind.
     fn settle(&mut self) {
-        self.end = self.last().map_or(0, Block::end);
-        let Some(many) = &mut self.many else { return };
-        if many.len() <= 1 {
-            self.one = many.pop_front().unwrap_or(Block::NONE);
-            self.many = None;
-        } else if many.capacity() > 64 && many.capacity() / 4 > many.len() {
-            many.shrink_to(many.len() * 2);
+        self.end = self.all.back().map_or(0, Block::end);
+        if self.all.capacity() > 64 && self.all.capacity() / 4 > self.all.len() {
+            self.all.shrink_to(self.all.len() * 2);
         }
     }
 
     /// What it has allocated, in bytes.
     pub(crate) fn heap(&self) -> usize {
-        self.many.as_ref().map_or(0, |many| size_of::<VecDeque<Block>>() + many.capacity() * size_of::<Block>())
+        self.all.capacity() * size_of::<Block>()
     }
 }
 
@@ -245,7 +189,6 @@ mod tests {
         blocks.cut_upto(5, &mut ledger);
         blocks.cut_from(11, &mut ledger);
         assert_eq!(shape(&blocks), [(6, 5, 2)]);
-        assert!(blocks.many.is_none(), "one block is held inline");
         assert_eq!(ledger.total(), 82);
         blocks.cut_upto(10, &mut ledger);
         assert_eq!((blocks.len(), blocks.last_index()), (0, None));

@@ -1,284 +1,111 @@
-//! What the log holds of every group, in memory: the one place that gives records their meaning.
+//! What the log holds of every group, in memory.
 //!
 //! The writer applies each record after it is durable, recovery applies the same records in the same order, and readers
 //! look at it at any time. Entries themselves are never kept here. Sharded by group, so that readers and the writer seldom
 //! meet.
 
-use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use multiraft_raft::{HardState, LogIndex, LogSummary, RegionId, Term, TermRun};
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use multiraft_raft::RegionId;
 
-use super::blocks::{Block, Blocks};
-use super::format::Loc;
+use super::group::{Group, Tip};
+use super::ledger::Ledger;
 use super::record::{RecordInfo, RecordKind};
+use super::shard::{self, Shard};
 
 const SHARDS: usize = 16;
-/// What a group's hard state counts for among the living, and what its mark does: about what a record of it takes.
-const HARD_STATE_WEIGHT: u32 = 72;
-const MARK_WEIGHT: u32 = 64;
-/// The segment of something that is not there.
-const NOWHERE: u32 = u32::MAX;
-
-/// How many bytes still live in each segment.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Ledger {
-    /// The segment of the first slot.
-    base: u32,
-    live: std::collections::VecDeque<u64>,
-    total: u64,
-}
-
-impl Ledger {
-    pub(crate) fn add(&mut self, segment: u32, bytes: u32) {
-        if self.live.is_empty() {
-            self.base = segment;
-        }
-        while segment < self.base {
-            self.live.push_front(0);
-            self.base -= 1;
-        }
-        let at = (segment - self.base) as usize;
-        if at >= self.live.len() {
-            self.live.resize(at + 1, 0);
-        }
-        self.live[at] += u64::from(bytes);
-        self.total += u64::from(bytes);
-    }
-
-    pub(crate) fn sub(&mut self, segment: u32, bytes: u32) {
-        let slot = segment.checked_sub(self.base).and_then(|at| self.live.get_mut(at as usize));
-        let slot = slot.expect("what is subtracted was added");
-        *slot = slot.checked_sub(u64::from(bytes)).expect("what is subtracted was added");
-        self.total -= u64::from(bytes);
-    }
-
-    pub(crate) fn of(&self, segment: u32) -> u64 {
-        segment.checked_sub(self.base).and_then(|at| self.live.get(at as usize)).copied().unwrap_or(0)
-    }
-
-    /// Forgets the segments below `floor`, in which nothing lives.
-    pub(crate) fn forget_below(&mut self, floor: u32) {
-        while self.base < floor && self.live.front() == Some(&0) {
-            self.live.pop_front();
-            self.base += 1;
-        }
-    }
-
-    pub(crate) fn total(&self) -> u64 {
-        self.total
-    }
-}
-
-/// What the log holds of one group.
-#[derive(Clone, Debug)]
-pub(crate) struct Group {
-    pub(crate) hard_state: HardState,
-    pub(crate) truncated: u64,
-    pub(crate) truncated_term: u64,
-    pub(crate) blocks: Blocks,
-    /// The group's newest record; the next one names it.
-    pub(crate) last_record: Loc,
-    /// Where the hard state stands.
-    hard_state_segment: u32,
-    /// Where the truncation mark stands.
-    mark_segment: u32,
-    /// Which sweep list the group is on; see [`super::sweep`].
-    pub(crate) sweep_segment: u32,
-    /// Something of it may be lost. It holds no entries then, and stays so until it is removed.
-    pub(crate) suspect: bool,
-}
-
-impl Group {
-    fn new() -> Self {
-        Self {
-            hard_state: HardState::default(),
-            truncated: 0,
-            truncated_term: 0,
-            blocks: Blocks::default(),
-            last_record: Loc::NONE,
-            hard_state_segment: NOWHERE,
-            mark_segment: NOWHERE,
-            sweep_segment: 0,
-            suspect: false,
-        }
-    }
-
-    /// The last entry, or the mark if there is none.
-    pub(crate) fn last_index(&self) -> u64 {
-        self.blocks.last_index().unwrap_or(self.truncated)
-    }
-
-    /// The oldest segment that holds something of the group which lives.
-    pub(crate) fn oldest_segment(&self) -> Option<u32> {
-        let blocks = self.blocks.iter().map(|block| block.at.segment).min().unwrap_or(NOWHERE);
-        Some(blocks.min(self.hard_state_segment).min(self.mark_segment)).filter(|oldest| *oldest != NOWHERE)
-    }
-
-    /// Whether the hard state or the mark stands in `segment` or before.
-    pub(crate) fn state_stands_upto(&self, segment: u32) -> bool {
-        self.hard_state_segment.min(self.mark_segment) <= segment
-    }
-
-    /// Whether every index between mark and last entry is covered.
-    pub(crate) fn is_contiguous(&self) -> bool {
-        let mut next = self.truncated + 1;
-        self.blocks.iter().all(|block| {
-            let follows = block.first == next;
-            next = block.end();
-            follows
-        })
-    }
-
-    pub(crate) fn summary(&self) -> LogSummary {
-        let mut runs: Vec<TermRun> = Vec::new();
-        for block in self.blocks.iter() {
-            if runs.last().is_none_or(|run| run.term.0 != block.term) {
-                runs.push(TermRun { start: LogIndex(block.first), term: Term(block.term) });
-            }
-        }
-        LogSummary {
-            truncated_index: LogIndex(self.truncated),
-            truncated_term: Term(self.truncated_term),
-            last_index: LogIndex(self.last_index()),
-            runs,
-        }
-    }
-
-    /// Gives up what it holds: nothing of it can be trusted any more.
-    pub(crate) fn become_suspect(&mut self, ledger: &mut Ledger) {
-        self.suspect = true;
-        self.blocks.clear(ledger);
-    }
-
-    /// Takes back what its hard state and mark count for.
-    fn forget_state(&mut self, ledger: &mut Ledger) {
-        self.blocks.clear(ledger);
-        if self.hard_state_segment != NOWHERE {
-            ledger.sub(self.hard_state_segment, HARD_STATE_WEIGHT);
-        }
-        if self.mark_segment != NOWHERE {
-            ledger.sub(self.mark_segment, MARK_WEIGHT);
-        }
-    }
-
-    fn apply(&mut self, record: &RecordInfo, ledger: &mut Ledger) {
-        self.last_record = record.at;
-        if record.suspect && !self.suspect {
-            self.become_suspect(ledger);
-        }
-        self.apply_log(record, ledger);
-        if let Some(hard_state) = record.hard_state {
-            self.hard_state = hard_state;
-            if self.hard_state_segment != NOWHERE {
-                ledger.sub(self.hard_state_segment, HARD_STATE_WEIGHT);
-            }
-            self.hard_state_segment = record.at.segment;
-            ledger.add(record.at.segment, HARD_STATE_WEIGHT);
-        }
-    }
-
-    fn apply_log(&mut self, record: &RecordInfo, ledger: &mut Ledger) {
-        let span = record.span;
-        let block =
-            Block { first: span.first, term: span.term, count: span.count, length: record.length, at: record.at };
-        match record.kind {
-            RecordKind::State | RecordKind::Remove => {}
-            RecordKind::Append => {
-                if span.count > 0 && !self.suspect {
-                    self.blocks.cut_from(span.first, ledger);
-                    self.blocks.push(block, ledger);
-                }
-            }
-            RecordKind::Truncate => {
-                if record.mark.0 >= self.truncated {
-                    self.set_mark(record.mark, record.at.segment, ledger);
-                }
-                self.blocks.cut_upto(self.truncated, ledger);
-            }
-            RecordKind::Reset => {
-                self.blocks.clear(ledger);
-                self.set_mark(record.mark, record.at.segment, ledger);
-            }
-            RecordKind::Moved => {
-                self.set_mark(record.mark, record.at.segment, ledger);
-                self.blocks.cut_upto(self.truncated, ledger);
-                if span.count > 0 && !self.suspect {
-                    self.blocks.place(block, ledger);
-                }
-            }
-        }
-    }
-
-    fn set_mark(&mut self, mark: (u64, u64), segment: u32, ledger: &mut Ledger) {
-        (self.truncated, self.truncated_term) = mark;
-        if self.mark_segment != NOWHERE {
-            ledger.sub(self.mark_segment, MARK_WEIGHT);
-            self.mark_segment = NOWHERE;
-        }
-        if mark != (0, 0) || self.suspect {
-            ledger.add(segment, MARK_WEIGHT);
-            self.mark_segment = segment;
-        }
-    }
-}
-
-type Shard = FxHashMap<RegionId, Box<Group>>;
+/// How many groups are packed under one lock while the log has nothing else to do.
+const PACKED_AT_ONCE: usize = 64;
+/// How many groups are looked at with each frame, while the log has always something to do.
+const LOOKS: usize = 4;
 
 /// All groups.
 #[derive(Debug)]
 pub(crate) struct Index {
     shards: Box<[RwLock<Shard>]>,
+    frames: AtomicUsize,
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
+        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), frames: AtomicUsize::new(0) }
     }
 }
 
 impl Index {
-    /// Applies a durable record. Answers whether the group is new.
+    /// Applies a durable record. Answers whether the group is new; it is then on the sweep list of the record's segment.
     pub(crate) fn apply(&self, record: &RecordInfo, ledger: &mut Ledger) -> bool {
         let mut shard = self.write(record.region);
         if record.kind == RecordKind::Remove {
-            if let Some(mut group) = shard.remove(&record.region) {
+            if let Some(mut group) = shard.remove(record.region) {
                 group.forget_state(ledger);
             }
             return false;
         }
         let mut is_new = false;
-        let group = shard.entry(record.region).or_insert_with(|| {
+        let make = || {
             is_new = true;
-            Box::new(Group::new())
-        });
-        group.apply(record, ledger);
+            Group::new(record.at.segment)
+        };
+        let apply = |group: &mut Group| group.apply(record, ledger);
+        if record.kind == RecordKind::Moved {
+            // Nobody writes for the group: the log tidies up.
+            shard.change(record.region, make, apply);
+        } else {
+            shard.work(record.region, make, apply);
+        }
         is_new
     }
 
     /// Looks at a group, under its shard's lock: `look` must be short and must not come back here.
     pub(crate) fn look<T>(&self, region: RegionId, look: impl FnOnce(&Group) -> T) -> Option<T> {
-        self.read(region).get(&region).map(|group| look(group))
+        self.read(region).look(region, look)
+    }
+
+    /// Where a group's log ends: quicker than a look.
+    pub(crate) fn tip(&self, region: RegionId) -> Option<Tip> {
+        self.read(region).tip(region)
     }
 
     /// Changes a group, or makes it first.
     pub(crate) fn change<T>(&self, region: RegionId, change: impl FnOnce(&mut Group) -> T) -> T {
-        change(self.write(region).entry(region).or_insert_with(|| Box::new(Group::new())))
+        self.write(region).change(region, || Group::new(0), change)
     }
 
     /// Drops a group without a trace.
     pub(crate) fn forget(&self, region: RegionId, ledger: &mut Ledger) {
-        if let Some(mut group) = self.write(region).remove(&region) {
+        if let Some(mut group) = self.write(region).remove(region) {
             group.forget_state(ledger);
         }
+    }
+
+    /// A frame has been applied: looks at a few groups, and makes those small that nothing was written for lately.
+    pub(crate) fn on_frame(&self) {
+        let shard = &self.shards[self.frames.fetch_add(1, Ordering::Relaxed) % SHARDS];
+        shard.write().unwrap_or_else(PoisonError::into_inner).age(LOOKS);
+    }
+
+    /// Does a bounded piece of making groups small that nothing was written for lately. Answers whether there is more.
+    pub(crate) fn rest(&self) -> bool {
+        for shard in &self.shards {
+            if shard.read().unwrap_or_else(PoisonError::into_inner).is_at_rest() {
+                continue;
+            }
+            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+            if !shard.pack(PACKED_AT_ONCE) {
+                shard.give_back();
+            }
+            return true;
+        }
+        false
     }
 
     /// All groups, ascending.
     pub(crate) fn regions(&self) -> Vec<RegionId> {
         let mut all: Vec<RegionId> = Vec::new();
         for shard in &self.shards {
-            all.extend(shard.read().unwrap_or_else(PoisonError::into_inner).keys());
+            all.extend(shard.read().unwrap_or_else(PoisonError::into_inner).regions());
         }
         all.sort_unstable();
         all
@@ -290,16 +117,9 @@ impl Index {
         for shard in &self.shards {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
             groups += shard.len();
-            // A bucket is a key, a pointer and a control byte; the map's capacity is seven eighths of its buckets.
-            bytes += shard.capacity() * 8 / 7 * (size_of::<(RegionId, Box<Group>)>() + 1);
-            bytes += shard.values().map(|group| size_of::<Group>() + group.blocks.heap()).sum::<usize>();
+            bytes += shard.heap();
         }
         (groups, bytes)
-    }
-
-    fn shard(&self, region: RegionId) -> &RwLock<Shard> {
-        // The map inside uses the same hash's low and top bits; these are others.
-        &self.shards[(FxBuildHasher.hash_one(region) >> 40) as usize % SHARDS]
     }
 
     // A panic under these locks is a broken invariant on the writer's thread, which is poisoned by it anyway; readers of
@@ -311,10 +131,21 @@ impl Index {
     fn write(&self, region: RegionId) -> RwLockWriteGuard<'_, Shard> {
         self.shard(region).write().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn shard(&self, region: RegionId) -> &RwLock<Shard> {
+        // The shard itself uses others of the hash's bits.
+        &self.shards[(shard::hash(region) >> 8) as usize % SHARDS]
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use multiraft_raft::{HardState, LogIndex, ReplicaId, Term};
+    use proptest::prelude::*;
+
+    use super::super::format::Loc;
     use super::super::record::Span;
     use super::*;
 
@@ -357,9 +188,105 @@ mod tests {
         assert!(index.regions().is_empty());
     }
 
-    #[test]
-    fn a_group_stays_small() {
-        assert!(size_of::<Group>() <= 112, "{}", size_of::<Group>());
-        assert_eq!(size_of::<Block>(), 32);
+    #[derive(Clone, Debug)]
+    enum Step {
+        Record(RecordInfo),
+        SweepSegment(RegionId, u32),
+        Suspect(RegionId),
+        Forget(RegionId),
+        /// The log has nothing to do for so many turns.
+        Rest(u8),
+        Frame(u8),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let kinds = [
+            RecordKind::State,
+            RecordKind::Append,
+            RecordKind::Append,
+            RecordKind::Append,
+            RecordKind::Truncate,
+            RecordKind::Reset,
+            RecordKind::Remove,
+            RecordKind::Moved,
+        ];
+        let region = || (0..40_u64).prop_map(|region| RegionId(region * region * region));
+        let hard_state = prop::option::of((1..300_u64, 0..70_000_u64, 0..90_u64));
+        let numbers = (1..60_u64, 0..4_u64, 0..40_u32, 1..5_000_u32, prop::bool::weighted(0.02));
+        let record = (prop::sample::select(kinds.to_vec()), region(), hard_state, (0..50_u64, 0..4_u64), numbers)
+            .prop_map(|(kind, region, hard_state, mark, (first, term, count, length, suspect))| RecordInfo {
+                hard_state: hard_state.map(|(term, vote, commit)| HardState {
+                    term: Term(term),
+                    vote: ReplicaId(vote),
+                    commit: LogIndex(commit),
+                }),
+                mark,
+                span: Span { first, term, count },
+                length,
+                suspect,
+                ..RecordInfo::new(region, kind)
+            });
+        let step = prop_oneof![
+            20 => record.prop_map(Step::Record),
+            2 => (region(), prop_oneof![0..9_u32, Just(u32::MAX)]).prop_map(|(region, to)| Step::SweepSegment(region, to)),
+            1 => region().prop_map(Step::Suspect),
+            1 => region().prop_map(Step::Forget),
+            3 => (1..6_u8).prop_map(Step::Rest),
+            3 => (1..60_u8).prop_map(Step::Frame),
+        ];
+        prop::collection::vec(step, 1..400)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+        #[test]
+        fn groups_at_rest_are_what_they_would_be_if_they_never_rested(steps in steps()) {
+            let (index, mut ledger) = (Index::default(), Ledger::default());
+            let (mut groups, mut expected) = (BTreeMap::<RegionId, Group>::new(), Ledger::default());
+            for (number, step) in (0..).zip(steps) {
+                match step {
+                    Step::Record(mut record) => {
+                        record.at = Loc { segment: 1 + number / 50, offset: 64 + number % 50 * 1_000_003 };
+                        let new = index.apply(&record, &mut ledger);
+                        if record.kind == RecordKind::Remove {
+                            prop_assert!(!new);
+                            groups.remove(&record.region).into_iter().for_each(|mut group| group.forget_state(&mut expected));
+                        } else {
+                            prop_assert_eq!(new, !groups.contains_key(&record.region));
+                            let group = groups.entry(record.region).or_insert_with(|| Group::new(record.at.segment));
+                            group.apply(&record, &mut expected);
+                        }
+                    }
+                    Step::SweepSegment(region, to) => {
+                        index.change(region, |group| group.head.sweep_segment = to);
+                        groups.entry(region).or_insert_with(|| Group::new(0)).head.sweep_segment = to;
+                    }
+                    Step::Suspect(region) => {
+                        index.change(region, |group| group.become_suspect(&mut ledger));
+                        groups.entry(region).or_insert_with(|| Group::new(0)).become_suspect(&mut expected);
+                    }
+                    Step::Forget(region) => {
+                        index.forget(region, &mut ledger);
+                        groups.remove(&region).into_iter().for_each(|mut group| group.forget_state(&mut expected));
+                    }
+                    Step::Frame(turns) => (0..turns).for_each(|_| index.on_frame()),
+                    Step::Rest(turns) => {
+                        (0..turns).for_each(|_| _ = index.rest());
+                    }
+                }
+                prop_assert_eq!(&ledger, &expected);
+            }
+            for turns in [0, 1_000] {
+                (0..turns).for_each(|_| _ = index.rest());
+                prop_assert_eq!(index.regions(), groups.keys().copied().collect::<Vec<_>>());
+                for (region, group) in &groups {
+                    prop_assert_eq!(&index.look(*region, Group::clone).unwrap(), group);
+                    prop_assert_eq!(index.tip(*region), Some(group.tip()));
+                }
+            }
+            prop_assert!(!index.rest(), "an index comes to rest");
+            groups.keys().for_each(|region| index.forget(*region, &mut ledger));
+            prop_assert_eq!(ledger.total(), 0);
+        }
     }
 }

@@ -49,11 +49,11 @@ impl LogReader {
         bytes_max: usize,
     ) -> Result<Vec<Entry>, LogReadError> {
         let plan = self.index.look(region, |group| {
-            if group.suspect {
+            if group.head.suspect {
                 return Err(LogReadError::Suspect(region));
             }
-            if from.0 <= group.truncated {
-                return Err(LogReadError::Compacted { region, first: LogIndex(group.truncated + 1) });
+            if from.0 <= group.head.truncated {
+                return Err(LogReadError::Compacted { region, first: LogIndex(group.head.truncated + 1) });
             }
             let last = group.last_index();
             if from.0 > last || from > to {
@@ -92,13 +92,13 @@ impl LogReader {
     /// What the log holds of a group, if it knows it and the group is not suspect.
     #[must_use]
     pub fn summary(&self, region: RegionId) -> Option<LogSummary> {
-        self.index.look(region, |group| (!group.suspect).then(|| group.summary())).flatten()
+        self.index.look(region, |group| (!group.head.suspect).then(|| group.summary())).flatten()
     }
 
     /// A group's durable hard state, if the log knows the group and it is not suspect.
     #[must_use]
     pub fn hard_state(&self, region: RegionId) -> Option<HardState> {
-        self.index.look(region, |group| (!group.suspect).then_some(group.hard_state)).flatten()
+        self.index.look(region, |group| (!group.head.suspect).then_some(group.head.hard_state)).flatten()
     }
 
     /// All groups, suspect ones included, ascending.

@@ -17,6 +17,7 @@ use super::format::{self, BadHeader, Footer, Frame, Loc, SEGMENT_HEADER, Seed, S
 use super::index::Index;
 use super::options::LogOptions;
 use super::reader::LogReader;
+use super::region_list::RegionList;
 use super::replay::{Replay, SegmentEnd, Source};
 use super::segment::{
     Active, META_NAME, Segment, SegmentTable, Segments, Spare, footer_regions, open_segment, parse_name, seal,
@@ -346,6 +347,7 @@ impl Setup {
                 self.rewrite_footer_before(segment.number)?;
                 rewrite_tail(&*self.disk, segment, end)?;
                 let (regions, removed) = replay.regions_of(segment.number);
+                let regions = regions.into_iter().collect();
                 Active { segment: Arc::clone(segment), end: end.end, regions, removed }
             }
             (_, number) => self.new_active(&replay, last.as_ref(), number.unwrap_or(1), &table)?,
@@ -427,7 +429,7 @@ impl Setup {
             seal(&*self.disk, segment, &footer)?;
         }
         table.insert(Arc::clone(&segment));
-        Ok(Active { segment, end: SEGMENT_HEADER as u32, regions: Vec::new(), removed: BTreeMap::new() })
+        Ok(Active { segment, end: SEGMENT_HEADER as u32, regions: RegionList::default(), removed: BTreeMap::new() })
     }
 }
 
@@ -463,7 +465,7 @@ fn affects_any(damage: &Damage) -> bool {
 fn sound_groups(index: &Index) -> BTreeMap<RegionId, RecoveredGroup> {
     let sound = |region: RegionId| {
         let group = index.look(region, |group| {
-            (!group.suspect).then(|| RecoveredGroup { hard_state: group.hard_state, log: group.summary() })
+            (!group.head.suspect).then(|| RecoveredGroup { hard_state: group.head.hard_state, log: group.summary() })
         });
         Some((region, group??))
     };

@@ -11,7 +11,8 @@ use multiraft_raft::RegionId;
 
 use super::damage::{Affected, Damage, DamageKind};
 use super::format::{DirectoryEntry, FRAME_HEADER, Footer, Frame, Loc, SEGMENT_HEADER, Seed, find_frame, frame_begun};
-use super::index::{Index, Ledger};
+use super::index::Index;
+use super::ledger::Ledger;
 use super::record::{self, RecordInfo, RecordKind};
 
 /// Everything learnt from the segments so far.
@@ -122,7 +123,7 @@ impl Replay {
         let mut suspects = BTreeSet::new();
         for region in self.index.regions() {
             let Some((suspect, last, contiguous)) =
-                self.index.look(region, |group| (group.suspect, group.last_record, group.is_contiguous()))
+                self.index.look(region, |group| (group.head.suspect, group.head.last_record, group.is_contiguous()))
             else {
                 continue;
             };
@@ -152,8 +153,7 @@ impl Replay {
 
     /// The groups with a record in the segment last read, and those that were removed there.
     pub(super) fn regions_of(&self, number: u32) -> (Vec<RegionId>, BTreeMap<RegionId, u32>) {
-        let here =
-            |region: &RegionId| self.index.look(*region, |group| group.last_record.segment == number).unwrap_or(false);
+        let here = |region: &RegionId| self.index.tip(*region).is_some_and(|tip| tip.last_record.segment == number);
         (self.index.regions().into_iter().filter(here).collect(), self.removed.clone())
     }
 
@@ -213,7 +213,7 @@ impl Replay {
                     }
                 }
                 None => {
-                    self.index.change(entry.region, |group| group.last_record = at);
+                    self.index.change(entry.region, |group| group.head.last_record = at);
                     if !self.is_settled(source.number) {
                         self.suspect(entry.region);
                     }
@@ -233,7 +233,7 @@ impl Replay {
 
     /// Whether the record's predecessor is the last that was seen of its group.
     fn check_chain(&mut self, entry: &DirectoryEntry, at: Loc) {
-        let last = self.index.look(entry.region, |group| group.last_record);
+        let last = self.index.tip(entry.region).map(|tip| tip.last_record);
         let holds = match last {
             // The group began anew with this record: whatever was seen, or not seen, of an earlier life is void.
             _ if entry.prev == Loc::NONE => {
@@ -256,11 +256,11 @@ impl Replay {
         }
         for (region, offset) in &footer.regions {
             let at = Loc { segment: footer.segment, offset: *offset };
-            let last = self.index.look(*region, |group| group.last_record);
+            let last = self.index.tip(*region).map(|tip| tip.last_record);
             let seen = last == Some(at) || (last.is_none() && self.removed.get(region) == Some(offset));
             if !seen {
                 self.suspect(*region);
-                self.index.change(*region, |group| group.last_record = at);
+                self.index.change(*region, |group| group.head.last_record = at);
                 self.broken.insert(*region, *offset);
             }
         }

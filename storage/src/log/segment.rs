@@ -16,6 +16,7 @@ use super::error::StepError;
 use super::format::{Footer, SEGMENT_HEADER, Seed, SegmentHeader};
 use super::index::Index;
 use super::options::LogOptions;
+use super::region_list::RegionList;
 use crate::disk::{Disk, DiskFile};
 
 pub(crate) const META_NAME: &str = "LOG";
@@ -107,7 +108,7 @@ pub(crate) struct Active {
     /// Where the next frame goes.
     pub(crate) end: u32,
     /// Regions with a record in it, perhaps more than once: for the footer.
-    pub(crate) regions: Vec<RegionId>,
+    pub(crate) regions: RegionList,
     /// The last record in it of regions that were removed.
     pub(crate) removed: BTreeMap<RegionId, u32>,
 }
@@ -232,8 +233,12 @@ impl Segments {
         seal(&*self.disk, &self.active.segment, footer)?;
         self.bytes += u64::from(next.capacity);
         self.table.insert(Arc::clone(&next));
-        self.active =
-            Active { segment: next, end: SEGMENT_HEADER as u32, regions: Vec::new(), removed: BTreeMap::new() };
+        self.active = Active {
+            segment: next,
+            end: SEGMENT_HEADER as u32,
+            regions: RegionList::default(),
+            removed: BTreeMap::new(),
+        };
         Ok(())
     }
 
@@ -326,11 +331,11 @@ pub(crate) fn footer_regions(
     removed: &BTreeMap<RegionId, u32>,
 ) -> Vec<(RegionId, u32)> {
     let last = |region: &RegionId| {
-        let last = index.look(*region, |group| group.last_record)?;
+        let last = index.tip(*region)?.last_record;
         (last.segment == segment).then_some((*region, last.offset))
     };
     let mut listed: Vec<(RegionId, u32)> = regions.iter().filter_map(last).collect();
-    let gone = removed.iter().filter(|(region, _)| index.look(**region, |_| ()).is_none());
+    let gone = removed.iter().filter(|(region, _)| index.tip(**region).is_none());
     listed.extend(gone.map(|(region, offset)| (*region, *offset)));
     listed.sort_unstable();
     listed

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::batch::{GroupRecord, LogBatch, LogChange};
 use super::format::{DIRECTORY_ENTRY, DirectoryEntry, FOOTER_ENTRY, FRAME_HEADER, FrameHeader, Loc, Seed, close_frame};
+use super::group::Tip;
 use super::index::Index;
 use super::record::{self, RECORD_OVERHEAD_MAX, RecordInfo, RecordKind, Span};
 
@@ -16,6 +17,9 @@ pub(crate) const RECORD_SHARE: usize = RECORD_OVERHEAD_MAX + DIRECTORY_ENTRY + F
 /// How many bytes, and how many records, a frame may have without giving memory back after it.
 const FRAME_KEPT: usize = 2 << 20;
 const RECORDS_KEPT: usize = 8192;
+/// The same while there is nothing to write.
+const FRAME_KEPT_AT_REST: usize = 64 << 10;
+const RECORDS_KEPT_AT_REST: usize = 256;
 /// The largest batch: it has to fit one segment.
 pub(crate) const BATCH_BYTES_MAX: usize = 512 << 20;
 
@@ -50,15 +54,6 @@ pub(crate) fn is_light(batch: &LogBatch) -> bool {
     !batch.records.iter().any(|record| matches!(&record.log, LogChange::Append(entries) if !entries.is_empty()))
 }
 
-/// A group as it will be after what is gathered.
-#[derive(Clone, Copy, Debug, Default)]
-struct Staged {
-    last_record: Loc,
-    truncated: u64,
-    last_index: u64,
-    suspect: bool,
-}
-
 /// A contract that a record breaks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Invalid {
@@ -71,7 +66,8 @@ pub(crate) struct Staging {
     frame: Vec<u8>,
     directory: Vec<DirectoryEntry>,
     pub(crate) records: Vec<RecordInfo>,
-    groups: FxHashMap<RegionId, Staged>,
+    /// Each touched group as it will be after what is gathered.
+    groups: FxHashMap<RegionId, Tip>,
     at: Loc,
     seed: Seed,
     record_bytes_max: usize,
@@ -105,10 +101,19 @@ impl Staging {
         (self.at, self.seed) = (at, seed);
         (self.entries, self.rewritten) = (0, 0);
         // One huge frame does not keep its memory for ever.
-        self.frame.shrink_to(FRAME_KEPT);
-        self.directory.shrink_to(RECORDS_KEPT);
-        self.records.shrink_to(RECORDS_KEPT);
-        self.groups.shrink_to(RECORDS_KEPT);
+        self.shrink_to(FRAME_KEPT, RECORDS_KEPT);
+    }
+
+    /// The log rests: only buffers for small frames are kept.
+    pub(crate) fn give_back(&mut self) {
+        self.shrink_to(FRAME_KEPT_AT_REST, RECORDS_KEPT_AT_REST);
+    }
+
+    fn shrink_to(&mut self, bytes: usize, records: usize) {
+        self.frame.shrink_to(bytes);
+        self.directory.shrink_to(records);
+        self.records.shrink_to(records);
+        self.groups.shrink_to(records);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -157,7 +162,7 @@ impl Staging {
             }
             LogChange::Remove => {
                 self.put(RecordInfo::new(region, RecordKind::Remove), &[], &mut staged);
-                staged = Staged::default();
+                staged = Tip::default();
                 if hard_state.is_some() {
                     self.put(info(RecordKind::State), &[], &mut staged);
                 }
@@ -173,7 +178,7 @@ impl Staging {
         region: RegionId,
         entries: &[Entry],
         hard_state: Option<HardState>,
-        staged: &mut Staged,
+        staged: &mut Tip,
     ) -> Result<(), Invalid> {
         let fail = |why| Err(Invalid { region, why });
         let first = entries[0].index.0;
@@ -219,7 +224,7 @@ impl Staging {
         self.rewritten += (self.frame.len() - before) as u64;
     }
 
-    fn put(&mut self, info: RecordInfo, entries: &[Entry], staged: &mut Staged) {
+    fn put(&mut self, info: RecordInfo, entries: &[Entry], staged: &mut Tip) {
         self.put_raw(info, entries.iter().map(|entry| (entry.kind, entry.data.as_ref())), staged);
     }
 
@@ -227,7 +232,7 @@ impl Staging {
         &mut self,
         mut info: RecordInfo,
         entries: impl Iterator<Item = (EntryKind, &'a [u8])>,
-        staged: &mut Staged,
+        staged: &mut Tip,
     ) {
         info.at = Loc { segment: self.at.segment, offset: self.at.offset + self.frame.len() as u32 };
         info.prev = staged.last_record;
@@ -240,17 +245,11 @@ impl Staging {
     }
 
     /// The group as it will be after what is gathered so far.
-    fn view(&self, region: RegionId, index: &Index) -> Staged {
+    fn view(&self, region: RegionId, index: &Index) -> Tip {
         if let Some(staged) = self.groups.get(&region) {
             return *staged;
         }
-        let view = index.look(region, |group| Staged {
-            last_record: group.last_record,
-            truncated: group.truncated,
-            last_index: group.last_index(),
-            suspect: group.suspect,
-        });
-        view.unwrap_or_default()
+        index.tip(region).unwrap_or_default()
     }
 
     /// The finished frame's bytes.

@@ -15,8 +15,10 @@ use multiraft_raft::{EntryKind, HardState, LogIndex, RegionId, Term};
 
 use super::blocks::Block;
 use super::format::{FRAME_HEADER, Loc};
-use super::index::{Group, Index};
+use super::group::Group;
+use super::index::Index;
 use super::record::RecordInfo;
+use super::region_list::RegionList;
 use super::staging::{self, RECORD_SHARE};
 use super::writer::LogWriter;
 
@@ -28,7 +30,7 @@ const IN_FLIGHT: u32 = u32::MAX;
 /// Who stands where, and how far the present sweep is.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
-    lists: BTreeMap<u32, Vec<RegionId>>,
+    lists: BTreeMap<u32, RegionList>,
     current: Option<Current>,
     /// Staged in the present frame.
     moving: Vec<RegionId>,
@@ -46,6 +48,21 @@ pub(super) struct Sweep {
 struct Current {
     segment: u32,
     queue: Vec<RegionId>,
+    /// Behind those in the queue.
+    rest: RegionList,
+}
+
+impl Current {
+    fn next(&mut self) -> Option<RegionId> {
+        if self.queue.is_empty() {
+            self.queue = self.rest.take_some();
+        }
+        self.queue.pop()
+    }
+
+    fn is_done(&self) -> bool {
+        self.queue.is_empty() && self.rest.is_empty()
+    }
 }
 
 /// What of one group has to leave a segment.
@@ -95,16 +112,15 @@ impl Sweep {
         self.pressed
     }
 
-    pub(super) fn on_new_group(&mut self, region: RegionId, segment: u32, index: &Index) {
+    pub(super) fn on_new_group(&mut self, region: RegionId, segment: u32) {
         self.lists.entry(segment).or_default().push(region);
-        index.change(region, |group| group.sweep_segment = segment);
     }
 
     /// Puts a group on the list where it belongs now.
     fn enlist(&mut self, region: RegionId, active: u32, index: &Index) {
         let segment = index.change(region, |group| {
-            group.sweep_segment = group.oldest_segment().unwrap_or(active);
-            group.sweep_segment
+            group.head.sweep_segment = group.oldest_segment().unwrap_or(active);
+            group.head.sweep_segment
         });
         self.lists.entry(segment).or_default().push(region);
     }
@@ -130,7 +146,7 @@ impl LogWriter {
                 return None;
             };
             let segment = current.segment;
-            let Some(region) = current.queue.pop() else {
+            let Some(region) = current.next() else {
                 if self.sweep.moving.is_empty() {
                     self.finish_segment(segment);
                     continue;
@@ -148,7 +164,7 @@ impl LogWriter {
     pub(super) fn abandon_moves(&mut self) {
         let Some(current) = &mut self.sweep.current else { return };
         for region in self.sweep.moving.drain(..) {
-            self.index.change(region, |group| group.sweep_segment = current.segment);
+            self.index.change(region, |group| group.head.sweep_segment = current.segment);
             current.queue.push(region);
         }
     }
@@ -162,14 +178,14 @@ impl LogWriter {
                 // Removed by the same frame.
                 None => {}
                 Some(Some(oldest)) if oldest <= segment => {
-                    self.index.change(region, |group| group.sweep_segment = segment);
+                    self.index.change(region, |group| group.head.sweep_segment = segment);
                     let current = self.sweep.current.as_mut().expect("just seen");
                     current.queue.push(region);
                 }
                 Some(_) => self.sweep.enlist(region, active, &self.index),
             }
         }
-        if self.sweep.current.as_ref().is_some_and(|current| current.queue.is_empty()) {
+        if self.sweep.current.as_ref().is_some_and(Current::is_done) {
             self.finish_segment(segment);
         }
     }
@@ -197,8 +213,8 @@ impl LogWriter {
             self.sweep.pressed = false;
             return false;
         }
-        let queue = self.sweep.lists.remove(&oldest).unwrap_or_default();
-        self.sweep.current = Some(Current { segment: oldest, queue });
+        let rest = self.sweep.lists.remove(&oldest).unwrap_or_default();
+        self.sweep.current = Some(Current { segment: oldest, queue: Vec::new(), rest });
         true
     }
 
@@ -206,10 +222,10 @@ impl LogWriter {
     fn stage_region(&mut self, region: RegionId, segment: u32, budget: usize, beside: usize) -> Option<usize> {
         let leaving = self.index.look(region, |group| {
             let blocks = group.blocks.iter().filter(|block| block.at.segment <= segment).copied();
-            (group.sweep_segment == segment).then(|| Leaving {
-                hard_state: group.hard_state,
-                mark: (group.truncated, group.truncated_term),
-                suspect: group.suspect,
+            (group.head.sweep_segment == segment).then(|| Leaving {
+                hard_state: group.head.hard_state,
+                mark: (group.head.truncated, group.head.truncated_term),
+                suspect: group.head.suspect,
                 state: group.state_stands_upto(segment),
                 blocks: blocks.collect(),
             })
@@ -257,7 +273,7 @@ impl LogWriter {
             staged |= blocked.is_none();
         }
         if staged {
-            self.index.change(region, |group| group.sweep_segment = IN_FLIGHT);
+            self.index.change(region, |group| group.head.sweep_segment = IN_FLIGHT);
             self.sweep.moving.push(region);
         } else if let Some(current) = &mut self.sweep.current {
             current.queue.push(region);

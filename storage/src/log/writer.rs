@@ -15,7 +15,8 @@ use rustc_hash::FxHashMap;
 use super::batch::{FlushToken, GroupRecord, LogBatch};
 use super::error::{CommitError, LogError, StepError};
 use super::format::{Footer, Loc, SegmentHeader};
-use super::index::{Index, Ledger};
+use super::index::Index;
+use super::ledger::Ledger;
 use super::options::LogOptions;
 use super::reader::LogReader;
 use super::recovery::{self, Recovered};
@@ -58,6 +59,7 @@ impl LogWriter {
     pub(super) fn assemble(segments: Segments, index: Arc<Index>, ledger: Ledger, floor: u32, settled: u32) -> Self {
         let staging = Staging::new(segments.options.record_bytes_max);
         let sweep = Sweep::new(&index, segments.active.segment.number);
+        while index.rest() {}
         let counters = Arc::new(Counters::default());
         let lanes = FxHashMap::default();
         let writer = Self { segments, index, ledger, staging, sweep, floor, settled, lanes, counters, poison: None };
@@ -94,9 +96,7 @@ impl LogWriter {
 
     /// Whether the log holds durable entries of the group up to that index.
     pub(super) fn truncates_something(&self, region: RegionId, upto: LogIndex) -> bool {
-        let holds =
-            self.index.look(region, |group| !group.suspect && group.truncated < upto.0 && upto.0 <= group.last_index());
-        holds.unwrap_or(false)
+        self.index.tip(region).is_some_and(|tip| !tip.suspect && tip.truncated < upto.0 && upto.0 <= tip.last_index)
     }
 
     /// Does a bounded piece of the log's own work when there is nothing to commit: writes living records of the oldest
@@ -235,11 +235,12 @@ impl LogWriter {
                 _ => {}
             }
             if self.index.apply(record, &mut self.ledger) {
-                self.sweep.on_new_group(record.region, record.at.segment, &self.index);
+                self.sweep.on_new_group(record.region, record.at.segment);
             }
         }
         self.counters.on_frame(batches as u64, self.staging.entries, length as u64, self.staging.rewritten, took);
         self.on_moves_durable();
+        self.index.on_frame();
         self.segments.release_below(floor);
         self.ledger.forget_below(floor);
         self.publish_sizes();
@@ -256,9 +257,15 @@ impl LogWriter {
         } else if let Some(bound) = blocked {
             self.roll(bound, self.sweep.is_pressed())?;
         } else {
-            return Ok(false);
+            return Ok(self.rest());
         }
         Ok(true)
+    }
+
+    /// Nothing is to be done: gives memory back, piece by piece. Answers whether there is more.
+    fn rest(&mut self) -> bool {
+        self.staging.give_back();
+        self.index.rest()
     }
 
     /// Goes on in the next segment, which has room for a batch of that bound.
@@ -281,10 +288,12 @@ impl LogWriter {
     /// What seals the active segment.
     fn footer(&mut self) -> Footer {
         let active = &mut self.segments.active;
-        active.regions.sort_unstable();
-        active.regions.dedup();
+        let mut regions: Vec<RegionId> = active.regions.iter().collect();
+        regions.sort_unstable();
+        regions.dedup();
+        active.regions = regions.iter().copied().collect();
         let number = active.segment.number;
-        let regions = footer_regions(&self.index, number, &active.regions, &active.removed);
+        let regions = footer_regions(&self.index, number, &regions, &active.removed);
         Footer {
             segment: number,
             end: active.end,
