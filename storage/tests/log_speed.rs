@@ -96,19 +96,20 @@ impl DiskFile for Nowhere {
 #[test]
 #[ignore = "a measurement"]
 fn an_entry_costs_little_to_write() {
-    for (groups, each, size) in
-        [(1, 1024, 16), (1, 1024, 128), (64, 16, 16), (64, 16, 128), (1024, 1, 16), (1024, 1, 128)]
-    {
+    let many = (20_000, 1, 16);
+    let shapes = [(1, 1024, 16), (1, 1024, 128), (64, 16, 16), (64, 16, 128), (1024, 1, 16), (1024, 1, 128), many];
+    for (groups, each, size) in shapes {
         let options = LogOptions { garbage_percent: 100_000, ..LogOptions::default() };
         let (mut log, ..) = LogWriter::open(Arc::new(Nowhere), options).unwrap();
         let mut spent = Duration::ZERO;
-        let all = batches(groups, each, size, 400);
+        let rounds = 400.min(400_000 / (groups * each));
+        let all = batches(groups, each, size, rounds);
         for batch in all {
             let begun = on_cpu();
             log.commit(vec![batch]).unwrap();
             spent += on_cpu() - begun;
         }
-        let per_entry = spent.as_nanos() / (400 * u128::from(groups * each));
+        let per_entry = spent.as_nanos() / u128::from(rounds * groups * each);
         println!("{groups:5} groups x {each:4} entries of {size:3} bytes: {per_entry:4} ns an entry");
     }
 }
@@ -116,7 +117,7 @@ fn an_entry_costs_little_to_write() {
 #[test]
 #[ignore = "a measurement"]
 fn recovery_is_fast() {
-    for (groups, each, size) in [(1000, 1, 64), (100, 10, 128), (100, 10, 1024)] {
+    for (groups, each, size) in [(1000, 1, 64), (100, 10, 128), (100, 10, 1024), (100_000, 1, 64)] {
         let dir = tempfile::tempdir().unwrap();
         let options = LogOptions { garbage_percent: 100_000, ..LogOptions::default() };
         let open = || LogWriter::open(Arc::new(RealDisk::open(dir.path()).unwrap()), options).unwrap();
