@@ -94,7 +94,7 @@ mod tests {
         let task: ApplyTask<u32> = ApplyTask::Entries { handle, entries, replies: Vec::new() };
         let (batch, end) = applier.apply(vec![task], &received);
         assert!(matches!(end, ApplyEnd::Stalled { .. }), "{end:?}");
-        assert_eq!(batch.applied.len(), 1);
+        assert_eq!(batch.applied().count(), 1);
         assert_eq!(backend.lookup(id, None, b""), Err(ReadError::UnknownRegion { region: id }));
         store.set_disk_full(false);
         applier.retry().expect("there is space again");

@@ -38,21 +38,29 @@ pub struct Destroyed {
     pub tombstone: Option<Tombstone>,
 }
 
+/// What one task came to, or some of entries that stood next to each other: for the worker.
+#[derive(Debug)]
+pub enum Effect {
+    /// Entries were applied.
+    Applied(Vec<Applied>),
+    /// A snapshot was installed, or was not.
+    Installed(SnapshotInstalled),
+    /// Whether a replica may come to be.
+    Created(RegionId, ReplicaId, bool),
+    /// A replica is gone.
+    Destroyed(Destroyed),
+    /// What is left of a region whose target has absorbed it, and is not here to do so.
+    Released(Tombstone),
+    /// An entry cannot be applied here and never will, as far as is known: the region needs a snapshot.
+    Stalled(RegionHandle, LogIndex),
+}
+
 /// What came of a batch of tasks.
 #[derive(Debug)]
 pub struct AppliedBatch<R> {
-    /// For the worker.
-    pub applied: Vec<Applied>,
-    /// For the worker.
-    pub installed: Vec<SnapshotInstalled>,
-    /// For the worker: which replicas may come to be.
-    pub created: Vec<(RegionId, ReplicaId, bool)>,
-    /// For the worker: which replicas are gone.
-    pub destroyed: Vec<Destroyed>,
-    /// For the worker: what is left of regions whose target has absorbed them, and is not here to do so.
-    pub released: Vec<Tombstone>,
-    /// For the worker: entries that cannot be applied here and never will, as far as is known: the region needs a snapshot.
-    pub stalled: Vec<(RegionHandle, LogIndex)>,
+    /// For the worker. Invariant: in the order in which it came about. A snapshot between two entries, or between the freeze of a
+    /// region and its absorption, replaces what was known before and nothing that was done after.
+    pub effects: Vec<Effect>,
     /// To be handed in again before anything else, a little later: they wait for a neighbour's freeze to be applied here.
     pub parked: Vec<ApplyTask<R>>,
     /// Consistency checks that were applied: their digests are to be taken, beside everything else.
@@ -63,15 +71,23 @@ pub struct AppliedBatch<R> {
     pub peer_replies: Vec<(StoreId, ForwardReply)>,
 }
 
+impl Effect {
+    fn into_input<R>(self) -> Input<R> {
+        match self {
+            Self::Applied(applied) => Input::Applied(applied),
+            Self::Installed(done) => Input::SnapshotInstalled(done),
+            Self::Created(region, replica, allowed) => Input::Created { region, replica, allowed },
+            Self::Destroyed(destroyed) => Input::Destroyed(destroyed),
+            Self::Released(tombstone) => Input::Absorbed { tombstone },
+            Self::Stalled(handle, index) => Input::Stalled { handle, index },
+        }
+    }
+}
+
 impl<R> Default for AppliedBatch<R> {
     fn default() -> Self {
         Self {
-            applied: Vec::new(),
-            installed: Vec::new(),
-            created: Vec::new(),
-            destroyed: Vec::new(),
-            released: Vec::new(),
-            stalled: Vec::new(),
+            effects: Vec::new(),
             parked: Vec::new(),
             checks: Vec::new(),
             replies: Vec::new(),
@@ -83,18 +99,28 @@ impl<R> Default for AppliedBatch<R> {
 impl<R> AppliedBatch<R> {
     /// All of it but the answers and digests, as a worker takes it.
     pub fn take_inputs(&mut self) -> Vec<Input<R>> {
-        let mut inputs = Vec::new();
-        if !self.applied.is_empty() {
-            inputs.push(Input::Applied(std::mem::take(&mut self.applied)));
+        let checked = self.checks.iter().map(|task| Input::Checked { handle: task.handle, index: task.index });
+        self.effects.drain(..).map(Effect::into_input).chain(checked).collect()
+    }
+
+    /// The entries that were applied, in order.
+    pub fn applied(&self) -> impl Iterator<Item = &Applied> {
+        self.effects.iter().flat_map(|effect| if let Effect::Applied(applied) = effect { &applied[..] } else { &[] })
+    }
+
+    pub(super) fn push_applied(&mut self, done: Applied) {
+        match self.effects.last_mut() {
+            Some(Effect::Applied(applied)) => applied.push(done),
+            _ => self.effects.push(Effect::Applied(vec![done])),
         }
-        inputs.extend(self.checks.iter().map(|task| Input::Checked { handle: task.handle, index: task.index }));
-        inputs.extend(self.installed.drain(..).map(Input::SnapshotInstalled));
-        let created = self.created.drain(..);
-        inputs.extend(created.map(|(region, replica, allowed)| Input::Created { region, replica, allowed }));
-        inputs.extend(self.destroyed.drain(..).map(Input::Destroyed));
-        inputs.extend(self.stalled.drain(..).map(|(handle, index)| Input::Stalled { handle, index }));
-        inputs.extend(self.released.drain(..).map(|tombstone| Input::Absorbed { tombstone }));
-        inputs
+    }
+
+    /// What was applied last, if nothing else was done since.
+    pub(super) fn last_applied(&mut self) -> Option<&mut Applied> {
+        match self.effects.last_mut() {
+            Some(Effect::Applied(applied)) => applied.last_mut(),
+            _ => None,
+        }
     }
 
     pub(super) fn answer(&mut self, to: ReplyTo<R>, outcome: Outcome) {

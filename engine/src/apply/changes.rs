@@ -55,7 +55,7 @@ pub(super) fn put_split<R>(
     catalogue.set_state(Arc::clone(&parent));
     catalogue.hold(parent.id);
     unsynced.push(Arc::clone(&parent));
-    if let Some(done) = out.applied.last_mut() {
+    if let Some(done) = out.last_applied() {
         done.split = Some(SplitDone { parent, children });
     }
     Ok(())
@@ -76,7 +76,7 @@ pub(super) fn put_step<R>(
     if let Some(progress) = regions.get_mut(&region.id) {
         note_change(catalogue, unsynced, progress, &change);
     }
-    if let Some(done) = out.applied.last_mut() {
+    if let Some(done) = out.last_applied() {
         done.change = Some(change);
     }
 }
@@ -90,7 +90,7 @@ pub(super) fn put_absorb<R>(
     (source, region, absorbed): (&Arc<RegionDescriptor>, Arc<RegionDescriptor>, Arc<Absorbed>),
     out: &mut AppliedBatch<R>,
 ) -> Result<(), StateError> {
-    let index = out.applied.last().map_or(LogIndex::ZERO, |done| done.index);
+    let index = out.last_applied().map_or(LogIndex::ZERO, |done| done.index);
     let sessions = |id| -> Result<BTreeMap<SessionId, SessionRecord>, StateError> {
         let stored = sessions_after(batch, view, id)?.into_iter();
         Ok(stored.filter_map(|(id, record)| Some((id, SessionRecord::decode(&record)?))).collect())

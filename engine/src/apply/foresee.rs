@@ -292,7 +292,7 @@ mod tests {
             assert!(matches!(end, ApplyEnd::Done), "{end:?}");
             let applied = applier.applied(region.descriptor.id).unwrap();
             assert_eq!(applied.descriptor, foresight.descriptor, "case {case}");
-            let made = batch.applied.iter().filter_map(|applied| applied.split.as_ref());
+            let made = batch.applied().filter_map(|applied| applied.split.as_ref());
             let children: Vec<_> = made.flat_map(|split| &split.children).map(|(child, _)| Arc::clone(child)).collect();
             assert_eq!(children, foresight.children, "case {case}");
         }

@@ -53,7 +53,7 @@ impl Applier {
                     }
                     *self.lagging.entry(region).or_default() += cost;
                     let index = progress.applied;
-                    batch.applied.push(Applied {
+                    batch.push_applied(Applied {
                         handle,
                         index,
                         cost,

@@ -47,7 +47,7 @@ impl ReceivedSnapshots for NoSnapshots {
     fn discard(&self, _: StoreId, _: &SnapshotHeader) {}
 }
 
-fn region(id: RegionId, start: &'static str, end: &'static str) -> Arc<RegionDescriptor> {
+pub(super) fn region(id: RegionId, start: &'static str, end: &'static str) -> Arc<RegionDescriptor> {
     let range = KeyRange { start: Bytes::from_static(start.as_bytes()), end: Bytes::from_static(end.as_bytes()) };
     let replicas = vec![Replica { id: ReplicaId(id.get() * 10), store: OWN, role: Role::Voter }];
     Arc::new(RegionDescriptor { id, range, epoch: RegionEpoch { conf_version: 1, version: 1 }, replicas })
@@ -78,7 +78,7 @@ impl Store {
         Self { source: backend.applier(of(SOURCE)), target: backend.applier(of(TARGET)), backend }
     }
 
-    fn shared(with_source: bool) -> Self {
+    pub(super) fn shared(with_source: bool) -> Self {
         let files = SnapshotFiles::open_on(Arc::new(SimDisk::new(1))).unwrap();
         let store = Arc::new(SimStore::new());
         Self::new(Backend::shared(Arc::new(Keys), store).of_store(OWN, &files), with_source)
@@ -87,9 +87,7 @@ impl Store {
     pub(super) fn freeze(&mut self) -> Arc<RegionDescriptor> {
         let target = region(TARGET, "m", "");
         let done = admin(&mut self.source, SOURCE, 2, &AdminCommand::Freeze { target });
-        let Some(RegionChange::Frozen { region, .. }) = done.applied[0].change.clone() else {
-            panic!("it is frozen: {:?}", done.applied)
-        };
+        let Some(RegionChange::Frozen { region, .. }) = change(&done) else { panic!("it is frozen: {done:?}") };
         region
     }
 }
@@ -110,6 +108,18 @@ pub(super) fn run(applier: &mut Applier, task: ApplyTask<()>) -> AppliedBatch<()
     batch
 }
 
+/// What the first of the applied entries has made of its region.
+fn change(batch: &AppliedBatch<()>) -> Option<RegionChange> {
+    batch.applied().next().unwrap().change.clone()
+}
+
+fn destroyed(mut batch: AppliedBatch<()>) -> Destroyed {
+    match batch.effects.pop() {
+        Some(Effect::Destroyed(destroyed)) => destroyed,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn commit(source: &Arc<RegionDescriptor>) -> AdminCommand {
     AdminCommand::CommitMerge { index: LogIndex(2), source: Arc::clone(source) }
 }
@@ -120,7 +130,7 @@ fn a_region_that_another_applier_has_absorbed_is_not_captured() {
     let frozen = store.freeze();
     assert!(store.source.capture(SOURCE).unwrap().is_some());
     let done = admin(&mut store.target, TARGET, 2, &commit(&frozen));
-    assert!(matches!(done.applied[0].change, Some(RegionChange::Merged { .. })), "{:?}", done.applied);
+    assert!(matches!(change(&done), Some(RegionChange::Merged { .. })), "{done:?}");
     assert!(store.source.capture(SOURCE).unwrap().is_none(), "its records are gone, its keys another's");
 }
 
@@ -130,8 +140,10 @@ fn a_target_that_finds_no_source_beside_it_says_that_it_needs_a_snapshot() {
     let epoch = RegionEpoch { conf_version: 1, version: 2 };
     let frozen = Arc::new(RegionDescriptor { epoch, ..(*region(SOURCE, "", "m")).clone() });
     let done = admin(&mut store.target, TARGET, 2, &commit(&frozen));
-    assert_eq!((done.applied.len(), done.parked.len()), (0, 1), "it is not skipped");
-    assert_eq!(done.stalled, [(handle(TARGET), LogIndex(2))]);
+    assert_eq!((done.applied().count(), done.parked.len()), (0, 1), "it is not skipped");
+    let is_it =
+        |effect: &Effect| matches!(effect, Effect::Stalled(at, index) if (*at, index.get()) == (handle(TARGET), 2));
+    assert!(done.effects.len() == 1 && is_it(&done.effects[0]), "{done:?}");
 }
 
 #[test]
@@ -140,7 +152,7 @@ fn a_target_whose_source_has_not_come_to_its_freeze_waits() {
     let epoch = RegionEpoch { conf_version: 1, version: 2 };
     let frozen = Arc::new(RegionDescriptor { epoch, ..(*region(SOURCE, "", "m")).clone() });
     let done = admin(&mut store.target, TARGET, 2, &commit(&frozen));
-    assert_eq!((done.parked.len(), done.stalled.len()), (1, 0));
+    assert_eq!((done.parked.len(), done.effects.len()), (1, 0));
 }
 
 #[test]
@@ -150,8 +162,13 @@ fn a_frozen_region_goes_once_its_target_is_known_to_be_gone_from_here() {
     entry(&mut store.source, SOURCE, 2, Command::encode(epoch, None, b"a"));
     let target = region(TARGET, "m", "");
     let done = admin(&mut store.source, SOURCE, 3, &AdminCommand::Freeze { target });
-    assert!(done.applied[0].change.is_some());
-    let release = |store: &mut Store| run(&mut store.source, ApplyTask::Release { region: SOURCE }).released;
+    assert!(change(&done).is_some());
+    let release = |store: &mut Store| -> Vec<Tombstone> {
+        let released = run(&mut store.source, ApplyTask::Release { region: SOURCE }).effects.into_iter();
+        released
+            .filter_map(|effect| if let Effect::Released(tombstone) = effect { Some(tombstone) } else { None })
+            .collect()
+    };
     assert_eq!(release(&mut store), [], "the target is here");
     // The target's replica is removed before it has come to the merge, and is told of a later version.
     let epoch = RegionEpoch { conf_version: 2, version: 3 };
@@ -231,7 +248,7 @@ fn a_childs_replica_is_removed_after_the_split_that_gives_it_its_state() {
     let mut destroy = || {
         let known = Arc::clone(&known);
         let task = ApplyTask::Destroy { region: child, known, cause: Cause::Removed, committed };
-        run(&mut store.target, task).destroyed.pop().unwrap()
+        destroyed(run(&mut store.target, task))
     };
     let put_off = destroy();
     assert_eq!((put_off.tombstone, put_off.committed), (None, committed));
@@ -257,7 +274,7 @@ fn the_range_of_a_replica_is_taken_until_its_removal_is_written() {
     let mut destroy = || {
         let known = Arc::clone(&known);
         let task = ApplyTask::Destroy { region: SOURCE, known, cause: Cause::Removed, committed: Default::default() };
-        run(&mut store.source, task).destroyed.pop().unwrap().tombstone
+        destroyed(run(&mut store.source, task)).tombstone
     };
     // A neighbour has absorbed the region elsewhere and given its keys to a child, whose snapshot comes here.
     let epoch = RegionEpoch { conf_version: 1, version: 9 };

@@ -14,11 +14,15 @@ mod decide;
 mod digest;
 mod foresee;
 mod install;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
+mod install_tests;
 mod lag;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test")]
 mod merge_tests;
 mod own;
+mod park;
 mod record;
 mod recover;
 mod shared;
@@ -35,14 +39,14 @@ use multiraft_transport::SnapshotHeader;
 use crate::apply::backend::Form;
 use crate::apply::barred::Barred;
 use crate::apply::catalogue::{Catalogue, Entries};
-use crate::apply::decide::{is_admin, wanted_source};
+use crate::apply::decide::is_admin;
 use crate::logic::{ApplyTask, Packed, RegionChange, RegionHandle};
 use crate::measure::Tallies;
 use crate::region::merge::MergeState;
 use crate::snapshots::SnapshotFiles;
 
 pub use backend::{AppliedRegion, Backend};
-pub use batch::{AppliedBatch, ApplyEnd, Destroyed};
+pub use batch::{AppliedBatch, ApplyEnd, Destroyed, Effect};
 pub(crate) use body::CHUNK_BYTES;
 pub use body::Chunks;
 pub use catalogue::{Cause, Tombstone};
@@ -173,8 +177,11 @@ impl Applier {
             if let Err(error) = self.step(&mut tasks, received, &mut batch) {
                 let is_full = matches!(error, ApplyError::State(StateError::NoSpace { .. }));
                 let end = if is_full && self.is_stalled() {
-                    self.waiting = batch.applied.iter().map(|done| done.handle.region).collect();
-                    self.waiting.extend(batch.installed.iter().map(|installed| installed.handle.region));
+                    self.waiting = batch.applied().map(|done| done.handle.region).collect();
+                    self.waiting.extend(batch.effects.iter().filter_map(|effect| match effect {
+                        Effect::Installed(done) => Some(done.handle.region),
+                        _ => None,
+                    }));
                     self.waiting.extend(tasks.iter().map(ApplyTask::region));
                     ApplyEnd::Stalled { rest: tasks.into() }
                 } else {
@@ -198,7 +205,7 @@ impl Applier {
         }
         match tasks.pop_front() {
             Some(ApplyTask::Install { handle, from, header }) => {
-                out.installed.push(self.install(received, handle, from, header)?);
+                out.effects.push(Effect::Installed(self.install(received, handle, from, header)?));
                 if !self.unsynced.is_empty() {
                     let catalogue = Arc::clone(&self.catalogue);
                     self.sync_changes(&mut catalogue.lock())?;
@@ -220,13 +227,13 @@ impl Applier {
             }
             Some(ApplyTask::Create { region, replica }) => {
                 let allowed = self.catalogue.lock().create(region, replica);
-                out.created.push((region, replica, allowed));
+                out.effects.push(Effect::Created(region, replica, allowed));
             }
             Some(ApplyTask::Destroy { region, known, cause, committed }) => {
                 let tombstone = self.destroy(region, &known, cause, committed)?;
-                out.destroyed.push(Destroyed { region, known, committed, tombstone });
+                out.effects.push(Effect::Destroyed(Destroyed { region, known, committed, tombstone }));
             }
-            Some(ApplyTask::Release { region }) => out.released.extend(self.release(region)?),
+            Some(ApplyTask::Release { region }) => out.effects.extend(self.release(region)?.map(Effect::Released)),
             Some(ApplyTask::Elsewhere { descriptor }) => self.catalogue.lock().note_elsewhere(&descriptor),
             Some(ApplyTask::Rest { packed }) => self.rest(&packed),
             Some(ApplyTask::Entries { .. }) | None => {}
@@ -295,41 +302,12 @@ impl Applier {
             }));
         }
         // Also if the record of it finds no space yet: it is decided.
-        self.bar_if_fenced(out.applied.last().and_then(|done| done.change.as_ref()));
+        self.bar_if_fenced(out.last_applied().and_then(|done| done.change.as_ref()));
         applied?;
         if !self.unsynced.is_empty() {
             self.sync_changes(&mut entries.unwrap_or_else(|| catalogue.lock()))?;
         }
         Ok(())
-    }
-
-    /// Puts aside what stands first if it is the commit of a merge whose source is not frozen beside it yet (M7), and all that
-    /// comes after it for the same region.
-    fn park<R>(&self, tasks: &mut VecDeque<ApplyTask<R>>, out: &mut AppliedBatch<R>) {
-        let Some(ApplyTask::Entries { handle, entries, .. }) = tasks.front() else { return };
-        let (handle, region) = (*handle, handle.region);
-        let Some(progress) = self.regions.get(&region) else { return };
-        let first = entries.first().filter(|entry| entry.index > progress.applied);
-        let wanted = first.and_then(|entry| wanted_source(&progress.descriptor, &progress.merge, entry));
-        let (Some((source, index)), Some(first)) = (wanted, first) else { return };
-        let catalogue = self.catalogue.lock();
-        if catalogue.is_frozen_at(source, index) {
-            return;
-        }
-        if !catalogue.is_here(source) {
-            out.stalled.push((handle, first.index));
-        }
-        drop(catalogue);
-        tracing::debug!(%region, %source, %index, "a merge waits for its source to be frozen here");
-        let is_of = |task: &ApplyTask<R>| matches!(task, ApplyTask::Entries { handle, .. } if handle.region == region);
-        // What replaces the region's state ends the waiting.
-        let mut rest = VecDeque::new();
-        let mut waits = true;
-        while let Some(task) = tasks.pop_front() {
-            waits &= !matches!(&task, ApplyTask::Install { handle, .. } if handle.region == region);
-            if waits && is_of(&task) { out.parked.push(task) } else { rest.push_back(task) }
-        }
-        *tasks = rest;
     }
 
     fn is_frozen<R>(&self, task: &ApplyTask<R>) -> bool {

@@ -258,7 +258,7 @@ pub(super) fn apply<R>(
         for (_, reply) in replies {
             out.answer(reply, Outcome::Uncertain);
         }
-        out.applied.push(done);
+        out.push_applied(done);
     }
     Ok(())
 }

@@ -80,7 +80,7 @@ impl SharedBackend {
                 put_absorb(&mut batch, &*view, &mut pass, (&source, region, absorbed), out)?;
             }
             Some(AdminDecision::Check { index }) => {
-                pass.checks.extend(out.applied.last().map(|done| (done.handle, index)));
+                pass.checks.extend(out.last_applied().map(|done| (done.handle, index)));
             }
             Some(AdminDecision::Answer(_)) | None => {}
         }
@@ -409,7 +409,7 @@ impl Run<'_> {
         for (_, reply) in replies {
             out.answer(reply, Outcome::Uncertain);
         }
-        out.applied.push(done);
+        out.push_applied(done);
         Ok(())
     }
 

@@ -25,7 +25,8 @@ use super::fence::Fence;
 use super::offline::{Opened, Recovery, RecoveryError, applied_region, read_some};
 use super::plan::{Keep, Plan, PlanId, RegionPlan, Verdict};
 use crate::apply::{
-    AppliedRegion, Applier, ApplyEnd, Cause, Chunks, FIRST_INDEX, FIRST_TERM, ReceivedSnapshots, Rewrite,
+    AppliedRegion, Applier, ApplyEnd, Cause, Chunks, Destroyed, Effect, FIRST_INDEX, FIRST_TERM, ReceivedSnapshots,
+    Rewrite,
 };
 use crate::logic::{AdminCommand, ApplyTask, MergeState, RegionChange, RegionHandle, StoreStanding};
 use crate::region::command::Command;
@@ -407,16 +408,18 @@ fn run(applier: &mut Applier, region: RegionId, tasks: Vec<ApplyTask<Infallible>
     if !batch.parked.is_empty() {
         return Err(interrupted("its log waits for a neighbour to be frozen, which does not come".to_owned()));
     }
-    if batch.destroyed.iter().any(|destroyed| destroyed.tombstone.is_none()) {
+    let stays = |effect: &Effect| matches!(effect, Effect::Destroyed(Destroyed { tombstone: None, .. }));
+    if batch.effects.iter().any(stays) {
         return Err(interrupted("there is no space to remove it".to_owned()));
     }
     let mut follow_up = Vec::new();
-    for applied in batch.applied {
-        let children = applied.split.into_iter().flat_map(|split| split.children);
+    for applied in batch.applied() {
+        let children = applied.split.iter().flat_map(|split| &split.children);
         for (descriptor, _) in children.filter(|(_, adopted)| *adopted) {
+            let descriptor = Arc::clone(descriptor);
             follow_up.push(ApplyTask::Register { descriptor, index: FIRST_INDEX, term: FIRST_TERM });
         }
-        if let Some(RegionChange::Merged { tombstone, .. }) = applied.change {
+        if let Some(RegionChange::Merged { tombstone, .. }) = &applied.change {
             follow_up.push(ApplyTask::Forget { region: tombstone.descriptor.id });
         }
     }

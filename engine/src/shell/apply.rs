@@ -239,7 +239,7 @@ impl ApplyThread {
     /// Beside a stalled batch.
     fn apply_beside(&mut self, tasks: Vec<ApplyTask<Completion>>) {
         let (batch, rest) = self.applier.apply_beside(tasks);
-        if !batch.applied.is_empty() {
+        if !batch.effects.is_empty() {
             self.deliver(batch);
         }
         if !rest.is_empty() {

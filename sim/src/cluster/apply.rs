@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use multiraft::apply::{AppliedBatch, ApplyEnd, SnapshotSource};
+use multiraft::apply::{AppliedBatch, ApplyEnd, Effect, SnapshotSource};
 use multiraft::logic::{ApplyTask, DiskUse, Input, LaneKind};
 use multiraft_raft::{LogIndex, RegionId};
 use multiraft_transport::PeerMessage;
@@ -43,26 +43,24 @@ impl Cluster {
         }
         let Some(process) = &mut self.nodes[store].process else { return };
         let host = &mut process.workers[worker];
-        let (batch, rest) = if let Some((batch, rest)) = host.stalled.take() {
+        let (batch, seen, rest) = if let Some((batch, seen, rest)) = host.stalled.take() {
             if host.applier.retry().is_err() {
-                host.stalled = Some((batch, rest));
+                host.stalled = Some((batch, seen, rest));
                 self.apply_beside(store, worker);
                 return self.schedule.plan_in(50 * MILLI, Event::ApplyDone { store, life, worker });
             }
             self.input(store, worker, Input::DiskFull { disk: DiskUse::State, full: false });
-            (batch, rest)
+            (batch, seen, rest)
         } else {
             let tasks = host.applying.take().unwrap_or_default();
             match host.applier.apply(tasks, &process.received) {
                 (batch, ApplyEnd::Done) => {
                     self.observe_changes(&batch);
-                    (batch, Vec::new())
+                    (batch, 0, Vec::new())
                 }
                 (batch, ApplyEnd::Stalled { rest }) => {
                     self.observe_changes(&batch);
-                    let Some(process) = &mut self.nodes[store].process else { return };
-                    let host = &mut process.workers[worker];
-                    host.stalled = Some((batch, rest));
+                    self.stall(store, worker, batch, rest);
                     self.counters.state_no_space += 1;
                     self.input(store, worker, Input::DiskFull { disk: DiskUse::State, full: true });
                     return self.schedule.plan_in(50 * MILLI, Event::ApplyDone { store, life, worker });
@@ -74,8 +72,24 @@ impl Cluster {
             }
         };
         self.put_back(store, worker, rest);
-        self.on_applied(store, worker, batch);
+        self.on_applied(store, worker, batch, seen);
         self.start_apply(store, worker);
+    }
+
+    /// Holds a batch back whose last write found no space. What was done before that is written, and another applier may go on
+    /// from it meanwhile: the judges see it now.
+    fn stall(&mut self, store: usize, worker: usize, mut batch: AppliedBatch<Waiter>, rest: Vec<ApplyTask<Waiter>>) {
+        let effects = std::mem::take(&mut batch.effects);
+        let seen = effects.len().saturating_sub(1);
+        if let Some(process) = &mut self.nodes[store].process {
+            process.workers[worker].stalled = Some((batch, seen, rest));
+        }
+        self.observe_applied(store, &effects[..seen]);
+        if let Some(process) = &mut self.nodes[store].process
+            && let Some((batch, ..)) = &mut process.workers[worker].stalled
+        {
+            batch.effects = effects;
+        }
     }
 
     /// Applies what a stalled batch does not keep from it.
@@ -84,9 +98,9 @@ impl Cluster {
         let host = &mut process.workers[worker];
         let (batch, rest) = host.applier.apply_beside(host.tasks.drain(..).collect());
         host.tasks.extend(rest);
-        if !batch.applied.is_empty() {
-            self.counters.applied_beside += batch.applied.len() as u64;
-            self.on_applied(store, worker, batch);
+        if !batch.effects.is_empty() {
+            self.counters.applied_beside += batch.applied().count() as u64;
+            self.on_applied(store, worker, batch, 0);
         }
     }
 
@@ -107,17 +121,19 @@ impl Cluster {
         }
     }
 
-    fn on_applied(&mut self, store: usize, worker: usize, mut batch: AppliedBatch<Waiter>) {
+    /// What a batch came to is told, to the judges all but what they have `seen`.
+    fn on_applied(&mut self, store: usize, worker: usize, mut batch: AppliedBatch<Waiter>, seen: usize) {
         let id = id_of(store);
-        for done in &batch.installed {
-            if done.installed {
+        for effect in &batch.effects {
+            if let Effect::Installed(done) = effect
+                && done.installed
+            {
                 self.counters.snapshots_installed += 1;
                 self.consensus.on_installed(id, done.header.region, done.header.index);
-                self.say(|| format!("{id} installs a snapshot of {:?} at {}", done.header.region, done.header.index));
             }
         }
-        self.observe_applied(store, worker, &batch);
-        self.record(3, batch.applied.iter().map(|done| done.index.get()).sum());
+        self.observe_applied(store, &batch.effects[seen..]);
+        self.record(3, batch.applied().map(|done| done.index.get()).sum());
         if self.dies_at(store, Point::AfterApply) {
             return;
         }

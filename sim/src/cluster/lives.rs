@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use multiraft::apply::{AppliedBatch, Destroyed, Tombstone};
+use multiraft::apply::{AppliedBatch, Destroyed, Effect, Tombstone};
 use multiraft::logic::{Applied, ApplyTask, RegionChange, SnapshotInstalled, SplitDone, TurnOutput};
 use multiraft_raft::{LogIndex, RegionId, Role};
 use multiraft_transport::{PeerMessage, RegionStep};
@@ -14,7 +14,7 @@ use crate::random::{digest_of, fold};
 impl Cluster {
     /// Shows the judges what committed changes a batch holds, whether or not the state store has taken it yet.
     pub(super) fn observe_changes(&mut self, batch: &AppliedBatch<Waiter>) {
-        for done in &batch.applied {
+        for done in batch.applied() {
             for (index, descriptor) in &done.memberships {
                 if let Some(descriptor) = descriptor {
                     let witnesses = self.regions.witnesses(descriptor.id);
@@ -79,61 +79,33 @@ impl Cluster {
         self.operators.children.retain(|(at, child)| (*at, *child) != (store, region));
     }
 
-    /// Shows the judges what a batch has made of a store's replicas.
-    pub(super) fn observe_applied(&mut self, store: usize, worker: usize, batch: &AppliedBatch<Waiter>) {
+    /// Shows the judges what a batch has made of a store's replicas, in the order in which it came about.
+    pub(super) fn observe_applied(&mut self, store: usize, effects: &[Effect]) {
         let id = id_of(store);
-        // A snapshot is followed by entries after it, and takes the place of those before.
-        let is_followed = |done: &&SnapshotInstalled| {
-            let follows = |next: &Applied| next.handle == done.handle && next.index > done.header.index;
-            batch.applied.iter().any(follows)
-        };
-        let installed = batch.installed.iter().filter(|done| done.installed);
-        let (came_before, came_after): (Vec<_>, Vec<_>) = installed.partition(is_followed);
-        for done in came_before {
-            self.observe_installed(store, done);
-        }
-        for done in &batch.applied {
-            for (_, descriptor) in &done.memberships {
-                descriptor.iter().for_each(|descriptor| self.regions.on_changed_here(id, descriptor));
-            }
-            if let Some(split) = &done.split {
-                self.observe_split(store, worker, split);
-            }
-            if let Some(change) = &done.change {
-                self.say(|| format!("{id} applies {change:?}"));
-                if let RegionChange::Frozen { region, frozen } = change {
-                    self.regions.on_frozen_here(id, region.id, frozen.index);
+        for effect in effects {
+            match effect {
+                Effect::Applied(applied) => applied.iter().for_each(|done| self.observe_entries(store, done)),
+                Effect::Installed(done) if done.installed => self.observe_installed(store, done),
+                Effect::Created(region, replica, true) => {
+                    self.say(|| format!("{id} creates {replica:?} of {region:?}"));
+                    self.counters.replicas_created += 1;
+                    self.counters.replicas_readded += u64::from(self.regions.had(id, *region));
+                    let verdict = self.regions.on_created(id, *region, *replica);
+                    self.judge_that(verdict);
                 }
-                if let RegionChange::Merged { tombstone, absorbed, region } = change {
+                Effect::Released(tombstone) => {
+                    self.counters.replicas_released += 1;
                     self.observe_absorbed(store, tombstone);
-                    self.regions.on_list_here(id, region.id, absorbed);
                 }
-                let verdict = self.regions.on_state_here(id, change.region());
-                self.judge_that(verdict);
-                self.sample(store, change.region().id);
+                Effect::Destroyed(Destroyed { region, tombstone: Some(tombstone), .. }) => {
+                    self.say(|| format!("{id} has removed {region:?}: {tombstone:?}"));
+                    self.counters.replicas_removed += 1;
+                    self.regions.on_destroyed(id, *region, forbidden(tombstone));
+                    self.consensus.on_removed(id, *region, &self.shadows);
+                    self.operators.children.retain(|(at, child)| (*at, *child) != (store, *region));
+                }
+                Effect::Installed(_) | Effect::Created(..) | Effect::Destroyed(_) | Effect::Stalled(..) => {}
             }
-        }
-        for done in came_after {
-            self.observe_installed(store, done);
-        }
-        for (region, replica, allowed) in batch.created.iter().filter(|(_, _, allowed)| *allowed) {
-            self.say(|| format!("{id} creates {replica:?} of {region:?}: {allowed}"));
-            self.counters.replicas_created += 1;
-            self.counters.replicas_readded += u64::from(self.regions.had(id, *region));
-            let verdict = self.regions.on_created(id, *region, *replica);
-            self.judge_that(verdict);
-        }
-        for tombstone in &batch.released {
-            self.counters.replicas_released += 1;
-            self.observe_absorbed(store, tombstone);
-        }
-        for Destroyed { region, tombstone, .. } in &batch.destroyed {
-            let Some(tombstone) = tombstone else { continue };
-            self.say(|| format!("{id} has removed {region:?}: {tombstone:?}"));
-            self.counters.replicas_removed += 1;
-            self.regions.on_destroyed(id, *region, forbidden(tombstone));
-            self.consensus.on_removed(id, *region, &self.shadows);
-            self.operators.children.retain(|(at, child)| (*at, *child) != (store, *region));
         }
         // What another applier has done and could not write out yet is not known here.
         let process = self.nodes[store].process.as_ref();
@@ -143,8 +115,31 @@ impl Cluster {
         }
     }
 
+    fn observe_entries(&mut self, store: usize, done: &Applied) {
+        let id = id_of(store);
+        for (_, descriptor) in &done.memberships {
+            descriptor.iter().for_each(|descriptor| self.regions.on_changed_here(id, descriptor));
+        }
+        if let Some(split) = &done.split {
+            self.observe_split(store, split);
+        }
+        let Some(change) = &done.change else { return };
+        self.say(|| format!("{id} applies {change:?}"));
+        if let RegionChange::Frozen { region, frozen } = change {
+            self.regions.on_frozen_here(id, region.id, frozen.index);
+        }
+        if let RegionChange::Merged { tombstone, absorbed, region } = change {
+            self.observe_absorbed(store, tombstone);
+            self.regions.on_list_here(id, region.id, absorbed);
+        }
+        let verdict = self.regions.on_state_here(id, change.region());
+        self.judge_that(verdict);
+        self.sample(store, change.region().id);
+    }
+
     fn observe_installed(&mut self, store: usize, done: &SnapshotInstalled) {
         let id = id_of(store);
+        self.say(|| format!("{id} installs a snapshot of {:?} at {}", done.header.region, done.header.index));
         let descriptor = &done.header.descriptor;
         let is_first = self.is_without_state(store, descriptor.id);
         self.counters.snapshots_into_empty += u64::from(is_first);
@@ -162,7 +157,7 @@ impl Cluster {
         self.sample(store, descriptor.id);
     }
 
-    fn observe_split(&mut self, store: usize, worker: usize, split: &SplitDone) {
+    fn observe_split(&mut self, store: usize, split: &SplitDone) {
         let id = id_of(store);
         self.say(|| format!("{id} applies a split: {split:?}"));
         self.counters.splits += 1;
@@ -178,7 +173,6 @@ impl Cluster {
             }
             self.counters.splits_replayed += u64::from(!self.operators.children.insert((store, child.id)));
         }
-        let _ = worker;
         self.sample(store, split.parent.id);
     }
 

@@ -104,8 +104,9 @@ pub(super) struct WorkerHost {
     pub(super) tasks: VecDeque<ApplyTask<Waiter>>,
     pub(super) applying: Option<Vec<ApplyTask<Waiter>>>,
     pub(super) applying_since: Moment,
-    /// What the applier has done as soon as the state store has room again.
-    pub(super) stalled: Option<(AppliedBatch<Waiter>, Vec<ApplyTask<Waiter>>)>,
+    /// What the applier has done as soon as the state store has room again, how much of it the judges have seen, and what comes
+    /// after it.
+    pub(super) stalled: Option<(AppliedBatch<Waiter>, usize, Vec<ApplyTask<Waiter>>)>,
 }
 
 impl Node {

@@ -46,7 +46,7 @@ fn recorded(store: &Store) -> Vec<(u64, u64)> {
 }
 
 fn applied(batch: &AppliedBatch<()>) -> Vec<(RegionId, u64)> {
-    batch.applied.iter().map(|done| (done.handle.region, done.index.get())).collect()
+    batch.applied().map(|done| (done.handle.region, done.index.get())).collect()
 }
 
 #[test]
