@@ -20,11 +20,13 @@ pub struct Disaster {
 }
 
 impl Disaster {
-    /// What `seed` decides. Has a source of its own, so that the rest of a seed stays what it was.
+    /// What `seed` decides; in any case one if that is `wanted`. Has a source of its own, so that the rest of a seed stays what
+    /// it was.
     #[must_use]
-    pub fn draw(seed: u64) -> Option<Self> {
+    pub fn draw(seed: u64, wanted: bool) -> Option<Self> {
         let mut random = Random::new(seed ^ 0xd15a_57e2_0fa1_1005);
-        random.chance(150).then(|| Self {
+        let comes = random.chance(150);
+        (comes || wanted).then(|| Self {
             at: random.between(10_000, 25_000) * MILLI,
             delay: random.below(3 * SECOND),
             half: random.chance(300),

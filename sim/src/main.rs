@@ -12,7 +12,7 @@ use multiraft_sim::cluster::Report;
 use multiraft_sim::enumerate::{Scenario, enumerate};
 use multiraft_sim::plan::Plan;
 use multiraft_sim::plant::Plant;
-use multiraft_sim::run::{Summary, find, run_seed, run_seeds};
+use multiraft_sim::run::{Summary, find, run_plan, run_seeds};
 use multiraft_sim::trace::trace;
 
 /// Whole multiraft clusters in one thread on virtual time, with faults, from a seed.
@@ -35,6 +35,9 @@ enum Task {
         /// How many threads work on seeds; each seed stays on one.
         #[arg(long, default_value_t = 2)]
         threads: usize,
+        /// Have a disaster come in each of them; what else happens how often is not judged then.
+        #[arg(long)]
+        disasters: bool,
     },
     /// Run one seed and tell everything that happens.
     Replay {
@@ -44,6 +47,9 @@ enum Task {
         /// With this planted bug, named as `self-test` names it.
         #[arg(long, value_parser = parse_plant)]
         plant: Option<Plant>,
+        /// As `run --disasters` runs it.
+        #[arg(long)]
+        disasters: bool,
     },
     /// Write the trace of one group, for a TLA+ specification to judge.
     Trace {
@@ -70,8 +76,8 @@ enum Task {
 
 fn main() -> ExitCode {
     let is_well = match Arguments::parse().task {
-        Task::Run { seeds, seconds_budget, threads } => run(seeds, seconds_budget, threads),
-        Task::Replay { seed, plant } => replay(seed, plant),
+        Task::Run { seeds, seconds_budget, threads, disasters } => run(seeds, seconds_budget, threads, disasters),
+        Task::Replay { seed, plant, disasters } => replay(seed, plant, disasters),
         Task::Trace { seed, out } => write_trace(seed, &out),
         Task::Enumerate { scenario } => enumerate_all(scenario),
         Task::SelfTest { seeds } => self_test(seeds),
@@ -79,10 +85,17 @@ fn main() -> ExitCode {
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run(seeds: Range<u64>, seconds_budget: Option<u64>, threads: usize) -> bool {
+fn drawn_by(disasters: bool) -> fn(u64) -> Plan {
+    if disasters { Plan::draw_disaster } else { Plan::draw }
+}
+
+fn run(seeds: Range<u64>, seconds_budget: Option<u64>, threads: usize, disasters: bool) -> bool {
     std::panic::set_hook(Box::new(|_| {}));
-    let summary = run_seeds(seeds, threads, seconds_budget.map(Duration::from_secs), &tell_failure);
-    let below = summary.counters.below_floor(summary.seeds);
+    let budget = seconds_budget.map(Duration::from_secs);
+    let tell = |report: &Report| tell_failure(report, disasters);
+    let summary = run_seeds(seeds, drawn_by(disasters), threads, budget, &tell);
+    // How often things happen depends on what seeds decide by themselves.
+    let below = if disasters { Vec::new() } else { summary.counters.below_floor(summary.seeds) };
     for (name, number, _) in summary.counters.list() {
         println!("{name:>28} {number:>14}");
     }
@@ -104,10 +117,11 @@ fn last_line(summary: &Summary, is_well: bool) -> serde_json::Value {
     })
 }
 
-fn tell_failure(report: &Report) {
+fn tell_failure(report: &Report, disasters: bool) {
     let Some(violation) = &report.violation else { return };
     eprintln!("seed {} fails at commit {}: {violation}", report.seed, commit());
-    eprintln!("  replay: cargo run --release -p multiraft-sim -- replay --seed {}", report.seed);
+    let also = if disasters { " --disasters" } else { "" };
+    eprintln!("  replay: cargo run --release -p multiraft-sim -- replay --seed {}{also}", report.seed);
 }
 
 /// The commit that runs: told by whoever built it, or else what git says of the working directory.
@@ -119,9 +133,10 @@ fn commit() -> String {
     told.map_or_else(|| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn replay(seed: u64, plant: Option<Plant>) -> bool {
-    println!("{:#?}", Plan::draw(seed));
-    let report = run_seed(seed, plant, true);
+fn replay(seed: u64, plant: Option<Plant>, disasters: bool) -> bool {
+    let plan = drawn_by(disasters)(seed);
+    println!("{plan:#?}");
+    let report = run_plan(plan, plant, true);
     println!("seed {seed}, commit {}, digest {:016x}", commit(), report.digest);
     match &report.violation {
         Some(violation) => println!("fails: {violation}"),

@@ -15,7 +15,13 @@ use crate::plant::Plant;
 /// Runs one seed. An assertion that fails in what ships is a violation like any other.
 #[must_use]
 pub fn run_seed(seed: u64, plant: Option<Plant>, verbose: bool) -> Report {
-    caught(seed, || Cluster::new(Plan::draw(seed), plant, verbose).run())
+    run_plan(Plan::draw(seed), plant, verbose)
+}
+
+/// Runs what a seed has decided.
+#[must_use]
+pub fn run_plan(plan: Plan, plant: Option<Plant>, verbose: bool) -> Report {
+    caught(plan.seed, || Cluster::new(plan, plant, verbose).run())
 }
 
 pub(crate) fn caught(seed: u64, run: impl FnOnce() -> Report) -> Report {
@@ -57,11 +63,12 @@ impl Summary {
     }
 }
 
-/// Runs the seeds of a range on `threads` threads; begins no further seed when `budget` has passed. `on_failure` hears of
-/// each failed run at once.
+/// Runs the seeds of a range, as `draw` has them decide, on `threads` threads; begins no further seed when `budget` has passed.
+/// `on_failure` hears of each failed run at once.
 #[must_use]
 pub fn run_seeds(
     seeds: Range<u64>,
+    draw: fn(u64) -> Plan,
     threads: usize,
     budget: Option<Duration>,
     on_failure: &(dyn Fn(&Report) + Sync),
@@ -75,7 +82,7 @@ pub fn run_seeds(
             if seed >= seeds.end {
                 break;
             }
-            let report = run_seed(seed, None, false);
+            let report = run_plan(draw(seed), None, false);
             if report.violation.is_some() {
                 on_failure(&report);
             }

@@ -1,12 +1,13 @@
 //! A handful of whole runs: every rule holds, a run repeats to the last event, and planted bugs are found.
 
+use multiraft_sim::plan::Plan;
 use multiraft_sim::plan::{CHAOS, RECOVERY};
 use multiraft_sim::plant::Plant;
 use multiraft_sim::run::{find, run_seed, run_seeds};
 
 #[test]
 fn every_rule_holds_in_a_handful_of_seeds() {
-    let summary = run_seeds(0..4, 2, None, &|_| {});
+    let summary = run_seeds(0..4, Plan::draw, 2, None, &|_| {});
     assert_eq!(summary.seeds, 4);
     let failures: Vec<_> = summary.failed.iter().map(|report| (report.seed, report.violation.clone())).collect();
     assert_eq!(failures, vec![]);
