@@ -191,7 +191,12 @@ impl Engine {
         self.read_until(name, query.into(), options.consistency, deadline, deadline).await
     }
 
-    fn look_up(&self, region: RegionId, epoch: Option<RegionEpoch>, query: &[u8]) -> Result<Bytes, ReadError> {
+    pub(crate) fn look_up(
+        &self,
+        region: RegionId,
+        epoch: Option<RegionEpoch>,
+        query: &[u8],
+    ) -> Result<Bytes, ReadError> {
         self.check_running().map_err(|reason| ReadError::Stopped { reason })?;
         let open = self.running.open.read().unwrap_or_else(PoisonError::into_inner);
         let stopped = || ReadError::Stopped { reason: "shut down".to_owned() };
@@ -213,6 +218,11 @@ impl Engine {
     ) -> Result<Bytes, ReadError> {
         if consistency == Consistency::Local {
             return self.look_up(region, epoch, &query);
+        }
+        if consistency == Consistency::Lease
+            && let Some(found) = self.read_by_lease((region, epoch), &query, deadline).await
+        {
+            return found;
         }
         let (mut pause, mut search) = (PAUSE_MIN, Search::default());
         // A witness here has nothing to look up.

@@ -17,6 +17,7 @@ mod engine;
 mod error;
 mod events;
 mod field_file;
+mod leased;
 pub mod liveness;
 pub mod logic;
 #[cfg(test)]

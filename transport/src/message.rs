@@ -156,7 +156,10 @@ pub enum ForwardRequest {
         command: Bytes,
     },
     /// Confirm leadership, and tell the index that a linearizable read must wait for.
-    ReadIndex,
+    ReadIndex {
+        /// It may be confirmed by the leader's lease.
+        lease: bool,
+    },
     /// Hand leadership over to this store.
     Transfer {
         /// The new leader's store.

@@ -242,13 +242,15 @@ fn forwards_and_their_answers() {
                12 02 00 01 02 00 e8 07 [in the same] 02 [opened] 00 [6] 06 [5] 01 01 78
                12 02 00 01 02 00 e8 07 [plain] 00 02 79 7a
                12 02 00 01 02 00 e8 07 [read index] 03
-               12 02 00 01 02 00 e8 07 [transfer] 04 [store] 03";
+               12 02 00 01 02 00 e8 07 [transfer] 04 [store] 03
+               12 02 00 01 02 00 e8 07 [read index by lease] 09";
     let messages = [
         forward(1, propose(5)),
         forward(2, propose(6)),
         forward(3, plain),
-        forward(4, ForwardRequest::ReadIndex),
+        forward(4, ForwardRequest::ReadIndex { lease: false }),
         forward(5, ForwardRequest::Transfer { to: StoreId(3) }),
+        forward(6, ForwardRequest::ReadIndex { lease: true }),
     ];
     is_written_as(&messages, hex);
     let reply = |id, outcome| PeerMessage::ForwardReply(ForwardReply { id, outcome });

@@ -210,7 +210,7 @@ fn store_messages() -> Vec<PeerMessage> {
             replies: vec![BeatReply { region, from, to, term, round: 3 }; 3],
         }),
         PeerMessage::Forward(forward(request)),
-        PeerMessage::Forward(forward(ForwardRequest::ReadIndex)),
+        PeerMessage::Forward(forward(ForwardRequest::ReadIndex { lease: false })),
         PeerMessage::Forward(forward(ForwardRequest::Transfer { to: StoreId(2) })),
         reply(ForwardOutcome::Applied { reply: Bytes::from_static(b"done"), index: LogIndex(91) }),
         reply(ForwardOutcome::EpochMismatch { current: Arc::new(descriptor()) }),

@@ -42,6 +42,7 @@ impl<R> Worker<R> {
                 self.touch(key);
             } else {
                 self.region_mut(key).trim();
+                self.list_again(key);
             }
         }
         self.resume_held();

@@ -159,6 +159,9 @@ pub(super) fn first_sequence(incarnation: Incarnation) -> u64 {
     ((incarnation.get() & 0xffff) << 40) | 1
 }
 
+/// In the place of a worker in the names of what callers ask without one.
+pub(super) const CALLERS: usize = 255;
+
 /// Names a forwarded request or a snapshot transfer so that its answer finds the worker that asked.
 pub(super) fn request_id(sequence: u64, worker: usize) -> u64 {
     (sequence << 8) | worker as u64

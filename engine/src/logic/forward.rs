@@ -151,7 +151,12 @@ impl<R> Worker<R> {
             ForwardRequest::Propose { session, command } => {
                 self.propose_here(slot, epoch, session, command, to);
             }
-            ForwardRequest::ReadIndex => self.read_here(slot, to, false),
+            ForwardRequest::ReadIndex { lease } => {
+                if lease {
+                    self.list(slot);
+                }
+                self.read_here(slot, to, lease);
+            }
             ForwardRequest::Transfer { to: target } => self.transfer_here(now, slot, target, to),
             ForwardRequest::Query { query } => self.query_here(slot, epoch, query, to),
             ForwardRequest::Admin { request } => match AdminRequest::decode(&request) {

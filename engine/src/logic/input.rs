@@ -49,6 +49,19 @@ pub enum Input<R> {
         /// Who gets the answer.
         reply: R,
     },
+    /// A read of a caller that a leader elsewhere has confirmed: answered when the index is applied here.
+    ReadConfirmed {
+        /// The region.
+        region: RegionId,
+        /// The index.
+        index: LogIndex,
+        /// A term whose leader had committed it.
+        term: Term,
+        /// When the leader was asked.
+        asked: Time,
+        /// Who gets the answer.
+        reply: R,
+    },
     /// A caller wants another leader.
     Transfer {
         /// The region.

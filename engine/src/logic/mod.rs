@@ -24,6 +24,7 @@ mod check;
 mod flush;
 mod forward;
 mod input;
+mod leases;
 mod lifecycle;
 mod merge;
 mod messages;
@@ -31,6 +32,8 @@ mod output;
 mod park;
 mod peers;
 mod propose;
+mod publish;
+mod questions;
 mod read;
 mod region;
 mod regions;
@@ -55,11 +58,13 @@ pub use input::{
     Adopt, Applied, DiskUse, Freshness, Input, KeptSnapshot, RegionChange, RegionHandle, RegionStart, Residue,
     SnapshotInstalled, SplitDone,
 };
+pub use leases::{Lease, Leases, Look, Standing};
 pub use merge::MERGE_TIMEOUT;
 pub use output::{
     ApplyTask, Counters, FetchTask, LaneKind, LocateTask, LookupTask, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask,
     TurnOutput,
 };
+pub use questions::{Question, Questions};
 pub use report::{LedPage, LedRegion};
 pub use snapshot::SnapshotLimits;
 pub use upkeep::LedCount;

@@ -72,6 +72,9 @@ impl<R> Worker<R> {
             self.counters.reads_by_age += 1;
             return self.reply(reply, known);
         }
+        if freshness == Freshness::Lease {
+            self.list(slot);
+        }
         self.read_here(slot, ReplyTo::Caller(reply), freshness != Freshness::Linearizable);
     }
 
@@ -158,15 +161,18 @@ impl<R> Worker<R> {
             return;
         }
         let (leader, epoch) = (region.leader_store(), region.descriptor().epoch);
-        let mut callers = Vec::with_capacity(reads.len());
+        let (mut by_lease, mut by_round) = (Vec::new(), Vec::new());
         for read in reads {
             match read {
-                Reading::Index { to: ReplyTo::Caller(reply), .. } => callers.push(reply),
+                Reading::Index { to: ReplyTo::Caller(reply), lease: true } => by_lease.push(reply),
+                Reading::Index { to: ReplyTo::Caller(reply), lease: false } => by_round.push(reply),
                 other => self.answer(other.into_reply(), Outcome::NotLeader { hint: leader }),
             }
         }
-        if !callers.is_empty() {
-            self.forward(now, slot, epoch, ForwardRequest::ReadIndex, ForwardKind::Read(callers));
+        for (lease, callers) in [(true, by_lease), (false, by_round)] {
+            if !callers.is_empty() {
+                self.forward(now, slot, epoch, ForwardRequest::ReadIndex { lease }, ForwardKind::Read(callers));
+            }
         }
     }
 

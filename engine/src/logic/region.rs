@@ -71,6 +71,8 @@ pub(super) struct Region<R> {
     pub(super) attempt: Attempt,
     /// It has done something since the last walk over all regions came by.
     pub(super) stirred: bool,
+    /// How it stands is listed for callers.
+    pub(super) listed: bool,
     /// It holds no memory that only a busy region needs.
     pub(super) trimmed: bool,
     /// What only a busy region needs.
@@ -232,6 +234,7 @@ impl<R> Region<R> {
             listed_paused: false,
             attempt: Attempt::None,
             stirred: true,
+            listed: false,
             trimmed: false,
             busy: None,
         }

@@ -242,10 +242,12 @@ impl Asleep {
             listed_paused,
             attempt,
             stirred: _,
+            listed,
             trimmed: _,
             busy,
         } = region;
-        let is_listed = *touched || *held || *paused || *listed_paused || *attempt != Attempt::None;
+        // Callers look at what is listed for them without asking, so it has to be kept in step.
+        let is_listed = *touched || *held || *paused || *listed_paused || *listed || *attempt != Attempt::None;
         let is_open = driving.is_some() || release_at.is_some() || busy.is_some() || merge.frozen.is_some();
         let is_led = group.is_leader() || group.leader().is_some();
         let sleeps = *initialised && is_led && group.next_deadline() == Time::NEVER;
@@ -346,6 +348,7 @@ impl Asleep {
             listed_paused: false,
             attempt: Attempt::None,
             stirred: true,
+            listed: false,
             trimmed: false,
             busy: None,
         }

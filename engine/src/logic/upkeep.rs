@@ -261,11 +261,14 @@ impl<R> Worker<R> {
     fn give_memory_back(&mut self, key: SlotKey) {
         let region = self.region_mut(key);
         let is_quiet = !std::mem::take(&mut region.stirred) && region.group.next_deadline() == Time::NEVER;
-        if !is_quiet || region.trimmed {
+        if !is_quiet {
             return;
         }
-        region.trimmed = true;
-        region.group.release_memory();
+        self.take_off_unused(key);
+        let region = self.region_mut(key);
+        if !std::mem::replace(&mut region.trimmed, true) {
+            region.group.release_memory();
+        }
         if let Some(packed) = self.regions.put_to_sleep(key) {
             self.notices.push(Notice::Rested(packed.clone()));
             self.push_apply(ApplyTask::Rest { packed });

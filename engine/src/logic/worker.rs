@@ -16,23 +16,25 @@ use multiraft_transport::Beat;
 use rustc_hash::FxHashMap;
 
 use crate::logic::aside::Aside;
+use crate::logic::beats::CALLERS;
 use crate::logic::bulk::Bulk;
 use crate::logic::campaign::Campaigns;
 use crate::logic::check::Checks;
 use crate::logic::flush::FlushQueue;
 use crate::logic::lifecycle::Lifecycle;
 use crate::logic::merge::Merges;
+use crate::logic::output::ReplyTo;
 use crate::logic::park::Parked;
 use crate::logic::peers::Peers;
 use crate::logic::read::Charged;
-use crate::logic::region::Region;
+use crate::logic::region::{Reading, Region};
 use crate::logic::regions::Regions;
 use crate::logic::route::Routes;
 use crate::logic::snapshot::{SnapshotLimits, Transfers};
 use crate::logic::support::Supports;
 use crate::logic::upkeep::Upkeep;
 use crate::logic::{
-    BeatShare, Counters, FetchTask, Input, LocateTask, LookupTask, Notice, Outcome, RegionHandle, RegionStart,
+    BeatShare, Counters, FetchTask, Input, Leases, LocateTask, LookupTask, Notice, Outcome, RegionHandle, RegionStart,
     TurnOutput,
 };
 
@@ -46,7 +48,7 @@ pub struct WorkerConfig {
     pub store: StoreId,
     /// Its incarnation.
     pub incarnation: Incarnation,
-    /// Which worker this is, from zero; at most 255.
+    /// Which worker this is, from zero; at most 254.
     pub worker: usize,
     /// All other stores known at the start.
     pub peers: Vec<StoreId>,
@@ -97,6 +99,8 @@ pub struct Worker<R> {
     pub(super) routes: Routes,
     pub(super) supports: Supports,
     pub(super) bulk: Bulk<R>,
+    /// For callers and links, which read without this worker.
+    pub(super) leases: Arc<Leases>,
     pub(super) parked: Parked<R>,
     pub(super) campaigns: Campaigns,
     /// What waiting queries hold, in bytes.
@@ -138,7 +142,7 @@ impl<R> Worker<R> {
     /// applied its removal: that is carried out.
     #[must_use]
     pub fn new(config: WorkerConfig, durable: FlushToken, starts: &[RegionStart], now: Time) -> Self {
-        assert!(config.worker < 256, "at most 256 workers");
+        assert!(config.worker < CALLERS, "at most 255 workers");
         let mut worker = Self {
             regions: Regions::new(Arc::clone(&config.raft)),
             slots: FxHashMap::default(),
@@ -155,6 +159,7 @@ impl<R> Worker<R> {
             routes: Routes::new(),
             supports: Supports::new(config.awaits_vote),
             bulk: Bulk::new(config.incarnation),
+            leases: Arc::default(),
             parked: Parked::default(),
             campaigns: Campaigns::default(),
             query_bytes: Charged::default(),
@@ -234,6 +239,7 @@ impl<R> Worker<R> {
         self.forget_check(region);
         self.abandon_parked(region);
         self.end_attempt(key);
+        self.leases.take_off(region);
         let Some(mut removed) = self.regions.remove(key) else { return };
         self.notices.push(Notice::Vacated(removed.handle()));
         let Some(waiting) = removed.busy.take() else { return };
@@ -294,6 +300,10 @@ impl<R> Worker<R> {
                     return self.reply(reply, Outcome::NotLeader { hint: None });
                 }
                 self.handle_read(now, region, epoch, freshness, reply);
+            }
+            Input::ReadConfirmed { region, index, term, asked, reply } => {
+                let read = Reading::Index { to: ReplyTo::Caller(reply), lease: true };
+                self.wait_applied(region, (index, term), asked, vec![read]);
             }
             Input::Transfer { region, to, deadline, reply } => {
                 if now >= deadline {
@@ -399,6 +409,7 @@ impl<R> Worker<R> {
                 // On a grid, so that thousands of groups with random timeouts wake the worker some hundred times a second at most.
                 let deadline = if more { now } else { on_grid(region.group.next_deadline()) };
                 self.deadlines.arm(key, deadline);
+                self.list_again(key);
             }
             if self.touched.is_empty() {
                 self.touched = touched;

@@ -12,6 +12,7 @@ use crate::events::{Event, EventSender};
 use crate::liveness::round_answered;
 use crate::logic::{Input, split_by_worker, worker_of_request};
 use crate::shell::fault::Fault;
+use crate::shell::leased::Leased;
 use crate::shell::liveness::SupportDesk;
 use crate::shell::receive::Receiving;
 use crate::shell::worker::Work;
@@ -25,6 +26,7 @@ pub(super) struct LinkHandler {
     pub(super) fault: Fault,
     pub(super) support: SupportDesk,
     pub(super) incarnation: Incarnation,
+    pub(super) leased: Arc<Leased>,
 }
 
 impl Handler for LinkHandler {
@@ -32,6 +34,9 @@ impl Handler for LinkHandler {
         let ReceivedFrame { from, mut messages, permit, lane, .. } = frame;
         if lane == Lane::Liveness || lane == Lane::Control {
             self.take_support(from, &mut messages);
+        }
+        if lane == Lane::Control {
+            self.leased.take(from, &mut messages);
         }
         let parts = split_by_worker(messages, self.mailboxes.len());
         let busy = parts.iter().filter(|part| !part.is_empty()).count();
@@ -58,6 +63,7 @@ impl Handler for LinkHandler {
             LinkEvent::Down { reason, .. } => {
                 tracing::info!(%peer, %reason, "link down");
                 self.events.send(Event::StoreDown { store: peer });
+                self.leased.on_link_lost(peer);
                 None
             }
         };

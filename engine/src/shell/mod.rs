@@ -20,6 +20,7 @@ mod completion;
 mod fault;
 mod handler;
 mod jobs;
+mod leased;
 mod liveness;
 mod log;
 mod outbox;

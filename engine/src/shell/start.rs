@@ -22,7 +22,7 @@ use crate::directory::Directory;
 use crate::error::StartError;
 use crate::events::EventSender;
 use crate::liveness::{Health, LivenessOutput};
-use crate::logic::{BeatMerger, MERGE_TIMEOUT, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
+use crate::logic::{BeatMerger, MERGE_TIMEOUT, Questions, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
 use crate::measure::Figures;
 use crate::recovery::Fence;
 use crate::regions::Ids;
@@ -30,6 +30,7 @@ use crate::shell::apply::{ApplyThread, ApplyWork};
 use crate::shell::check::Digests;
 use crate::shell::checkpoint::Checkpoints;
 use crate::shell::handler::LinkHandler;
+use crate::shell::leased::Leased;
 use crate::shell::liveness::{LivenessMeters, LivenessThread, SupportDesk};
 use crate::shell::log::{Flushes, start_reader};
 use crate::shell::outbox::Outbox;
@@ -87,6 +88,8 @@ pub(crate) struct Running {
     pub(crate) beats: Arc<Mutex<BeatMerger>>,
     /// How support with the other stores stands.
     pub(crate) support: SupportDesk,
+    /// Reads that no worker sees.
+    pub(crate) leased: Arc<Leased>,
     pub(crate) damaged: Arc<Mutex<Vec<(RegionId, String)>>>,
     /// Ids that the root region has given to this store.
     pub(crate) ids: Ids,
@@ -283,6 +286,8 @@ impl Parts {
         let received =
             Received::new(&self.files, !self.backend.is_durable()).map_err(io("opening received snapshots"))?;
         let receiving = Arc::new(Receiving::new(received));
+        let questions = Questions::new(self.incarnation, self.config.request_timeout);
+        let leased = Arc::new(Leased::new(questions, clock, mailboxes.clone()));
         let handler = LinkHandler {
             mailboxes: mailboxes.clone(),
             receiving: Arc::clone(&receiving),
@@ -291,8 +296,10 @@ impl Parts {
             fault: fault.clone(),
             support: support.clone(),
             incarnation: self.incarnation,
+            leased: Arc::clone(&leased),
         };
         let transport = self.start_transport(handler, append_lanes, listen, &peers, tls)?;
+        leased.connect(&transport);
         let damaged = Arc::new(Mutex::new(self.assembled.damaged.clone()));
         let flushes = Flushes { mailboxes: mailboxes.clone(), fault: fault.clone(), damaged: Arc::clone(&damaged) };
         let log = SharedLog::start(writer, Box::new(flushes)).map_err(io("starting the log's writer"))?;
@@ -313,7 +320,7 @@ impl Parts {
             .into_iter()
             .enumerate()
             .map(|(index, apply)| WorkerShell {
-                worker: self.worker(index, workers, recovered, &peers, now),
+                worker: self.worker(index, workers, recovered, &peers, now).with_leases(leased.leases()),
                 log: Arc::clone(&log),
                 outbox: Outbox::new(Arc::clone(&transport), index, append_lanes),
                 apply,
@@ -367,6 +374,7 @@ impl Parts {
             transport,
             beats,
             support,
+            leased,
             damaged,
             ids: Ids::above(self.ids_upto),
             inbox,

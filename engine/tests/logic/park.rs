@@ -143,7 +143,7 @@ fn requests_wait_for_a_leader_elsewhere_and_are_sent_on_in_the_order_in_which_th
     store.hear_leader(3, 1);
     assert_eq!(store.commands_sent_to(3), [b"a", b"b", b"c"]);
     assert!(matches!(store.forwarded[2].2, ForwardRequest::Query { .. }), "between the commands, as it came");
-    assert!(matches!(store.forwarded[4].2, ForwardRequest::ReadIndex));
+    assert!(matches!(store.forwarded[4].2, ForwardRequest::ReadIndex { lease: false }));
     assert_eq!((store.forwarded.len(), store.answered.len()), (5, 0));
     let reply = ForwardReply {
         id: store.forwarded[0].1,

@@ -380,7 +380,7 @@ fn a_command_sent_on_for_an_earlier_term_of_a_leader_comes_too_late() {
     let out = store.turn(vec![forward(1, 2, propose.clone()), forward(2, 5, propose.clone())]);
     assert_eq!((answers(&out), out.log.len()), (vec![refused(1), refused(2)], 0));
     // A question for the index of a read has no effect that could come too late.
-    let out = store.turn(vec![forward(3, 2, ForwardRequest::ReadIndex), forward(4, 4, propose)]);
+    let out = store.turn(vec![forward(3, 2, ForwardRequest::ReadIndex { lease: false }), forward(4, 4, propose)]);
     assert_eq!((answers(&out), out.log.len()), (Vec::new(), 1));
 }
 

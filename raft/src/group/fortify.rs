@@ -238,6 +238,12 @@ impl Core {
         })
     }
 
+    /// The period of a follower's promise on record (F5).
+    pub(crate) fn promised_epoch(&self, follower: ReplicaId) -> Option<u64> {
+        let RoleState::Leader(leader) = &self.role else { return None };
+        leader.progress(follower)?.fortified.map(NonZeroU64::get)
+    }
+
     /// Whether a quorum has promised under support that is held now.
     pub(crate) fn is_fortified(&self) -> bool {
         let RoleState::Leader(leader) = &self.role else { return false };

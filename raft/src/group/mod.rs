@@ -430,6 +430,12 @@ impl<P: FlushProof> Group<P> {
         self.core.is_fortified_by(counts)
     }
 
+    /// At a leader: the period of the promise of a follower that is on record (F5).
+    #[must_use]
+    pub fn promised_epoch(&self, follower: ReplicaId) -> Option<u64> {
+        self.core.promised_epoch(follower)
+    }
+
     /// The index that a read must wait for which this leader may serve on the strength of promises (R1, R4); none if it has
     /// not committed an entry of its own term, or has asked a follower to campaign in it (F6).
     #[must_use]

@@ -23,6 +23,7 @@ const ADMIN: u8 = 5;
 const QUERY: u8 = 6;
 const LOCATE: u8 = 7;
 const LOCATE_KEY: u8 = 8;
+const READ_INDEX_BY_LEASE: u8 = 9;
 
 const APPLIED: u8 = 0;
 const READ_AT: u8 = 1;
@@ -73,7 +74,8 @@ impl Context {
                 put_delta(out, session.sequence, session.acknowledged);
                 put_bytes(out, command);
             }
-            ForwardRequest::ReadIndex => out.push(READ_INDEX),
+            ForwardRequest::ReadIndex { lease: false } => out.push(READ_INDEX),
+            ForwardRequest::ReadIndex { lease: true } => out.push(READ_INDEX_BY_LEASE),
             ForwardRequest::Transfer { to } => {
                 out.push(TRANSFER);
                 put_varint(out, to.0);
@@ -113,7 +115,8 @@ impl Context {
                 let session = Some(SessionSeq { session, opened, sequence, acknowledged });
                 ForwardRequest::Propose { session, command: reader.payload("a command")? }
             }
-            READ_INDEX => ForwardRequest::ReadIndex,
+            READ_INDEX => ForwardRequest::ReadIndex { lease: false },
+            READ_INDEX_BY_LEASE => ForwardRequest::ReadIndex { lease: true },
             TRANSFER => ForwardRequest::Transfer { to: StoreId(reader.varint()?) },
             ADMIN => ForwardRequest::Admin { request: reader.payload("an admin request")? },
             QUERY => ForwardRequest::Query { query: reader.payload("a query")? },

@@ -156,7 +156,7 @@ fn forward() -> BoxedStrategy<Forward> {
     let request = prop_oneof![
         4 => (option::of(session), bytes(9000))
             .prop_map(|(session, command)| ForwardRequest::Propose { session, command }),
-        1 => Just(ForwardRequest::ReadIndex),
+        1 => any::<bool>().prop_map(|lease| ForwardRequest::ReadIndex { lease }),
         1 => number().prop_map(|to| ForwardRequest::Transfer { to: StoreId(to) }),
         1 => bytes(100).prop_map(|request| ForwardRequest::Admin { request }),
         1 => bytes(9000).prop_map(|query| ForwardRequest::Query { query }),
