@@ -58,11 +58,13 @@ pub enum Plant {
     ForgottenPromise,
     /// Support is counted from a reading of the clock that is older than the message that asks for it.
     StaleClock,
+    /// A lease that callers read by is not taken back while its support lasts: not before a transfer, a split, a freeze, or a write.
+    KeptLease,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::LyingDisk,
         Self::ForgottenVote,
         Self::ForgottenTerm,
@@ -90,5 +92,6 @@ impl Plant {
         Self::SkippedFence,
         Self::ForgottenPromise,
         Self::StaleClock,
+        Self::KeptLease,
     ];
 }

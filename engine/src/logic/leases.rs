@@ -31,7 +31,7 @@ pub struct Standing {
     pub term: Term,
     /// The state here holds everything up to this.
     pub applied: LogIndex,
-    /// The store that leads it; zero: not known.
+    /// The store that leads it, if that is another one and known; else zero.
     pub leader: StoreId,
     /// If it is led from here.
     pub lease: Option<Lease>,
@@ -208,7 +208,7 @@ mod tests {
             epoch: EPOCH,
             term: Term(5),
             applied: LogIndex(10),
-            leader: StoreId(1),
+            leader: StoreId::ZERO,
             lease: Some(Lease { index: LogIndex(10), needed, backing: all }),
         }
     }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use multiraft_raft::StoreId;
+use multiraft_raft::{RegionId, StoreId};
 use multiraft_router::SlotKey;
 
 use crate::logic::leases::{BACKING_MAX, Lease, Leases, Standing};
+use crate::logic::region::Region;
 use crate::logic::worker::Worker;
 use crate::region::holds_data;
 
@@ -62,7 +63,7 @@ impl<R> Worker<R> {
             epoch: region.descriptor().epoch,
             term: group.term(),
             applied: group.applied_index(),
-            leader: region.leader_store().unwrap_or(StoreId::ZERO),
+            leader: region.leader_store().filter(|leader| *leader != self.config.store).unwrap_or(StoreId::ZERO),
             lease: self.lease_of(key),
         })
     }
@@ -94,12 +95,20 @@ impl<R> Worker<R> {
         Some(Lease { index, needed, backing })
     }
 
-    /// Whether everything that is listed of this worker's regions is as it stands: for drivers that check their engine.
+    /// A region of which something else is listed than how it stands, or that is listed by mistake: for drivers that check their
+    /// engine after each turn. What a lease rests on may be of an earlier period: that has ended for whoever reads.
     #[must_use]
-    pub fn lists_truly(&self) -> bool {
-        self.regions.iter().all(|(key, region)| {
-            let listed = self.leases.standing(region.id());
-            if region.listed { listed == self.standing_of(key) } else { listed.is_none() }
-        })
+    pub fn listed_wrongly(&self) -> Option<RegionId> {
+        let is_wrong = |(key, region): &(SlotKey, &Region<R>)| {
+            let without_backing = |mut standing: Standing| {
+                if let Some(lease) = &mut standing.lease {
+                    lease.backing = [const { None }; BACKING_MAX];
+                }
+                standing
+            };
+            let stands = self.standing_of(*key).filter(|_| region.listed).map(without_backing);
+            self.leases.standing(region.id()).map(without_backing) != stands
+        };
+        self.regions.iter().find(is_wrong).map(|(_, region)| region.id())
     }
 }

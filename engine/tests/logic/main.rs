@@ -4,6 +4,7 @@
 
 mod campaign;
 mod check;
+mod leases;
 mod merge;
 mod merge_pace;
 mod newcomer;

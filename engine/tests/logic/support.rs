@@ -6,7 +6,9 @@ use std::time::Duration;
 use multiraft::apply::{Cause, Tombstone};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::liveness::{Held, SupportEpoch, SupportNews};
-use multiraft::logic::{Absorbed, AdminRequest, Applied, ApplyTask, Freshness, Input, Outcome, Worker, WorkerConfig};
+use multiraft::logic::{
+    Absorbed, AdminRequest, Applied, ApplyTask, Freshness, Input, Outcome, TurnOutput, Worker, WorkerConfig,
+};
 use multiraft::{Incarnation, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{AppendOutcome, Body, ChangeOp, EntryKind, MembershipChange, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogOptions, LogWriter, SimDisk};
@@ -17,7 +19,7 @@ use multiraft_transport::{
 use crate::turns::{heard, take_turns};
 use crate::worker_config::worker_config;
 
-const REGION: RegionId = RegionId(2);
+pub(crate) const REGION: RegionId = RegionId(2);
 const OTHERS: [u64; 2] = [2, 3];
 
 fn epoch(number: u64) -> SupportEpoch {
@@ -25,20 +27,20 @@ fn epoch(number: u64) -> SupportEpoch {
 }
 
 /// One worker of store 1, whose replica of the region is number 1, beside stores 2 and 3.
-struct Store {
-    worker: Worker<u32>,
+pub(crate) struct Store {
+    pub(crate) worker: Worker<u32>,
     log: LogWriter,
-    now: Time,
+    pub(crate) now: Time,
     /// What the worker said since it was last asked.
-    said: Vec<(u64, PeerMessage)>,
-    answered: Vec<(u32, Outcome)>,
+    pub(crate) said: Vec<(u64, PeerMessage)>,
+    pub(crate) answered: Vec<(u32, Outcome)>,
     beats: Vec<Beat>,
     /// What the next membership change makes of the region.
     becomes: Option<Arc<RegionDescriptor>>,
 }
 
 impl Store {
-    fn new(change: impl FnOnce(&mut WorkerConfig)) -> Self {
+    pub(crate) fn new(change: impl FnOnce(&mut WorkerConfig)) -> Self {
         let (log, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
         let stores: Vec<StoreId> = (1..=3).map(StoreId).collect();
         let starts: Vec<_> = bootstrap_regions(&[], &stores)[1..].iter().cloned().map(empty_start).collect();
@@ -61,7 +63,7 @@ impl Store {
     }
 
     /// Takes a turn, and carries out all that follows from it on this store.
-    fn turn(&mut self, inputs: Vec<Input<u32>>) {
+    pub(crate) fn turn(&mut self, inputs: Vec<Input<u32>>) {
         let Self { worker, log, now, said, answered, beats, becomes } = self;
         take_turns((worker, log), *now, inputs, |out, inputs| {
             for send in &mut out.sends {
@@ -76,22 +78,22 @@ impl Store {
         });
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(crate) fn pass(&mut self, time: Duration) {
         for _ in 0..time.as_millis() / 10 {
             self.now = self.now.plus(Duration::from_millis(10));
             self.turn(Vec::new());
         }
     }
 
-    fn hear(&mut self, from: u64, term: u64, body: Body) {
+    pub(crate) fn hear(&mut self, from: u64, term: u64, body: Body) {
         self.turn(vec![heard(REGION, (from, 1), term, body)]);
     }
 
-    fn news(&mut self, news: SupportNews) {
+    pub(crate) fn news(&mut self, news: SupportNews) {
         self.turn(vec![Input::Support(news)]);
     }
 
-    fn hold(&mut self, peer: u64, number: u64, until: Time) -> Held {
+    pub(crate) fn hold(&mut self, peer: u64, number: u64, until: Time) -> Held {
         let support = Held::new(number, Incarnation(1), until);
         self.news(SupportNews::Held { peer: StoreId(peer), support: support.clone() });
         support
@@ -111,7 +113,7 @@ impl Store {
         .collect()
     }
 
-    fn rounds(&mut self) -> Vec<(u64, u64)> {
+    pub(crate) fn rounds(&mut self) -> Vec<(u64, u64)> {
         let said = std::mem::take(&mut self.said).into_iter();
         said.filter_map(|(to, message)| match message {
             PeerMessage::Support(SupportMessage::Round(round)) => Some((to, round.round)),
@@ -125,7 +127,7 @@ impl Store {
     }
 
     /// Answers the heartbeats that left.
-    fn answer_beats(&mut self) -> usize {
+    pub(crate) fn answer_beats(&mut self) -> usize {
         let beats = std::mem::take(&mut self.beats);
         let count = beats.len();
         for beat in beats {
@@ -169,7 +171,7 @@ impl Store {
     }
 
     /// A leader that both followers have promised, under epochs 5 and 6.
-    fn fortified(change: impl FnOnce(&mut WorkerConfig), until: Time) -> (Self, [Held; 2]) {
+    pub(crate) fn fortified(change: impl FnOnce(&mut WorkerConfig), until: Time) -> (Self, [Held; 2]) {
         let mut store = Self::leading(change);
         let held = [store.hold(2, 5, until), store.hold(3, 6, until)];
         store.pass(Duration::from_millis(100));
@@ -198,9 +200,24 @@ impl Store {
         self.read_as(Freshness::Linearizable, reply);
     }
 
-    fn read_as(&mut self, freshness: Freshness, reply: u32) {
+    pub(crate) fn read_as(&mut self, freshness: Freshness, reply: u32) {
         let deadline = self.now.plus(Duration::from_secs(5));
         self.turn(vec![Input::Read { region: REGION, epoch: None, freshness, deadline, reply }]);
+    }
+
+    pub(crate) fn term(&self) -> Term {
+        self.worker.status(REGION).unwrap().term
+    }
+
+    pub(crate) fn acknowledgement(&self, peer: u64, match_index: LogIndex) -> Input<u32> {
+        let body = Body::AppendReply(AppendOutcome::Accepted { match_index });
+        heard(REGION, (peer, 1), self.term().get(), body)
+    }
+
+    /// What a turn has handed out is applied.
+    pub(crate) fn apply(&mut self, out: &TurnOutput<u32>) {
+        let applied = out.apply.iter().filter_map(|task| applied(task, &None)).collect();
+        self.turn(vec![Input::Applied(applied)]);
     }
 
     fn answer_round(&mut self, peer: u64, round: u64, number: Option<u64>) {

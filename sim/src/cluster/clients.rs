@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use multiraft::ReadError;
-use multiraft::logic::{Input, Outcome};
+use multiraft::logic::{Freshness, Input, Outcome};
 use multiraft_raft::{LogIndex, RegionEpoch, RegionId};
 use multiraft_transport::{SessionId, SessionSeq};
 
@@ -326,6 +326,9 @@ impl Cluster {
         let input = match running.task {
             Task::Operate { action: Action::Read, .. } => {
                 let freshness = self.freshness_of(client, waiter);
+                if freshness == Freshness::Lease && self.read_by_lease(store, waiter, region, epoch) {
+                    return self.schedule.plan_in(patience * 5 / 4, Event::Deadline { waiter });
+                }
                 Input::Read { region, epoch, freshness, deadline, reply: waiter }
             }
             Task::Transfer { to } => Input::Transfer { region, to: id_of(to), deadline, reply: waiter },
@@ -387,7 +390,9 @@ impl Cluster {
         let end = match outcome {
             Outcome::ReadAt { .. } => {
                 let (store, life) = (attempt.store, self.nodes[attempt.store].life);
-                let wait = self.clients.random.below(300 * MICRO);
+                // Its thread may stand still before it takes its view of the state.
+                let longest = if self.clients.random.chance(20) { 600 * MILLI } else { 300 * MICRO };
+                let wait = self.clients.random.below(longest);
                 return self.schedule.plan_in(wait, Event::Lookup { waiter, store, life });
             }
             Outcome::Applied { reply, index } => End::Done(reply, index),

@@ -103,6 +103,7 @@ impl Cluster {
         if was_known && self.nodes[own].process.is_some() {
             self.say(|| format!("{} has lost {}", id_of(own), id_of(peer)));
             self.tell_link(own, peer, None);
+            self.lose_questions(own, id_of(peer));
             self.lose_streams(own, peer);
         }
         if is_over {
@@ -266,6 +267,7 @@ impl Cluster {
         let from = id_of(from);
         let (sender, mut messages) = self.plant_on_receipt(from, to, messages);
         self.take_support(to, from, &mut messages);
+        self.take_reads(to, from, &mut messages);
         if self.nodes[to].process.is_none() {
             return;
         }

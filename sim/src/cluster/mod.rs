@@ -18,6 +18,7 @@ mod counted;
 mod disaster;
 mod faults;
 mod finish;
+mod leased;
 mod links;
 mod lives;
 mod log;

@@ -1,12 +1,14 @@
 //! One store: what survives of it (disk, state store, incarnation), and the process that runs on it, if one does.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use multiraft::apply::{AppliedBatch, AppliedRegion, Applier, Backend};
 use multiraft::assembly::{Assembled, assemble, bootstrap_regions};
-use multiraft::logic::{ApplyTask, BeatMerger, Input, TurnOutput, Worker, WorkerConfig, worker_of};
+use multiraft::logic::{
+    ApplyTask, BeatMerger, Input, Leases, Questions, Standing, TurnOutput, Worker, WorkerConfig, worker_of,
+};
 use multiraft::snapshots::{Captures, Received, SnapshotFiles};
 use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId};
 use multiraft_storage::disk::CrashStyle;
@@ -77,6 +79,11 @@ pub(super) struct Process {
     pub(super) flushing: Option<Vec<LogBatch>>,
     pub(super) flushing_since: Moment,
     pub(super) support: SupportHost,
+    /// What the workers list for callers.
+    pub(super) leases: Arc<Leases>,
+    pub(super) questions: Questions<Waiter>,
+    /// What a store goes by that does not take a lease back (a planted bug).
+    pub(super) kept_standings: BTreeMap<RegionId, Standing>,
     pub(super) files: SnapshotFiles,
     pub(super) received: Received,
     pub(super) captures: Captures,
@@ -252,7 +259,8 @@ impl Cluster {
             return Err(None);
         };
         backend.begin(&assembled.starts, &assembled.residue.tombstones);
-        let workers = self.make_workers(store, &recovered, &backend, &assembled);
+        let leases = Arc::new(Leases::default());
+        let workers = self.make_workers(store, &recovered, &backend, &assembled, &leases);
         Ok(Process {
             workers,
             merger: BeatMerger::new(self.plan.workers[store], self.nodes[store].incarnation),
@@ -265,6 +273,9 @@ impl Cluster {
             flushing: None,
             flushing_since: Moment::START,
             support: self.make_support(store),
+            leases,
+            questions: Questions::new(self.nodes[store].incarnation, self.plan.request_timeout),
+            kept_standings: BTreeMap::new(),
             files,
             streams: Streams::default(),
             routes: {
@@ -286,6 +297,7 @@ impl Cluster {
         recovered: &Recovered,
         backend: &Backend,
         assembled: &Assembled,
+        leases: &Arc<Leases>,
     ) -> Vec<WorkerHost> {
         let count = self.plan.workers[store];
         let now = self.nodes[store].clock.read(self.schedule.now());
@@ -310,7 +322,8 @@ impl Cluster {
             });
             hosts.push(WorkerHost {
                 worker: Worker::new(config, recovered.token(worker as u32), &own, now)
-                    .with_residue(assembled.residue.part(|region| worker_of(region, count) == worker)),
+                    .with_residue(assembled.residue.part(|region| worker_of(region, count) == worker))
+                    .with_leases(Arc::clone(leases)),
                 inputs: Vec::new(),
                 out: TurnOutput::default(),
                 wake_at: Moment::NEVER,

@@ -18,6 +18,7 @@ impl Cluster {
     /// Shows the judges what a turn wants done, before any of it is.
     pub(super) fn observe_turn(&mut self, store: usize, worker: usize, out: &TurnOutput<Waiter>) {
         self.observe_sends(store, out);
+        self.judge_listed(store, worker);
         for notice in &out.notices {
             self.observe_checks(notice);
             if let Notice::Leader { region, term, leader: Some(leader) } = notice {
