@@ -191,22 +191,6 @@ impl Engine {
         self.read_until(name, query.into(), options.consistency, deadline, deadline).await
     }
 
-    pub(crate) fn look_up(
-        &self,
-        region: RegionId,
-        epoch: Option<RegionEpoch>,
-        query: &[u8],
-    ) -> Result<Bytes, ReadError> {
-        self.check_running().map_err(|reason| ReadError::Stopped { reason })?;
-        let open = self.running.open.read().unwrap_or_else(PoisonError::into_inner);
-        let stopped = || ReadError::Stopped { reason: "shut down".to_owned() };
-        let found = open.as_ref().ok_or_else(stopped)?.backend.lookup(region, epoch, query);
-        if let Err(ReadError::EpochMismatch { current }) = &found {
-            self.learn(current);
-        }
-        found
-    }
-
     /// Reads until there is an answer, the time is up, or (while there is no leader) `patience` is.
     pub(crate) async fn read_until(
         &self,
@@ -421,7 +405,7 @@ impl Engine {
     pub async fn status(&self) -> StoreStatus {
         let running = &self.running;
         let mut regions = Vec::new();
-        let mut counters = StoreCounters::default();
+        let mut counters = StoreCounters { reads: running.leased.served(), ..StoreCounters::default() };
         for mailbox in &running.mailboxes {
             let (sender, receiver) = oneshot::channel();
             if mailbox.try_send(Work::Status(sender), 0).is_err() {

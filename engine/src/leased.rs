@@ -1,4 +1,6 @@
-//! Reads by lease on the caller's thread.
+//! Reads on the caller's thread: of the state as it is, and by lease.
+
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 use multiraft_raft::{RegionEpoch, RegionId, Time};
@@ -9,6 +11,23 @@ use crate::logic::{Look, Outcome};
 use crate::shell::Completion;
 
 impl Engine {
+    /// Answers a query from the applied state here, of this instant.
+    pub(crate) fn look_up(
+        &self,
+        region: RegionId,
+        epoch: Option<RegionEpoch>,
+        query: &[u8],
+    ) -> Result<Bytes, ReadError> {
+        self.check_running().map_err(|reason| ReadError::Stopped { reason })?;
+        let open = self.running().open.read().unwrap_or_else(PoisonError::into_inner);
+        let stopped = || ReadError::Stopped { reason: "shut down".to_owned() };
+        let found = open.as_ref().ok_or_else(stopped)?.backend.lookup(region, epoch, query);
+        if let Err(ReadError::EpochMismatch { current }) = &found {
+            self.learn(current);
+        }
+        found
+    }
+
     /// Reads past the worker: from the state here, if this store leads the region and its lease lasts, or once the leader's store
     /// has told its index. `None`: the worker has to see to it.
     ///
@@ -19,7 +38,8 @@ impl Engine {
         query: &[u8],
         deadline: Time,
     ) -> Option<Result<Bytes, ReadError>> {
-        let leased = &self.running().leased;
+        let running = self.running();
+        let leased = &running.leased;
         let looked_up = match leased.look(region, epoch) {
             Look::Here { epoch } => epoch,
             Look::There { leader, term, epoch } => {
@@ -27,7 +47,9 @@ impl Engine {
                 if !leased.ask(leader, (region, epoch, term), reply) {
                     return None;
                 }
-                let Some(Outcome::ReadAt { .. }) = self.wait(answer, deadline).await else { return None };
+                // A store from which nothing comes for so long may be out of reach: the worker knows.
+                let patience = deadline.min(self.now().plus(running.config.raft.election_timeout_min));
+                let Some(Outcome::ReadAt { .. }) = self.wait(answer, patience).await else { return None };
                 epoch
             }
             Look::Worker => return None,
@@ -35,7 +57,10 @@ impl Engine {
         match self.look_up(region, Some(looked_up), query) {
             // What has become of the region is for the worker to say.
             Err(ReadError::EpochMismatch { .. } | ReadError::UnknownRegion { .. }) => None,
-            found => Some(found),
+            found => {
+                leased.count();
+                Some(found)
+            }
         }
     }
 }

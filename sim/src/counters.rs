@@ -214,13 +214,13 @@ counters! {
     /// Reads that they confirmed.
     reads_by_round 3_000,
     /// Reads by lease.
-    reads_by_lease 500,
+    reads_by_lease 2_000,
     /// Reads by lease that their stores answered without a worker.
-    reads_past_workers 1_000,
+    reads_past_workers 500,
     /// Reads by lease for which a store asked the leader's.
-    reads_asked_for 1_000,
+    reads_asked_for 300,
     /// Such questions that were answered without a worker.
-    reads_answered_past_workers 500,
+    reads_answered_past_workers 1_000,
     /// Reads of bounded age that a replica answered from what it had.
     reads_by_age 500,
     /// Consistency checks that came to their end.

@@ -7,6 +7,7 @@
 //!                             | no: to the worker, which waits for it
 //! ```
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use multiraft_raft::{RegionEpoch, RegionId, StoreId, Term};
@@ -15,6 +16,7 @@ use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest,
 
 use crate::logic::{Input, Leases, Look, Outcome, Question, Questions, worker_of};
 use crate::shell::Completion;
+use crate::shell::fault::Fault;
 use crate::shell::worker::Work;
 
 /// What callers and the link thread share of reads by lease.
@@ -23,13 +25,22 @@ pub(crate) struct Leased {
     questions: Mutex<Questions<Completion>>,
     clock: Clock,
     mailboxes: Vec<Mailbox<Work>>,
+    fault: Fault,
+    /// Reads that were answered so.
+    served: AtomicU64,
     /// It holds the link's handler, and that this.
     transport: OnceLock<Weak<Transport>>,
 }
 
 impl Leased {
-    pub(super) fn new(questions: Questions<Completion>, clock: Clock, mailboxes: Vec<Mailbox<Work>>) -> Self {
-        Self { leases: Arc::default(), questions: Mutex::new(questions), clock, mailboxes, transport: OnceLock::new() }
+    pub(super) fn new(
+        questions: Questions<Completion>,
+        clock: Clock,
+        mailboxes: Vec<Mailbox<Work>>,
+        fault: Fault,
+    ) -> Self {
+        let (leases, questions, served) = (Arc::default(), Mutex::new(questions), AtomicU64::new(0));
+        Self { leases, questions, clock, mailboxes, fault, served, transport: OnceLock::new() }
     }
 
     /// For the workers, which write it.
@@ -48,6 +59,16 @@ impl Leased {
     /// Where a read by lease is answered that has come in.
     pub(crate) fn look(&self, region: RegionId, epoch: Option<RegionEpoch>) -> Look {
         self.leases.look(region, epoch, self.clock.now())
+    }
+
+    /// A read was answered without a worker.
+    pub(crate) fn count(&self) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many reads were.
+    pub(crate) fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
     }
 
     /// Asks the store of a leader from which index on a read may be served; the answer is given once that is applied here. False:
@@ -78,12 +99,14 @@ impl Leased {
         }
         // After all of them have come in.
         let now = self.clock.now();
+        let serves = !self.fault.is_set();
         let (mut answers, mut answered) = (Vec::new(), Vec::new());
         messages.retain_mut(|message| match message {
             PeerMessage::Forward(Forward {
                 id, region, request: ForwardRequest::ReadIndex { lease: true }, ..
             }) => {
-                let Some((index, term)) = self.leases.index_at(*region, now) else { return true };
+                let found = self.leases.index_at(*region, now).filter(|_| serves);
+                let Some((index, term)) = found else { return true };
                 let outcome = ForwardOutcome::ReadAt { index, term };
                 answers.push(PeerMessage::ForwardReply(ForwardReply { id: *id, outcome }));
                 false

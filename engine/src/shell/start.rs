@@ -287,7 +287,7 @@ impl Parts {
             Received::new(&self.files, !self.backend.is_durable()).map_err(io("opening received snapshots"))?;
         let receiving = Arc::new(Receiving::new(received));
         let questions = Questions::new(self.incarnation, self.config.request_timeout);
-        let leased = Arc::new(Leased::new(questions, clock, mailboxes.clone()));
+        let leased = Arc::new(Leased::new(questions, clock, mailboxes.clone(), fault.clone()));
         let handler = LinkHandler {
             mailboxes: mailboxes.clone(),
             receiving: Arc::clone(&receiving),
