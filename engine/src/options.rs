@@ -15,9 +15,10 @@ pub enum Consistency {
     /// region has no leader that can reach a quorum.
     #[default]
     Linearizable,
-    /// As `Linearizable`, and at the region's leader without a round trip, as long as the leader's lease lasts: if
-    /// [`LivenessOptions::leases`](crate::LivenessOptions::leases) is on, and as far as the clocks of the stores drift no more than
-    /// the bound set there. Elsewhere, and without a lease, it is `Linearizable`.
+    /// As `Linearizable`, as long as the region's leader has a lease: if
+    /// [`LivenessOptions::leases`](crate::LivenessOptions::leases) is on there, and as far as the clocks of the stores drift no more
+    /// than the bound set there. At the leader's store it is answered on the caller's thread, without any message; another store
+    /// asks the leader's once, which asks nobody. Without a lease it is `Linearizable`.
     Lease,
     /// Sees every write that was answered so long before the read began, or longer. Answered by this store's replica, without a
     /// message and whether or not a leader can be reached, if a read of the same region here was linearizable (or became so for

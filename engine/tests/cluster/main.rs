@@ -5,6 +5,7 @@
 mod basics;
 mod check;
 mod check_own;
+mod leases;
 mod liveness;
 mod own_state;
 mod placement;
