@@ -6,7 +6,7 @@ use multiraft_raft::{RegionId, StoreId};
 use multiraft_router::SlotKey;
 
 use crate::logic::leases::{BACKING_MAX, Lease, Leases, Standing};
-use crate::logic::region::Region;
+use crate::logic::regions::Seen;
 use crate::logic::worker::Worker;
 use crate::region::holds_data;
 
@@ -99,7 +99,7 @@ impl<R> Worker<R> {
     /// engine after each turn. What a lease rests on may be of an earlier period: that has ended for whoever reads.
     #[must_use]
     pub fn listed_wrongly(&self) -> Option<RegionId> {
-        let is_wrong = |(key, region): &(SlotKey, &Region<R>)| {
+        let is_wrong = |(key, region): &(SlotKey, Seen<'_, R>)| {
             let without_backing = |mut standing: Standing| {
                 if let Some(lease) = &mut standing.lease {
                     lease.backing = [const { None }; BACKING_MAX];
