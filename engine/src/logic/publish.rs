@@ -106,7 +106,7 @@ impl<R> Worker<R> {
                 }
                 standing
             };
-            let stands = self.standing_of(*key).filter(|_| region.listed).map(without_backing);
+            let stands = region.listed.then(|| self.standing_of(*key)).flatten().map(without_backing);
             self.leases.standing(region.id()).map(without_backing) != stands
         };
         self.regions.iter().find(is_wrong).map(|(_, region)| region.id())
