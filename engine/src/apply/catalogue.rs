@@ -5,118 +5,16 @@
 //!
 //! Invariant (F4): ranges of initialised replicas never overlap.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_raft::{KeyRange, LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
-use multiraft_transport::{decode_descriptor, encode_descriptor};
 
-use crate::region::command::{get_varint, put_varint};
-use crate::region::merge::{Absorbed, Frozen, nothing_absorbed};
-
-const FORMAT: u8 = 1;
-
-/// Why a replica is gone for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Cause {
-    /// It was removed from its region.
-    Removed = 0,
-    /// Its region was absorbed by a neighbour.
-    Merged = 1,
-}
-
-/// How far both halves of a region's epoch go on when it is recovered: further than the dead can have come unseen.
-pub(crate) const RECOVERY_LEAP: u64 = 1 << 20;
-
-/// What is left of a replica that is gone for good. Durable before its log and hard state go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tombstone {
-    /// The highest id that a replica of the region had here.
-    pub replica: ReplicaId,
-    /// The region when it was last heard of.
-    pub descriptor: Arc<RegionDescriptor>,
-    /// Why.
-    pub cause: Cause,
-    /// The version of the last state that the replica itself had, and what its region had absorbed in that very state: proof for
-    /// others, after it is gone. `descriptor` may be newer, told by others.
-    pub version: u64,
-    /// See `version`.
-    pub absorbed: Absorbed,
-    /// The last entry of the region's log that was known here to be committed, by index and term; zeros: none.
-    pub committed: (LogIndex, Term),
-}
-
-impl Tombstone {
-    /// Whether a replica of this id may not come to be here.
-    #[must_use]
-    pub fn forbids(&self, replica: ReplicaId) -> bool {
-        replica <= self.replica || self.cause == Cause::Merged
-    }
-
-    /// Whether `known` is of a life that a recovery has begun since: beyond this by a leap, in both halves of its epoch.
-    pub(crate) fn is_before_recovery(&self, known: &RegionDescriptor) -> bool {
-        let (own, its) = (self.descriptor.epoch, known.epoch);
-        let leaps = |own: u64, its: u64| its.saturating_sub(own) >= RECOVERY_LEAP / 2;
-        leaps(own.conf_version, its.conf_version) && leaps(own.version, its.version)
-    }
-
-    /// The stored form: `format (1) | cause (1) | varint replica | varint index | varint term | varint version | varint length
-    /// | absorbed | descriptor`.
-    pub(crate) fn encode(&self) -> Bytes {
-        let mut out = BytesMut::new();
-        out.put_u8(FORMAT);
-        out.put_u8(self.cause as u8);
-        put_varint(&mut out, self.replica.get());
-        put_varint(&mut out, self.committed.0.get());
-        put_varint(&mut out, self.committed.1.get());
-        put_varint(&mut out, self.version);
-        let absorbed = self.absorbed.encode();
-        put_varint(&mut out, absorbed.len() as u64);
-        out.put_slice(&absorbed);
-        let mut descriptor = Vec::new();
-        encode_descriptor(&self.descriptor, &mut descriptor);
-        out.put_slice(&descriptor);
-        out.freeze()
-    }
-
-    pub(crate) fn decode(stored: &Bytes) -> Option<Self> {
-        let cause = match (*stored.first()?, *stored.get(1)?) {
-            (FORMAT, 0) => Cause::Removed,
-            (FORMAT, 1) => Cause::Merged,
-            _ => return None,
-        };
-        let mut at = 2;
-        let replica = ReplicaId(get_varint(stored, &mut at)?);
-        let committed = (LogIndex(get_varint(stored, &mut at)?), Term(get_varint(stored, &mut at)?));
-        let version = get_varint(stored, &mut at)?;
-        let length = usize::try_from(get_varint(stored, &mut at)?).ok()?;
-        let end = at.checked_add(length).filter(|end| *end <= stored.len())?;
-        let absorbed = Absorbed::decode(&stored[at..end])?;
-        let descriptor = Arc::new(decode_descriptor(&stored.slice(end..)).ok()?);
-        Some(Self { replica, descriptor, cause, version, absorbed, committed })
-    }
-}
-
-/// A replica that is here.
-#[derive(Clone, Debug)]
-struct Resident {
-    replica: ReplicaId,
-    /// The region as applied; `None` while the replica has no state.
-    state: Option<Arc<RegionDescriptor>>,
-    /// By which entry and for whom, if it is frozen.
-    frozen: Option<Arc<Frozen>>,
-    absorbed: Arc<Absorbed>,
-    /// A write that gives it its state is not carried out yet: nothing may be decided about its range.
-    pending: bool,
-}
-
-impl Resident {
-    fn new(replica: ReplicaId, state: Option<Arc<RegionDescriptor>>) -> Self {
-        Self { replica, state, frozen: None, absorbed: nothing_absorbed(), pending: false }
-    }
-}
+use crate::apply::residents::{Known, Residents};
+use crate::apply::tombstone::{Cause, Tombstone, later_of};
+use crate::logic::Packed;
+use crate::region::merge::{Absorbed, Frozen};
 
 /// What is shared.
 #[derive(Debug, Default)]
@@ -127,8 +25,7 @@ pub(crate) struct Catalogue {
 /// Under the lock.
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
-    store: StoreId,
-    residents: BTreeMap<RegionId, Resident>,
+    residents: Residents,
     tombstones: BTreeMap<RegionId, Tombstone>,
     /// Regions without a replica here that others wait for: they are known to have come to this version without one.
     elsewhere: BTreeMap<RegionId, u64>,
@@ -150,30 +47,38 @@ impl Catalogue {
         // The entries are changed only after what they stand for was decided whole.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The lock, if nobody has it.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Entries>> {
+        match self.entries.try_lock() {
+            Ok(entries) => Some(entries),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
 }
 
 impl Entries {
-    /// Begins with what was found at the start of a store.
+    /// Begins with what was found at the start of a store, each region once.
     pub(crate) fn begin(
         &mut self,
         store: StoreId,
         regions: impl Iterator<Item = (Arc<RegionDescriptor>, Option<Arc<Frozen>>, Arc<Absorbed>)>,
         tombstones: impl Iterator<Item = (RegionId, Tombstone)>,
     ) {
-        self.store = store;
         self.tombstones = tombstones.collect();
-        self.residents.clear();
         self.elsewhere.clear();
-        for (descriptor, frozen, absorbed) in regions {
+        let known = regions.map(|(descriptor, frozen, absorbed)| {
             let region = descriptor.id;
-            self.set_state(descriptor);
-            self.set_merge(region, frozen, absorbed);
-        }
+            let own = descriptor.replica_on(store).map_or_else(|| self.gone(region), |own| own.id);
+            (region, Known { frozen, absorbed, ..Known::new(own, Some(descriptor)) })
+        });
+        self.residents = Residents::of(store, known.collect());
     }
 
     /// The id of the replica that `descriptor` has on this store.
     pub(crate) fn own(&self, descriptor: &RegionDescriptor) -> Option<ReplicaId> {
-        descriptor.replica_on(self.store).map(|replica| replica.id)
+        descriptor.replica_on(self.residents.store()).map(|replica| replica.id)
     }
 
     /// A message asks for a replica without state (C1). Says whether it may come to be.
@@ -181,11 +86,11 @@ impl Entries {
         if self.tombstones.get(&region).is_some_and(|tombstone| tombstone.forbids(replica)) {
             return false;
         }
-        let resident = self.residents.entry(region).or_insert_with(|| Resident::new(replica, None));
-        if resident.state.is_some() || resident.replica > replica {
+        let known = self.residents.get(region).map_or_else(|| Known::new(replica, None), Cow::into_owned);
+        if known.state.is_some() || known.replica > replica {
             return false;
         }
-        resident.replica = replica;
+        self.residents.put(region, Known { replica, ..known });
         true
     }
 
@@ -195,48 +100,56 @@ impl Entries {
         if self.tombstones.get(&child.id).is_some_and(|tombstone| tombstone.forbids(replica)) {
             return false;
         }
-        self.residents.get(&child.id).is_none_or(|resident| resident.state.is_none() && resident.replica <= replica)
+        self.residents.get(child.id).is_none_or(|known| known.state.is_none() && known.replica <= replica)
     }
 
-    /// The region is what `descriptor` says, and has its state.
+    /// The region is what `descriptor` says, and has its state. If its range shrinks, that is told before others get what it loses.
     pub(crate) fn set_state(&mut self, descriptor: Arc<RegionDescriptor>) {
-        let Some(replica) = self.own(&descriptor) else {
+        let region = descriptor.id;
+        let here = self.residents.get(region).map(Cow::into_owned);
+        let known = match self.own(&descriptor) {
+            Some(replica) => here.filter(|known| known.replica == replica).unwrap_or_else(|| Known::new(replica, None)),
             // It has applied its own removal, and stays here until that is carried out.
-            let gone = self.tombstones.get(&descriptor.id).map_or(ReplicaId::ZERO, |tombstone| tombstone.replica);
-            let resident = Resident::new(gone, None);
-            let region = descriptor.id;
-            self.residents.entry(region).or_insert(resident).state = Some(descriptor);
-            return;
+            None => here.unwrap_or_else(|| Known::new(self.gone(region), None)),
         };
-        match self.residents.get_mut(&descriptor.id).filter(|resident| resident.replica == replica) {
-            Some(resident) => resident.state = Some(descriptor),
-            None => {
-                self.residents.insert(descriptor.id, Resident::new(replica, Some(descriptor)));
-            }
-        }
+        self.residents.put(region, Known { state: Some(descriptor), ..known });
+    }
+
+    /// The highest id that a replica of the region had here which is gone.
+    fn gone(&self, region: RegionId) -> ReplicaId {
+        self.tombstones.get(&region).map_or(ReplicaId::ZERO, |tombstone| tombstone.replica)
     }
 
     /// Whether the region is frozen, and what it has absorbed.
     pub(crate) fn set_merge(&mut self, region: RegionId, frozen: Option<Arc<Frozen>>, absorbed: Arc<Absorbed>) {
-        if let Some(resident) = self.residents.get_mut(&region) {
-            (resident.frozen, resident.absorbed) = (frozen, absorbed);
-        }
+        self.residents.update(region, |known| (known.frozen, known.absorbed) = (frozen, absorbed));
+    }
+
+    /// The region sleeps, and should be this: then no more is kept of it.
+    pub(crate) fn rest(&mut self, region: RegionId, packed: &Packed) {
+        self.residents.rest(region, packed);
+    }
+
+    /// Whether nothing is kept of the region but what it takes while it sleeps.
+    #[cfg(test)]
+    pub(crate) fn rests(&self, region: RegionId) -> bool {
+        self.is_here(region) && self.residents.warm(region).is_none()
     }
 
     /// Whether the region has a replica here that the entry at `index` has frozen, durably.
     pub(crate) fn is_frozen_at(&self, region: RegionId, index: LogIndex) -> bool {
-        let is_it = |resident: &Resident| resident.frozen.as_ref().is_some_and(|frozen| frozen.index == index);
-        self.residents.get(&region).is_some_and(|resident| is_it(resident) && !resident.pending)
+        let is_it = |known: &Known| known.frozen.as_ref().is_some_and(|frozen| frozen.index == index);
+        self.residents.warm(region).is_some_and(|known| is_it(known) && !known.pending)
     }
 
     /// A region has come to be this without a replica here: noted if a region here is frozen for it.
     pub(crate) fn note_elsewhere(&mut self, descriptor: &RegionDescriptor) {
         let waits_for = |region: RegionId| {
-            move |resident: &Resident| resident.frozen.as_ref().is_some_and(|frozen| frozen.target.id == region)
+            move |known: &Known| known.frozen.as_ref().is_some_and(|frozen| frozen.target.id == region)
         };
         let residents = &self.residents;
-        self.elsewhere.retain(|region, _| residents.values().any(waits_for(*region)));
-        if self.own(descriptor).is_none() && self.residents.values().any(waits_for(descriptor.id)) {
+        self.elsewhere.retain(|region, _| residents.frozen().any(waits_for(*region)));
+        if self.own(descriptor).is_none() && self.residents.frozen().any(waits_for(descriptor.id)) {
             let version = self.elsewhere.entry(descriptor.id).or_default();
             *version = (*version).max(descriptor.epoch.version);
         }
@@ -245,10 +158,10 @@ impl Entries {
     /// Whether a frozen region, of which it is known that its target has absorbed it, waits here in vain: the target has no
     /// replica here to do so too, and none that it had is behind the merge. What the region is here then.
     pub(crate) fn abandoned(&self, region: RegionId) -> Option<Arc<RegionDescriptor>> {
-        let resident = self.residents.get(&region).filter(|resident| !resident.pending)?;
-        let (state, frozen) = (resident.state.as_ref()?, resident.frozen.as_ref()?);
+        let known = self.residents.warm(region).filter(|known| !known.pending)?;
+        let (state, frozen) = (known.state.as_ref()?, known.frozen.as_ref()?);
         let merged = state.epoch.version.max(frozen.target.epoch.version) + 1;
-        if self.residents.contains_key(&frozen.target.id) {
+        if self.residents.get(frozen.target.id).is_some() {
             return None;
         }
         let gone = self.tombstones.get(&frozen.target.id).map(|tombstone| tombstone.descriptor.epoch.version);
@@ -258,45 +171,38 @@ impl Entries {
 
     /// Whether the region has a replica with a state here.
     pub(crate) fn is_here(&self, region: RegionId) -> bool {
-        self.residents.get(&region).is_some_and(|resident| resident.state.is_some())
+        self.residents.has_state(region)
     }
 
     /// From now until [`Entries::settle`], nothing may be decided about the region's range.
     pub(crate) fn hold(&mut self, region: RegionId) {
-        if let Some(resident) = self.residents.get_mut(&region) {
-            resident.pending = true;
-        }
+        self.residents.update(region, |known| known.pending = true);
     }
 
     /// What the region is here, if its replica has a state.
-    pub(crate) fn state(&self, region: RegionId) -> Option<&Arc<RegionDescriptor>> {
-        self.residents.get(&region)?.state.as_ref()
+    pub(crate) fn state(&self, region: RegionId) -> Option<Arc<RegionDescriptor>> {
+        self.residents.get(region)?.into_owned().state
     }
 
     /// Whether a write that gives the region its state is not carried out yet.
     pub(crate) fn is_pending(&self, region: RegionId) -> bool {
-        self.residents.get(&region).is_some_and(|resident| resident.pending)
+        self.residents.warm(region).is_some_and(|known| known.pending)
     }
 
     /// The writes that these regions waited for are carried out.
     pub(crate) fn settle(&mut self, regions: &[RegionId]) {
         for region in regions {
-            if let Some(resident) = self.residents.get_mut(region) {
-                resident.pending = false;
+            if self.is_pending(*region) {
+                self.residents.update(*region, |known| known.pending = false);
             }
         }
     }
 
     /// The parts of a range that no other region with a state here owns.
     pub(crate) fn free_parts(&self, region: RegionId, range: KeyRange) -> Vec<KeyRange> {
-        let mut free = vec![range];
-        for (id, resident) in &self.residents {
-            let Some(taken) = resident.state.as_ref().filter(|_| *id != region && *id != RegionId::ROOT) else {
-                continue;
-            };
-            free = free.into_iter().flat_map(|part| without(part, &taken.range)).collect();
-        }
-        free
+        let others = self.residents.overlapping(&range).into_iter().filter(|other| *other != region);
+        let taken = others.filter_map(|other| Some(self.state(other)?.range.clone()));
+        taken.fold(vec![range], |free, taken| free.into_iter().flat_map(|part| without(part, &taken)).collect())
     }
 
     /// All tombstones, in order of region.
@@ -312,26 +218,23 @@ impl Entries {
             return Clearance::Stale;
         }
         let mut covered = Vec::new();
-        let mut wait = false;
         if descriptor.id == RegionId::ROOT {
             return Clearance::Clear(covered);
         }
-        for (&region, resident) in &self.residents {
-            let Some(state) = resident.state.as_ref().filter(|_| region != RegionId::ROOT) else { continue };
-            if region == descriptor.id {
-                wait |= resident.pending;
-                continue;
-            }
-            // Wherever its keys are by now: the region itself is no more.
-            let is_absorbed = absorbed.0.iter().any(|(source, _)| *source == region);
-            if !is_absorbed && !state.range.overlaps(&descriptor.range) {
-                continue;
-            }
+        // What was absorbed counts wherever its keys are by now: the region itself is no more.
+        let sources: BTreeSet<RegionId> = absorbed.0.iter().map(|(source, _)| *source).collect();
+        let mut others = self.residents.overlapping(&descriptor.range);
+        others.extend(sources.iter().filter(|source| **source != RegionId::ROOT));
+        others.remove(&descriptor.id);
+        let mut wait = self.is_here(descriptor.id) && self.is_pending(descriptor.id);
+        for region in others {
+            let Some(state) = self.state(region) else { continue };
+            let is_absorbed = sources.contains(&region);
             if !is_absorbed && state.epoch.version >= descriptor.epoch.version {
                 return Clearance::Stale;
             }
-            wait |= resident.pending || !is_absorbed;
-            covered.push(Arc::clone(state));
+            wait |= self.is_pending(region) || !is_absorbed;
+            covered.push(state);
         }
         if wait { Clearance::Wait } else { Clearance::Clear(covered) }
     }
@@ -344,7 +247,8 @@ impl Entries {
         cause: Cause,
         committed: (LogIndex, Term),
     ) -> Tombstone {
-        let resident = self.residents.get(&region);
+        let resident = self.residents.get(region);
+        let resident = resident.as_deref();
         let earlier = self.tombstones.get(&region);
         let replica = resident.map(|resident| resident.replica).max(earlier.map(|earlier| earlier.replica));
         let here = resident.and_then(|resident| resident.state.clone());
@@ -373,15 +277,9 @@ impl Entries {
 
     /// The replica is gone.
     pub(crate) fn bury(&mut self, region: RegionId, tombstone: Tombstone) {
-        self.residents.remove(&region);
+        self.residents.remove(region);
         self.tombstones.insert(region, tombstone);
     }
-}
-
-/// Which of two committed entries is the later one. In one history of a region the higher index has no lower term; a recovery begins
-/// another one, at any index, in a term beyond all before.
-pub(crate) fn later_of(one: (LogIndex, Term), other: (LogIndex, Term)) -> (LogIndex, Term) {
-    if (other.1, other.0) > (one.1, one.0) { other } else { one }
 }
 
 /// What is left of a range if another one is cut out of it.
@@ -397,9 +295,11 @@ fn without(part: KeyRange, taken: &KeyRange) -> impl Iterator<Item = KeyRange> +
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use multiraft_raft::{RegionEpoch, Replica, Role};
 
     use super::*;
+    use crate::apply::RECOVERY_LEAP;
 
     fn region(id: u64, start: &'static str, end: &'static str, version: u64) -> Arc<RegionDescriptor> {
         let range = KeyRange { start: Bytes::from_static(start.as_bytes()), end: Bytes::from_static(end.as_bytes()) };
@@ -547,17 +447,64 @@ mod tests {
     }
 
     #[test]
-    fn tombstones_survive_a_round_trip() {
-        for cause in [Cause::Removed, Cause::Merged] {
-            let descriptor = region(3, "m", "", 2);
-            let absorbed = Absorbed(vec![(RegionId(9), 4)]);
-            let (replica, version, committed) = (ReplicaId(300), 400, (LogIndex(1000), Term(7)));
-            let tombstone = Tombstone { replica, descriptor, cause, version, absorbed, committed };
-            let stored = tombstone.encode();
-            assert_eq!(Tombstone::decode(&stored), Some(tombstone));
-            for len in 0..stored.len() {
-                assert_eq!(Tombstone::decode(&stored.slice(..len)), None);
-            }
+    fn what_rests_answers_as_before() {
+        let regions = [region(2, "a", "g", 3), region(3, "g", "m", 2), region(4, "m", "z", 5)];
+        let (mut entries, warm) = (with(&regions), with(&regions));
+        for region in &regions {
+            entries.rest(region.id, &Packed::new(region));
         }
+        let none = Absorbed::default();
+        for asked in [region(9, "b", "h", 4), region(9, "h", "n", 9), region(3, "a", "m", 4), region(8, "z", "", 1)] {
+            for absorbed in [&none, &Absorbed(vec![(RegionId(2), 3)]), &Absorbed(vec![(RegionId(4), 5)])] {
+                assert_eq!(entries.clearance(&asked, absorbed), warm.clearance(&asked, absorbed));
+            }
+            assert_eq!(
+                entries.free_parts(asked.id, asked.range.clone()),
+                warm.free_parts(asked.id, asked.range.clone())
+            );
+        }
+        let tombstone = |entries: &Entries| {
+            entries.tombstone_of(RegionId(3), &region(3, "g", "m", 2), Cause::Removed, Default::default())
+        };
+        assert_eq!(tombstone(&entries), tombstone(&warm));
+        assert!(entries.is_here(RegionId(2)) && !entries.is_pending(RegionId(2)));
+        assert!(!entries.create(RegionId(2), ReplicaId(99)) && !entries.adopts(&regions[0]));
+        entries.hold(RegionId(3));
+        assert_eq!(entries.clearance(&region(3, "g", "m", 4), &none), Clearance::Wait);
+    }
+
+    #[test]
+    fn only_what_is_known_whole_from_its_descriptor_rests() {
+        let older = region(2, "a", "m", 6);
+        let target = region(3, "m", "z", 4);
+        let mut entries = with(&[older.clone(), target.clone()]);
+        let frozen = Arc::new(Frozen { index: LogIndex(9), target: Arc::clone(&target) });
+        entries.set_merge(RegionId(2), Some(frozen), Arc::default());
+        entries.set_merge(RegionId(3), None, Arc::new(Absorbed(vec![(RegionId(8), 1)])));
+        for descriptor in [&older, &target] {
+            entries.rest(descriptor.id, &Packed::new(descriptor));
+        }
+        assert!(entries.is_frozen_at(RegionId(2), LogIndex(9)));
+        assert_eq!(entries.tombstone_of(RegionId(3), &target, Cause::Removed, Default::default()).absorbed.0.len(), 1);
+        entries.set_merge(RegionId(2), None, Arc::default());
+        entries.rest(RegionId(2), &Packed::new(&region(2, "a", "c", 5)));
+        assert_eq!(entries.state(RegionId(2)), Some(older), "told of another state");
+    }
+
+    #[test]
+    fn keys_that_a_region_loses_are_found_at_who_gets_them() {
+        let mut entries = with(&[region(2, "a", "", 1)]);
+        entries.rest(RegionId(2), &Packed::new(&region(2, "a", "", 1)));
+        for (id, start, end) in [(3, "t", ""), (4, "m", "t"), (5, "f", "m")] {
+            entries.set_state(region(2, "a", start, id));
+            entries.set_state(region(id, start, end, id));
+            entries.rest(RegionId(id), &Packed::new(&region(id, start, end, id)));
+        }
+        let found = entries.clearance(&region(9, "g", "u", 9), &Absorbed(vec![(RegionId(2), 1)]));
+        assert_eq!(found, Clearance::Wait);
+        let all = Absorbed([2, 3, 4, 5].map(|id| (RegionId(id), 1)).to_vec());
+        let Clearance::Clear(covered) = entries.clearance(&region(9, "g", "u", 9), &all) else { panic!() };
+        assert_eq!(covered.iter().map(|one| one.id.get()).collect::<Vec<_>>(), [2, 3, 4, 5]);
+        assert_eq!(entries.free_parts(RegionId(4), region(4, "m", "z", 9).range.clone()).len(), 1);
     }
 }

@@ -29,10 +29,11 @@ pub(super) fn put_split<R>(
     };
     let mut parts = parts.into_iter();
     let parent = parts.next().expect("invariant: a split begins with the region itself");
-    if let Some(progress) = regions.get_mut(&parent.id) {
+    if let Some(progress) = regions.get_mut(parent.id) {
         progress.descriptor = Arc::clone(&parent);
     }
     let sessions = sessions_after(batch, view, parent.id)?;
+    catalogue.set_state(Arc::clone(&parent));
     let mut children = Vec::new();
     for child in parts {
         let adopted = catalogue.adopts(&child);
@@ -52,7 +53,6 @@ pub(super) fn put_split<R>(
         children.push((child, adopted));
     }
     batch.put(keys::descriptor(parent.id), stored_descriptor(&parent));
-    catalogue.set_state(Arc::clone(&parent));
     catalogue.hold(parent.id);
     unsynced.push(Arc::clone(&parent));
     if let Some(done) = out.last_applied() {
@@ -73,7 +73,7 @@ pub(super) fn put_step<R>(
     };
     let region = change.region();
     batch.put(keys::descriptor(region.id), stored_descriptor(region));
-    if let Some(progress) = regions.get_mut(&region.id) {
+    if let Some(progress) = regions.get_mut(region.id) {
         note_change(catalogue, unsynced, progress, &change);
     }
     if let Some(done) = out.last_applied() {

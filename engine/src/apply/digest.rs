@@ -94,7 +94,7 @@ impl Applier {
     /// The digest of a region's state of this instant, and the index that it is of; reads all of it. `None`: it is not here.
     #[must_use]
     pub fn digest(&self, region: RegionId) -> Option<(LogIndex, DigestAnswer)> {
-        let index = self.regions.get(&region)?.applied;
+        let index = self.regions.record(region)?.index;
         let content = self.digest_content(&self.catalogue.lock(), region, index).unwrap_or(Content::Missing);
         Some((index, content.answer(&|| false)))
     }
@@ -114,7 +114,7 @@ impl Applier {
         region: RegionId,
         index: LogIndex,
     ) -> Result<Content, multiraft_storage::StateError> {
-        let is_here = self.regions.get(&region).is_some_and(|progress| progress.applied == index);
+        let is_here = self.regions.record(region).is_some_and(|here| here.index == index);
         if !is_here {
             return Ok(Content::Missing);
         }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use multiraft_raft::{Entry, EntryKind, LogIndex, RegionId};
 use multiraft_storage::{StateBatch, StateError};
 
-use super::record::AppliedRecord;
-use super::{AppliedBatch, Applier, Dirty, Form, Progress};
+use super::regions::Progress;
+use super::{AppliedBatch, Applier, Dirty, Form};
 use crate::logic::{Applied, ApplyTask, Outcome};
 use crate::region::keys;
 
@@ -40,9 +40,17 @@ impl Applier {
         let mut batch = AppliedBatch::default();
         let mut rest = Vec::new();
         for task in tasks {
+            let task = match task {
+                // Changes nothing, so nothing has to wait for it.
+                ApplyTask::Rest { packed } => {
+                    self.rest(packed);
+                    continue;
+                }
+                task => task,
+            };
             let region = task.region();
             let waits = !matches!(self.form, Form::Shared(_)) || self.waiting.contains(&region);
-            let progress = self.regions.get_mut(&region).filter(|_| !waits);
+            let progress = self.regions.get_mut(region).filter(|_| !waits);
             match (task, progress) {
                 (ApplyTask::Entries { handle, entries, replies }, Some(progress))
                     if changes_nothing(progress, &entries) =>
@@ -78,6 +86,7 @@ impl Applier {
     /// [`StateError`] if the state store failed; that it has no space is no failure, and only means fewer regions.
     pub fn take_dirty(&mut self) -> Result<BTreeMap<RegionId, Dirty>, StateError> {
         self.record_lagging(PER_CHECKPOINT)?;
+        self.tell_rested();
         Ok(std::mem::take(&mut self.dirty))
     }
 
@@ -102,7 +111,7 @@ impl Applier {
 
     /// Nothing is known of the region here any more.
     pub(super) fn forget(&mut self, region: RegionId) {
-        self.regions.remove(&region);
+        self.regions.remove(region);
         self.dirty.remove(&region);
         self.lagging.remove(&region);
     }
@@ -120,9 +129,8 @@ impl Applier {
             let mut batch = StateBatch::new();
             for region in some {
                 // Another applier may have put a region's end into the state since.
-                if let Some(progress) = self.regions.get(region).filter(|_| entries.is_here(*region)) {
-                    let Progress { applied: index, term, installed, .. } = *progress;
-                    batch.put(keys::applied(*region), AppliedRecord { index, term, installed }.encode());
+                if let Some(applied) = self.regions.record(*region).filter(|_| entries.is_here(*region)) {
+                    batch.put(keys::applied(*region), applied.encode());
                 }
             }
             if !batch.is_empty() && shared.store.is_durable() {
@@ -133,9 +141,9 @@ impl Applier {
             }
             for region in some {
                 let bytes = self.lagging.remove(region).unwrap_or_default();
-                if let Some(progress) = self.regions.get(region).filter(|_| entries.is_here(*region)) {
+                if let Some(applied) = self.regions.record(*region).filter(|_| entries.is_here(*region)) {
                     let dirty = self.dirty.entry(*region).or_default();
-                    dirty.applied = progress.applied;
+                    dirty.applied = applied.index;
                     dirty.bytes += bytes;
                 }
             }

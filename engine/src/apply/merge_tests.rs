@@ -85,8 +85,12 @@ impl Store {
     }
 
     pub(super) fn freeze(&mut self) -> Arc<RegionDescriptor> {
+        self.freeze_at(2)
+    }
+
+    pub(super) fn freeze_at(&mut self, index: u64) -> Arc<RegionDescriptor> {
         let target = region(TARGET, "m", "");
-        let done = admin(&mut self.source, SOURCE, 2, &AdminCommand::Freeze { target });
+        let done = admin(&mut self.source, SOURCE, index, &AdminCommand::Freeze { target });
         let Some(RegionChange::Frozen { region, .. }) = change(&done) else { panic!("it is frozen: {done:?}") };
         region
     }

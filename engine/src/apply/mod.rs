@@ -8,6 +8,7 @@ mod backend;
 mod barred;
 mod batch;
 mod body;
+mod capture;
 mod catalogue;
 mod changes;
 mod decide;
@@ -17,6 +18,7 @@ mod install;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test")]
 mod install_tests;
+mod key_order;
 mod lag;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test")]
@@ -25,14 +27,18 @@ mod own;
 mod park;
 mod record;
 mod recover;
+mod regions;
+mod residents;
 mod shared;
+mod sorted;
 mod source;
+mod tombstone;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, Role, StoreId, Term};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, StoreId, Term};
 use multiraft_storage::StateError;
 use multiraft_transport::SnapshotHeader;
 
@@ -40,6 +46,7 @@ use crate::apply::backend::Form;
 use crate::apply::barred::Barred;
 use crate::apply::catalogue::{Catalogue, Entries};
 use crate::apply::decide::is_admin;
+use crate::apply::regions::{Progress, Regions};
 use crate::logic::{ApplyTask, Packed, RegionChange, RegionHandle};
 use crate::measure::Tallies;
 use crate::region::merge::MergeState;
@@ -49,16 +56,19 @@ pub use backend::{AppliedRegion, Backend};
 pub use batch::{AppliedBatch, ApplyEnd, Destroyed, Effect};
 pub(crate) use body::CHUNK_BYTES;
 pub use body::Chunks;
-pub use catalogue::{Cause, Tombstone};
-pub(crate) use catalogue::{RECOVERY_LEAP, later_of};
 pub use digest::DigestTask;
 pub(crate) use foresee::Foresight;
 pub(crate) use record::{FIRST_INDEX, FIRST_TERM};
 pub(crate) use recover::Rewrite;
 pub(crate) use shared::stored_descriptor;
 pub use source::SnapshotSource;
+pub use tombstone::{Cause, Tombstone};
+pub(crate) use tombstone::{RECOVERY_LEAP, later_of};
 
 pub use crate::region::command::{bared, is_bare};
+
+/// For so many regions that come to rest at a time the memory is kept that names them.
+const RESTED_KEPT: usize = 64;
 
 /// Why entries could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -90,22 +100,12 @@ pub trait ReceivedSnapshots {
     fn discard(&self, from: StoreId, header: &SnapshotHeader);
 }
 
-/// How far one region has applied.
-#[derive(Clone, Debug)]
-struct Progress {
-    descriptor: Arc<RegionDescriptor>,
-    applied: LogIndex,
-    term: Term,
-    /// The state is a received snapshot, and nothing was applied since.
-    installed: bool,
-    merge: MergeState,
-}
-
 /// Applies the entries of one worker's regions.
 pub struct Applier {
     form: Form,
-    /// Looked up by id; walked in order.
-    regions: BTreeMap<RegionId, Progress>,
+    regions: Regions,
+    /// Those that have come to rest and are not known to the catalogue as such yet: somebody else had it.
+    rested: Vec<Packed>,
     /// Regions that have applied since the last checkpoint, how far, and how many bytes of entries.
     dirty: BTreeMap<RegionId, Dirty>,
     /// Regions that have applied more than their records in the state store tell, and what the entries counted for: none of them
@@ -141,14 +141,19 @@ impl Applier {
     fn new(backend: Backend, regions: impl IntoIterator<Item = AppliedRegion>) -> Self {
         let regions = regions
             .into_iter()
-            .map(|AppliedRegion { descriptor, index, term, installed, merge }| {
-                (descriptor.id, Progress { descriptor, applied: index, term, installed, merge })
+            .map(|AppliedRegion { descriptor, index, term, installed, merge }| Progress {
+                descriptor,
+                applied: index,
+                term,
+                installed,
+                merge,
             })
             .collect();
         Self {
             store: backend.store(),
             form: backend.form,
-            regions,
+            regions: Regions::new(regions),
+            rested: Vec::new(),
             dirty: BTreeMap::new(),
             lagging: BTreeMap::new(),
             stalled: None,
@@ -182,7 +187,7 @@ impl Applier {
                         Effect::Installed(done) => Some(done.handle.region),
                         _ => None,
                     }));
-                    self.waiting.extend(tasks.iter().map(ApplyTask::region));
+                    self.waiting.extend(tasks.iter().filter(|task| !is_rest(task)).map(ApplyTask::region));
                     ApplyEnd::Stalled { rest: tasks.into() }
                 } else {
                     ApplyEnd::Failed(error)
@@ -216,13 +221,13 @@ impl Applier {
             }
             Some(ApplyTask::Register { descriptor, index, term }) => {
                 // A snapshot that came first may have gone further than the split whose child this is.
-                let is_ahead = self.regions.get(&descriptor.id).is_some_and(|here| here.applied > index);
+                let is_ahead = self.regions.record(descriptor.id).is_some_and(|here| here.index > index);
                 if !is_ahead {
                     let installed = index == FIRST_INDEX;
                     let progress =
                         Progress { applied: index, term, installed, descriptor, merge: MergeState::default() };
                     self.lagging.remove(&progress.descriptor.id);
-                    self.regions.insert(progress.descriptor.id, progress);
+                    self.regions.insert(progress);
                 }
             }
             Some(ApplyTask::Create { region, replica }) => {
@@ -235,15 +240,26 @@ impl Applier {
             }
             Some(ApplyTask::Release { region }) => out.effects.extend(self.release(region)?.map(Effect::Released)),
             Some(ApplyTask::Elsewhere { descriptor }) => self.catalogue.lock().note_elsewhere(&descriptor),
-            Some(ApplyTask::Rest { packed }) => self.rest(&packed),
+            Some(ApplyTask::Rest { packed }) => self.rest(packed),
             Some(ApplyTask::Entries { .. }) | None => {}
         }
         Ok(())
     }
 
-    /// What is kept of a region that sleeps takes less.
-    #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "to be filled")]
-    fn rest(&mut self, _packed: &Packed) {}
+    /// The region sleeps, and no more is kept of it than that takes. The catalogue hears of it when nobody else has it: an applier
+    /// does not wait for that.
+    fn rest(&mut self, packed: Packed) {
+        self.regions.rest(packed.id(), &packed);
+        self.rested.push(packed);
+        self.tell_rested();
+    }
+
+    fn tell_rested(&mut self) {
+        if let Some(mut entries) = self.catalogue.try_lock().filter(|_| !self.rested.is_empty()) {
+            self.rested.drain(..).for_each(|packed| entries.rest(packed.id(), &packed));
+            self.rested.shrink_to(RESTED_KEPT);
+        }
+    }
 
     fn apply_entries<R>(
         &mut self,
@@ -266,8 +282,7 @@ impl Applier {
         let mut entries = changes.then(|| catalogue.lock());
         if let (Some(entries), Some(ApplyTask::Entries { handle, .. })) = (&entries, pass.last()) {
             let region = handle.region;
-            let is_frozen = self.regions.get(&region).is_some_and(|progress| progress.merge.frozen.is_some());
-            if is_frozen && !entries.is_here(region) {
+            if self.regions.is_frozen(region) && !entries.is_here(region) {
                 // Absorbed by the target's applier: what still comes of it is of no account.
                 self.forget(region);
             }
@@ -312,7 +327,7 @@ impl Applier {
 
     fn is_frozen<R>(&self, task: &ApplyTask<R>) -> bool {
         let ApplyTask::Entries { handle, .. } = task else { return false };
-        self.regions.get(&handle.region).is_some_and(|progress| progress.merge.frozen.is_some())
+        self.regions.is_frozen(handle.region)
     }
 
     /// Nothing is read any more from a replica here that its region has fenced, before anybody can know that it has.
@@ -370,14 +385,6 @@ impl Applier {
         Ok(())
     }
 
-    /// The first state of a region that a split has just made; its own applier does not know it yet.
-    fn capture_first(&self, child: &Arc<RegionDescriptor>) -> Result<Option<SnapshotSource>, StateError> {
-        match &self.form {
-            Form::Shared(shared) => shared.capture(child, FIRST_INDEX, FIRST_TERM, &Arc::default()).map(Some),
-            Form::Own(own) => Ok(own.capture(child.id)),
-        }
-    }
-
     /// Removes a replica's state, durably, and leaves a tombstone; `None`: there is no space to do it, or another applier has
     /// still to write what gives the replica its state, and would do so after it is gone.
     fn destroy(
@@ -392,11 +399,12 @@ impl Applier {
         if entries.is_pending(region) {
             return Ok(None);
         }
-        let here = self.regions.get(&region).map(|progress| (progress.applied, progress.term)).unwrap_or_default();
+        let progress = self.regions.get(region);
+        let here = progress.as_ref().map(|progress| (progress.applied, progress.term)).unwrap_or_default();
         let tombstone = entries.tombstone_of(region, known, cause, later_of(committed, here));
         // A child of a split may have come here and not been registered with this applier yet.
-        let state = self.regions.get(&region).filter(|progress| progress.applied > LogIndex::ZERO);
-        let state = state.map(|progress| &progress.descriptor).or(entries.state(region));
+        let state = progress.filter(|progress| progress.applied > LogIndex::ZERO);
+        let state = state.map(|progress| progress.descriptor).or_else(|| entries.state(region));
         let range = state.map(|descriptor| descriptor.range.clone());
         let ranges = match range {
             // What had not been known here may have been taken over by others meanwhile.
@@ -426,7 +434,7 @@ impl Applier {
         let catalogue = Arc::clone(&self.catalogue);
         let mut entries = catalogue.lock();
         let Some(state) = entries.abandoned(region) else { return Ok(None) };
-        let applied = self.regions.get(&region).map(|progress| (progress.applied, progress.term)).unwrap_or_default();
+        let applied = self.regions.record(region).map(|here| (here.index, here.term)).unwrap_or_default();
         let tombstone = entries.tombstone_of(region, &state, Cause::Merged, applied);
         let ranges = [state.range.clone()];
         let before = entries.set_tombstone(region, Some(tombstone.clone()));
@@ -441,60 +449,6 @@ impl Applier {
                 Ok(None)
             }
             Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The region's state of this instant, to be written out later; `None` if the region is not here, or has applied that
-    /// its replica here is removed: a state that does not name its replica is nobody's, and is not kept.
-    ///
-    /// # Errors
-    /// [`StateError`] if the state store failed.
-    pub fn capture(&self, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
-        // Another applier may have absorbed it: what is there of it then is no state of any instant.
-        self.capture_among(&self.catalogue.lock(), region)
-    }
-
-    /// What one of a region's replicas is sent of its state: of a witness, no more than it needs to go on voting.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn capture_for(&self, region: RegionId, replica: ReplicaId) -> Result<Option<SnapshotSource>, StateError> {
-        let entries = self.catalogue.lock();
-        let progress = self.regions.get(&region);
-        let role = progress.and_then(|progress| progress.descriptor.replica(replica)).map(|replica| replica.role);
-        if role != Some(Role::Witness) {
-            return self.capture_among(&entries, region);
-        }
-        let Some(Progress { descriptor, applied, term, merge, .. }) =
-            progress.filter(|progress| entries.is_here(region) && self.is_kept(progress))
-        else {
-            return Ok(None);
-        };
-        match &self.form {
-            Form::Shared(shared) => shared.capture_bare(descriptor, *applied, *term, &merge.absorbed).map(Some),
-            Form::Own(own) => Ok(own.capture_bare(region)),
-        }
-    }
-
-    fn is_kept(&self, progress: &Progress) -> bool {
-        progress.applied > LogIndex::ZERO && progress.descriptor.replica_on(self.store).is_some()
-    }
-
-    /// The same, for who holds the catalogue's lock.
-    fn capture_among(&self, entries: &Entries, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
-        if entries.is_here(region) { self.capture_here(region) } else { Ok(None) }
-    }
-
-    fn capture_here(&self, region: RegionId) -> Result<Option<SnapshotSource>, StateError> {
-        let Some(progress) = self.regions.get(&region).filter(|progress| self.is_kept(progress)) else {
-            return Ok(None);
-        };
-        match &self.form {
-            Form::Shared(shared) => {
-                let Progress { descriptor, applied, term, merge, .. } = progress;
-                shared.capture(descriptor, *applied, *term, &merge.absorbed).map(Some)
-            }
-            Form::Own(own) => Ok(own.capture(region)),
         }
     }
 }
@@ -535,7 +489,7 @@ fn note_change(
 /// What one pass over entries reads and changes besides the state itself.
 struct Pass<'a> {
     store: StoreId,
-    regions: &'a mut BTreeMap<RegionId, Progress>,
+    regions: &'a mut Regions,
     dirty: &'a mut BTreeMap<RegionId, Dirty>,
     lagging: &'a mut BTreeMap<RegionId, usize>,
     /// Locked, if the pass ends with a change of a region.
@@ -567,6 +521,10 @@ fn cut_around_admin<R>(tasks: Vec<ApplyTask<R>>) -> VecDeque<ApplyTask<R>> {
         cut.push_back(ApplyTask::Entries { handle, entries, replies });
     }
     cut
+}
+
+fn is_rest<R>(task: &ApplyTask<R>) -> bool {
+    matches!(task, ApplyTask::Rest { .. })
 }
 
 fn ends_with_admin<R>(task: &ApplyTask<R>) -> bool {

@@ -17,8 +17,9 @@ use crate::apply::decide::{
     AdminDecision, RegionState, apply_command, apply_membership, decide_admin, is_admin, membership_outcome,
 };
 use crate::apply::record::{FIRST_INDEX, FIRST_TERM};
+use crate::apply::regions::{Progress, Regions};
 use crate::apply::source::{Content, SnapshotSource};
-use crate::apply::{AppliedBatch, ApplyError, Cause, Pass, Progress, ReceivedSnapshots, Tombstone, body, note_change};
+use crate::apply::{AppliedBatch, ApplyError, Cause, Pass, ReceivedSnapshots, Tombstone, body, note_change};
 use crate::error::ReadError;
 use crate::logic::{Applied, ApplyTask, Outcome, RegionChange, SplitDone};
 use crate::machine::{ApplyContext, OwnState, OwnStateFactory, SnapshotWrite};
@@ -231,8 +232,8 @@ pub(super) fn apply<R>(
         let cost = entries.iter().map(Entry::cost).sum();
         let mut done = Applied { handle, index: last.index, cost, memberships: Vec::new(), split: None, change: None };
         let mut replies = replies.into_iter().peekable();
-        if let (Some(region), Some(progress)) = (own.get(handle.region), pass.regions.get(&handle.region)) {
-            let merge = progress.merge.clone();
+        if let (Some(region), Some(progress)) = (own.get(handle.region), pass.regions.get(handle.region)) {
+            let merge = progress.merge;
             let mut held = region.write();
             held.touches = pass.tallies.map(Tallies::touches);
             for entry in &entries {
@@ -245,9 +246,9 @@ pub(super) fn apply<R>(
             if let (Some(tallies), Some(touches)) = (pass.tallies, held.touches.take()) {
                 tallies.add_writes(handle.region, touches);
             }
-            pass.regions.insert(handle.region, held.progress());
+            pass.regions.insert(held.progress());
             if let (Some(change), Some(catalogue), Some(progress)) =
-                (&done.change, pass.catalogue.as_deref_mut(), pass.regions.get_mut(&handle.region))
+                (&done.change, pass.catalogue.as_deref_mut(), pass.regions.get_mut(handle.region))
             {
                 note_change(catalogue, pass.unsynced, progress, change);
             }
@@ -325,6 +326,7 @@ fn split(own: &OwnRegions, held: &mut Held, parts: &[Arc<RegionDescriptor>], pas
         unreachable!("invariant: a pass that may split holds the catalogue's lock")
     };
     let parent = Arc::clone(&parts[0]);
+    catalogue.set_state(Arc::clone(&parent));
     let mut children = Vec::new();
     for child in parts[1..].iter().rev() {
         let machine = held.machine.split_off(&child.range.start);
@@ -343,7 +345,6 @@ fn split(own: &OwnRegions, held: &mut Held, parts: &[Arc<RegionDescriptor>], pas
     }
     children.reverse();
     held.descriptor = Arc::clone(&parent);
-    catalogue.set_state(Arc::clone(&parent));
     catalogue.hold(parent.id);
     unsynced.push(Arc::clone(&parent));
     SplitDone { parent, children }
@@ -377,13 +378,13 @@ fn absorb(
 
 pub(super) fn install(
     own: &OwnRegions,
-    regions: &mut BTreeMap<RegionId, Progress>,
+    regions: &mut Regions,
     received: &dyn ReceivedSnapshots,
     from: StoreId,
     header: &SnapshotHeader,
     covered: &[Arc<RegionDescriptor>],
 ) -> Option<MergeState> {
-    let progress = regions.get_mut(&header.region).filter(|progress| progress.applied < header.index)?;
+    let progress = regions.get_mut(header.region).filter(|progress| progress.applied < header.index)?;
     // Loaded beside the old state, and then put in its place.
     let loaded = received
         .open(from, header)

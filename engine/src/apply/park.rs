@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::apply::decide::wanted_source;
+use crate::apply::decide::{is_admin, wanted_source};
 use crate::apply::{AppliedBatch, Applier, Effect};
 use crate::logic::ApplyTask;
 
@@ -13,8 +13,10 @@ impl Applier {
     pub(super) fn park<R>(&self, tasks: &mut VecDeque<ApplyTask<R>>, out: &mut AppliedBatch<R>) {
         let Some(ApplyTask::Entries { handle, entries, .. }) = tasks.front() else { return };
         let (handle, region) = (*handle, handle.region);
-        let Some(progress) = self.regions.get(&region) else { return };
-        let first = entries.first().filter(|entry| entry.index > progress.applied);
+        // Almost no entry is such a one, and nothing is looked up for the others.
+        let Some(first) = entries.first().filter(|entry| is_admin(entry)) else { return };
+        let Some(progress) = self.regions.get(region) else { return };
+        let first = Some(first).filter(|entry| entry.index > progress.applied);
         let wanted = first.and_then(|entry| wanted_source(&progress.descriptor, &progress.merge, entry));
         let (Some((source, index)), Some(first)) = (wanted, first) else { return };
         let catalogue = self.catalogue.lock();

@@ -12,8 +12,9 @@ use multiraft_storage::{StateBatch, StateError};
 use crate::apply::backend::Form;
 use crate::apply::decide::NEXT_ID;
 use crate::apply::record::AppliedRecord;
+use crate::apply::regions::Progress;
 use crate::apply::shared::put_region;
-use crate::apply::{Applier, Progress, to_state_error};
+use crate::apply::{Applier, to_state_error};
 use crate::region::keys;
 use crate::region::merge::FROZEN;
 use crate::region::stores::STORES;
@@ -52,8 +53,8 @@ impl Rewrite {
 impl Applier {
     /// How far a region is applied here; `None` if it has no state here.
     pub(crate) fn applied(&self, region: RegionId) -> Option<Applied> {
-        let progress = self.regions.get(&region).filter(|progress| progress.applied > LogIndex::ZERO)?;
-        let Progress { descriptor, applied: index, term, .. } = progress.clone();
+        let progress = self.regions.get(region).filter(|progress| progress.applied > LogIndex::ZERO)?;
+        let Progress { descriptor, applied: index, term, .. } = progress;
         Some(Applied { descriptor, index, term })
     }
 
@@ -63,7 +64,7 @@ impl Applier {
     /// [`StateError`]; nothing has changed then, or all of it.
     pub(crate) fn rewrite(&mut self, rewrite: &Rewrite) -> Result<(), StateError> {
         let becomes = &rewrite.becomes;
-        let Some(progress) = self.regions.get_mut(&becomes.id) else { return Ok(()) };
+        let Some(progress) = self.regions.get_mut(becomes.id) else { return Ok(()) };
         let before = std::mem::replace(&mut progress.descriptor, Arc::clone(becomes));
         (progress.applied, progress.term, progress.installed) = (rewrite.index, rewrite.term, true);
         progress.merge.frozen = None;

@@ -17,8 +17,9 @@ use crate::apply::decide::{
 };
 use crate::apply::lag::changes_nothing;
 use crate::apply::record::AppliedRecord;
+use crate::apply::regions::{Progress, Regions};
 use crate::apply::source::{Content, SnapshotSource};
-use crate::apply::{AppliedBatch, ApplyError, Cause, Pass, Progress, ReceivedSnapshots, Tombstone, body};
+use crate::apply::{AppliedBatch, ApplyError, Cause, Pass, ReceivedSnapshots, Tombstone, body};
 use crate::error::ReadError;
 use crate::logic::{Applied, ApplyTask, Outcome, RegionHandle, ReplyTo};
 use crate::machine::shared::drain_overlay;
@@ -105,13 +106,13 @@ impl SharedBackend {
     /// The state store failed, and what it holds now is not certain.
     pub(super) fn install(
         &self,
-        regions: &mut BTreeMap<RegionId, Progress>,
+        regions: &mut Regions,
         received: &dyn ReceivedSnapshots,
         from: StoreId,
         header: &SnapshotHeader,
         covered: (&[Arc<RegionDescriptor>], &[Tombstone]),
     ) -> Result<Option<MergeState>, StateError> {
-        let Some(progress) = regions.get_mut(&header.region).filter(|progress| progress.applied < header.index) else {
+        let Some(progress) = regions.get_mut(header.region).filter(|progress| progress.applied < header.index) else {
             return Ok(None);
         };
         // A replica without a state owns no keys: those of its descriptor may be another's.
@@ -379,7 +380,7 @@ impl Run<'_> {
         let mut done = Applied { handle, index: last.index, cost, memberships: Vec::new(), split: None, change: None };
         let mut replies = replies.into_iter().peekable();
         let mut touches = pass.tallies.map(Tallies::touches);
-        if let Some(progress) = pass.regions.get_mut(&handle.region) {
+        if let Some(progress) = pass.regions.get_mut(handle.region) {
             let lags = changes_nothing(progress, entries);
             for entry in entries {
                 let reply = replies.next_if(|(index, _)| *index == entry.index).map(|(_, reply)| reply);

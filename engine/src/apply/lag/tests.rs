@@ -10,7 +10,7 @@ use multiraft_storage::{SimDisk, StateStore};
 
 use crate::apply::merge_tests::{Keys, NoSnapshots, OWN, SOURCE, Store, TARGET, handle, run};
 use crate::apply::{AppliedBatch, ApplyEnd, Backend, Cause};
-use crate::logic::{ApplyTask, Outcome, ReplyTo};
+use crate::logic::{ApplyTask, Outcome, Packed, ReplyTo};
 use crate::region::command::Command;
 use crate::snapshots::SnapshotFiles;
 
@@ -154,4 +154,59 @@ fn what_is_left_of_a_stalled_batch_keeps_its_region_waiting() {
     assert_eq!(rest.len(), 1);
     let (beside, rest) = both.apply_beside(vec![leads(TARGET, 2)]);
     assert_eq!((applied(&beside), rest.len()), (vec![], 1), "it comes after the removal");
+}
+
+fn rests(store: &Store, region: RegionId) -> ApplyTask<()> {
+    let regions = store.backend.regions().unwrap();
+    let descriptor = &regions.iter().find(|known| known.descriptor.id == region).unwrap().descriptor;
+    ApplyTask::Rest { packed: Packed::new(descriptor) }
+}
+
+#[test]
+fn a_region_that_has_rested_goes_on_where_it_was() {
+    let (mut store, disk) = store();
+    run(&mut store.source, writes(SOURCE, 2));
+    run(&mut store.source, leads(SOURCE, 3));
+    let rest = rests(&store, SOURCE);
+    run(&mut store.source, rest);
+    assert_eq!(store.source.capture(SOURCE).unwrap().unwrap().index, LogIndex(3));
+    assert_eq!(store.source.take_dirty().unwrap()[&SOURCE].applied, LogIndex(3));
+    assert_eq!(recorded(&store), [(3, 3), (1, 1)], "what lags is told while it rests");
+    run(&mut store.source, writes(SOURCE, 4));
+    assert_eq!(recorded(&store), [(4, 4), (1, 1)]);
+    let rest = rests(&store, SOURCE);
+    run(&mut store.source, rest);
+    store.freeze_at(5);
+    assert_eq!(recorded(&store)[0], (5, 1));
+    let known = Arc::clone(&store.backend.regions().unwrap()[1].descriptor);
+    let rest = rests(&store, TARGET);
+    run(&mut store.target, rest);
+    run(
+        &mut store.target,
+        ApplyTask::Destroy { region: TARGET, known, cause: Cause::Removed, committed: Default::default() },
+    );
+    assert_eq!(disk.view().get(&crate::region::keys::descriptor(TARGET)).unwrap(), None);
+}
+
+#[test]
+fn beside_a_stalled_batch_nothing_waits_for_a_region_that_comes_to_rest() {
+    let (store, disk) = store();
+    let mut both = store.backend.applier(store.backend.regions().unwrap());
+    disk.set_disk_full(true);
+    let (_, end) = both.apply(vec![writes(SOURCE, 2), rests(&store, TARGET)], &NoSnapshots);
+    assert!(matches!(end, ApplyEnd::Stalled { .. }), "{end:?}");
+    let (beside, rest) = both.apply_beside(vec![rests(&store, TARGET), leads(TARGET, 2)]);
+    assert_eq!((applied(&beside), rest.len()), (vec![(TARGET, 2)], 0));
+}
+
+#[test]
+fn an_applier_does_not_wait_for_the_catalogue_to_say_that_a_region_rests() {
+    let (mut store, _) = store();
+    let (rest, backend) = (rests(&store, SOURCE), store.backend.clone());
+    let taken = backend.catalogue.lock();
+    run(&mut store.source, rest);
+    assert!(!taken.rests(SOURCE));
+    drop(taken);
+    store.source.take_dirty().unwrap();
+    assert!(backend.catalogue.lock().rests(SOURCE));
 }
