@@ -25,6 +25,10 @@ use crate::region::merge::MergeState;
 use crate::region::stores::STORES;
 use crate::snapshots::SnapshotFiles;
 
+/// How many of the first regions are made in one write. sled keeps all that a write replaces until its end: thousands of old pages,
+/// between which lies what stays.
+const CREATED_AT_ONCE: usize = 64;
+
 /// A region as the state knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppliedRegion {
@@ -216,7 +220,7 @@ impl Backend {
         }
     }
 
-    /// Writes new regions into a durable state and makes them durable.
+    /// Writes new regions into a durable state, in one atomic write, and makes them durable.
     ///
     /// # Errors
     /// [`StateError`].
@@ -228,6 +232,33 @@ impl Backend {
         for descriptor in regions {
             put_region(&mut batch, descriptor, AppliedRecord::FIRST);
         }
+        shared.store.write(batch)?;
+        shared.store.flush()
+    }
+
+    /// Writes the first regions of a cluster into a durable state, some at a time, and makes them durable. Until all are there the
+    /// state has none that could be used; begun anew, this forgets those that it had made.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn create_first_regions(&self, regions: &[Arc<RegionDescriptor>]) -> Result<(), StateError> {
+        let Form::Shared(shared) = &self.form else {
+            return Ok(());
+        };
+        let mut batch = StateBatch::new();
+        if shared.is_being_made()? {
+            for (start, end) in [keys::all_applied(), keys::all_descriptors()] {
+                batch.delete_range(start, end);
+            }
+        }
+        batch.put(keys::making(), Bytes::new());
+        for some in regions.chunks(CREATED_AT_ONCE) {
+            for descriptor in some {
+                put_region(&mut batch, descriptor, AppliedRecord::FIRST);
+            }
+            shared.store.write(std::mem::take(&mut batch))?;
+        }
+        batch.delete(keys::making());
         shared.store.write(batch)?;
         shared.store.flush()
     }
@@ -265,7 +296,7 @@ impl Backend {
     /// The regions that a durable state knows, in order of id.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// [`StateError`]; also if the first ones were not all made.
     pub fn regions(&self) -> Result<Vec<AppliedRegion>, StateError> {
         match &self.form {
             Form::Shared(shared) => shared.regions(),
@@ -323,5 +354,44 @@ impl Backend {
             Form::Shared(shared) => lookup(shared, self.store, (region, epoch), query, self.tallies.as_deref()),
             Form::Own(own) => own.lookup(self.store, (region, epoch), query, self.tallies.as_deref()),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use multiraft_raft::{Replica, ReplicaId, Role};
+    use multiraft_storage::state::SimStore;
+
+    use super::*;
+    use crate::apply::merge_tests::Keys;
+
+    fn regions(count: u64) -> Vec<Arc<RegionDescriptor>> {
+        let key = |id: u64| Bytes::copy_from_slice(&id.to_be_bytes());
+        let region = |id| {
+            let replicas = vec![Replica { id: ReplicaId(id), store: StoreId(1), role: Role::Voter }];
+            let range = KeyRange { start: key(id), end: key(id + 1) };
+            let epoch = RegionEpoch { conf_version: 1, version: 1 };
+            Arc::new(RegionDescriptor { id: RegionId(id), range, epoch, replicas })
+        };
+        (2..count + 2).map(region).collect()
+    }
+
+    #[test]
+    fn first_regions_are_there_all_or_not_at_all() {
+        let disk = SimStore::new();
+        let backend = Backend::shared(Arc::new(Keys), Arc::new(disk.clone()));
+        let all = regions(3 * CREATED_AT_ONCE as u64);
+        // A crash came between two writes.
+        let mut batch = StateBatch::new();
+        batch.put(keys::making(), Bytes::new());
+        all.iter().take(CREATED_AT_ONCE).for_each(|region| put_region(&mut batch, region, AppliedRecord::FIRST));
+        disk.write(batch).unwrap();
+        assert!(matches!(backend.regions(), Err(StateError::Damaged { .. })));
+        // Made anew, and fewer.
+        backend.create_first_regions(&all[2..]).unwrap();
+        let made: Vec<_> = backend.regions().unwrap().into_iter().map(|region| region.descriptor).collect();
+        assert_eq!(made, all[2..]);
+        assert_eq!(disk.view().get(&keys::applied(all[0].id)).unwrap(), None);
     }
 }

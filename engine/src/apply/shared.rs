@@ -268,8 +268,17 @@ impl SharedBackend {
             .collect()
     }
 
+    /// Whether the making of the first regions was begun and not finished.
+    pub(super) fn is_being_made(&self) -> Result<bool, StateError> {
+        Ok(self.store.view().get(&keys::making())?.is_some())
+    }
+
     /// All regions that the store knows, in order of id, with what they have applied.
     pub(crate) fn regions(&self) -> Result<Vec<AppliedRegion>, StateError> {
+        if self.is_being_made()? {
+            let reason = "the first regions were not all made: start the store with the bootstrap that it was first started with";
+            return Err(StateError::Damaged { path: "state store".to_owned(), reason: reason.to_owned() });
+        }
         let view = self.store.view();
         let (mut start, end) = keys::all_descriptors();
         let mut regions = Vec::new();

@@ -6,6 +6,7 @@
 //! 03 | region (u64, big endian) | session (u128)   session record
 //! 04 | region (u64, big endian)                    tombstone of a replica that is gone
 //! 05 | region (u64, big endian) | name             record of the region itself
+//! 06                                               the first regions are being made
 //! 10 | key                                         the embedder's data
 //! ```
 
@@ -19,6 +20,7 @@ const DESCRIPTOR: u8 = 0x02;
 const SESSION: u8 = 0x03;
 const TOMBSTONE: u8 = 0x04;
 const RECORD: u8 = 0x05;
+const MAKING: u8 = 0x06;
 const DATA: u8 = 0x10;
 
 fn region_key(tag: u8, region: RegionId) -> Bytes {
@@ -36,6 +38,16 @@ pub(crate) fn applied(region: RegionId) -> Bytes {
 /// The key of a region's descriptor.
 pub(crate) fn descriptor(region: RegionId) -> Bytes {
     region_key(DESCRIPTOR, region)
+}
+
+/// There while the first regions are being made.
+pub(crate) fn making() -> Bytes {
+    Bytes::from_static(&[MAKING])
+}
+
+/// All applied indexes.
+pub(crate) fn all_applied() -> (Bytes, Bytes) {
+    (Bytes::from_static(&[APPLIED]), Bytes::from_static(&[APPLIED + 1]))
 }
 
 /// All descriptors, in order of region id.

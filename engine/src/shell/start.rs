@@ -215,7 +215,7 @@ fn load(
     if let Some((boundaries, stores)) = bootstrap.filter(|_| !file.bootstrapped) {
         let regions = bootstrap_regions(boundaries, stores);
         if backend.is_durable() {
-            backend.create_regions(&regions)?;
+            backend.create_first_regions(&regions)?;
         } else {
             let first = regions.iter().map(|descriptor| backend.first_snapshot(descriptor)).collect();
             files

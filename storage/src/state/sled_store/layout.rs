@@ -61,7 +61,7 @@ impl Layout {
             None if db.range(&[], None).next().is_none() => {
                 let mut batch = Batch::default();
                 batch.insert(FORMAT_KEY, FORMAT);
-                db.apply(batch)?;
+                db.apply(batch, 1)?;
             }
             None => return Err(db.damaged("it holds data, but no layout version".into())),
         }
@@ -83,6 +83,7 @@ impl Layout {
         LayoutBatch(mut batch): LayoutBatch,
         changes: BTreeMap<Bytes, Option<Bytes>>,
     ) -> Result<(), StateError> {
+        let count = changes.len();
         for (key, value) in changes {
             let old_pieces = self.pieces_of(&key)?;
             let pieces = match value {
@@ -94,7 +95,7 @@ impl Layout {
             };
             (pieces..old_pieces).for_each(|no| batch.remove(piece_key(&key, no)));
         }
-        self.db.apply(batch)
+        self.db.apply(batch, count)
     }
 
     /// The clears that were not finished.
@@ -137,7 +138,7 @@ impl Layout {
     pub(super) fn set_flush_number(&self, number: u64) -> Result<(), StateError> {
         let mut batch = Batch::default();
         batch.insert(FLUSH_KEY, &number.to_be_bytes());
-        self.db.apply(batch)
+        self.db.apply(batch, 1)
     }
 
     /// Adds a value to a batch; answers into how many pieces it was cut.
