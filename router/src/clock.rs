@@ -4,6 +4,9 @@
 //! is suspended: promises between stores (support, leases) are measured with it. Elsewhere it is the system's monotonic clock,
 //! which may stand still then; leases are to be left off there. A hypervisor that stops a whole machine stops either.
 
+#[cfg(all(feature = "torture", target_os = "linux"))]
+mod torture;
+
 use std::time::{Duration, Instant};
 
 use multiraft_raft::Time;
@@ -40,16 +43,33 @@ impl Clock {
         if time <= own {
             return Some(system.checked_sub(own.since(time)).unwrap_or(system));
         }
-        system.checked_add(time.since(own))
+        system.checked_add(system_time(time.since(own)))
     }
 }
+
+/// How long the system's clock takes for what is so long on this one.
+#[cfg(not(all(feature = "torture", target_os = "linux")))]
+fn system_time(own: Duration) -> Duration {
+    own
+}
+
+#[cfg(all(feature = "torture", target_os = "linux"))]
+use torture::system_time;
 
 #[cfg(target_os = "linux")]
 type Reading = Duration;
 
-/// The time since the machine has booted, suspends included.
 #[cfg(target_os = "linux")]
 fn read() -> Reading {
+    #[cfg(feature = "torture")]
+    return torture::reading(since_boot());
+    #[cfg(not(feature = "torture"))]
+    since_boot()
+}
+
+/// The time since the machine has booted, suspends included.
+#[cfg(target_os = "linux")]
+fn since_boot() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     // Neither is ever negative.
     Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))

@@ -77,7 +77,7 @@ async fn read<'a>(
     let failed =
         |error: &dyn std::fmt::Display| Failure::during(&format!("{store} does not tell what it holds"), error);
     let count = keys.len();
-    let query = LocalQuery { keys: keys.map(|key| hex::encode(key)).collect() };
+    let query = LocalQuery { keys: keys.map(|key| hex::encode(key)).collect(), staleness_ms: None };
     let body = serde_json::to_vec(&query).map_err(|error| failed(&error))?;
     let answer = http::ask(store, "POST", "/local", &body).await.map_err(|error| failed(&error))?;
     let answer: LocalAnswer = serde_json::from_slice(&answer).map_err(|error| failed(&error))?;

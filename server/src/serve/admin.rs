@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! GET  /status                     the store, its replicas, its links, its counters
-//! POST /local                      {"keys": ["6b"]} -> {"values": ["76"]}: what THIS replica has applied; may be old
+//! POST /local                      {"keys": ["6b"]} -> {"values": ["76"]}: what THIS replica has applied; may be old, with
+//!                                  "staleness_ms": 500 no older than that
 //! POST /transfer?region=7&store=2  hand the leadership of a region over
 //! POST /stop                       hand over all leaderships and exit, as on SIGTERM
 //! ```
@@ -109,7 +110,9 @@ impl Admin {
         let Some(keys) = query.keys.iter().map(|key| hex::decode(key)).collect::<Option<VecDeque<_>>>() else {
             return Response::text(400, "keys are written in hexadecimal digits\n");
         };
-        match read_local(&self.engine, keys).await {
+        let consistency =
+            query.staleness_ms.map_or(Consistency::Local, |ms| Consistency::Bounded(Duration::from_millis(ms)));
+        match read_local(&self.engine, consistency, keys).await {
             Ok(values) => {
                 let values = values.into_iter().map(|value| value.map(|value| hex::encode(&value))).collect();
                 Response::json(200, &LocalAnswer { values })
@@ -126,14 +129,18 @@ fn understood<T: serde::de::DeserializeOwned>(request: &Request) -> Result<T, Re
 }
 
 /// The values of keys on this store, in order; neighbours of one region are read together.
-async fn read_local(engine: &Engine, mut keys: VecDeque<Bytes>) -> Result<Vec<Option<Bytes>>, String> {
+async fn read_local(
+    engine: &Engine,
+    consistency: Consistency,
+    mut keys: VecDeque<Bytes>,
+) -> Result<Vec<Option<Bytes>>, String> {
     let deadline = Instant::now() + READ_TIMEOUT;
     let mut values = Vec::with_capacity(keys.len());
     while let Some(first) = keys.front() {
         let region = engine.region_for(first).ok_or("this store knows no region for a key yet")?;
         let count = keys.iter().take(MAX_READ_KEYS).take_while(|key| region.owns(key)).count();
         let ops: Vec<Op> = keys.iter().take(count).map(|key| Op::Get { key: key.clone() }).collect();
-        match read_region(engine, &region, &ops).await {
+        match read_region(engine, consistency, &region, &ops).await {
             Ok(found) => {
                 keys.drain(..found.len());
                 values.extend(found);
@@ -147,8 +154,13 @@ async fn read_local(engine: &Engine, mut keys: VecDeque<Bytes>) -> Result<Vec<Op
 }
 
 /// The answers to the first of `ops`, at least one.
-async fn read_region(engine: &Engine, region: &RegionDescriptor, ops: &[Op]) -> Result<Vec<Option<Bytes>>, String> {
-    let options = ReadOptions::new(region.id, Consistency::Local).epoch(region.epoch).timeout(READ_TIMEOUT);
+async fn read_region(
+    engine: &Engine,
+    consistency: Consistency,
+    region: &RegionDescriptor,
+    ops: &[Op],
+) -> Result<Vec<Option<Bytes>>, String> {
+    let options = ReadOptions::new(region.id, consistency).epoch(region.epoch).timeout(READ_TIMEOUT);
     let reply = engine.read_with(options, encode_batch(ops.iter())).await.map_err(|error| error.to_string())?;
     let answers = decode_answers(&reply).map_err(|error| error.to_string())?;
     let values: Option<Vec<_>> = answers

@@ -197,10 +197,13 @@ impl From<&Replica> for ReplicaReport {
     }
 }
 
-/// Keys to read from this store alone, in hexadecimal.
+/// Keys to read on this store, in hexadecimal.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct LocalQuery {
     pub(crate) keys: Vec<String>,
+    /// How old the answer may be; a leader is asked if this store knows nothing that new. However old, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) staleness_ms: Option<u64>,
 }
 
 /// What this store holds under them.

@@ -79,18 +79,34 @@ pub(crate) fn hex(key: &str) -> String {
     key.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A value that it wrote.
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.chars().map(|digit| u8::try_from(digit.to_digit(16).unwrap()).unwrap()).collect();
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
 pub(crate) fn status(address: SocketAddr) -> Result<Status, String> {
     ask(address, "GET /status", "")
 }
 
 /// What a store holds under keys by itself.
 pub(crate) fn local(address: SocketAddr, keys: &[String]) -> Result<Vec<Option<String>>, String> {
+    let keys: Vec<String> = keys.iter().map(|key| hex(key)).collect();
+    values(address, serde_json::json!({ "keys": keys }))
+}
+
+/// What a store says that a key holds, or held no longer ago than that.
+pub(crate) fn bounded(address: SocketAddr, key: &str, staleness_ms: u64) -> Result<Option<String>, String> {
+    let told = values(address, serde_json::json!({ "keys": [hex(key)], "staleness_ms": staleness_ms }))?;
+    told.into_iter().next().ok_or_else(|| "nothing was told".to_owned())
+}
+
+fn values(address: SocketAddr, query: Value) -> Result<Vec<Option<String>>, String> {
     #[derive(Deserialize)]
     struct Told {
         values: Vec<Option<String>>,
     }
-    let keys: Vec<String> = keys.iter().map(|key| hex(key)).collect();
-    let told: Told = ask(address, "POST /local", &serde_json::json!({ "keys": keys }).to_string())?;
+    let told: Told = ask(address, "POST /local", &query.to_string())?;
     Ok(told.values)
 }
 
@@ -104,6 +120,9 @@ pub(crate) fn regions(address: SocketAddr) -> Result<Vec<Region>, String> {
 pub(crate) fn ctl(address: SocketAddr, command: &str) -> Result<Value, String> {
     let mut program = Command::new("timeout");
     program.args([CHANGE_SECONDS, env!("CARGO_BIN_EXE_multiraft"), "ctl", "--json", "--admin", &address.to_string()]);
+    if !address.ip().is_loopback() {
+        program.arg("--expose");
+    }
     let output = program.args(command.split(' ')).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let said = String::from_utf8_lossy(&output.stderr);

@@ -55,6 +55,13 @@ pub(crate) struct Place {
     slot: u64,
 }
 
+impl Place {
+    /// A register, the first of all.
+    pub(crate) const fn register() -> Self {
+        Self { kind: Kind::Register, generation: 0, slot: 0 }
+    }
+}
+
 /// Everything that clients were told, and how often they were not.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
@@ -64,6 +71,8 @@ pub(crate) struct Record {
     answered: Vec<u64>,
     pub(crate) unknown: usize,
     pub(crate) refused: usize,
+    /// Reads that may be old.
+    pub(crate) bounded: usize,
 }
 
 impl Trial {
@@ -71,11 +80,19 @@ impl Trial {
         Self { seed, stores, begun: Instant::now(), stop: Stop::default(), values: AtomicU64::new(0) }
     }
 
-    fn now(&self) -> u64 {
+    /// Nanoseconds since it began.
+    pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_nanos()).unwrap()
     }
 
-    fn key(&self, place: Place) -> String {
+    /// One of the keys that are used now.
+    pub(crate) fn draw(&self, random: &mut Random) -> Place {
+        let generation = self.now() / u64::try_from(GENERATION.as_nanos()).unwrap();
+        let kind = random.pick(&[Kind::Register, Kind::Register, Kind::List, Kind::Counter]);
+        Place { kind, generation, slot: random.below(SLOTS) }
+    }
+
+    pub(crate) fn key(&self, place: Place) -> String {
         let Place { kind, generation, slot } = place;
         let number = mix(self.seed ^ (generation << 8) ^ slot) % 1_000_000;
         let letter = ["r", "l", "c"][kind as usize];
@@ -123,9 +140,7 @@ impl<'a> Client<'a> {
     /// Asks one thing after the other until the trial ends.
     pub(crate) fn run(mut self) -> Record {
         while !self.trial.stop.is_told() {
-            let generation = self.trial.now() / u64::try_from(GENERATION.as_nanos()).unwrap();
-            let kind = self.random.pick(&[Kind::Register, Kind::Register, Kind::List, Kind::Counter]);
-            let place = Place { kind, generation, slot: self.random.below(SLOTS) };
+            let place = self.trial.draw(&mut self.random);
             let reads = self.random.chance(350);
             self.act(place, reads);
         }
@@ -141,6 +156,20 @@ impl<'a> Client<'a> {
             }
         }
         self.record
+    }
+
+    /// Writes to keys of the present until each of so many has taken a write; how long that took.
+    pub(crate) fn write_everywhere(mut self, keys: usize, patience: Duration) -> (Record, Duration) {
+        let begun = Instant::now();
+        for _ in 0..keys {
+            let place = self.trial.draw(&mut self.random);
+            // Through any store each time.
+            self.line = None;
+            while !self.act(place, false) {
+                assert!(begun.elapsed() < patience, "{}: nobody writes it any more", self.trial.key(place));
+            }
+        }
+        (self.record, begun.elapsed())
     }
 
     /// Does something with a key; whether it was answered.
@@ -177,21 +206,12 @@ impl<'a> Client<'a> {
                 return false;
             }
         } else {
-            self.record.answered.push(returned);
+            self.record.add_answer(returned);
         }
         let is_told = reply.is_some();
-        if place.kind == Kind::Counter {
-            let value = reply.map(|reply| (returned, number(&reply)));
-            let counted = Counted { invoked, returned: value, adds: action != Action::Read };
-            self.record.counted.entry(place).or_default().push(counted);
-        } else {
-            let answer = reply.map(|reply| (Moment(returned), answer(action, place.kind, &reply)));
-            if let Some((_, Answer::Previous(value) | Answer::Found(value) | Answer::Value(value))) = &answer {
-                self.seen.insert(place, *value);
-            }
-            let key = key_of(place);
-            let invoked = Moment(invoked);
-            self.record.history.push(Operation { client: self.name, key, action, invoked, returned: answer });
+        let told = reply.map(|reply| (returned, reply));
+        if let Some(value) = self.record.add_told(self.name, place, action, invoked, told) {
+            self.seen.insert(place, value);
         }
         is_told
     }
@@ -263,6 +283,30 @@ fn answer(action: Action, kind: Kind, reply: &Reply) -> Answer {
 }
 
 impl Record {
+    /// Adds what somebody asked of a key, and what he was told; the value that a register is known to have had by then.
+    pub(crate) fn add_told(
+        &mut self,
+        client: u64,
+        place: Place,
+        action: Action,
+        invoked: u64,
+        told: Option<(u64, Reply)>,
+    ) -> Option<u64> {
+        if place.kind == Kind::Counter {
+            let returned = told.map(|(at, reply)| (at, number(&reply)));
+            let counted = Counted { invoked, returned, adds: action != Action::Read };
+            self.counted.entry(place).or_default().push(counted);
+            return None;
+        }
+        let returned = told.map(|(at, reply)| (Moment(at), answer(action, place.kind, &reply)));
+        let seen = match &returned {
+            Some((_, Answer::Previous(value) | Answer::Found(value) | Answer::Value(value))) => Some(*value),
+            _ => None,
+        };
+        self.history.push(Operation { client, key: key_of(place), action, invoked: Moment(invoked), returned });
+        seen
+    }
+
     pub(crate) fn add(&mut self, other: Self) {
         self.history.extend(other.history);
         for (place, counted) in other.counted {
@@ -271,10 +315,16 @@ impl Record {
         self.answered.extend(other.answered);
         self.unknown += other.unknown;
         self.refused += other.refused;
+        self.bounded += other.bounded;
     }
 
     pub(crate) fn answered(&self) -> usize {
         self.answered.len()
+    }
+
+    /// How often somebody was answered after that.
+    pub(crate) fn answered_since(&self, at: u64) -> usize {
+        self.answered.iter().filter(|answered| **answered >= at).count()
     }
 
     /// The longest time in which nobody was answered.
@@ -284,20 +334,29 @@ impl Record {
         Duration::from_nanos(gaps.max().unwrap_or(0))
     }
 
-    /// No order of the requests but one that the answers fit may be missing: every key is linearizable, and what was answered
-    /// took effect once.
+    /// Somebody was answered then.
+    pub(crate) fn add_answer(&mut self, at: u64) {
+        self.answered.push(at);
+    }
+
+    /// There has to be an order of the requests that the answers fit: every key is linearizable, and what was answered took
+    /// effect once.
     pub(crate) fn judge(self, trial: &Trial) {
+        if let Err(refused) = self.verdict(trial) {
+            panic!("seed {}: {refused}", trial.seed);
+        }
+    }
+
+    /// The same, told.
+    pub(crate) fn verdict(self, trial: &Trial) -> Result<(), String> {
         let mut history = History::default();
         self.history.into_iter().for_each(|operation| history.add(operation));
         for (key, operations) in history.by_key() {
-            if let Err(refused) = check_key(key, &operations) {
-                panic!("seed {}: generation and place {refused}", trial.seed);
-            }
+            check_key(key, &operations).map_err(|refused| format!("generation and place {refused}"))?;
         }
         for (place, counted) in self.counted {
-            if let Err(refused) = counters::check(&counted) {
-                panic!("seed {}: {}: {refused}\n{counted:#?}", trial.seed, trial.key(place));
-            }
+            counters::check(&counted).map_err(|refused| format!("{}: {refused}\n{counted:#?}", trial.key(place)))?;
         }
+        Ok(())
     }
 }

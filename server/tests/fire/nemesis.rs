@@ -1,12 +1,22 @@
 //! The nemesis: kills stores, stops them in order, lets them stand still, never more than a minority at a time, and brings
-//! them back.
+//! them back; parts them, loses and delays what they say to each other; turns their clocks.
+//!
+//! Every fault has to leave a trace.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use multiraft_sim::random::Random;
 
+use crate::admin::status;
 use crate::clients::Trial;
+use crate::clocks::Turns;
 use crate::harness::Cluster;
+use crate::harness::net::{Fault, Faults, Met};
+use crate::partition::Shape;
+
+/// Stores that lost each other dial again at least that often.
+const SOON: Duration = Duration::from_secs(3);
 
 /// What was done to stores.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,64 +24,171 @@ pub(crate) struct Blows {
     pub(crate) kills: usize,
     pub(crate) pauses: usize,
     pub(crate) stops: usize,
+    /// How often packets were dropped or late, and how many.
+    pub(crate) partings: usize,
+    pub(crate) packets: u64,
+    pub(crate) turns: Turns,
 }
 
-/// Strikes until so much time of the trial is over; then all stores run.
-pub(crate) fn strike_until(end: Duration, trial: &Trial, cluster: &mut Cluster, mut random: Random) -> Blows {
-    let mut blows = Blows::default();
-    let stores = cluster.stores.len() as u64;
-    loop {
-        let left = end.saturating_sub(trial.begun.elapsed());
-        if left.is_zero() {
-            return blows;
+/// Whoever strikes.
+pub(crate) struct Nemesis<'a> {
+    trial: &'a Trial,
+    cluster: &'a mut Cluster,
+    random: Random,
+    blows: Blows,
+    /// What comes next between stores.
+    shapes: Vec<Shape>,
+}
+
+impl<'a> Nemesis<'a> {
+    pub(crate) fn new(trial: &'a Trial, cluster: &'a mut Cluster, random: Random) -> Self {
+        Self { trial, cluster, random, blows: Blows::default(), shapes: Vec::new() }
+    }
+
+    /// Strikes until so much time of the trial is over; then all stores run and reach each other.
+    pub(crate) fn strike_until(mut self, end: Duration) -> Blows {
+        for round in 0_u64.. {
+            let left = end.saturating_sub(self.trial.begun.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            let pause = Duration::from_millis(self.random.between(500, 3_000));
+            self.trial.stop.within(left.min(pause));
+            for said in self.blows.turns.turn(self.cluster, &mut self.random) {
+                self.say(&said);
+            }
+            if round % 2 == 0 {
+                self.strike_stores();
+            } else {
+                self.part();
+            }
+            self.say("all run");
+            for at in 0..self.cluster.stores.len() {
+                assert_eq!(self.cluster.has_ended(at), None, "store {} has ended by itself", at + 1);
+            }
         }
-        trial.stop.within(left.min(Duration::from_millis(random.between(1_000, 4_000))));
-        let first = random.below(stores) as usize;
-        let second = (first + 1 + random.below(stores - 1) as usize) % stores as usize;
-        let length = Duration::from_millis(random.between(200, 4_000));
-        let say = |what: &str| println!("{:7.3} {what}", trial.begun.elapsed().as_secs_f64());
+        self.blows
+    }
+
+    fn strike_stores(&mut self) {
+        let stores = self.cluster.stores.len() as u64;
+        let first = self.random.below(stores) as usize;
+        let second = (first + 1 + self.random.below(stores - 1) as usize) % stores as usize;
+        let length = Duration::from_millis(self.random.between(200, 4_000));
         // At least every other blow kills.
-        let others = blows.pauses + blows.stops;
-        match if blows.kills <= others { random.below(7) } else { random.below(10) } {
+        let others = self.blows.pauses + self.blows.stops;
+        match if self.blows.kills <= others { self.random.below(7) } else { self.random.below(10) } {
             0..5 => {
-                say(&format!("kill {}", first + 1));
-                cluster.kill(first);
-                trial.stop.within(length);
-                restart(cluster, first);
-                blows.kills += 1;
+                self.kill(first);
+                self.trial.stop.within(length);
+                self.restart(first);
             }
             5..7 => {
-                say(&format!("kill {} and {}", first + 1, second + 1));
-                cluster.kill(first);
-                cluster.kill(second);
-                trial.stop.within(length);
-                restart(cluster, first);
-                restart(cluster, second);
-                blows.kills += 2;
+                self.kill(first);
+                self.kill(second);
+                self.trial.stop.within(length);
+                self.restart(first);
+                self.restart(second);
             }
             7..9 => {
-                say(&format!("pause {}", first + 1));
-                cluster.signal(first, "-STOP");
-                trial.stop.within(length * 2);
-                cluster.signal(first, "-CONT");
-                blows.pauses += 1;
+                self.say(&format!("pause {}", first + 1));
+                self.cluster.signal(first, "-STOP");
+                self.trial.stop.within(length * 2);
+                self.cluster.signal(first, "-CONT");
+                self.blows.pauses += 1;
             }
             _ => {
-                say(&format!("stop {}", first + 1));
-                cluster.signal(first, "-TERM");
-                assert_eq!(cluster.wait_end(first), Some(0), "store {} was asked to stop", first + 1);
-                restart(cluster, first);
-                blows.stops += 1;
+                self.say(&format!("stop {}", first + 1));
+                self.cluster.signal(first, "-TERM");
+                assert_eq!(self.cluster.wait_end(first), Some(0), "store {} was asked to stop", first + 1);
+                self.restart(first);
+                self.blows.stops += 1;
             }
         }
-        say("all run");
-        for at in 0..cluster.stores.len() {
-            assert_eq!(cluster.has_ended(at), None, "store {} has ended by itself", at + 1);
+    }
+
+    /// Something goes wrong between stores for a while; sometimes one dies meanwhile, and comes back before or after the end.
+    fn part(&mut self) {
+        if self.shapes.is_empty() {
+            self.shapes = Shape::all(self.cluster.net.can_delay(), &mut self.random);
         }
+        let shape = self.shapes.pop().unwrap();
+        let leader = leader_of_most(&self.cluster.stores.iter().map(|store| store.admin).collect::<Vec<_>>());
+        let faults = shape.draw(self.cluster.stores.len() as u64, leader, &mut self.random);
+        let length = Duration::from_millis(self.random.between(800, 6_000));
+        let dies = self.random.chance(250).then(|| self.random.below(self.cluster.stores.len() as u64) as usize);
+        let comes_back_first = self.random.chance(500);
+        self.say(&format!("{shape:?} for {length:?}: {}", told(&faults)));
+        self.cluster.net.strike(&faults);
+        if let Some(at) = dies {
+            self.trial.stop.within(length / 3);
+            self.kill(at);
+            self.trial.stop.within(length / 3);
+            if comes_back_first {
+                self.restart(at);
+            }
+            self.trial.stop.within(length / 3);
+        } else {
+            self.trial.stop.within(length);
+        }
+        let met = self.cluster.net.heal();
+        let packets = met.values().sum::<u64>();
+        self.say(&format!("{packets} packets met it"));
+        // A fault that no packet met is none.
+        assert!(packets > 0, "{shape:?} has left no trace");
+        if length > SOON {
+            let dead = dies.map(|at| at as u64 + 1);
+            assert_eq!(silent(&faults, &met, dead), [], "{shape:?} has left no trace between these stores: {met:?}");
+        }
+        self.blows.partings += 1;
+        self.blows.packets += packets;
+        if let Some(at) = dies.filter(|_| !comes_back_first) {
+            self.restart(at);
+        }
+    }
+
+    fn kill(&mut self, at: usize) {
+        self.say(&format!("kill {}", at + 1));
+        self.cluster.kill(at);
+        self.blows.kills += 1;
+    }
+
+    fn restart(&mut self, at: usize) {
+        self.cluster.spawn(at);
+        self.cluster.wait_ready(at);
+    }
+
+    fn say(&self, what: &str) {
+        println!("{:7.3} {what}", self.trial.begun.elapsed().as_secs_f64());
     }
 }
 
-fn restart(cluster: &mut Cluster, at: usize) {
-    cluster.spawn(at);
-    cluster.wait_ready(at);
+/// The pairs of stores, both alive, that were cut off from each other and have not even tried.
+fn silent(faults: &Faults, met: &Met, dead: Option<u64>) -> Vec<(u64, u64)> {
+    let cut = faults.iter().filter(|(_, fault)| **fault == Fault::Cut).map(|(way, _)| *way);
+    let living = cut.filter(|(from, to)| Some(*from) != dead && Some(*to) != dead);
+    let tried = |way: (u64, u64)| met.get(&way).is_some_and(|packets| *packets > 0);
+    living.filter(|(from, to)| !tried((*from, *to)) && !tried((*to, *from))).collect()
+}
+
+/// The store that leads the most regions, of those that answer.
+pub(crate) fn leader_of_most(admins: &[SocketAddr]) -> u64 {
+    let led = admins.iter().filter_map(|admin| status(*admin).ok()).map(|status| {
+        let led = status.regions.iter().filter(|region| region.is_leader).count();
+        (led, status.store)
+    });
+    led.max().map_or(1, |(_, store)| store)
+}
+
+/// Faults, short.
+fn told(faults: &Faults) -> String {
+    let ways: Vec<String> = faults
+        .iter()
+        .filter(|(_, fault)| **fault == Fault::Cut)
+        .map(|((from, to), _)| format!("{from}>{to}"))
+        .collect();
+    match faults.values().next() {
+        Some(Fault::Cut) => ways.join(" "),
+        other => format!("{other:?} on all ways"),
+    }
 }

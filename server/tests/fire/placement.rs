@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::admin::{Status, ctl, status};
 use crate::clients::{Client, Record, Trial};
-use crate::harness::Cluster;
+use crate::harness::{Cluster, Ground};
 use crate::stop::look_again;
 use crate::{Ending, FOUNDERS, READING, STORES, five_stores, seed, setting, settle};
 
@@ -80,7 +80,7 @@ impl Live {
 fn a_dead_store_is_replaced_and_a_drained_one_emptied_under_load_and_then_nothing_moves() {
     let (seed, quiet) = (seed(), Duration::from_secs(setting("MULTIRAFT_FIRE_QUIET", || 10)));
     println!("MULTIRAFT_FIRE_SEED={seed} MULTIRAFT_FIRE_QUIET={}", quiet.as_secs());
-    let mut cluster = five_stores(seed, FLAGS);
+    let mut cluster = five_stores(seed, Ground::Plain, FLAGS);
     let mut live = Live::of(&cluster);
     live.until("the stores that joined have got their share", |statuses| {
         let few = statuses.iter().find(|status| status.store > FOUNDERS && status.regions.len() < 3);

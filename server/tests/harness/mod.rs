@@ -2,14 +2,19 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod clock;
+pub(crate) mod net;
+
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use clock::Clocks;
+use net::{Net, Proxy, Spaces};
 use tempfile::TempDir;
 
 /// Longer than any reply takes; a test that waits this long has failed.
@@ -47,10 +52,23 @@ pub(crate) struct Store {
     child: Option<Child>,
 }
 
+/// Where a cluster's stores run.
+pub(crate) enum Ground {
+    /// On loopback.
+    Plain,
+    /// On loopback, and what they say to each other passes a proxy.
+    Proxied,
+    /// Each in a network namespace of its own.
+    Spaces(Spaces),
+}
+
 /// Three stores in a directory of their own. What still runs is killed when the cluster is dropped.
 pub(crate) struct Cluster {
     dir: TempDir,
     pub(crate) stores: Vec<Store>,
+    pub(crate) net: Net,
+    /// None while stores run on the machine's own.
+    clocks: Option<Clocks>,
     extra: Vec<String>,
     /// What stores say on stderr goes to a file of each in the directory, which stays if the test fails.
     keeps_logs: bool,
@@ -76,12 +94,38 @@ impl Cluster {
 
     /// Certificates and places for so many stores, none of which runs.
     pub(crate) fn prepare_many(stores: u64, extra: &[&str]) -> Self {
+        Self::prepare_on(Ground::Plain, stores, extra)
+    }
+
+    /// The same, somewhere else.
+    pub(crate) fn prepare_on(ground: Ground, stores: u64, extra: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let certs = dir.path().join("certs");
         let made = run(&["certs", "--out", certs.to_str().unwrap(), "--stores", &stores.to_string()]);
         assert!(made.status.success(), "{made:?}");
-        let stores = (1..=stores).map(place).collect();
-        Self { dir, stores, extra: extra.iter().map(|text| (*text).to_owned()).collect(), keeps_logs: false }
+        let ids = 1..=stores;
+        let stores: Vec<Store> = match &ground {
+            Ground::Plain | Ground::Proxied => ids.map(place).collect(),
+            Ground::Spaces(spaces) => ids.map(|id| place_at(id, spaces.address(id))).collect(),
+        };
+        let listens: Vec<_> = stores.iter().map(|store| (store.id, store.listen)).collect();
+        let net = match ground {
+            Ground::Plain => Net::Plain,
+            Ground::Proxied => Net::Proxy(Proxy::start(&listens)),
+            Ground::Spaces(spaces) => Net::Spaces(spaces),
+        };
+        let extra = extra.iter().map(|text| (*text).to_owned()).collect();
+        Self { dir, stores, net, clocks: None, extra, keeps_logs: false }
+    }
+
+    /// From now on, stores start with clocks that can be turned.
+    pub(crate) fn rule_clocks(&mut self) {
+        self.clocks = Some(Clocks::new(self.path()));
+    }
+
+    /// The clocks of stores that were started with such.
+    pub(crate) fn clocks(&self) -> &Clocks {
+        self.clocks.as_ref().unwrap()
     }
 
     /// From now on, what stores say goes to files.
@@ -98,7 +142,8 @@ impl Cluster {
         }
     }
 
-    fn log_file(&self, at: usize) -> PathBuf {
+    /// Where a store's words go, if they are kept.
+    pub(crate) fn log_file(&self, at: usize) -> PathBuf {
         self.path().join(format!("store-{}.log", self.stores[at].id))
     }
 
@@ -122,8 +167,8 @@ impl Cluster {
         flag("--store", store.id.to_string());
         flag("--dir", self.data_dir(at).to_str().unwrap().to_owned());
         flag("--listen", store.listen.to_string());
-        for peer in self.stores.iter().filter(|peer| peer.id != store.id) {
-            flag("--peer", format!("{}={}", peer.id, peer.listen));
+        for peer in (0..self.stores.len()).filter(|peer| *peer != at) {
+            flag("--peer", self.peer(at, peer));
         }
         flag("--ca", self.cert("ca.pem"));
         flag("--cert", self.cert(&format!("store-{}.pem", store.id)));
@@ -131,8 +176,17 @@ impl Cluster {
         flag("--resp", store.resp.to_string());
         flag("--admin", store.admin.to_string());
         flag("--metrics", store.metrics.to_string());
+        if matches!(self.net, Net::Spaces(_)) {
+            arguments.push("--expose".to_owned());
+        }
         arguments.extend(self.extra.iter().cloned());
         arguments
+    }
+
+    /// What the command line of a store says of another.
+    pub(crate) fn peer(&self, at: usize, peer: usize) -> String {
+        let (store, peer) = (&self.stores[at], &self.stores[peer]);
+        format!("{}={}", peer.id, self.net.way(store.id, peer.id, peer.listen))
     }
 
     pub(crate) fn spawn(&mut self, at: usize) {
@@ -141,8 +195,8 @@ impl Cluster {
     }
 
     pub(crate) fn spawn_with(&mut self, at: usize, arguments: &[&str]) {
-        let mut command = multiraft();
-        command.args(arguments);
+        let mut command = self.net.command(self.stores[at].id, env!("CARGO_BIN_EXE_multiraft"));
+        command.env("RUST_LOG", "warn").stdin(Stdio::null()).args(arguments);
         self.spawn_command(at, command);
     }
 
@@ -158,6 +212,9 @@ impl Cluster {
         if self.keeps_logs {
             let file = OpenOptions::new().create(true).append(true).open(self.log_file(at)).unwrap();
             command.stderr(file).env("RUST_LOG", "warn,multiraft=debug");
+        }
+        if let Some(clocks) = &self.clocks {
+            command.envs(clocks.environment(self.stores[at].id));
         }
         self.stores[at].child = Some(command.stdout(Stdio::piped()).spawn().unwrap());
     }
@@ -228,9 +285,15 @@ fn place(id: u64) -> Store {
     Store { id, listen: address(), resp: address(), admin: address(), metrics: address(), child: None }
 }
 
+/// The same at an address where nobody else is.
+fn place_at(id: u64, ip: IpAddr) -> Store {
+    let [listen, resp, admin, metrics] = [7100, 6379, 7180, 7190].map(|port| SocketAddr::from((ip, port)));
+    Store { id, listen, resp, admin, metrics, child: None }
+}
+
 /// An address of this test's own. Below the ports that the system hands out by itself: one of those, found free and let go,
 /// may be some connection's before the store takes it.
-fn address() -> SocketAddr {
+pub(crate) fn address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let number = std::process::id().wrapping_mul(131).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
