@@ -28,7 +28,7 @@ mod stop;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bounded::Reader;
 use clients::{Client, Record, Trial};
@@ -47,8 +47,9 @@ const READERS: u64 = 2;
 const OPERATORS: u64 = 3;
 /// How long nothing may move in the end.
 const QUIET: Duration = Duration::from_secs(3);
-/// How many writes have to be taken when the last fault is over, at once, and within how long.
-const WRITES: usize = 100;
+/// How many writes have to be taken when the last fault is over, one after the other, and how soon each: a request that was sent
+/// astray takes the time-out, and may be sent astray twice.
+const WRITES: usize = 50;
 const RECOVERY_MAX: Duration = Duration::from_secs(10);
 /// How long reading every key may take in the end.
 const READING: Duration = Duration::from_secs(120);
@@ -165,8 +166,9 @@ fn histories_are_linearizable_while_regions_change_and_stores_die() {
         let blows = Nemesis::new(&trial, &mut cluster, random.fork()).strike_until(length);
         trial.stop.tell();
         // Whatever operators still wait for.
-        let (last, recovery) = Client::new(&trial, CLIENTS + READERS + 1).write_everywhere(WRITES, RECOVERY_MAX);
-        println!("{WRITES} writes after the last fault took {recovery:?}");
+        let healed = Instant::now();
+        let (last, slowest) = Client::new(&trial, CLIENTS + READERS + 1).write_everywhere(WRITES, RECOVERY_MAX);
+        println!("{WRITES} writes after the last fault took {:?}, the slowest {slowest:?}", healed.elapsed());
         record.add(last);
         clients.into_iter().for_each(|client| record.add(client.join().unwrap()));
         readers.into_iter().for_each(|reader| record.add(reader.join().unwrap()));
@@ -201,7 +203,7 @@ fn histories_are_linearizable_while_regions_change_and_stores_die() {
     floor("moves", done.moves, 5, length);
     floor("kills", blows.kills, 3, length);
     floor("partings", blows.partings, 3, length);
-    floor("turns of clocks", blows.turns.paces, if cluster.clocks().can_drift() { 2 } else { 0 }, length);
+    floor("turns of clocks", blows.turns.paces, 2, length);
     floor("reads of bounded age", of_bounded_age, 200, length);
 }
 

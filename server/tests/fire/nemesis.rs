@@ -4,7 +4,7 @@
 //! Every fault has to leave a trace.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use multiraft_sim::random::Random;
 
@@ -28,6 +28,13 @@ pub(crate) struct Blows {
     pub(crate) partings: usize,
     pub(crate) packets: u64,
     pub(crate) turns: Turns,
+}
+
+/// What may befall a store while it is parted from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hit {
+    Dies,
+    StandsStill,
 }
 
 /// Whoever strikes.
@@ -91,11 +98,9 @@ impl<'a> Nemesis<'a> {
                 self.restart(second);
             }
             7..9 => {
-                self.say(&format!("pause {}", first + 1));
-                self.cluster.signal(first, "-STOP");
+                self.pause(first);
                 self.trial.stop.within(length * 2);
-                self.cluster.signal(first, "-CONT");
-                self.blows.pauses += 1;
+                self.bring_back(first, Hit::StandsStill);
             }
             _ => {
                 self.say(&format!("stop {}", first + 1));
@@ -107,44 +112,69 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    /// Something goes wrong between stores for a while; sometimes one dies meanwhile, and comes back before or after the end.
+    /// Something goes wrong between stores for a while; sometimes one dies or stands still meanwhile, and comes back before or
+    /// after the end.
     fn part(&mut self) {
         if self.shapes.is_empty() {
             self.shapes = Shape::all(self.cluster.net.can_delay(), &mut self.random);
         }
         let shape = self.shapes.pop().unwrap();
+        let stores = self.cluster.stores.len() as u64;
         let leader = leader_of_most(&self.cluster.stores.iter().map(|store| store.admin).collect::<Vec<_>>());
-        let faults = shape.draw(self.cluster.stores.len() as u64, leader, &mut self.random);
+        let faults = shape.draw(stores, leader, &mut self.random);
         let length = Duration::from_millis(self.random.between(800, 6_000));
-        let dies = self.random.chance(250).then(|| self.random.below(self.cluster.stores.len() as u64) as usize);
-        let comes_back_first = self.random.chance(500);
+        let victim = self.random.below(stores) as usize;
+        let hit = match self.random.below(4) {
+            0 => Some((victim, Hit::Dies)),
+            1 => Some((leader as usize - 1, Hit::StandsStill)),
+            _ => None,
+        };
+        let comes_late = self.random.chance(500);
         self.say(&format!("{shape:?} for {length:?}: {}", told(&faults)));
         self.cluster.net.strike(&faults);
-        if let Some(at) = dies {
-            self.trial.stop.within(length / 3);
-            self.kill(at);
-            self.trial.stop.within(length / 3);
-            if comes_back_first {
-                self.restart(at);
-            }
-            self.trial.stop.within(length / 3);
-        } else {
-            self.trial.stop.within(length);
+        self.trial.stop.within(length / 3);
+        if let Some((at, hit)) = hit {
+            self.hit(at, hit);
         }
+        self.trial.stop.within(length / 3);
+        if let Some((at, hit)) = hit.filter(|_| !comes_late) {
+            self.bring_back(at, hit);
+        }
+        self.trial.stop.within(length / 3);
         let met = self.cluster.net.heal();
         let packets = met.values().sum::<u64>();
         self.say(&format!("{packets} packets met it"));
         // A fault that no packet met is none.
         assert!(packets > 0, "{shape:?} has left no trace");
         if length > SOON {
-            let dead = dies.map(|at| at as u64 + 1);
-            assert_eq!(silent(&faults, &met, dead), [], "{shape:?} has left no trace between these stores: {met:?}");
+            let silent = silent(&faults, &met, hit.map(|(at, _)| at as u64 + 1));
+            assert_eq!(silent, [], "{shape:?} has left no trace between these stores: {met:?}");
         }
         self.blows.partings += 1;
         self.blows.packets += packets;
-        if let Some(at) = dies.filter(|_| !comes_back_first) {
-            self.restart(at);
+        if let Some((at, hit)) = hit.filter(|_| comes_late) {
+            self.bring_back(at, hit);
         }
+    }
+
+    fn hit(&mut self, at: usize, hit: Hit) {
+        match hit {
+            Hit::Dies => self.kill(at),
+            Hit::StandsStill => self.pause(at),
+        }
+    }
+
+    fn bring_back(&mut self, at: usize, hit: Hit) {
+        match hit {
+            Hit::Dies => self.restart(at),
+            Hit::StandsStill => self.cluster.signal(at, "-CONT"),
+        }
+    }
+
+    fn pause(&mut self, at: usize) {
+        self.say(&format!("pause {}", at + 1));
+        self.cluster.signal(at, "-STOP");
+        self.blows.pauses += 1;
     }
 
     fn kill(&mut self, at: usize) {
@@ -154,8 +184,10 @@ impl<'a> Nemesis<'a> {
     }
 
     fn restart(&mut self, at: usize) {
+        let begun = Instant::now();
         self.cluster.spawn(at);
         self.cluster.wait_ready(at);
+        self.say(&format!("store {} was ready after {:?}", at + 1, begun.elapsed()));
     }
 
     fn say(&self, what: &str) {

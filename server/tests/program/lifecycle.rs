@@ -267,6 +267,8 @@ fn the_admin_endpoint_tells_and_does_what_it_says() {
     assert_eq!(client.ask("GET k"), "$1|v|");
     let (_, body) = http(admin, "POST /local", "{\"keys\":[\"6b\",\"6b6b\"]}");
     assert_eq!(body, "{\"values\":[\"76\",null]}");
+    let (_, body) = http(admin, "POST /local", "{\"keys\":[\"6b\"],\"staleness_ms\":500}");
+    assert_eq!(body, "{\"values\":[\"76\"]}");
     for (line, body, told) in [
         ("POST /local", "{\"keys\":[\"6\"]}", "HTTP/1.1 400 Bad Request"),
         ("POST /local", "{", "HTTP/1.1 400 Bad Request"),
