@@ -19,7 +19,6 @@ mod nets;
 mod operator;
 mod partition;
 mod placement;
-#[cfg(feature = "torture")]
 mod planted;
 mod resp;
 mod settle;
