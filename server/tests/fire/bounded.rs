@@ -43,10 +43,38 @@ impl<'a> Reader<'a> {
             // A store that is gone, or cannot tell, has told nothing.
             let Ok(told) = bounded(admin, &self.trial.key(place), age_ms) else { continue };
             let reply = Reply::Value(told.as_deref().map(unhex));
-            let since = invoked.saturating_sub(age_ms * 1_000 * (1_000 + DRIFT_PERMILLE));
+            let since = counts_from(invoked, age_ms);
             record.add_told(self.name, place, Action::Read, since, Some((self.trial.now(), reply)));
             record.bounded += 1;
         }
         record
+    }
+}
+
+/// When a read of that age that was begun then counts as begun, in nanoseconds.
+fn counts_from(invoked: u64, age_ms: u64) -> u64 {
+    invoked.saturating_sub(age_ms * 1_000 * (1_000 + DRIFT_PERMILLE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::Place;
+
+    #[test]
+    fn a_read_may_miss_what_is_younger_than_its_age_and_nothing_older() {
+        const MS: u64 = 1_000_000;
+        let trial = Trial::new(1, Vec::new());
+        let verdict = |age_ms| {
+            let (mut record, value) = (Record::default(), |text: &str| Reply::Value(Some(text.as_bytes().to_vec())));
+            let place = Place::register();
+            record.add_told(1, place, Action::Put(7), 0, Some((MS, Reply::Value(None))));
+            record.add_told(1, place, Action::Put(8), 10 * MS, Some((11 * MS, value("7"))));
+            record.add_told(2, place, Action::Read, counts_from(100 * MS, age_ms), Some((101 * MS, value("7"))));
+            record.verdict(&trial)
+        };
+        verdict(200).unwrap();
+        verdict(90).unwrap();
+        verdict(50).unwrap_err();
     }
 }
