@@ -24,6 +24,8 @@ const GENERATION: Duration = Duration::from_secs(5);
 const SLOTS: u64 = 8;
 /// An element of a list, with the comma behind it.
 const ELEMENT_BYTES: u64 = 13;
+/// A write that is taken only after that is told of.
+const SLOW: Duration = Duration::from_secs(2);
 /// How long a client waits after it was refused.
 const PAUSE: Duration = Duration::from_millis(10);
 /// The errors that a client may get when stores die and regions change. None of them means an effect.
@@ -126,6 +128,8 @@ pub(crate) struct Client<'a> {
     name: u64,
     random: Random,
     line: Option<Line>,
+    /// What a store said last when it refused something.
+    refused: String,
     /// What it has last seen of registers.
     seen: BTreeMap<Place, u64>,
     record: Record,
@@ -134,7 +138,15 @@ pub(crate) struct Client<'a> {
 impl<'a> Client<'a> {
     pub(crate) fn new(trial: &'a Trial, name: u64) -> Self {
         let random = Random::new(mix(trial.seed) ^ mix(name));
-        Self { trial, name, random, line: None, seen: BTreeMap::new(), record: Record::default() }
+        Self {
+            trial,
+            name,
+            random,
+            line: None,
+            refused: String::new(),
+            seen: BTreeMap::new(),
+            record: Record::default(),
+        }
     }
 
     /// Asks one thing after the other until the trial ends.
@@ -166,9 +178,14 @@ impl<'a> Client<'a> {
             self.line = None;
             let asked = Instant::now();
             while !self.act(place, false) {
-                assert!(asked.elapsed() < patience, "{}: nobody writes it any more", self.trial.key(place));
+                let key = self.trial.key(place);
+                assert!(asked.elapsed() < patience, "{key}: nobody writes it any more: {}", self.refused);
             }
             slowest = slowest.max(asked.elapsed());
+            if asked.elapsed() > SLOW {
+                let (key, took) = (self.trial.key(place), asked.elapsed());
+                println!("{key} took its write after {took:?}; last it was said: {}", self.refused);
+            }
         }
         (self.record, slowest)
     }
@@ -192,6 +209,7 @@ impl<'a> Client<'a> {
                 assert!(REFUSALS.iter().any(|known| text.starts_with(known)), "{words:?}: {text}");
                 self.line = self.random.chance(500).then_some(line);
                 self.record.refused += 1;
+                self.refused = text;
                 pause();
                 return false;
             }
