@@ -224,3 +224,19 @@ fn told(faults: &Faults) -> String {
         other => format!("{other:?} on all ways"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_that_were_cut_off_and_never_tried_are_found() {
+        let faults: Faults = [(1, 2), (2, 1), (1, 3), (3, 1)].map(|way| (way, Fault::Cut)).into();
+        let met = Met::from([((1, 2), 0), ((2, 1), 5), ((1, 3), 0), ((3, 1), 0)]);
+        assert_eq!(silent(&faults, &met, None), [(1, 3), (3, 1)], "2 has tried");
+        assert_eq!(silent(&faults, &met, Some(3)), [], "the dead need not try");
+        assert_eq!(silent(&faults, &Met::new(), Some(3)), [(1, 2), (2, 1)]);
+        let lossy: Faults = faults.keys().map(|way| (*way, Fault::Loss(5))).collect();
+        assert_eq!(silent(&lossy, &Met::new(), None), [], "few packets need not be lost");
+    }
+}
