@@ -62,7 +62,6 @@ impl Clocks {
                 // Waits are counted on the monotonic clock, and end by the kernel's.
                 ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
                 ("NO_FAKE_STAT", "1".into()),
-                ("FAKETIME_DISABLE_SHM", "1".into()),
             ]);
         }
         variables
@@ -77,6 +76,14 @@ impl Clocks {
         let (file, new) = (self.file(what, store), self.dir.join(format!("{what}-{store}.new")));
         fs::write(&new, format!("{text}\n")).unwrap();
         fs::rename(new, file).unwrap();
+    }
+}
+
+/// Removes what libfaketime leaves of a process that was killed.
+pub(super) fn clean_up_after(pid: u32) {
+    for name in [format!("faketime_shm_{pid}"), format!("sem.faketime_sem_{pid}")] {
+        // Most processes leave nothing.
+        let _ = fs::remove_file(Path::new("/dev/shm").join(name));
     }
 }
 

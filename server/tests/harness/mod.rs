@@ -237,6 +237,7 @@ impl Cluster {
         let mut child = self.stores[at].child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+        clock::clean_up_after(child.id());
     }
 
     /// How a store has ended that nobody told to; `None` while it runs.
@@ -273,6 +274,7 @@ impl Drop for Cluster {
         for child in self.stores.iter_mut().filter_map(|store| store.child.as_mut()) {
             let _ = child.kill();
             let _ = child.wait();
+            clock::clean_up_after(child.id());
         }
         if self.keeps_logs && std::thread::panicking() {
             self.dir.disable_cleanup(true);
