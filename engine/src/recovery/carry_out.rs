@@ -36,6 +36,10 @@ use crate::region::stores::{decode_stores, encode_stores};
 /// How many records go into one batch of the log.
 const RECORDS_PER_BATCH: usize = 256;
 
+/// Each write of the log has tickets of its own.
+const LANE: u32 = 0;
+const BEFORE_LANE: u32 = 1;
+
 /// What is done unasked, and what only if told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -203,18 +207,24 @@ impl Opened {
             records.extend(new_life(&keep.becomes, position, &record));
             done.kept.push(keep.becomes.id);
         }
-        for region in &plan.regions {
-            let Verdict::Create { store: on, becomes } = &region.verdict else { continue };
-            if *on != store {
-                continue;
-            }
+        let made = |region: &&RegionPlan| matches!(&region.verdict, Verdict::Create { store: on, .. } if *on == store);
+        let made: Vec<&RegionPlan> = plan.regions.iter().filter(made).collect();
+        let mut before = Vec::new();
+        for region in &made {
+            step("make room")?;
+            self.make_room(&mut applier, region, &mut before)?;
+        }
+        step("log of what was before")?;
+        self.write_log(BEFORE_LANE, before)?;
+        for region in made {
+            let Verdict::Create { becomes, .. } = &region.verdict else { continue };
             step("create")?;
             let (position, record) = self.create(&mut applier, plan, becomes, &region.known)?;
             records.extend(new_life(becomes, position, &record));
             done.created.push(becomes.id);
         }
         step("log")?;
-        self.write_log(records)
+        self.write_log(LANE, records)
     }
 
     /// Applies what a kept replica's log holds: with it, all of that counts as committed.
@@ -268,15 +278,20 @@ impl Opened {
             let known = Arc::new(known.clone());
             run(applier, region, vec![ApplyTask::Destroy { region, known, cause, committed }])?;
         }
-        // The entries go once the state is durably gone; what was promised stays (C5).
-        if let Some(group) = self.recovered.groups.get(&region).filter(|group| group.log.last_index > LogIndex::ZERO) {
+        self.remove_entries(region, cause, records);
+        Ok(is_here)
+    }
+
+    /// The entries of a replica go once its state is durably gone; what was promised stays (C5).
+    fn remove_entries(&self, region: RegionId, cause: Cause, records: &mut Vec<GroupRecord>) {
+        let group = self.recovered.groups.get(&region).filter(|group| group.log.last_index > LogIndex::ZERO);
+        if let Some(group) = group {
             records.push(GroupRecord { region, log: LogChange::Remove, hard_state: None });
             if cause == Cause::Removed {
                 let promised = HardState { commit: LogIndex::ZERO, ..group.hard_state };
                 records.push(GroupRecord { region, log: LogChange::None, hard_state: Some(promised) });
             }
         }
-        Ok(is_here)
     }
 
     /// Whether what is here of a region is a replica without data.
@@ -322,6 +337,28 @@ impl Opened {
         Ok(Some(encode_stores(&stores)))
     }
 
+    /// Removes what is here of a region that is about to be made anew: a witness, or entries of a replica that is gone. The new
+    /// state stands for a lower index than they may have come to, and beside them it would look like one that the log contradicts.
+    fn make_room(
+        &self,
+        applier: &mut Applier,
+        plan: &RegionPlan,
+        records: &mut Vec<GroupRecord>,
+    ) -> Result<(), RecoveryError> {
+        let Verdict::Create { becomes, .. } = &plan.verdict else { return Ok(()) };
+        let region = becomes.id;
+        if self.has_witness(applier, &plan.known) && applier.applied(region).is_some() {
+            let (cause, committed) = (Cause::Removed, (LogIndex::ZERO, Term::ZERO));
+            let known = Arc::new(becomes.clone());
+            run(applier, region, vec![ApplyTask::Destroy { region, known, cause, committed }])?;
+        }
+        // Beside a state there are only those of its new life.
+        if applier.applied(region).is_none() {
+            self.remove_entries(region, Cause::Removed, records);
+        }
+        Ok(())
+    }
+
     /// Makes a region anew, empty, and then treats it as one that was kept.
     fn create(
         &self,
@@ -335,11 +372,6 @@ impl Opened {
             what: format!("region {region} could not be made: {error}"),
         };
         let position = (FIRST_INDEX.next(), Term(FIRST_TERM.get() + super::planner::EPOCH_STEP));
-        if self.has_witness(applier, known) && applier.applied(region).is_some() {
-            let (cause, committed) = (Cause::Removed, (LogIndex::ZERO, Term::ZERO));
-            let known = Arc::new(becomes.clone());
-            run(applier, region, vec![ApplyTask::Destroy { region, known, cause, committed }])?;
-        }
         if applier.applied(region).is_none() {
             let descriptor = Arc::new(becomes.clone());
             if self.backend.is_durable() {
@@ -379,10 +411,10 @@ impl Opened {
         self.backend.restore(&region, chunks).map(drop)
     }
 
-    fn write_log(&mut self, records: Vec<GroupRecord>) -> Result<(), RecoveryError> {
+    fn write_log(&mut self, lane: u32, records: Vec<GroupRecord>) -> Result<(), RecoveryError> {
         let mut batches = Vec::new();
         for (records, seq) in records.chunks(RECORDS_PER_BATCH).zip(1..) {
-            batches.push(LogBatch { ticket: LogTicket { lane: 0, seq }, records: records.to_vec() });
+            batches.push(LogBatch { ticket: LogTicket { lane, seq }, records: records.to_vec() });
         }
         if batches.is_empty() {
             return Ok(());

@@ -1,17 +1,20 @@
-//! Recoveries of stores on which a replica had gone before: its entries, and what its tombstone says; and of one whose disk fails
-//! in between.
+//! Recoveries of stores on which a replica had gone before, or goes first: its entries, and what its tombstone says; and of one
+//! whose disk fails in between.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, ReplicaId, StoreId, Term};
+use multiraft_raft::{LogIndex, LogTicket, RegionDescriptor, RegionId, ReplicaId, Role, StoreId, Term};
+use multiraft_storage::{GroupRecord, LogBatch, LogChange};
 
 use super::carry_out::NoSnapshots;
 use super::offline::{Opened, RecoveryError};
-use super::tests::{Case, Form, Given, What, epoch, log, open, options, recovery, region};
-use super::{Loss, Verdict};
+use super::tests::{Case, DEAD, Form, Given, What, config, copy, dump, epoch, log, open, options, recovery, region};
+use super::{Loss, PlanOptions, Verdict, make_plan};
 use crate::apply::{ApplyEnd, Cause};
-use crate::logic::ApplyTask;
+use crate::logic::{AdminCommand, ApplyTask, RegionHandle};
+use crate::shell::open_log;
+use crate::snapshots::SnapshotFiles;
 
 /// A stopped store's replica of a region goes; its entries stay in the log.
 fn destroy(dir: &Path, form: Form, known: &RegionDescriptor, cause: Cause) {
@@ -22,6 +25,21 @@ fn destroy(dir: &Path, form: Form, known: &RegionDescriptor, cause: Cause) {
     let (_, end) = applier.apply(vec![task], &NoSnapshots);
     assert!(matches!(end, ApplyEnd::Done), "{end:?}");
     opened.backend.flush().unwrap();
+}
+
+/// A stopped store whose state is not durable by itself has it in a file, as far as it is applied.
+fn save_applied(dir: &Path, given: &Given) {
+    let opened = open(dir, Form::Memory);
+    let mut applier = opened.backend.applier(opened.regions.clone());
+    let region = given.descriptor.id;
+    let handle = RegionHandle { region, slot: 0, generation: 0 };
+    let entries = given.log[..given.applied as usize - 1].to_vec();
+    let task: ApplyTask<()> = ApplyTask::Entries { handle, entries, replies: Vec::new() };
+    let (_, end) = applier.apply(vec![task], &NoSnapshots);
+    assert!(matches!(end, ApplyEnd::Done), "{end:?}");
+    let source = applier.capture(region).unwrap().unwrap();
+    drop((applier, opened));
+    SnapshotFiles::open(&dir.join("snapshots")).unwrap().save(vec![source]).unwrap();
 }
 
 #[test]
@@ -50,6 +68,53 @@ fn entries_of_a_replica_that_was_removed_before_go_though_nothing_else_is_left_o
         assert_eq!(last_of(&opened), LogIndex::ZERO);
         assert_eq!(opened.recovered.groups[&RegionId(3)].hard_state.term, Term(3), "promises stay");
         assert!(opened.assembled.residue.tombstones.contains_key(&RegionId(3)));
+    }
+}
+
+#[test]
+fn a_root_region_is_made_anew_where_a_witness_of_it_was_whose_log_was_cut() {
+    for form in [Form::Disk, Form::Memory] {
+        let base = tempfile::tempdir().unwrap();
+        let mut root = region(1, "", "", &[1, 7, 8]);
+        root.replicas[0].role = Role::Witness;
+        let ids = || (epoch(1, 1), What::Admin(AdminCommand::AllocateIds { count: 10 }));
+        let data = Given {
+            descriptor: region(2, "", "", &[1, 7, 8]),
+            log: log([(epoch(1, 1), What::Put("a=1"))]),
+            applied: 2,
+        };
+        let witness = Given { descriptor: root, log: log((0..8).map(|_| ids())), applied: 6 };
+        let case = Case { form, stores: vec![(1, vec![witness.clone(), data])] };
+        let dirs = case.make(base.path());
+        let dir = &dirs[0].1;
+        if form == Form::Memory {
+            save_applied(dir, &witness);
+        }
+        let cut = LogChange::Truncate { index: LogIndex(5), term: Term(3) };
+        let records = vec![GroupRecord { region: RegionId::ROOT, log: cut, hard_state: None }];
+        let (mut writer, ..) = open_log(dir, &config()).unwrap();
+        writer.commit(vec![LogBatch { ticket: LogTicket { lane: 0, seq: 1 }, records }]).unwrap();
+        drop(writer);
+
+        let options_of_plan = PlanOptions { fill_gaps: true, ..PlanOptions::default() };
+        let plan = make_plan(&[recovery(dir, form).survey().unwrap()], &DEAD, &options_of_plan).unwrap();
+        let is_made = matches!(plan.region(RegionId::ROOT).unwrap().verdict, Verdict::Create { .. });
+        assert!(is_made, "{plan:?}");
+        let untouched = base.path().join("as it was");
+        copy(dir, &untouched);
+        let mut steps = 0;
+        recovery(dir, form)
+            .apply_by_steps(&plan, &options(&plan), &mut |_| {
+                steps += 1;
+                Ok(())
+            })
+            .unwrap();
+        let whole = dump(dir, form);
+        for end in 0..steps {
+            let again = tempfile::tempdir().unwrap();
+            copy(&untouched, again.path());
+            assert_eq!(case.recover_interrupted(again.path(), end, &plan), whole, "ended before step {end}");
+        }
     }
 }
 

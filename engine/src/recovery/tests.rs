@@ -104,12 +104,12 @@ pub(super) fn recovery(dir: &Path, form: Form) -> Recovery {
 }
 
 /// Small files: there are many stores.
-fn config() -> Config {
+pub(super) fn config() -> Config {
     Config { log_segment_bytes: 64 << 10, ..Config::default() }
 }
 
 /// The same store once more.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -183,7 +183,7 @@ pub(super) fn open(dir: &Path, form: Form) -> Opened {
     opened
 }
 
-fn dump(dir: &Path, form: Form) -> Dump {
+pub(super) fn dump(dir: &Path, form: Form) -> Dump {
     dump_of(&open(dir, form))
 }
 
@@ -299,7 +299,7 @@ impl Case {
     }
 
     /// Recovers one of the stores, ended before a step, and then again to the end.
-    fn recover_interrupted(&self, dir: &Path, end: usize, plan: &Plan) -> Dump {
+    pub(super) fn recover_interrupted(&self, dir: &Path, end: usize, plan: &Plan) -> Dump {
         let options = options(plan);
         let mut count = 0;
         let mut step = |_: &str| {
