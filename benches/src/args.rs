@@ -37,6 +37,13 @@ pub(crate) enum Bench {
     Failover(Failover),
     /// All regions sleep: how long the first write to one takes, and a store that was down until it serves again.
     Restart(Restart),
+    /// The same writes on this project and on other Raft libraries, in turn: throughput, latency, processor time, memory.
+    #[cfg(feature = "peers")]
+    Peers(crate::peers::Peers),
+    /// One of these; started by it.
+    #[cfg(feature = "peers")]
+    #[command(hide = true)]
+    Peer(crate::peers::Peer),
     /// One of the stores; started by the others.
     #[command(hide = true)]
     Store(Store),

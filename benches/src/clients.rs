@@ -42,7 +42,7 @@ pub(crate) struct Counted {
 }
 
 /// How a proposal failed.
-enum Failed {
+pub(crate) enum Failed {
     Busy,
     Otherwise(String),
 }
@@ -70,7 +70,7 @@ impl Tally {
         std::mem::replace(&mut *counted, Counted::new())
     }
 
-    fn note(&self, outcome: Result<Duration, Failed>) {
+    pub(crate) fn note(&self, outcome: Result<Duration, Failed>) {
         if !self.is_open.load(Ordering::Acquire) {
             return;
         }
@@ -102,7 +102,7 @@ pub(crate) struct Load {
 pub(crate) fn start(load: &Arc<Load>, numbers: impl Iterator<Item = u64>, seed: u64) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for number in numbers {
-        tasks.spawn(client(Arc::clone(load), Draws(seed.wrapping_add(number << 32))));
+        tasks.spawn(client(Arc::clone(load), Draws::new(seed.wrapping_add(number << 32))));
     }
     tasks
 }
@@ -154,10 +154,14 @@ async fn read(load: &Load, consistency: Consistency, place: u64, draw: u64) {
 }
 
 /// Numbers that a seed decides (SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-struct Draws(u64);
+pub(crate) struct Draws(u64);
 
 impl Draws {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -166,7 +170,7 @@ impl Draws {
     }
 
     /// Evenly below `limit`, which is not zero, as far as 64 bits allow.
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         let scaled = (u128::from(self.next()) * u128::from(limit)) >> 64;
         u64::try_from(scaled).expect("below a limit of 64 bits")
     }
@@ -179,7 +183,7 @@ mod tests {
     #[test]
     fn draws_repeat_for_a_seed_and_spread_evenly() {
         let list = |seed| {
-            let mut draws = Draws(seed);
+            let mut draws = Draws::new(seed);
             (0..8000).map(|_| draws.below(8)).collect::<Vec<_>>()
         };
         assert_eq!(list(7), list(7));

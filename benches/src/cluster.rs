@@ -304,7 +304,7 @@ fn spawn(
     Ok(Store { number, process, commands, lines })
 }
 
-fn write_certificates(dir: &Path, stores: u64) -> Result<(), Problem> {
+pub(crate) fn write_certificates(dir: &Path, stores: u64) -> Result<(), Problem> {
     let write = |path: PathBuf, pem: String| {
         std::fs::write(path, pem).map_err(|source| Problem::Io { what: "a certificate cannot be written", source })
     };
@@ -324,7 +324,7 @@ fn write_certificates(dir: &Path, stores: u64) -> Result<(), Problem> {
 }
 
 /// Addresses on loopback that are free at this moment: bound together, so that they differ, and given back.
-fn free_addresses(stores: u64) -> Result<Vec<SocketAddr>, Problem> {
+pub(crate) fn free_addresses(stores: u64) -> Result<Vec<SocketAddr>, Problem> {
     let io = |source| Problem::Io { what: "no UDP port on loopback is free", source };
     let sockets: Result<Vec<UdpSocket>, _> = (0..stores).map(|_| UdpSocket::bind("127.0.0.1:0")).collect();
     sockets.map_err(io)?.iter().map(|socket| socket.local_addr().map_err(io)).collect()

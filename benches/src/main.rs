@@ -11,6 +11,7 @@
 //!   snapshot     how fast a replica is filled, and what writes notice of it
 //!   failover     how long the regions of a killed store take no writes
 //!   restart      how long the first write to a region that slept takes, and a store until it serves again
+//!   peers        writes and idle groups beside other Raft libraries, each in a process; with the feature `peers` only
 //!   placement    what a round of the placement planner costs; runs no stores, but a model of them on virtual time
 //! ```
 //!
@@ -27,6 +28,8 @@ mod density;
 mod idle;
 mod keyspace;
 mod live;
+#[cfg(feature = "peers")]
+mod peers;
 mod placement;
 mod report;
 mod store;
@@ -54,6 +57,10 @@ fn main() -> ExitCode {
         args::Bench::Snapshot(options) => live::snapshot::run(&options),
         args::Bench::Failover(options) => live::failover::run(&options),
         args::Bench::Restart(options) => live::restart::run(&options),
+        #[cfg(feature = "peers")]
+        args::Bench::Peers(options) => peers::run(&options),
+        #[cfg(feature = "peers")]
+        args::Bench::Peer(options) => peers::child::run(&options),
         args::Bench::Store(options) => store::run(options),
     };
     match outcome {

@@ -71,7 +71,7 @@ fn read_commands() -> (mpsc::Receiver<String>, oneshot::Receiver<()>) {
     (receiver, gone)
 }
 
-async fn start(options: &Store) -> Result<Engine, Problem> {
+pub(crate) async fn start(options: &Store) -> Result<Engine, Problem> {
     let own = usize::try_from(options.store).ok().and_then(|store| store.checked_sub(1));
     let listen = own.and_then(|own| options.addresses.get(own));
     let listen =

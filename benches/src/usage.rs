@@ -24,6 +24,13 @@ pub(crate) fn rss_bytes() -> u64 {
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * KIB
 }
 
+/// How many programs wanted to run in the last minute, on average.
+#[cfg(feature = "peers")]
+pub(crate) fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|average| average.parse().ok()).unwrap_or_default()
+}
+
 /// Whether files below `path` lie in memory only, where a flush costs nothing.
 pub(crate) fn lies_in_memory(path: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
