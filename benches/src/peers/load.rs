@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 use tokio::task::JoinSet;
 
 use super::options::Peer as Options;
 use crate::clients::{Draws, Failed, Tally};
 use crate::cluster::Problem;
-use crate::keyspace::KeySpace;
+use crate::keyspace::{KEY_BYTES, KeySpace};
+
+/// The state of a group of a peer that brings none.
+pub(crate) type State = FxHashMap<[u8; KEY_BYTES], Bytes>;
 
 /// How long a client rests after an error.
 const REST: Duration = Duration::from_millis(20);

@@ -1,6 +1,5 @@
 //! The state of one group: a map in memory. Snapshots are copies of it.
 
-use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +12,7 @@ use openraft::{
 
 use super::Types;
 use crate::keyspace::KEY_BYTES;
+use crate::peers::load::State as Pairs;
 
 /// See above. Clones are of the same state.
 #[derive(Clone, Default)]
@@ -22,7 +22,7 @@ pub(super) struct Machine {
 
 #[derive(Default)]
 struct State {
-    pairs: BTreeMap<Bytes, Bytes>,
+    pairs: Pairs,
     applied: Option<LogId<u64>>,
     members: StoredMembership<u64, ()>,
     snapshot: Option<(SnapshotMeta<u64, ()>, Vec<u8>)>,
@@ -34,29 +34,28 @@ impl Machine {
     }
 }
 
-/// All pairs, each part with its length before it.
-fn encoded(pairs: &BTreeMap<Bytes, Bytes>) -> Vec<u8> {
+/// All pairs: key, length of the value, value.
+fn encoded(pairs: &Pairs) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for part in pairs.iter().flat_map(|(key, value)| [key, value]) {
-        bytes.extend_from_slice(&(part.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(part);
+    for (key, value) in pairs {
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(value);
     }
     bytes
 }
 
 /// The reverse; nothing if the bytes are none that [`encoded`] makes.
-fn decoded(mut bytes: &[u8]) -> Option<BTreeMap<Bytes, Bytes>> {
-    let mut part = || {
-        let (length, rest) = bytes.split_first_chunk()?;
-        let (part, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+fn decoded(mut bytes: &[u8]) -> Option<Pairs> {
+    let mut pairs = Pairs::default();
+    while !bytes.is_empty() {
+        let (key, rest) = bytes.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        pairs.insert(*key, Bytes::copy_from_slice(value));
         bytes = rest;
-        Some(Bytes::copy_from_slice(part))
-    };
-    let mut pairs = BTreeMap::new();
-    while let Some(key) = part() {
-        pairs.insert(key, part()?);
     }
-    bytes.is_empty().then_some(pairs)
+    Some(pairs)
 }
 
 impl RaftSnapshotBuilder<Types> for Machine {
@@ -90,8 +89,10 @@ impl RaftStateMachine<Types> for Machine {
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(batch) => {
-                    for command in batch.0.iter().filter(|command| command.len() >= KEY_BYTES) {
-                        state.pairs.insert(command.slice(..KEY_BYTES), command.slice(KEY_BYTES..));
+                    for command in batch.0.iter() {
+                        if let Some(key) = command.first_chunk() {
+                            state.pairs.insert(*key, command.slice(KEY_BYTES..));
+                        }
                     }
                 }
                 EntryPayload::Membership(members) => {
@@ -131,5 +132,18 @@ impl RaftStateMachine<Types> for Machine {
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError<u64>> {
         let snapshot = self.state().snapshot.clone();
         Ok(snapshot.map(|(meta, bytes)| Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_read_as_it_was_written_and_refused_when_cut_short() {
+        let pairs = Pairs::from_iter([(*b"12345678", Bytes::from_static(b"value")), ([0; KEY_BYTES], Bytes::new())]);
+        let bytes = encoded(&pairs);
+        assert_eq!(decoded(&bytes), Some(pairs));
+        assert_eq!(decoded(&bytes[..bytes.len() - 1]), None);
     }
 }

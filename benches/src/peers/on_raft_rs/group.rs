@@ -1,9 +1,8 @@
 //! One group on one store: the Raft node, the state, and who waits for an answer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use raft::{Config, INVALID_INDEX, RawNode, StateRole};
 use raft_engine::Engine as Log;
@@ -12,6 +11,7 @@ use super::storage::GroupLog;
 use super::{Done, Proposal};
 use crate::cluster::STORES;
 use crate::keyspace::KEY_BYTES;
+use crate::peers::load::State;
 
 /// What raft-rs's own examples take: ten ticks until an election, three for a heartbeat.
 const ELECTION_TICKS: usize = 10;
@@ -30,7 +30,7 @@ pub(super) type Answers = Vec<(Done, Result<(), &'static str>)>;
 /// See above.
 pub(super) struct Group {
     pub(super) raft: RawNode<GroupLog>,
-    state: BTreeMap<Bytes, Bytes>,
+    state: State,
     /// By index, with the term.
     waiting: VecDeque<(u64, u64, Done)>,
     /// Proposals of this turn.
@@ -58,7 +58,7 @@ impl Group {
         let members = ConfState { voters: (1..=STORES).collect(), ..ConfState::default() };
         Ok(Self {
             raft: RawNode::new(&config, GroupLog::new(group, log, members), logger)?,
-            state: BTreeMap::new(),
+            state: State::default(),
             waiting: VecDeque::new(),
             proposals: Vec::new(),
             held: Vec::new(),
@@ -93,8 +93,8 @@ impl Group {
         let Some(last) = entries.last().map(|entry| entry.index) else { return };
         for entry in entries {
             // A new leader's first entry is empty.
-            if entry.data.len() >= KEY_BYTES {
-                self.state.insert(entry.data.slice(..KEY_BYTES), entry.data.slice(KEY_BYTES..));
+            if let Some(key) = entry.data.first_chunk() {
+                self.state.insert(*key, entry.data.slice(KEY_BYTES..));
             }
             while let Some((_, term, done)) = self.waiting.pop_front_if(|(index, ..)| *index <= entry.index) {
                 answers.push((done, if term == entry.term { Ok(()) } else { Err(NOT_LEADER) }));

@@ -169,7 +169,7 @@ impl Node {
             self.shared.entries.fetch_add(entries.len() as u64, Ordering::Relaxed);
             let added = self.batch.add_entries::<Indexed>(u64::from(number), &entries);
             added.expect("entries of a turn are far below the two GiB that a batch holds");
-            group.raft.mut_store().append(&entries);
+            group.raft.mut_store().append(entries);
         }
         if let Some(hard_state) = ready.hs() {
             // The commit index alone need not be durable.

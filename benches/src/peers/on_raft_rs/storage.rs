@@ -43,11 +43,11 @@ impl GroupLog {
     }
 
     /// Takes entries in; those that were there from the first of their indexes on are replaced.
-    pub(super) fn append(&mut self, entries: &[Entry]) {
+    pub(super) fn append(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
         let keep = first.index.checked_sub(self.cut.0 + 1).expect("what is cut off is committed, and never replaced");
         self.cache.truncate(usize::try_from(keep).expect("a place in a list in memory"));
-        self.cache.extend(entries.iter().cloned());
+        self.cache.extend(entries);
     }
 
     /// Gives back the memory of entries up to `index`, which are durable.
