@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use multiraft::{ApplyContext, RegionView, StateError, StateMachine, StateTxn};
 
 /// Length of a key in bytes.
-pub(crate) const KEY_BYTES: usize = 8;
+const KEY_BYTES: usize = 8;
 /// About how many keys all regions have together: few, since it is the engine that is measured, not the map.
 const KEYS: u64 = 1 << 16;
 

@@ -3,7 +3,6 @@
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use openraft::storage::RaftStateMachine;
 use openraft::{
     Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
@@ -11,8 +10,7 @@ use openraft::{
 };
 
 use super::Types;
-use crate::keyspace::KEY_BYTES;
-use crate::peers::load::State as Pairs;
+use crate::peers::load::{State as Pairs, put};
 
 /// See above. Clones are of the same state.
 #[derive(Clone, Default)]
@@ -38,7 +36,7 @@ impl Machine {
 fn encoded(pairs: &Pairs) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (key, value) in pairs {
-        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(&key.to_be_bytes());
         bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
         bytes.extend_from_slice(value);
     }
@@ -52,7 +50,7 @@ fn decoded(mut bytes: &[u8]) -> Option<Pairs> {
         let (key, rest) = bytes.split_first_chunk()?;
         let (length, rest) = rest.split_first_chunk()?;
         let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        pairs.insert(*key, Bytes::copy_from_slice(value));
+        pairs.insert(u64::from_be_bytes(*key), value.to_vec());
         bytes = rest;
     }
     Some(pairs)
@@ -90,9 +88,7 @@ impl RaftStateMachine<Types> for Machine {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(batch) => {
                     for command in batch.0.iter() {
-                        if let Some(key) = command.first_chunk() {
-                            state.pairs.insert(*key, command.slice(KEY_BYTES..));
-                        }
+                        put(&mut state.pairs, command);
                     }
                 }
                 EntryPayload::Membership(members) => {
@@ -141,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_read_as_it_was_written_and_refused_when_cut_short() {
-        let pairs = Pairs::from_iter([(*b"12345678", Bytes::from_static(b"value")), ([0; KEY_BYTES], Bytes::new())]);
+        let pairs = Pairs::from_iter([(7, b"value".to_vec()), (u64::MAX, Vec::new())]);
         let bytes = encoded(&pairs);
         assert_eq!(decoded(&bytes), Some(pairs));
         assert_eq!(decoded(&bytes[..bytes.len() - 1]), None);

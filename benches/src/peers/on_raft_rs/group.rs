@@ -10,8 +10,7 @@ use raft_engine::Engine as Log;
 use super::storage::GroupLog;
 use super::{Done, Proposal};
 use crate::cluster::STORES;
-use crate::keyspace::KEY_BYTES;
-use crate::peers::load::State;
+use crate::peers::load::{State, put};
 
 /// What raft-rs's own examples take: ten ticks until an election, three for a heartbeat.
 const ELECTION_TICKS: usize = 10;
@@ -93,9 +92,7 @@ impl Group {
         let Some(last) = entries.last().map(|entry| entry.index) else { return };
         for entry in entries {
             // A new leader's first entry is empty.
-            if let Some(key) = entry.data.first_chunk() {
-                self.state.insert(*key, entry.data.slice(KEY_BYTES..));
-            }
+            put(&mut self.state, &entry.data);
             while let Some((_, term, done)) = self.waiting.pop_front_if(|(index, ..)| *index <= entry.index) {
                 answers.push((done, if term == entry.term { Ok(()) } else { Err(NOT_LEADER) }));
             }
