@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{Batch, Rafts, Types};
 
-/// Batches of one group that are under way at once. More than one does not help: the instance takes up one after the other.
+/// Batches of one group that are under way at once. The instance takes up one append after the other, so one gathers most.
 const BATCHES_AT_ONCE: usize = 1;
 
 /// Gathers the writes to one group.

@@ -61,7 +61,7 @@ impl GroupLog {
         }
     }
 
-    /// Forgets the entries before `index`, which are cut off already; gives how many it forgets.
+    /// Forgets the entries before `index`, as far as they are cut off.
     pub(super) fn compact(&mut self, index: u64) {
         self.first = index.min(self.cut.0 + 1).max(self.first);
     }
