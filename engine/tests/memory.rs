@@ -15,7 +15,7 @@ use support::{Cluster, eventually, put};
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
 /// A sleeping replica holds no more than this, in bytes, with a pair in a state in memory and the newest entries in the log's cache.
-const SLEEPING_MAX: usize = 5_200;
+const SLEEPING_MAX: usize = 2_400;
 const FEW: usize = 200;
 const MANY: usize = 2_200;
 const LIMIT: Duration = Duration::from_secs(120);

@@ -249,8 +249,10 @@ impl Asleep {
         // Callers look at what is listed for them without asking, so it has to be kept in step.
         let is_listed = *touched || *held || *paused || *listed_paused || *listed || *attempt != Attempt::None;
         let is_open = driving.is_some() || release_at.is_some() || busy.is_some() || merge.frozen.is_some();
-        let is_led = group.is_leader() || group.leader().is_some();
-        let sleeps = *initialised && is_led && group.next_deadline() == Time::NEVER;
+        // Who has no promise to keep, a witness or learner perhaps, has to ask some day what has become of its leader, and does so on
+        // the walk over all who are awake.
+        let keeps_quiet = group.promise().is_some_and(|promise| promise.term == group.term());
+        let sleeps = *initialised && (group.is_leader() || keeps_quiet) && group.next_deadline() == Time::NEVER;
         if !sleeps || is_listed || is_open {
             return None;
         }
@@ -373,7 +375,7 @@ mod tests {
 
     const NOW: Time = Time(1_000_000_000);
 
-    /// A learner, which waits for nothing, of a region that has absorbed another, fenced a replica and removed one.
+    /// A learner, which has promised its leader to keep quiet, of a region that has absorbed another, fenced a replica and removed one.
     fn learner(key: SlotKey, options: &Arc<Options>) -> Region<u32> {
         let replica = |id, role| Replica { id: ReplicaId(id), store: StoreId(id), role };
         let descriptor = RegionDescriptor {
@@ -408,9 +410,8 @@ mod tests {
         region.fresh_as_of = Time(999_999_999);
         (region.link_mark, region.round_told, region.round_seen) = (3, 4, 5);
         region.settled = Time(NOW.0 + 500);
-        let beat = Body::Heartbeat { commit: LogIndex(7), round: 0 };
-        let beat = Message { from: ReplicaId(1), to: ReplicaId(2), term: Term(2), body: beat };
-        region.group.handle_message(NOW, beat);
+        let body = Body::Fortify { epoch: 6 };
+        region.group.handle_message(NOW, Message { from: ReplicaId(1), to: ReplicaId(2), term: Term(2), body });
         region.group.poll_output(NOW, multiraft_raft::LogTicket { lane: 0, seq: 1 }, &mut Output::new());
         region
     }
@@ -482,6 +483,13 @@ mod tests {
         assert!(refused(&mut regions, |region| region.release_at = Some(NOW)));
         assert!(refused(&mut regions, |region| {
             region.waiting();
+        }));
+        // It waits for nothing and has to ask, if it stays so, whether its region still knows it.
+        assert!(refused(&mut regions, |region| {
+            let message = Message { from: ReplicaId(1), to: ReplicaId(2), term: Term(2), body: Body::Release };
+            region.group.handle_message(NOW, message);
+            region.group.poll_output(NOW, multiraft_raft::LogTicket { lane: 0, seq: 2 }, &mut Output::new());
+            assert_eq!(region.group.next_deadline(), Time::NEVER);
         }));
     }
 
