@@ -275,11 +275,13 @@ impl<R> Worker<R> {
         }
     }
 
-    /// Whether a replica is to be looked at: one that sleeps only if its leadership may have to go elsewhere.
+    /// Whether a replica is to be looked at: one that sleeps only if its leadership is to go elsewhere.
     fn rouse_to_move(&mut self, now: Time, key: SlotKey) -> bool {
         let Some(glimpse) = self.regions.glimpse(key) else { return true };
-        let is_to_go = self.upkeep.gives_away(now) || self.upkeep.sheds(now);
-        glimpse.leads && is_to_go && self.regions.wake(key)
+        let may_go = glimpse.leads
+            && (!glimpse.is_preferred || self.upkeep.gives_away(now) || self.upkeep.sheds(now))
+            && self.regions.see(key).is_some_and(|region| self.heir(now, &region).is_some());
+        may_go && self.regions.wake(key)
     }
 
     /// What turns have gathered in is as large as the largest of them was: thousands of elections at once, for instance.
@@ -364,29 +366,7 @@ impl<R> Worker<R> {
     }
 
     fn move_leader(&mut self, now: Time, key: SlotKey) -> bool {
-        let own = self.config.store;
-        let region = self.region(key);
-        let target = if self.upkeep.gives_away(now) {
-            self.successors(now, key).max_by_key(|replica| region.group.match_index(replica.id)).copied()
-        } else if self.upkeep.sheds(now) {
-            // Meanwhile the region takes no writes: to whom it takes no time, and who has not sent one back lately.
-            let (last, silence) = (Some(region.group.last_index()), self.config.raft.election_timeout_min);
-            self.successors(now, key)
-                .filter(|replica| region.group.match_index(replica.id) == last)
-                .filter(|replica| self.peers.is_heard(replica.store, now, silence))
-                .min_by_key(|replica| self.peers.unwilling_until(replica.store))
-                .copied()
-        } else if self.config.balance_leaders && !self.upkeep.takes_none() && now >= region.settled {
-            region
-                .preferred()
-                .filter(|replica| replica.store != own && self.peers.takes_leaders(replica.store, now))
-                .filter(|replica| !region.merge.fenced.contains(replica.id))
-                .filter(|replica| region.group.match_index(replica.id) == Some(region.group.last_index()))
-                .copied()
-        } else {
-            None
-        };
-        let Some(target) = target else {
+        let Some(target) = self.heir(now, self.region(key)) else {
             return false;
         };
         let started = self.region_mut(key).group.transfer_leader(now, target.id).is_ok();
@@ -395,6 +375,30 @@ impl<R> Worker<R> {
             self.touch(key);
         }
         started
+    }
+
+    /// Who is to lead a region in this store's place, if anybody is.
+    fn heir(&self, now: Time, region: &Region<R>) -> Option<Replica> {
+        let own = self.config.store;
+        let holds_all = |replica: &Replica| region.group.match_index(replica.id) == Some(region.group.last_index());
+        if self.upkeep.gives_away(now) {
+            self.successors_of(now, region).max_by_key(|replica| region.group.match_index(replica.id)).copied()
+        } else if self.upkeep.sheds(now) {
+            // Meanwhile the region takes no writes: to whom it takes no time, and who has not sent one back lately.
+            let silence = self.config.raft.election_timeout_min;
+            self.successors_of(now, region)
+                .filter(|replica| holds_all(replica) && self.peers.is_heard(replica.store, now, silence))
+                .min_by_key(|replica| self.peers.unwilling_until(replica.store))
+                .copied()
+        } else if self.config.balance_leaders && !self.upkeep.takes_none() && now >= region.settled {
+            region
+                .preferred()
+                .filter(|replica| replica.store != own && self.peers.takes_leaders(replica.store, now))
+                .filter(|replica| !region.merge.fenced.contains(replica.id) && holds_all(replica))
+                .copied()
+        } else {
+            None
+        }
     }
 
     /// The voters on other stores that may lead a region in this store's place, as far as is known.

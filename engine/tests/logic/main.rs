@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod asleep;
 mod campaign;
 mod check;
 mod leases;

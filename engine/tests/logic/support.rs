@@ -104,7 +104,7 @@ impl Store {
     }
 
     /// What was said about the region since the last time, as (to, body).
-    fn bodies(&mut self) -> Vec<(u64, Body)> {
+    pub(crate) fn bodies(&mut self) -> Vec<(u64, Body)> {
         let said = std::mem::take(&mut self.said).into_iter();
         said.filter_map(|(to, message)| match message {
             PeerMessage::Raft(raft) => Some((to, raft.message.body)),
