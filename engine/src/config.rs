@@ -11,7 +11,7 @@ use crate::steward::Placement;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// Worker threads; zero: as many as the machine has cores.
+    /// Worker threads, at most 255; zero: as many as the machine has cores.
     pub workers: usize,
     /// Timers and flow control of every group.
     pub raft: multiraft_raft::Options,
@@ -98,11 +98,16 @@ impl Default for Config {
 impl Config {
     /// The largest command that any configuration allows.
     pub const MAX_COMMAND_BYTES: usize = 8 << 20;
+    /// One number less than a byte holds: the last names those who ask other stores without a worker.
+    pub(crate) const WORKERS_MAX: usize = 255;
 
     pub(crate) fn validate(&self) -> Result<(), StartError> {
         let refuse = |what: &str| Err(StartError::Config(what.to_owned()));
         if self.max_command_bytes == 0 || self.max_command_bytes > Self::MAX_COMMAND_BYTES {
             return refuse("max_command_bytes must lie between 1 and 8388608 (8 MiB)");
+        }
+        if self.workers > Self::WORKERS_MAX {
+            return refuse("workers must be at most 255, or 0 for as many as the machine has cores");
         }
         if self.request_timeout.is_zero() {
             return refuse("request_timeout must be more than zero");
@@ -139,5 +144,18 @@ impl Config {
         }
         self.liveness.validate().map_err(|error| StartError::Config(format!("liveness: {error}")))?;
         self.raft.validate().map_err(|error| StartError::Config(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_workers_than_have_a_number_are_refused() {
+        let of = |workers| Config { workers, ..Config::default() }.validate();
+        assert!(of(0).is_ok() && of(255).is_ok());
+        let refused = of(256).expect_err("one too many").to_string();
+        assert!(refused.contains("workers must be at most 255"), "{refused}");
     }
 }

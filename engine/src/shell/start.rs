@@ -114,7 +114,7 @@ pub(crate) struct Open {
 pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     plan.config.validate()?;
     if plan.config.workers == 0 {
-        plan.config.workers = std::thread::available_parallelism().map_or(1, usize::from);
+        plan.config.workers = std::thread::available_parallelism().map_or(1, usize::from).min(Config::WORKERS_MAX);
     }
     let dir = plan.data_dir.clone();
     let io = |what: String| move |source| StartError::Io { what, source };
