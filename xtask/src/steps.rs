@@ -76,7 +76,7 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "tests",
         what: "all tests of all crates",
-        limit: seconds(1200),
+        limit: seconds(900),
         // The second with stores whose clocks run wrong, which what ships cannot do.
         commands: &[
             plain(&["cargo", "test", "--workspace", "--locked"]),
