@@ -58,15 +58,8 @@ pub(crate) struct Throughput {
     /// Clients, spread evenly over the stores; each proposes to a random region and waits for the answer.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub(crate) clients: Option<u64>,
-    /// Bytes of each value; the key has eight more.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
-    pub(crate) payload: u64,
-    /// Length of the measured window.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub(crate) seconds: Option<u64>,
-    /// Seconds of load before it.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=600))]
-    pub(crate) warmup: Option<u64>,
+    #[command(flatten)]
+    pub(crate) load: Load,
     /// Where the state lies; the log is durable in any case. Both: one run after the other, memory last.
     #[arg(long, value_enum, default_value = "both")]
     pub(crate) state: States,
@@ -78,6 +71,20 @@ pub(crate) struct Throughput {
     pub(crate) quick: bool,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
+}
+
+/// What is written, and for how long.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Load {
+    /// Bytes of each value; the key has eight more.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    pub(crate) payload: u64,
+    /// Length of the measured window.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: Option<u64>,
+    /// Seconds of load before it.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub(crate) warmup: Option<u64>,
 }
 
 /// What a client does.

@@ -8,6 +8,11 @@ const KEY_BYTES: usize = 8;
 /// About how many keys all regions have together: few, since it is the engine that is measured, not the map.
 const KEYS: u64 = 1 << 16;
 
+/// A value of so many bytes.
+pub(crate) fn value(bytes: u64) -> Vec<u8> {
+    (0..bytes).map(|place| (place % 251) as u8).collect()
+}
+
 /// All keys: of each region the first few.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeySpace {

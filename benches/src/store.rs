@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::args::{Operation, State, Store};
 use crate::clients::{self, Load, Tally};
 use crate::cluster::{Problem, STORES, files};
-use crate::keyspace::{KeySpace, PutMap};
+use crate::keyspace::{KeySpace, PutMap, value};
 use crate::live;
 use crate::usage;
 
@@ -130,7 +130,7 @@ async fn follow(options: &Store, engine: &Engine, mut commands: mpsc::Receiver<S
         keys,
         regions: engine.regions().iter().map(|region| region.id).collect(),
         consistency: options.operation.consistency(),
-        value: (0..options.payload).map(|place| (place % 251) as u8).collect(),
+        value: value(options.payload),
         tally: Tally::new(),
     });
     let mut running = None;

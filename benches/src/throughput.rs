@@ -50,10 +50,10 @@ impl Size {
         Self {
             groups: options.groups.unwrap_or(groups),
             clients: options.clients.unwrap_or(clients),
-            payload: options.payload,
+            payload: options.load.payload,
             operation: options.operation,
-            warmup: Duration::from_secs(options.warmup.unwrap_or(warmup)),
-            window: Duration::from_secs(options.seconds.unwrap_or(seconds)),
+            warmup: Duration::from_secs(options.load.warmup.unwrap_or(warmup)),
+            window: Duration::from_secs(options.load.seconds.unwrap_or(seconds)),
         }
     }
 }

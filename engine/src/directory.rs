@@ -5,9 +5,9 @@
 //! first key), and a wrong one costs a question: whoever names a region that is forgotten is sent to look for it, and any news of it
 //! brings it back.
 //!
-//! A region that sleeps is kept packed, in bytes that are shared with its worker and its applier. Whoever asks for it is given it
-//! unpacked, and what was unpacked is kept for who asks next: for a bounded number of regions, so that reads that wake nobody
-//! (`Local`, `Bounded`), over ever so many regions, leave little behind.
+//! A region that sleeps is kept packed, in bytes that are shared with its worker and its applier, until its replica here is woken.
+//! Whoever asks for it meanwhile is given it unpacked, and what was unpacked is kept for who asks next: for a bounded number of
+//! regions, so that reads that wake nobody (`Local`), over ever so many regions, leave little behind.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,7 +42,7 @@ struct Known {
 enum Entry {
     /// It may change any time.
     Awake(Arc<RegionDescriptor>),
-    /// Its replica here has come to rest since it was heard of last.
+    /// Its replica here has come to rest since it was heard of last, and has not been woken.
     Rested(Packed),
 }
 
@@ -272,7 +272,7 @@ impl Directory {
 }
 
 fn address(worker: usize, handle: RegionHandle) -> Address {
-    let worker = u32::try_from(worker).expect("invariant: at most 256 workers");
+    let worker = u32::try_from(worker).expect("invariant: at most 255 workers");
     Address { worker, slot: handle.slot, generation: handle.generation }
 }
 

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::options::Peer as Options;
 use crate::clients::{Draws, Failed, Tally};
 use crate::cluster::Problem;
-use crate::keyspace::KeySpace;
+use crate::keyspace::{KeySpace, value};
 
 /// The state of a group of a peer that brings none. A map that costs little: it is the peer that is measured.
 pub(crate) type State = FxHashMap<u64, Vec<u8>>;
@@ -74,7 +74,7 @@ impl<P: Peer> Load<P> {
             peer,
             groups: options.groups,
             keys: KeySpace::new(options.groups),
-            value: (0..options.payload).map(|place| (place % 251) as u8).collect(),
+            value: value(options.payload),
             tally: Tally::new(),
         }
     }

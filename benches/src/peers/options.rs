@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, ValueEnum};
 
-use crate::args::Cluster;
+use crate::args::{Cluster, Load};
 
 /// What `peers` measures.
 #[derive(Clone, Debug, Group)]
@@ -15,15 +15,8 @@ pub(crate) struct Peers {
     /// Clients; each writes to a random group and waits until that is committed and applied. 0: only what idle groups cost.
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=100_000))]
     pub(crate) clients: Option<u64>,
-    /// Bytes of each value; the key has eight more.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
-    pub(crate) payload: u64,
-    /// Length of the measured window.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub(crate) seconds: Option<u64>,
-    /// Seconds of load before it.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=600))]
-    pub(crate) warmup: Option<u64>,
+    #[command(flatten)]
+    pub(crate) load: Load,
     /// Seconds of rest after the first write to each group.
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=600))]
     pub(crate) settle: Option<u64>,

@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_replica_stays_small() {
-        // The first row of the table in `docs/performance.md`.
+        // While it is awake; asleep it is packed (`regions.rs`).
         assert!(size_of::<Region<()>>() <= 896, "{}", size_of::<Region<()>>());
     }
 }

@@ -157,6 +157,15 @@ impl<R> Regions<R> {
         self.slab.iter().map(|(key, cell)| (key, self.seen(key, cell)))
     }
 
+    /// Those that lead, in slot order, to be looked at.
+    pub(super) fn led(&self) -> impl Iterator<Item = Seen<'_, R>> {
+        let leads = |cell: &Cell<R>| match cell {
+            Cell::Awake(region) => region.group.is_leader(),
+            Cell::Asleep(asleep) => asleep.glimpse().leads,
+        };
+        self.slab.iter().filter(move |(_, cell)| leads(cell)).map(|(key, cell)| self.seen(key, cell))
+    }
+
     fn seen<'a>(&self, key: SlotKey, cell: &'a Cell<R>) -> Seen<'a, R> {
         match cell {
             Cell::Awake(region) => Seen::Here(region),

@@ -417,8 +417,7 @@ impl<R> Worker<R> {
     /// How many regions this worker leads.
     #[must_use]
     pub fn led(&self) -> LedCount {
-        let led = self.regions.iter().filter(|(_, region)| region.group.is_leader());
-        led.fold(LedCount::default(), |count, (_, region)| LedCount {
+        self.regions.led().fold(LedCount::default(), |count, region| LedCount {
             led: count.led + 1,
             movable: count.movable + usize::from(self.successors_of(self.now, &region).next().is_some()),
         })

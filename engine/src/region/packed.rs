@@ -6,6 +6,8 @@ use bytes::Bytes;
 use multiraft_raft::{RegionDescriptor, RegionId};
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
+use crate::region::command::get_varint;
+
 /// A descriptor in its stored form. Clones share their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed(Arc<[u8]>);
@@ -29,7 +31,8 @@ impl Packed {
     /// The region.
     #[must_use]
     pub fn id(&self) -> RegionId {
-        self.unpack().id
+        // Behind the byte that names the format.
+        RegionId(get_varint(&self.0, &mut 1).expect("invariant: it was encoded here"))
     }
 
     /// Whether both are the same bytes in memory.

@@ -24,16 +24,6 @@ const REGIONS_AT_ONCE: usize = 64;
 /// How many inputs one worker is told at a time.
 const REGIONS_PER_INPUT: usize = 1024;
 
-/// More than an allocator keeps for a thread.
-const STIRRING_BYTES: usize = 1 << 20;
-
-/// Takes a piece of memory and frees it, untouched. An allocator such as mimalloc gives back to the system what has been free for a
-/// while, but only when somebody takes or frees more than a little; in a store at rest nobody does, and what thousands of elections
-/// have used would stay with it.
-fn stir_allocator() {
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(STIRRING_BYTES)));
-}
-
 /// The checkpoint thread.
 pub(super) struct Checkpoints {
     pub(super) backend: Backend,
@@ -59,7 +49,6 @@ impl Checkpoints {
                     return;
                 }
                 self.round();
-                stir_allocator();
             }
         })
     }

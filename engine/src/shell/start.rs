@@ -441,7 +441,7 @@ impl Parts {
             awaits_vote: !self.promised_before.is_zero(),
             seed: (self.store.get() << 40) ^ (self.incarnation.get() << 8) ^ index as u64,
         };
-        let lane = u32::try_from(index).expect("invariant: at most 256 workers");
+        let lane = u32::try_from(index).expect("invariant: at most 255 workers");
         let residue = self.assembled.residue.part(|region| worker_of(region, workers) == index);
         Worker::new(config, recovered.token(lane), &starts, now).with_residue(residue)
     }
