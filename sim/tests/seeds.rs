@@ -35,6 +35,17 @@ fn a_run_does_not_depend_on_what_ran_before_or_beside_it() {
     assert_eq!(alone.digest, beside.digest);
 }
 
+/// In the first, members that had missed a change used up term after term before the one that could win; in the second, a change on its
+/// way to a dead store came into force only long after the faults.
+#[test]
+fn every_rule_holds_after_disasters_that_once_left_a_region_without_a_leader() {
+    for seed in [910_028, 910_476] {
+        let summary = run_seeds(seed..seed + 1, Plan::draw_disaster, 1, None, &|_| {});
+        let failures: Vec<_> = summary.failed.iter().map(|report| (report.seed, report.violation.clone())).collect();
+        assert!(failures.is_empty(), "{failures:?}");
+    }
+}
+
 #[test]
 fn planted_bugs_are_found() {
     for plant in [Plant::LyingDisk, Plant::LostSession, Plant::LocalRead] {

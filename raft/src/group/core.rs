@@ -51,6 +51,8 @@ pub(crate) struct Election {
     pub(crate) refusals: u32,
     /// The wait that ends at `deadline` is no drawn timeout, but this replica's place in the line of those that might campaign.
     pub(crate) stands_in_line: bool,
+    /// It has waited longer for somebody with a newer log since it campaigned last.
+    pub(crate) made_way: bool,
 }
 
 /// A replica's part in its group.
@@ -139,6 +141,7 @@ impl Core {
                 random: Random::new(seed),
                 refusals: 0,
                 stands_in_line: false,
+                made_way: false,
             },
             role: RoleState::Follower(Following::new(hard.commit)),
             bond: None,

@@ -11,7 +11,7 @@
 //! A pre-vote changes no term and no vote anywhere. A vote request leaves only after the candidate's own term and vote are
 //! durable, and its own vote counts only from then on; a vote leaves only after it is durable.
 
-use super::core::{Candidacy, Core, Effect, RoleState};
+use super::core::{Candidacy, Core, Effect, Election, RoleState};
 use crate::membership::VoteOutcome;
 use crate::{Body, FlushProof, LogIndex, Message, ReplicaId, Term, Time};
 
@@ -21,6 +21,7 @@ impl Core {
         if self.is_leader() {
             return;
         }
+        self.election.made_way = false;
         if !self.may_campaign() {
             self.rearm(now);
             return;
@@ -124,12 +125,28 @@ impl Core {
         }
         let granted = is_free && self.may_vote_for(from) && self.log.is_covered_by(last.0, last.1);
         if !granted {
+            self.make_way(now, last);
             self.send(from, Body::VoteReply { granted });
             return;
         }
         self.hard.vote = from;
         self.rearm(now);
         self.send_after_flush(from, Body::VoteReply { granted });
+    }
+
+    /// Somebody with a newer log asked for a vote in a term that is past or given away. It learns of the current term by the refusal,
+    /// and may win a later one: it is let ask again first. Without pre-votes those that cannot win, because they have missed a change
+    /// of the members perhaps, would otherwise use up term after term before it. Once only for each campaign of this replica's own:
+    /// who asks and never wins holds nobody up for long.
+    pub(crate) fn make_way(&mut self, now: Time, (last_index, last_term): (LogIndex, Term)) {
+        let own = (self.log.last_term(), self.log.last_index());
+        let is_better = (last_term, last_index) > own && !self.is_leader() && self.known_leader().is_none();
+        if is_better && !self.election.made_way && self.election.deadline != Time::NEVER {
+            self.election.made_way = true;
+            let Election { random, deadline, .. } = &mut self.election;
+            let (min, max) = (self.options.election_timeout_min, self.options.election_timeout_max);
+            *deadline = (*deadline).max(now.plus(max + random.below(max - min)));
+        }
     }
 
     /// One vote a term (dissertation, section 3.4), and none once the term has a leader.

@@ -27,6 +27,7 @@ const IS_BOUND: u8 = 2;
 const IN_LINE: u8 = 4;
 const MAY_REST: u8 = 8;
 const ASKED_TO_CAMPAIGN: u8 = 16;
+const MADE_WAY: u8 = 128;
 /// The kind of [`Rest`], in two bits.
 const REST_SHIFT: u8 = 5;
 
@@ -124,12 +125,13 @@ impl Core {
         if !is_still || !role.is_still(members, *id) {
             return false;
         }
-        let Election { leader, heard_at, deadline, priority, random, refusals, stands_in_line } = election;
+        let Election { leader, heard_at, deadline, priority, random, refusals, stands_in_line, made_way } = election;
         let mut out = Packer { out, time: 0 };
         let mut flags = 0;
         let mut set = |flag: u8, is_set: bool| flags |= if is_set { flag } else { 0 };
         set(IS_BOUND, bond.is_some());
         set(IN_LINE, *stands_in_line);
+        set(MADE_WAY, *made_way);
         if let RoleState::Leader(leader) = role {
             set(LEADS, true);
             set(MAY_REST, leader.may_rest);
@@ -207,7 +209,7 @@ impl Core {
         });
         let role = if is(LEADS) {
             let others = known.members().iter().map(|(other, _)| *other).filter(|other| *other != id);
-            let mut leader = Leader::unpack(others, last, commit, flags >> REST_SHIFT, &mut from);
+            let mut leader = Leader::unpack(others, last, commit, flags >> REST_SHIFT & 3, &mut from);
             (leader.may_rest, leader.asked_to_campaign) = (is(MAY_REST), is(ASKED_TO_CAMPAIGN));
             RoleState::Leader(Box::new(leader))
         } else {
@@ -223,7 +225,16 @@ impl Core {
             members: Members::new(known, LogIndex::ZERO),
             applying: Applying::new(applied),
             log,
-            election: Election { leader, heard_at, deadline, priority, random, refusals, stands_in_line: is(IN_LINE) },
+            election: Election {
+                leader,
+                heard_at,
+                deadline,
+                priority,
+                random,
+                refusals,
+                stands_in_line: is(IN_LINE),
+                made_way: is(MADE_WAY),
+            },
             role,
             bond,
             releases: None,

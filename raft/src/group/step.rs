@@ -23,7 +23,7 @@ impl Core {
             _ => {}
         }
         match message.term.cmp(&self.hard.term) {
-            Ordering::Less => self.answer_from_the_past(&message),
+            Ordering::Less => self.answer_from_the_past(now, &message),
             Ordering::Equal => self.dispatch(now, message),
             Ordering::Greater => {
                 if self.admit_higher_term(now, &message) {
@@ -57,10 +57,13 @@ impl Core {
     /// A sender of a lower term is told of the current one. That also frees a replica that is alone in a high term: its
     /// answer brings the leader of the lower one to a new election, which the replica can take part in (dissertation,
     /// section 4.2.3, with the remark on pre-vote and check-quorum in section 9.6).
-    fn answer_from_the_past(&mut self, message: &Message) {
+    fn answer_from_the_past(&mut self, now: Time, message: &Message) {
         let body = match message.body {
             Body::PreVote { .. } => Body::PreVoteReply { granted: false },
-            Body::Vote { .. } => Body::VoteReply { granted: false },
+            Body::Vote { last_index, last_term, .. } => {
+                self.make_way(now, (last_index, last_term));
+                Body::VoteReply { granted: false }
+            }
             Body::Heartbeat { .. } | Body::Fortify { .. } => Body::HeartbeatReply { round: 0 },
             Body::Append { prev_index, .. } => Body::AppendReply(AppendOutcome::Rejected {
                 prev_index,

@@ -81,6 +81,30 @@ fn vote_that_became_durable_for_an_older_campaign_does_not_count_for_this_one() 
 }
 
 #[test]
+fn who_asks_in_vain_with_a_newer_log_is_let_ask_again_first_but_once_only() {
+    let options = Options { pre_vote: false, ..Options::default() };
+    let (longest, range) = (options.election_timeout_max, options.election_timeout_max - options.election_timeout_min);
+    let mut hand = Hand::follower(options, 3);
+    let vote = |last| Body::Vote { last_index: x(last), last_term: Term(1), transfer: false };
+    hand.hear(2, 5, vote(5));
+    let drawn = hand.group.next_deadline();
+    assert!(drawn < NOW.plus(longest));
+    hand.hear(3, 4, vote(5));
+    assert_eq!(hand.group.next_deadline(), drawn, "its log is no newer");
+    hand.hear(3, 4, vote(6));
+    let later = hand.group.next_deadline();
+    assert!(later >= NOW.plus(longest) && later < NOW.plus(longest + range));
+    hand.hear(3, 5, vote(6));
+    assert_eq!(hand.group.next_deadline(), later, "it has waited for it");
+    hand.group.campaign(NOW);
+    let drawn = hand.group.next_deadline();
+    hand.hear(3, 6, vote(6));
+    assert!(drawn < NOW.plus(longest) && hand.group.next_deadline() >= NOW.plus(longest));
+    let granted: Vec<_> = hand.turn().messages.into_iter().map(|message| (message.to, message.body)).collect();
+    assert_eq!(granted, vec![(id(3), Body::VoteReply { granted: false }); 4]);
+}
+
+#[test]
 fn grant_of_an_earlier_pre_vote_does_not_count() {
     let mut hand = Hand::follower(Options::default(), 3);
     hand.group.campaign(NOW);

@@ -37,7 +37,7 @@ const FROM_SURVIVORS: &str = "survivors can be collected and planned with";
 const CUTS_MAX: u32 = 4;
 
 /// How often it is looked again because of changes of replicas that may yet come into force.
-const FURTHER_LOOKS_MAX: u32 = 2;
+const FURTHER_LOOKS_MAX: u32 = 4;
 
 /// What a disaster has left.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub(super) struct Aftermath {
     pub(super) lost_at: Option<Moment>,
     /// How often a plan was made once more after the faults, because a region might yet lose its quorum.
     further_looks: u32,
+    /// When the survivors were stopped last.
+    pub(super) looked_at: Moment,
     /// Keys of which the last writes may be lost, with where what is left of them is to be seen at the next start.
     unseen: Vec<(Key, RegionId, usize, Moment)>,
 }
@@ -58,7 +60,7 @@ pub(super) struct Aftermath {
 impl Aftermath {
     pub(super) fn new(plan: &Plan) -> Self {
         let random = Random::new(plan.disaster.map_or(0, |disaster| disaster.seed));
-        Self { random, is_final: false, ids_upto: 0, lost_at: None, further_looks: 0, unseen: Vec::new() }
+        Self { random, is_final: false, ids_upto: 0, lost_at: None, further_looks: 0, looked_at: Moment(0), unseen: Vec::new() }
     }
 }
 
@@ -122,6 +124,7 @@ impl Cluster {
     /// All survivors are stopped, and what has lost its quorum is recovered.
     pub(super) fn on_recover(&mut self) {
         let survivors: Vec<usize> = (0..self.nodes.len()).filter(|store| !self.nodes[*store].dead).collect();
+        self.aftermath.looked_at = self.schedule.now();
         for store in &survivors {
             let style = self.aftermath.random.pick(&[CrashStyle::KeepAll, CrashStyle::KeepAll, CrashStyle::Mix]);
             self.kill(*store, style);
@@ -134,7 +137,9 @@ impl Cluster {
                 let looks_again = is_unsettled && self.faults.over && self.aftermath.further_looks < FURTHER_LOOKS_MAX;
                 if looks_again {
                     self.aftermath.further_looks += 1;
-                    self.schedule.plan_in(2 * SECOND, Event::Recover);
+                    // Time to elect a leader in, which brings what is under way into force.
+                    let election = 2 * self.plan.raft.election_timeout_max.as_nanos() as u64;
+                    self.schedule.plan_in(2 * SECOND + election, Event::Recover);
                 }
             }
             Err((rule, detail)) => return self.fail(rule, detail),

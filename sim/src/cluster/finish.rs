@@ -14,7 +14,7 @@ use crate::check::state::{ReplicaState, check_equal, check_once};
 use crate::machine;
 use crate::schedule::{Moment, SECOND};
 
-/// Every region must have taken a write so long after the faults have ended. One that is frozen then is waited for as long again as a
+/// Every region must have taken a write so long after the faults have ended, or after the stores were stopped last because of a disaster. One that is frozen then is waited for as long again as a
 /// merge may take before it is given up: until then, nothing promises that it takes any. So is one that has just been thawed.
 const PROGRESS_WITHIN: u64 = 12 * SECOND;
 /// How long clients may take to come back to a region that takes writes again, one key after the other.
@@ -30,8 +30,14 @@ impl Cluster {
     pub(super) fn on_settle(&mut self) {
         let late = self.clients.unproven();
         let merge_timeout = self.plan.life.merge_timeout.as_nanos() as u64;
-        let limit = Moment(self.plan.chaos + PROGRESS_WITHIN + merge_timeout);
+        let begun = self.plan.chaos.max(self.aftermath.looked_at.0);
+        let limit = Moment(begun + PROGRESS_WITHIN + merge_timeout);
         if !late.is_empty() {
+            let due = Moment(begun + PROGRESS_WITHIN);
+            if self.schedule.now() < due {
+                self.end.0 += due.0 - self.schedule.now().0;
+                return self.schedule.plan(due, Event::Settle);
+            }
             // A prober asks for one key after the other: those behind a frozen one have not been asked for.
             let asked = self.clients.probed();
             let all_frozen = asked.iter().all(|key| self.was_just_frozen(&machine::key_bytes(*key)));
@@ -40,7 +46,7 @@ impl Cluster {
                 self.end.0 += merge_timeout;
                 return self.schedule.plan(limit, Event::Settle);
             }
-            let seconds = (self.schedule.now().0 - self.plan.chaos) / SECOND;
+            let seconds = (self.schedule.now().0 - begun) / SECOND;
             let detail = format!("{late:?} took no write within {seconds} s after the faults");
             return self.fail("every region works again", detail);
         }
