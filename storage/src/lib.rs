@@ -2,6 +2,7 @@
 
 pub mod disk;
 pub mod log;
+mod pool;
 pub mod snapshot;
 pub mod state;
 
@@ -10,6 +11,7 @@ pub use log::{
     FlushListener, FlushToken, GroupRecord, LogBatch, LogChange, LogFailure, LogOptions, LogProgress, LogReader,
     LogWriter, Recovered, RecoveredGroup, SharedLog, SubmitError,
 };
+pub use pool::BytePool;
 pub use snapshot::{
     DamagedFile, SnapshotError, SnapshotId, SnapshotInfo, SnapshotItem, SnapshotReader, SnapshotStore, SnapshotWriter,
 };

@@ -17,6 +17,8 @@
 mod admin;
 mod applied;
 mod aside;
+mod asleep;
+mod awake;
 mod beats;
 mod bulk;
 mod campaign;

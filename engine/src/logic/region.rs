@@ -15,7 +15,7 @@ use crate::logic::campaign::Attempt;
 use crate::logic::merge::Driving;
 use crate::logic::output::ReplyTo;
 use crate::logic::read::Charge;
-use crate::logic::{MergeState, RegionHandle, RegionStart};
+use crate::logic::{MergeState, Packed, RegionHandle, RegionStart};
 use crate::status::RegionStatus;
 
 /// A replica: its Raft group, and who waits for what.
@@ -24,6 +24,8 @@ pub(super) struct Region<R> {
     /// Where the first replicas live, beside the group: most messages need not look into the descriptor.
     pub(super) stores: [(ReplicaId, StoreId); INLINE_REPLICAS],
     pub(super) descriptor: Arc<RegionDescriptor>,
+    /// What the descriptor was packed into when the replica slept last: others share it.
+    pub(super) slept_as: Option<Packed>,
     /// Who spoke last of those that the descriptor does not name: a replica that has fallen behind must be able to answer a
     /// leader of which it does not know yet.
     pub(super) stranger: Option<(ReplicaId, StoreId)>,
@@ -69,7 +71,7 @@ pub(super) struct Region<R> {
     pub(super) listed_paused: bool,
     /// Whether it is to campaign, or does.
     pub(super) attempt: Attempt,
-    /// It has done something since the last walk over all regions came by.
+    /// It has done something since the last walk for those who may sleep came by.
     pub(super) stirred: bool,
     /// How it stands is listed for callers.
     pub(super) listed: bool,
@@ -211,6 +213,7 @@ impl<R> Region<R> {
             id: start.descriptor.id,
             stores: first_stores(&start.descriptor),
             descriptor: Arc::clone(&start.descriptor),
+            slept_as: None,
             stranger: None,
             departed: Vec::new(),
             group: Group::new(options, own, restored, seed, now),

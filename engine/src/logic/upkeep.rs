@@ -17,10 +17,16 @@ use crate::logic::{ApplyTask, DiskUse, Notice, TurnOutput};
 const INTERVAL: Duration = Duration::from_millis(50);
 /// ...and while nothing has come in and no group has been due since the last time: all that an idle worker costs.
 const IDLE_INTERVAL: Duration = Duration::from_millis(500);
-/// How many slots one round looks at...
+/// How many slots one round looks at, for those who sleep...
 const SLOTS_PER_ROUND: u32 = 1024;
 /// ...and one of an idle worker, whose groups sleep: what happens to one of them is activity.
 const SLOTS_PER_IDLE_ROUND: u32 = 64;
+/// How many of those who are awake one round looks at.
+const AWAKE_PER_ROUND: u32 = 1024;
+/// How long a replica has to have done nothing before it is put to sleep, at least: it may be about to be used again.
+const REST_AFTER: Duration = Duration::from_secs(1);
+/// With more awake than that, as many are looked at in a round, and put to sleep as soon as they have nothing to do.
+const AWAKE_MAX: u32 = 4096;
 /// How many leaders one round hands over.
 const TRANSFERS_PER_ROUND: usize = 64;
 
@@ -62,7 +68,14 @@ pub struct LedCount {
 #[derive(Debug)]
 pub(super) struct Upkeep {
     next: Time,
+    /// The slot that was looked at last, for those who sleep.
     cursor: u32,
+    /// How many of those who are awake are still to be looked at on this walk: they are taken from the end, where others come to.
+    awake_left: u32,
+    /// This walk puts to sleep who has nothing to do...
+    puts_to_sleep: bool,
+    /// ...and began then, or the last such one did.
+    slept_at: Time,
     /// How many rounds are to follow at the pace of a worker that has something to do.
     busy_rounds: u32,
     handover: bool,
@@ -92,6 +105,9 @@ impl Upkeep {
         Self {
             next: now.next_multiple(INTERVAL),
             cursor: 0,
+            awake_left: 0,
+            puts_to_sleep: false,
+            slept_at: now,
             busy_rounds: 0,
             handover: false,
             waiting_for_space: [0; 2],
@@ -234,30 +250,58 @@ impl<R> Worker<R> {
     }
 
     fn place_leaders(&mut self, now: Time) {
+        let mut moved = 0;
+        self.look_at_awake(now, &mut moved);
         let slots = self.regions.slots();
         let looked_at = if self.upkeep.busy_rounds > 0 { SLOTS_PER_ROUND } else { SLOTS_PER_IDLE_ROUND };
-        let mut moved = 0;
         for _ in 0..slots.min(looked_at) {
             if moved >= TRANSFERS_PER_ROUND {
                 break;
             }
             self.upkeep.cursor = if self.upkeep.cursor + 1 >= slots { 0 } else { self.upkeep.cursor + 1 };
             let Some(key) = self.regions.occupant(self.upkeep.cursor) else { continue };
-            if !self.rouse_to_move(now, key) {
-                continue;
+            if self.rouse_to_move(now, key) {
+                self.look_at(now, key, &mut moved);
             }
-            self.expire_waiting(now, key);
-            self.ask_if_lonely(now, key);
-            moved += usize::from(self.place_leader(now, key));
-            if self.region(key).group.leader().is_none() {
-                // Somebody may be about to need a leader.
-                self.upkeep.note_activity(now, slots);
-            }
-            self.give_memory_back(key);
         }
     }
 
-    /// A replica that sleeps, and has done nothing since the walk came by last, keeps only what it needs to be woken.
+    /// Goes on with the walk over those who are awake, or begins the next.
+    fn look_at_awake(&mut self, now: Time, moved: &mut usize) {
+        let awake = self.regions.awake();
+        let upkeep = &mut self.upkeep;
+        if upkeep.awake_left == 0 {
+            upkeep.awake_left = awake;
+            upkeep.puts_to_sleep = awake > AWAKE_MAX || now.since(upkeep.slept_at) >= REST_AFTER;
+            if upkeep.puts_to_sleep {
+                upkeep.slept_at = now;
+            }
+        }
+        for _ in 0..if awake > AWAKE_MAX { AWAKE_MAX } else { AWAKE_PER_ROUND } {
+            if self.upkeep.awake_left == 0 {
+                break;
+            }
+            self.upkeep.awake_left -= 1;
+            // Whoever is put to sleep is replaced by the last, who has been looked at.
+            let Some(key) = self.regions.awake_at(self.upkeep.awake_left) else { continue };
+            self.look_at(now, key, moved);
+            if self.upkeep.puts_to_sleep {
+                self.give_memory_back(key);
+            }
+        }
+    }
+
+    fn look_at(&mut self, now: Time, key: SlotKey, moved: &mut usize) {
+        self.expire_waiting(now, key);
+        self.ask_if_lonely(now, key);
+        *moved += usize::from(*moved < TRANSFERS_PER_ROUND && self.place_leader(now, key));
+        if self.region(key).group.leader().is_none() {
+            // Somebody may be about to need a leader.
+            self.upkeep.note_activity(now, self.regions.slots());
+        }
+    }
+
+    /// A replica that sleeps, and has done nothing since such a walk came by last, keeps only what it needs to be woken.
     fn give_memory_back(&mut self, key: SlotKey) {
         let region = self.region_mut(key);
         let is_quiet = !std::mem::take(&mut region.stirred) && region.group.next_deadline() == Time::NEVER;
@@ -275,9 +319,9 @@ impl<R> Worker<R> {
         }
     }
 
-    /// Whether a replica is to be looked at: one that sleeps only if its leadership is to go elsewhere.
+    /// Wakes a replica that sleeps and whose leadership is to go elsewhere; says whether it did.
     fn rouse_to_move(&mut self, now: Time, key: SlotKey) -> bool {
-        let Some(glimpse) = self.regions.glimpse(key) else { return true };
+        let Some(glimpse) = self.regions.glimpse(key) else { return false };
         let may_go = glimpse.leads
             && (!glimpse.is_preferred || self.upkeep.gives_away(now) || self.upkeep.sheds(now))
             && self.regions.see(key).is_some_and(|region| self.heir(now, &region).is_some());

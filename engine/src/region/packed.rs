@@ -21,6 +21,13 @@ impl Packed {
         Self(bytes.into())
     }
 
+    /// Packs `descriptor`, into what it was packed into before if that is the same.
+    #[must_use]
+    pub fn again(before: Option<&Self>, descriptor: &RegionDescriptor) -> Self {
+        let packed = Self::new(descriptor);
+        before.filter(|before| **before == packed).cloned().unwrap_or(packed)
+    }
+
     /// The descriptor. Takes its memory anew each time.
     #[must_use]
     pub fn unpack(&self) -> Arc<RegionDescriptor> {

@@ -14,7 +14,6 @@ mod index;
 mod ledger;
 mod options;
 mod packed;
-mod pool;
 mod reader;
 mod record;
 mod recovery;

@@ -13,7 +13,7 @@ use multiraft_raft::RegionId;
 
 use super::group::{Group, Tip};
 use super::packed::{self, PACKED_MAX, Packed};
-use super::pool::Pool;
+use crate::BytePool;
 
 /// How many groups of a shard may be open that could be packed.
 const OPEN_MAX: usize = 256;
@@ -71,7 +71,7 @@ struct Open {
 pub(crate) struct Shard {
     slots: Vec<u32>,
     groups: usize,
-    pools: [Pool; SIZES.len()],
+    pools: [BytePool; SIZES.len()],
     open: Vec<Open>,
     /// Open groups that something was written for since they were last looked at; perhaps some that are gone.
     to_pack: Vec<RegionId>,
@@ -84,7 +84,7 @@ pub(crate) struct Shard {
 impl Default for Shard {
     fn default() -> Self {
         let (slots, open, to_pack) = (Vec::new(), Vec::new(), Vec::new());
-        Self { slots, groups: 0, pools: SIZES.map(Pool::new), open, to_pack, next_look: 0, turned_away: 0 }
+        Self { slots, groups: 0, pools: SIZES.map(BytePool::new), open, to_pack, next_look: 0, turned_away: 0 }
     }
 }
 
@@ -217,7 +217,7 @@ impl Shard {
     pub(crate) fn heap(&self) -> usize {
         let table = self.slots.capacity() * size_of::<u32>() + self.to_pack.capacity() * size_of::<RegionId>();
         let open: usize = self.open.iter().map(|open| open.group.blocks.heap()).sum();
-        let pools: usize = self.pools.iter().map(Pool::heap).sum();
+        let pools: usize = self.pools.iter().map(BytePool::heap).sum();
         table + pools + open + self.open.capacity() * size_of::<Open>()
     }
 

@@ -1,4 +1,4 @@
-//! Places of one size for packed groups.
+//! Places of one size for packed groups, or for whatever else there is a hundred thousand of.
 //!
 //! Dense: the last place moves into one that becomes free, so a pool takes what its groups take and a piece of a chunk.
 //! Chunks have one size in all pools, and nothing is ever grown by moving it: the allocator is left without holes.
@@ -6,9 +6,10 @@
 /// What is taken from the allocator at once.
 const CHUNK: usize = 1024;
 
-/// Packed groups of up to `size` bytes each.
+/// Byte strings of up to one size, each in a place of that size, side by side: they take what they need and a piece of a chunk of
+/// 1 KiB, whatever has come and gone meanwhile, and the allocator keeps no holes for them.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub struct BytePool {
     size: u32,
     /// How many places a chunk has. In 32 bits, as all that is divided by it: with more, that is slow.
     each: u32,
@@ -18,29 +19,57 @@ pub(crate) struct Pool {
     taken: u32,
 }
 
-impl Pool {
-    pub(crate) fn new(size: u16) -> Self {
+impl BytePool {
+    /// The largest size of a place, in bytes.
+    pub const SIZE_MAX: u16 = CHUNK as u16;
+
+    /// An empty pool.
+    ///
+    /// # Panics
+    /// If `size` is zero or above [`SIZE_MAX`](Self::SIZE_MAX).
+    #[must_use]
+    pub fn new(size: u16) -> Self {
+        assert!(size > 0 && size <= Self::SIZE_MAX, "a place of {size} bytes");
         let size = u32::from(size);
         Self { size, each: CHUNK as u32 / size, chunks: Vec::new(), taken: 0 }
     }
 
-    pub(crate) fn len(&self) -> u32 {
+    /// How many places are taken: the first so many.
+    #[must_use]
+    pub fn len(&self) -> u32 {
         self.taken
     }
 
-    /// A packed group, and what lies behind it up to the end of its place.
-    pub(crate) fn get(&self, at: u32) -> &[u8] {
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.taken == 0
+    }
+
+    /// What lies there, and what lies behind it up to the end of its place. Of a place that is not taken, anything.
+    ///
+    /// # Panics
+    /// If there never was such a place.
+    #[must_use]
+    pub fn get(&self, at: u32) -> &[u8] {
         let (chunk, range) = self.place(at);
         &self.chunks[chunk][range]
     }
 
-    pub(crate) fn set(&mut self, at: u32, packed: &[u8]) {
+    /// Replaces what lies there.
+    ///
+    /// # Panics
+    /// If it is longer than a place.
+    pub fn set(&mut self, at: u32, packed: &[u8]) {
         let (chunk, range) = self.place(at);
         self.chunks[chunk][range][..packed.len()].copy_from_slice(packed);
     }
 
-    /// Answers where it lies now.
-    pub(crate) fn push(&mut self, packed: &[u8]) -> u32 {
+    /// Takes the next place; answers which it is.
+    ///
+    /// # Panics
+    /// If it is longer than a place.
+    pub fn push(&mut self, packed: &[u8]) -> u32 {
         let at = self.taken;
         self.taken += 1;
         if self.place(at).0 == self.chunks.len() {
@@ -51,7 +80,10 @@ impl Pool {
     }
 
     /// Frees a place; the last one moves there, if it is not the last itself.
-    pub(crate) fn swap_remove(&mut self, at: u32) {
+    ///
+    /// # Panics
+    /// If none is taken.
+    pub fn swap_remove(&mut self, at: u32) {
         let last = self.taken - 1;
         let ((from, range), (to, hole)) = (self.place(last), self.place(at));
         if from == to {
@@ -70,7 +102,8 @@ impl Pool {
     }
 
     /// What it has allocated, in bytes.
-    pub(crate) fn heap(&self) -> usize {
+    #[must_use]
+    pub fn heap(&self) -> usize {
         self.chunks.len() * CHUNK + self.chunks.capacity() * size_of::<Box<[u8; CHUNK]>>()
     }
 
@@ -91,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_pool_is_dense_and_gives_back_what_it_does_not_need() {
-        let mut pool = Pool::new(24);
+        let mut pool = BytePool::new(24);
         let packed = |number: u8| [number; 24];
         for number in 0..200 {
             assert_eq!(pool.push(&packed(number)[..20]), u32::from(number));
