@@ -41,11 +41,12 @@ use std::process::ExitCode;
 
 /// As in the `multiraft` program, so that its stores are measured as they run.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: multiraft_allocator::Allocator = multiraft_allocator::Allocator;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
+    multiraft_allocator::give_back_at_once();
     let outcome = match args::Args::parse().bench {
         args::Bench::Throughput(options) => throughput::run(&options),
         args::Bench::Sweep(options) => sweep::run(&options),

@@ -25,11 +25,11 @@ use tracing_subscriber::prelude::*;
 use cli::{CertsArgs, Cli, Command};
 use error::Failure;
 
-/// Thousands of regions take and give back small pieces all the time, and seldom the ones that are still in the caches.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: multiraft_allocator::Allocator = multiraft_allocator::Allocator;
 
 fn main() -> ExitCode {
+    multiraft_allocator::give_back_at_once();
     let command = Cli::parse().command;
     start_logging(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
     files::raise_limit();

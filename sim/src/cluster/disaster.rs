@@ -60,7 +60,15 @@ pub(super) struct Aftermath {
 impl Aftermath {
     pub(super) fn new(plan: &Plan) -> Self {
         let random = Random::new(plan.disaster.map_or(0, |disaster| disaster.seed));
-        Self { random, is_final: false, ids_upto: 0, lost_at: None, further_looks: 0, looked_at: Moment(0), unseen: Vec::new() }
+        Self {
+            random,
+            is_final: false,
+            ids_upto: 0,
+            lost_at: None,
+            further_looks: 0,
+            looked_at: Moment(0),
+            unseen: Vec::new(),
+        }
     }
 }
 

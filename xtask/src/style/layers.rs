@@ -5,15 +5,17 @@ use super::manifest::Dependency;
 /// Each crate's folder, its own crates that it may link, and those that only its tests may. A folder that is not listed may
 /// link none.
 const LAYERS: &[(&str, &[&str], &[&str])] = &[
+    // Of programs only: which allocator an embedding program has is that program's choice.
+    ("allocator", &[], &[]),
     ("raft", &[], &[]),
     ("storage", &["multiraft-raft"], &[]),
     ("transport", &["multiraft-raft"], &[]),
     ("router", &["multiraft-raft"], &[]),
     ("engine", &["multiraft-raft", "multiraft-storage", "multiraft-transport", "multiraft-router"], &[]),
     // On the public interface alone, like any program of a user. Histories of its processes are judged as simulated ones are.
-    ("server", &["multiraft"], &["multiraft-sim"]),
+    ("server", &["multiraft", "multiraft-allocator"], &["multiraft-sim"]),
     ("examples", &["multiraft"], &[]),
-    ("benches", &["multiraft"], &[]),
+    ("benches", &["multiraft", "multiraft-allocator"], &[]),
     ("torture", &["multiraft"], &[]),
     // It drives the engine's deterministic core; nothing that is shipped depends on it.
     ("sim", &["multiraft", "multiraft-raft", "multiraft-storage", "multiraft-transport", "multiraft-router"], &[]),
