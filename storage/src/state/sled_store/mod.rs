@@ -68,7 +68,7 @@ const EXEMPT_KEYS_MAX: usize = 100_000;
 #[non_exhaustive]
 pub struct SledConfig {
     /// About how many bytes of memory sled may fill with pages; at least 1 MiB. Pages that are not in it are read from the file when
-    /// they are wanted, and a few dozen bytes of each pair stay in memory to find them. Default: 16 MiB.
+    /// they are wanted, and a few dozen bytes of each pair stay in memory to find them. Default: 4 MiB.
     pub cache_bytes_max: u64,
     /// Writes are refused while less than this is free on the file system. sled needs room to write out what it holds in
     /// memory; keep it above the cache. Default: 128 MiB.
@@ -82,7 +82,7 @@ pub struct SledConfig {
 impl Default for SledConfig {
     fn default() -> Self {
         Self {
-            cache_bytes_max: 16 << 20,
+            cache_bytes_max: 4 << 20,
             free_bytes_min: 128 << 20,
             snapshot_bytes_max: 128 << 20,
             delete_range_keys_max: 4096,
