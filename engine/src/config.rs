@@ -31,8 +31,8 @@ pub struct Config {
     /// Size of a log segment file, in bytes.
     pub log_segment_bytes: u64,
     /// The memory that sled may fill with pages of state, in bytes; about 1 MiB at least. What is not in it is read from the file
-    /// when it is wanted, through the system's own cache. The default holds some 70,000 small pairs and records; give it more if
-    /// more than that are used all the time.
+    /// when it is wanted, through the system's own cache. The default, 4 MiB, holds some 20,000 small pairs. Where more than that
+    /// are used all the time, and memory is there, more of it makes a read of those cost less: see `docs/performance.md`.
     pub state_cache_bytes: u64,
     /// How often applied state is made durable, so that the log can be cut.
     pub checkpoint_interval: Duration,
@@ -80,7 +80,7 @@ impl Default for Config {
             apply_queue_bytes: 64 << 20,
             send_queue_bytes: 16 << 20,
             log_segment_bytes: 64 << 20,
-            state_cache_bytes: 16 << 20,
+            state_cache_bytes: 4 << 20,
             checkpoint_interval: Duration::from_secs(2),
             volatile_log_bytes: 512 << 20,
             compact_entries: 4096,

@@ -28,13 +28,15 @@ enum Step {
     Restart(u64),
 }
 
-/// Few different keys, so that steps meet; the empty one among them.
+/// Few different keys, so that steps meet; the empty one among them, and such as sled's store keeps in groups.
 fn key() -> impl Strategy<Value = Bytes> {
-    vec(0..3u8, 0..4).prop_map(Bytes::from)
+    let numbered = (0..4u8, 0..40u8, 0..9usize)
+        .prop_map(|(kind, number, more)| [&[kind, 0, 0, 0, 0, 0, 0, 0, number][..], &[0][..more / 8]].concat());
+    prop_oneof![vec(0..4u8, 0..4), numbered].prop_map(Bytes::from)
 }
 
 fn value() -> impl Strategy<Value = Bytes> {
-    prop_oneof![8 => 0..60usize, 1 => 4_000..9_000usize]
+    prop_oneof![8 => 0..60usize, 2 => 230..250usize, 1 => 4_000..9_000usize]
         .prop_flat_map(|len| any::<u8>().prop_map(move |fill| Bytes::from(vec![fill; len])))
 }
 

@@ -214,3 +214,94 @@ fn a_large_range_goes_at_once_and_its_keys_by_and_by() {
     assert_eq!(raw.scan_prefix(b"d").count(), want.len());
     assert_eq!(raw.scan_prefix(b"c").chain(raw.scan_prefix(b"x")).count(), 0, "the clear itself is left");
 }
+
+fn numbered(kind: u8, number: u64) -> bytes::Bytes {
+    [&[kind], &number.to_be_bytes()[..]].concat().into()
+}
+
+#[test]
+fn records_of_neighbours_are_one_pair_for_sled_until_they_are_long() {
+    let dir = TempDir::new().unwrap();
+    let store = SledStore::open(dir.path(), SledConfig::default()).unwrap();
+    let mut batch = StateBatch::new();
+    for number in 0..1600 {
+        batch.put(numbered(1, number), "applied");
+        batch.put(numbered(2, number), "descriptor");
+    }
+    store.write(batch).unwrap();
+    let mut batch = StateBatch::new();
+    batch.put(numbered(1, 5), vec![5; 9_000]);
+    batch.put(numbered(1, 6), vec![6; 300]);
+    batch.delete(numbered(1, 7));
+    batch.delete_range(numbered(2, 8), numbered(2, 17));
+    store.write(batch).unwrap();
+    let applied = |store: &SledStore| store.view().scan(&[1], &[2], usize::MAX).unwrap();
+    let want: Vec<_> = (0..1600).filter(|number| *number != 7).map(|number| numbered(1, number)).collect();
+    assert_eq!(applied(&store).into_iter().map(|(key, _)| key).collect::<Vec<_>>(), want);
+    assert_eq!(store.view().get(&numbered(1, 5)).unwrap().unwrap(), vec![5; 9_000]);
+    assert_eq!(applied(&store)[6].1, vec![6; 300]);
+    assert_eq!(store.view().scan(&numbered(2, 7), &numbered(2, 18), 9).unwrap().len(), 2);
+    let mut batch = StateBatch::new();
+    batch.put(numbered(1, 5), "short");
+    batch.delete(numbered(1, 6));
+    store.write(batch).unwrap();
+    assert_eq!(store.view().get(&numbered(1, 5)).unwrap().unwrap(), "short");
+    assert_eq!(applied(&store).len(), 1598);
+    drop(store);
+    let raw = sled::open(dir.path()).unwrap();
+    assert_eq!(raw.scan_prefix(b"g").count(), 100 + 200 - 1);
+    assert_eq!(raw.scan_prefix(b"d").chain(raw.scan_prefix(b"p")).count(), 0, "what was long is left behind");
+}
+
+#[test]
+fn a_store_of_the_first_layout_is_taken_over_also_after_a_crash_on_the_way() {
+    let dir = TempDir::new().unwrap();
+    drop(SledStore::open(dir.path(), SledConfig::default()).unwrap());
+    let is_long = |number: u64| number == 1234;
+    let stored = |number: u64| if is_long(number) { vec![b'x'; 300] } else { number.to_string().into_bytes() };
+    let data = |key: &[u8]| [b"d", key].concat();
+    let mut all = Vec::new();
+    {
+        let raw = sled::open(dir.path()).unwrap();
+        raw.insert(b"mformat", &[1]).unwrap();
+        let other =
+            [&b""[..], &[1], &[2, 2], &[16, 0, 0, 0, 0, 0, 0, 0, 1]].map(|key| (key.to_vec(), b"other".to_vec()));
+        let records = (0..3000).flat_map(|number| [1, 2].map(|kind| (numbered(kind, number).to_vec(), stored(number))));
+        for (key, value) in other.into_iter().chain(records) {
+            raw.insert(data(&key), [&[0], &value[..]].concat()).unwrap();
+            all.push((bytes::Bytes::from(key), bytes::Bytes::from(value)));
+        }
+        raw.flush().unwrap();
+    }
+    all.sort();
+    let fs = TestFs::new();
+    fs.free.store(1 << 20, Ordering::Relaxed);
+    let refused = SledStore::open_on(dir.path(), SledConfig::default(), fs).unwrap_err();
+    assert!(matches!(refused, StateError::NoSpace { .. }), "{refused}");
+    let read = || {
+        let store = SledStore::open(dir.path(), SledConfig::default()).unwrap();
+        store.flush().unwrap();
+        store.view().scan(b"", b"", usize::MAX).unwrap()
+    };
+    assert_eq!(read(), all);
+    {
+        // As a crash leaves it: the format of the way, and one record that is where it was.
+        let raw = sled::open(dir.path()).unwrap();
+        assert_eq!(raw.get(b"mformat").unwrap().unwrap(), &[2]);
+        assert_eq!(raw.scan_prefix(b"d").count(), 4 + 2, "beside the groups");
+        raw.insert(b"mformat", &[2, 1]).unwrap();
+        raw.remove(&b"g\x01\0\0\0\0\0\0\0\x02"[..]).unwrap();
+        for number in 32..48 {
+            raw.insert(data(&numbered(1, number)), [&[0], &stored(number)[..]].concat()).unwrap();
+        }
+        raw.flush().unwrap();
+    }
+    assert_eq!(read(), all);
+    let raw = sled::open(dir.path()).unwrap();
+    assert_eq!(raw.get(b"mformat").unwrap().unwrap(), &[2]);
+    assert_eq!(raw.scan_prefix(b"d").count(), 4 + 2);
+    raw.insert(b"mformat", &[3]).unwrap();
+    drop(raw);
+    let refused = SledStore::open(dir.path(), SledConfig::default()).unwrap_err();
+    assert!(matches!(refused, StateError::Damaged { .. }), "{refused}");
+}

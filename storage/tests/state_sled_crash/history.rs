@@ -26,22 +26,28 @@ impl History {
         (self.random >> 33) % below
     }
 
-    /// About 60 kB of overwrites over 400 keys, now and then a large value or the removal of a range. Each batch changes what
+    /// About 60 kB of overwrites over 400 keys, and some short records of neighbours, now and then a large value or the removal of a range. Each batch changes what
     /// no other does, so the contents tell the batch.
     pub(crate) fn next_batch(&mut self) -> StateBatch {
         let (mut batch, mut model) = (StateBatch::new(), self.models[self.batches()].clone());
         let number = self.models.len();
-        let mut put = |key: String, value: Vec<u8>| {
-            let (key, value) = (Bytes::from(key), Bytes::from(value));
+        let mut put = |key: Bytes, value: Vec<u8>| {
+            let value = Bytes::from(value);
             batch.put(key.clone(), value.clone());
             model.insert(key, value);
         };
         for _ in 0..30 {
             let (key, len) = (self.random(400), self.random(4_000));
-            put(format!("k{key:04}"), vec![number as u8; len as usize]);
+            put(format!("k{key:04}").into(), vec![number as u8; len as usize]);
         }
         if self.random(8) == 0 {
-            put(format!("large{}", self.random(3)), vec![number as u8; 300_000]);
+            put(format!("large{}", self.random(3)).into(), vec![number as u8; 300_000]);
+        }
+        // Some of these lie in groups, one in eight is too long for it.
+        for _ in 0..10 {
+            let (key, len) = (self.random(100).to_be_bytes(), if self.random(8) == 0 { 300 } else { 18 });
+            let kind = 1 + self.random(2) as u8;
+            put([&[kind], &key[..]].concat().into(), vec![number as u8; len]);
         }
         put("number".into(), number.to_be_bytes().to_vec());
         if self.random(4) == 0 {

@@ -63,7 +63,12 @@ impl Guarded {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        Ok(self.call(|db| db.get(key))?.map(|value| to_bytes(&value)))
+        self.read(key, Bytes::copy_from_slice)
+    }
+
+    /// Reads a value where it lies.
+    pub(super) fn read<T>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, StateError> {
+        Ok(self.call(|db| db.get(key))?.map(|value| read(&value)))
     }
 
     /// The pairs from `start` to `end` (excluded; `None`: no bound), in order. Nothing follows an error.

@@ -4,7 +4,8 @@
 //!   c <id: u64 be>       -> <range>               a clear, see `clears.rs`
 //!   d <key>              -> 0 <value>             a value of at most PIECE_BYTES
 //!                           1 <pieces: u32 be>    a larger one; its bytes lie in pieces
-//!   m format             -> 1                     the version of this layout
+//!   g <kind> <number>    -> <group>               short records together instead of under `d`, see `groups.rs`
+//!   m format             -> 2                     the version of this layout; 2 1: being made of one of version 1
 //!   m flush              -> <number: u64 be>      the flush that this state belongs to, see `watermark.rs`
 //!   p <key> <no: u32 be> -> <bytes>               piece `no` of a large value, each but the last of PIECE_BYTES
 //!   x <id: u64 be> <key> ->                       the key is exempt from the clear
@@ -13,16 +14,25 @@
 //! Why pieces: sled puts a page of 128 KiB or more into a file of its own, which it neither syncs nor orders with its log. After
 //! a power cut such a file may be missing although the log refers to it, or be gone although its replacement is; sled passes
 //! over both in silence. A leaf holds up to 17 pairs, so small pieces keep all pages below that.
+//!
+//! Version 1 had no groups. A store of it is rewritten when it is opened, in many batches; a crash meanwhile leaves a state that
+//! only the next opening by this version goes on with.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use sled::Batch;
 
-use super::{super::Pair, super::StateError, clears::Clear, guard::Guarded};
+use super::{
+    super::Pair,
+    super::StateError,
+    clears::Clear,
+    groups::{self, GROUP, GROUPED_BYTES_MAX, Group, Place},
+    guard::Guarded,
+};
 
 const CLEAR: u8 = b'c';
 const EXEMPT: u8 = b'x';
@@ -30,13 +40,18 @@ const DATA: u8 = b'd';
 const PIECE: u8 = b'p';
 const FORMAT_KEY: &[u8] = b"mformat";
 const FLUSH_KEY: &[u8] = b"mflush";
-const FORMAT: &[u8] = &[1];
+const FORMAT: &[u8] = &[2];
+const FORMAT_UNGROUPED: &[u8] = &[1];
+const FORMAT_GROUPING: &[u8] = &[2, 1];
 
 const WHOLE: u8 = 0;
 const IN_PIECES: u8 = 1;
 
 /// The largest value, and piece of a value, that sled gets.
 const PIECE_BYTES: usize = 4096;
+
+/// How many records are put into groups at once.
+const GROUPED_AT_ONCE: usize = 1024;
 
 /// Changes beside those of keys, to be applied together with them.
 #[derive(Debug, Default)]
@@ -51,22 +66,54 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Takes a database over; one that is empty gets the layout's version.
-    pub(super) fn open(db: Guarded) -> Result<Self, StateError> {
-        match db.get(FORMAT_KEY)? {
-            Some(version) if version == FORMAT => (),
+    /// Takes a database over; one that is empty gets the layout's version. Before each batch that rewrites an older one it asks
+    /// whether there is room for so many bytes.
+    pub(super) fn open(db: Guarded, has_room: impl Fn(usize) -> Result<(), StateError>) -> Result<Self, StateError> {
+        let stored = db.get(FORMAT_KEY)?;
+        let is_older = match stored.as_deref() {
+            Some(version) if version == FORMAT => false,
+            Some(FORMAT_UNGROUPED | FORMAT_GROUPING) => true,
             Some(version) => {
                 return Err(db.damaged(format!("its layout is {version:?}, this program knows {FORMAT:?}")));
             }
             None if db.range(&[], None).next().is_none() => {
-                let mut batch = Batch::default();
-                batch.insert(FORMAT_KEY, FORMAT);
-                db.apply(batch, 1)?;
+                set_format(&db, FORMAT)?;
+                false
             }
             None => return Err(db.damaged("it holds data, but no layout version".into())),
-        }
+        };
         let has_pieces = db.range(&[PIECE], Some(&[PIECE + 1])).next().transpose()?.is_some();
-        Ok(Self { db, has_pieces: AtomicBool::new(has_pieces) })
+        let layout = Self { db, has_pieces: AtomicBool::new(has_pieces) };
+        if is_older {
+            layout.group(has_room)?;
+        }
+        Ok(layout)
+    }
+
+    /// Puts what lies by itself, as in version 1, into groups where it belongs there.
+    fn group(&self, has_room: impl Fn(usize) -> Result<(), StateError>) -> Result<(), StateError> {
+        has_room(0)?;
+        set_format(&self.db, FORMAT_GROUPING)?;
+        let (mut next, end) = (data_key(&[*groups::KINDS.start()]), data_key(&[*groups::KINDS.end() + 1]));
+        loop {
+            let some: Vec<_> = self.db.range(&next, Some(&end)).take(GROUPED_AT_ONCE).collect::<Result<_, _>>()?;
+            let Some((last, _)) = some.last() else { break };
+            next = [last, &[0][..]].concat();
+            let (mut batch, mut changes) = (LayoutBatch::default(), BTreeMap::new());
+            for (key, stored) in some {
+                let key = key.slice(1..);
+                if Place::of(&key).is_some() {
+                    let value = self.assemble(&key, stored)?;
+                    if value.len() <= GROUPED_BYTES_MAX {
+                        batch.0.remove(data_key(&key));
+                    }
+                    changes.insert(key, Some(value));
+                }
+            }
+            has_room(changes.values().flatten().map(Bytes::len).sum())?;
+            self.apply(batch, changes)?;
+        }
+        set_format(&self.db, FORMAT)
     }
 
     pub(super) fn db(&self) -> &Guarded {
@@ -74,7 +121,25 @@ impl Layout {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        self.db.get(&data_key(key))?.map(|stored| self.assemble(key, stored)).transpose()
+        let stored = match Place::of(key) {
+            Some(place) => match self.in_group(place)? {
+                Some(stored) if stored[..] == [groups::APART] => self.db.get(&data_key(key))?,
+                stored => stored,
+            },
+            None => self.db.get(&data_key(key))?,
+        };
+        stored.map(|stored| self.assemble(key, stored)).transpose()
+    }
+
+    /// What is stored for a key in its group.
+    fn in_group(&self, place: Place) -> Result<Option<Bytes>, StateError> {
+        let copy = |group: &[u8]| groups::find(group, place.low()).map(|found| found.map(Bytes::copy_from_slice));
+        let found = self.db.read(&place.group_key(), copy)?.unwrap_or(Ok(None));
+        found.map_err(|_| self.no_group())
+    }
+
+    fn no_group(&self) -> StateError {
+        self.db.damaged("a group of records cannot be read".into())
     }
 
     /// Applies changes atomically. The caller lets nobody else write meanwhile.
@@ -84,7 +149,26 @@ impl Layout {
         changes: BTreeMap<Bytes, Option<Bytes>>,
     ) -> Result<(), StateError> {
         let count = changes.len();
-        for (key, value) in changes {
+        let mut changed_groups: BTreeMap<_, Group> = BTreeMap::new();
+        for (key, mut value) in changes {
+            // Whether what lies under the key itself changes too.
+            let mut is_apart = true;
+            if let Some(place) = Place::of(&key) {
+                let group = match changed_groups.entry(place.group_key()) {
+                    Entry::Occupied(group) => group.into_mut(),
+                    Entry::Vacant(vacant) => vacant.insert(self.read_group(&place.group_key())?),
+                };
+                let was_apart = group.is_apart(place.low());
+                let long = value.take_if(|value| value.len() > GROUPED_BYTES_MAX);
+                is_apart = was_apart || long.is_some();
+                let short = value.take().map(|value| [&[WHOLE], &value[..]].concat().into());
+                let mark = long.is_some().then(|| Bytes::from_static(&[groups::APART]));
+                group.set(place.low(), mark.or(short));
+                value = long;
+            }
+            if !is_apart {
+                continue;
+            }
             let old_pieces = self.pieces_of(&key)?;
             let pieces = match value {
                 None => {
@@ -95,7 +179,16 @@ impl Layout {
             };
             (pieces..old_pieces).for_each(|no| batch.remove(piece_key(&key, no)));
         }
+        for (key, group) in changed_groups {
+            if group.is_empty() { batch.remove(&key[..]) } else { batch.insert(&key[..], &group.encode()[..]) }
+        }
         self.db.apply(batch, count)
+    }
+
+    /// An empty one if there is none yet.
+    fn read_group(&self, group_key: &[u8]) -> Result<Group, StateError> {
+        let Some(stored) = self.db.get(group_key)? else { return Ok(Group::default()) };
+        Group::decode(&stored).ok_or_else(|| self.no_group())
     }
 
     /// The clears that were not finished.
@@ -195,9 +288,64 @@ impl Layout {
         start: &[u8],
         end: Option<&[u8]>,
     ) -> impl Iterator<Item = Result<Pair, StateError>> + use<'a> {
+        let mut grouped = groups::may_hold(start, end).then(|| self.grouped(start, end).peekable());
         let end = end.map_or_else(|| vec![DATA + 1], data_key);
-        self.db.range(&data_key(start), Some(&end)).map(|pair| pair.map(|(key, stored)| (key.slice(1..), stored)))
+        let single = self.db.range(&data_key(start), Some(&end));
+        let mut single = single.map(|pair| pair.map(|(key, stored)| (key.slice(1..), stored))).peekable();
+        let mut has_failed = false;
+        std::iter::from_fn(move || {
+            let Some(grouped) = &mut grouped else { return single.next() };
+            if has_failed {
+                return None;
+            }
+            let next = match (grouped.peek(), single.peek()) {
+                (Some(Ok((grouped_key, _))), Some(Ok((key, _)))) if key < grouped_key => single.next(),
+                (None, _) | (_, Some(Err(_))) => single.next(),
+                (Some(_), _) => grouped.next(),
+            };
+            has_failed = matches!(next, Some(Err(_)));
+            next
+        })
     }
+
+    /// Those of [`Layout::stored`] that lie in groups. Nothing follows an error.
+    fn grouped<'a>(
+        &'a self,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> impl Iterator<Item = Result<Pair, StateError>> + use<'a> {
+        let (first, start) = (Place::at_or_before(start).group_key(), Bytes::copy_from_slice(start));
+        let end = end.map(Bytes::copy_from_slice);
+        let mut groups = self.db.range(&first, Some(&[GROUP + 1]));
+        let mut pairs = None;
+        std::iter::from_fn(move || {
+            loop {
+                if let Some((key, stored)) = pairs.as_mut().and_then(Iterator::next) {
+                    if end.as_ref().is_some_and(|end| key >= end) {
+                        return None;
+                    }
+                    if key >= start {
+                        return Some(Ok((key, stored)));
+                    }
+                    continue;
+                }
+                let read = groups.next()?.and_then(|(group_key, stored)| {
+                    let pairs = Group::decode(&stored).and_then(|group| group.into_pairs(&group_key));
+                    pairs.ok_or_else(|| self.no_group())
+                });
+                match read {
+                    Ok(read) => pairs = Some(read),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+        })
+    }
+}
+
+fn set_format(db: &Guarded, format: &[u8]) -> Result<(), StateError> {
+    let mut batch = Batch::default();
+    batch.insert(FORMAT_KEY, format);
+    db.apply(batch, 1)
 }
 
 fn data_key(key: &[u8]) -> Vec<u8> {

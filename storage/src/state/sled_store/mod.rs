@@ -11,6 +11,7 @@
 //!   comes back without what was flushed is found out (see `watermark.rs`).
 //! - **Large ranges** are removed by a record that hides them, and key by key later, in writes and flushes to come (see
 //!   `clears.rs`).
+//! - **Many small records** of one kind lie together, as sled takes much memory for each page, in memory or not (see `groups.rs`).
 //! - **Large values** are cut into pieces, as sled is careless with large pages (see `layout.rs`).
 //! - **A full disk.** sled does not go on after `ENOSPC`. So a write is refused while less than a reserve is free, before sled
 //!   has seen it, and the store goes on by itself once there is room.
@@ -22,6 +23,7 @@
 mod clears;
 mod contents;
 mod durable;
+mod groups;
 mod guard;
 mod layout;
 mod watermark;
@@ -66,7 +68,7 @@ const EXEMPT_KEYS_MAX: usize = 100_000;
 #[non_exhaustive]
 pub struct SledConfig {
     /// About how many bytes of memory sled may fill with pages; at least 1 MiB. Pages that are not in it are read from the file when
-    /// they are wanted, and a few dozen bytes of each pair stay in memory to find them. Default: 16 MiB.
+    /// they are wanted, and a few dozen bytes of each pair stay in memory to find them. Default: 4 MiB.
     pub cache_bytes_max: u64,
     /// Writes are refused while less than this is free on the file system. sled needs room to write out what it holds in
     /// memory; keep it above the cache. Default: 128 MiB.
@@ -80,7 +82,7 @@ pub struct SledConfig {
 impl Default for SledConfig {
     fn default() -> Self {
         Self {
-            cache_bytes_max: 16 << 20,
+            cache_bytes_max: 4 << 20,
             free_bytes_min: 128 << 20,
             snapshot_bytes_max: 128 << 20,
             delete_range_keys_max: 4096,
@@ -119,8 +121,8 @@ impl SledStore {
     /// Opens the store in the directory `path`, which is made if it is missing.
     ///
     /// # Errors
-    /// [`StateError::Damaged`] if the files cannot be read; [`StateError::Io`] otherwise, also if another process has the
-    /// store open.
+    /// [`StateError::Damaged`] if the files cannot be read; [`StateError::NoSpace`] if they are of an older layout and there is
+    /// no room to rewrite them; [`StateError::Io`] otherwise, also if another process has the store open.
     pub fn open(path: impl AsRef<Path>, config: SledConfig) -> Result<Self, StateError> {
         Self::open_on(path, config, Arc::new(RealFs))
     }
@@ -131,7 +133,8 @@ impl SledStore {
     /// See [`SledStore::open`].
     pub fn open_on(path: impl AsRef<Path>, config: SledConfig, fs: Arc<dyn StoreFs>) -> Result<Self, StateError> {
         let path = path.as_ref().to_path_buf();
-        let layout = Layout::open(Guarded::open(&path, config.cache_bytes_max)?)?;
+        let has_room = |bytes| check_free(&*fs, &path, config.free_bytes_min, bytes);
+        let layout = Layout::open(Guarded::open(&path, config.cache_bytes_max)?, has_room)?;
         let io_error = |source| layout.db().io_error(source);
         let watermark = Watermark::open(&path, Arc::clone(&fs)).map_err(io_error)?;
         if let Some(objection) = watermark.objection(layout.flush_number()?) {
@@ -155,7 +158,7 @@ impl fmt::Debug for SledStore {
 impl StateStore for SledStore {
     fn write(&self, batch: StateBatch) -> Result<(), StateError> {
         let (start, bytes) = (Instant::now(), batch.bytes());
-        self.shared.check_free(bytes)?;
+        check_free(&*self.shared.fs, &self.shared.path, self.shared.config.free_bytes_min, bytes)?;
         self.shared.write(batch)?;
         self.shared.metrics.wrote(start, bytes);
         Ok(())
@@ -194,15 +197,6 @@ impl StateStore for SledStore {
 }
 
 impl Shared {
-    /// Refuses a write of `bytes` that might leave sled without room. sled writes whole pages, several times what came in.
-    fn check_free(&self, bytes: usize) -> Result<(), StateError> {
-        let free = self.fs.free_bytes(&self.path).map_err(|source| io_error(&self.path, source))?;
-        if free < self.config.free_bytes_min.saturating_add((bytes as u64).saturating_mul(4)) {
-            return Err(StateError::NoSpace { path: self.path.display().to_string() });
-        }
-        Ok(())
-    }
-
     fn write(&self, batch: StateBatch) -> Result<(), StateError> {
         let mut clears = self.enter_alone();
         let contents = Contents { layout: &self.layout, clears: &clears };
@@ -264,6 +258,15 @@ impl Shared {
     fn enter_alone(&self) -> RwLockWriteGuard<'_, Clears> {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Refuses a write of `bytes` that might leave sled without room. sled writes whole pages, several times what came in.
+fn check_free(fs: &dyn StoreFs, path: &Path, free_bytes_min: u64, bytes: usize) -> Result<(), StateError> {
+    let free = fs.free_bytes(path).map_err(|source| io_error(path, source))?;
+    if free < free_bytes_min.saturating_add((bytes as u64).saturating_mul(4)) {
+        return Err(StateError::NoSpace { path: path.display().to_string() });
+    }
+    Ok(())
 }
 
 fn io_error(path: &Path, source: std::io::Error) -> StateError {
