@@ -6,7 +6,7 @@
 //! ```text
 //!   key ──RangeMap──▶ RegionId ──RegionMap──▶ Address{worker, slot, generation}
 //!                                                │
-//!            Mailbox (one bounded channel a worker; Busy when full)
+//!            Mailbox (one channel a worker, with accounts; Busy when full)
 //!                                                ▼
 //!                       worker thread: Driver::turn(now, inputs) -> next deadline
 //!                                      owns a Slab of groups and their Deadlines

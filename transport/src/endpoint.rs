@@ -8,12 +8,12 @@ use std::{
 };
 
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime, ServerConfig, TokioRuntime,
     TransportConfig as QuicConfig, VarInt, congestion::CubicConfig,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{LinkConfig, Tls, TransportConfig, lane::lane_count, peer::streams_max};
+use crate::{LinkConfig, Tls, TransportConfig, lane::lane_count, peer::streams_max, socket::Joining};
 
 /// The longest packet on a path that is not a loopback: Ethernet's, less IPv6 and UDP headers.
 const ETHERNET_MTU: u16 = 1452;
@@ -46,10 +46,11 @@ pub(crate) fn bind(listen: SocketAddr, link: &LinkConfig) -> io::Result<UdpSocke
 /// Makes the endpoint that listens and dials. To be called inside the runtime.
 pub(crate) fn open(config: &TransportConfig, socket: UdpSocket) -> io::Result<Endpoint> {
     let mut endpoint = EndpointConfig::default();
-    endpoint
-        .max_udp_payload_size(config.link.loopback_mtu.max(ETHERNET_MTU))
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    Endpoint::new(endpoint, Some(server(config, &config.tls, false)), socket, Arc::new(TokioRuntime))
+    let datagram_max = config.link.loopback_mtu.max(ETHERNET_MTU);
+    endpoint.max_udp_payload_size(datagram_max).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let socket = Joining::new(TokioRuntime.wrap_udp_socket(socket)?, datagram_max);
+    let server = server(config, &config.tls, false);
+    Endpoint::new_with_abstract_socket(endpoint, Some(server), Arc::new(socket), Arc::new(TokioRuntime))
 }
 
 /// How to dial `address`.

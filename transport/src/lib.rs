@@ -22,6 +22,7 @@ mod peer;
 mod queue;
 mod shared;
 mod snapshot;
+mod socket;
 mod status;
 mod support;
 mod tls;

@@ -11,7 +11,7 @@ const PIECE: usize = if cfg!(test) { 4 } else { 1024 };
 /// Values at the places 0 to `len`, without holes.
 #[derive(Debug)]
 pub(super) struct Awake<T> {
-    /// All but the last are full. At most one at the end is empty, so that a place taken and left again and again costs no piece.
+    /// All but the last are full. At most one behind another is empty, so that a place taken and left again and again costs no piece.
     pieces: Vec<Vec<T>>,
     len: u32,
 }
@@ -66,8 +66,12 @@ impl<T> Awake<T> {
         let (last_piece, _) = Place(self.len - 1).parts();
         let last = self.pieces[last_piece].pop().expect("invariant: it holds the last place");
         self.len -= 1;
-        let is_spare = self.pieces[last_piece].is_empty();
-        self.pieces.truncate(last_piece + if is_spare { 1 } else { 2 });
+        let kept = match (self.len, self.pieces[last_piece].is_empty()) {
+            (0, _) => 0,
+            (_, true) => last_piece + 1,
+            (_, false) => last_piece + 2,
+        };
+        self.pieces.truncate(kept);
         if place.0 == self.len {
             return (last, None);
         }
@@ -116,7 +120,6 @@ mod tests {
         for _ in 0..4 {
             awake.swap_remove(Place(0));
         }
-        awake.shrink();
-        assert_eq!((awake.len(), awake.pieces.len()), (0, 0));
+        assert_eq!((awake.len(), awake.pieces.len()), (0, 0), "nobody is awake");
     }
 }

@@ -1,4 +1,4 @@
-//! The way into a worker: one bounded channel, and the accounts of who may use how much of it.
+//! The way into a worker: one channel, and the accounts of who may use how much of it.
 //!
 //! Three kinds of input share the channel, each with room of its own, so that none can starve another:
 //!
@@ -17,7 +17,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender};
 
 pub use self::admission::{Admission, Limit, Refusal};
 
@@ -65,7 +65,7 @@ pub(crate) enum Envelope<I> {
     Stop,
 }
 
-/// What the channel's places hold: there are as many of them as may ever be needed, and each is there from the start.
+/// What the channel's places hold: they are small, as it takes some dozens of them at a time.
 pub(crate) type Parcel<I> = Box<Envelope<I>>;
 
 /// The accounts of one worker.
@@ -113,29 +113,34 @@ pub(crate) struct Room {
 pub struct Mailbox<I> {
     sender: Sender<Parcel<I>>,
     accounts: Arc<Accounts>,
+    /// How many completions may wait.
+    reserved: u64,
     busy_total: metrics::Counter,
 }
 
 impl<I> Clone for Mailbox<I> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), accounts: Arc::clone(&self.accounts), busy_total: self.busy_total.clone() }
+        Self {
+            sender: self.sender.clone(),
+            accounts: Arc::clone(&self.accounts),
+            reserved: self.reserved,
+            busy_total: self.busy_total.clone(),
+        }
     }
 }
 
 impl<I> Mailbox<I> {
     pub(crate) fn new(worker: u32, room: Room) -> (Self, Receiver<Parcel<I>>) {
-        // One place more than all accounts together: the order to stop always finds room.
-        let places =
-            room.callers.count.saturating_add(room.peers.count).saturating_add(room.reserved).saturating_add(1);
-        let (sender, receiver) = crossbeam_channel::bounded(places);
+        // The accounts bound it. A bounded channel would have all its places from the start, for the largest burst that is allowed.
+        let (sender, receiver) = crossbeam_channel::unbounded();
         let accounts = Arc::new(Accounts {
             callers: Admission::new(room.callers),
             peers: Admission::new(room.peers),
-            // The channel bounds it; the account only counts, for the drain at the end.
+            // Who starts the work bounds it; the account only counts.
             reserved: Admission::new(Limit { count: usize::MAX, bytes: u64::MAX }),
         });
         let busy_total = metrics::counter!("worker_busy_total", "worker" => worker.to_string());
-        (Self { sender, accounts, busy_total }, receiver)
+        (Self { sender, accounts, reserved: room.reserved as u64, busy_total }, receiver)
     }
 
     /// Hands callers' work of about `bytes` to the worker, without waiting.
@@ -160,10 +165,9 @@ impl<I> Mailbox<I> {
 
     /// Hands a completion to the worker: of a flush, an apply, a link that went up or down.
     ///
-    /// Room for these is reserved in the channel and they are never refused. Who starts the work bounds it: the worker
-    /// has at most so many flushes, applies and snapshots under way, and links are as many as peers; together they must stay
-    /// below the pool's `reserved` limit. Should that be broken, this waits for the worker to take something, so a driver
-    /// must never be the one to break it.
+    /// These are never refused. Who starts the work bounds it: the worker has at most so many flushes, applies and snapshots under
+    /// way, and links are as many as peers; together they are to stay below the pool's `reserved` limit. Should that be broken, they
+    /// are taken all the same, and an error is logged.
     ///
     /// # Errors
     /// Only [`SendError::Closed`]: the worker has stopped and nobody waits for the completion.
@@ -171,18 +175,13 @@ impl<I> Mailbox<I> {
         match self.accounts.get(Account::Reserved).try_admit(0) {
             Ok(()) => {}
             Err(Refusal::Closed) => return Err(SendError::Closed(input)),
-            // Eight million at once, each a thread waiting below: no such program runs.
+            // Eight million at once: no such program runs.
             Err(Refusal::Busy | Refusal::TooLarge) => return Err(SendError::Busy(input)),
         }
-        let envelope = Box::new(Envelope::Work { input, account: Account::Reserved, bytes: 0 });
-        match self.sender.try_send(envelope) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(envelope)) => {
-                tracing::error!("more completions are under way than the pool reserves room for: raise `reserved`");
-                self.sender.send(envelope).map_err(|refused| self.take_back(*refused.into_inner(), SendError::Closed))
-            }
-            Err(TrySendError::Disconnected(envelope)) => Err(self.take_back(*envelope, SendError::Closed)),
+        if self.accounts.get(Account::Reserved).count() > self.reserved {
+            tracing::error!("more completions are under way than the pool reserves room for: raise `reserved`");
         }
+        self.send(Envelope::Work { input, account: Account::Reserved, bytes: 0 })
     }
 
     /// Inputs that wait in the channel.
@@ -216,25 +215,17 @@ impl<I> Mailbox<I> {
             Err(Refusal::TooLarge) => return Err(SendError::TooLarge(input)),
             Err(Refusal::Closed) => return Err(SendError::Closed(input)),
         }
-        match self.sender.try_send(Box::new(Envelope::Work { input, account, bytes })) {
-            Ok(()) => Ok(()),
-            // Only when completions overran their reserve: callers give way.
-            Err(TrySendError::Full(envelope)) => {
-                self.busy_total.increment(1);
-                Err(self.take_back(*envelope, SendError::Busy))
-            }
-            Err(TrySendError::Disconnected(envelope)) => Err(self.take_back(*envelope, SendError::Closed)),
-        }
+        self.send(Envelope::Work { input, account, bytes })
     }
 
-    /// Undoes an admission whose input did not get into the channel.
-    fn take_back(&self, envelope: Envelope<I>, why: impl FnOnce(I) -> SendError<I>) -> SendError<I> {
-        match envelope {
+    /// Sends what was admitted; that is undone if the worker is gone.
+    fn send(&self, envelope: Envelope<I>) -> Result<(), SendError<I>> {
+        self.sender.send(Box::new(envelope)).map_err(|refused| match *refused.into_inner() {
             Envelope::Work { input, account, bytes } => {
                 self.accounts.get(account).release(1, bytes);
-                why(input)
+                SendError::Closed(input)
             }
-            Envelope::Stop => unreachable!("only work is taken back"),
-        }
+            Envelope::Stop => unreachable!("only work is sent here"),
+        })
     }
 }

@@ -57,7 +57,7 @@ fn closing_the_outside_lets_completions_through() {
 }
 
 #[test]
-fn completions_over_their_reserve_wait_instead_of_failing() {
+fn completions_over_their_reserve_are_taken_all_the_same() {
     let (mailbox, receiver) = Mailbox::new(0, ROOM);
     let sent = 20;
     std::thread::scope(|scope| {
