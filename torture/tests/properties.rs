@@ -28,7 +28,7 @@ fn judge(workload: Workload, operations: &[Operation]) -> Result<Judgement, Unus
         Workload::Scan => check::scan::check(operations),
         Workload::Lock => check::lock::check(operations, &lock::Promise::default()),
         Workload::BoundedStaleness => check::bounded::check(operations, &bounded::Promise::default()),
-        Workload::LongFork => check::long_fork::check(operations, &long_fork::Promise { atomic: true }),
+        Workload::LongFork => check::long_fork::check(operations, &long_fork::Promise { atomic: true, stale: false }),
     }
 }
 
@@ -189,19 +189,20 @@ proptest! {
 }
 
 /// How many of the spoiled histories that have no explanation each checker finds, at least, in percent. What it misses is seen
-/// by no rule that it states: a list that nobody read again, a counter within its bounds.
+/// by no rule that it states: a sum within its bounds that no additions make, a set's elements in another order, ids and tokens
+/// with gaps.
 const FOUND_PERCENT_MIN: &[(Workload, u64)] = &[
     (Workload::Register, 100),
     (Workload::BoundedStaleness, 100),
     (Workload::ListAppend, 100),
-    (Workload::Set, 80),
+    (Workload::Set, 90),
     (Workload::Counter, 80),
-    (Workload::Bank, 50),
-    (Workload::UniqueIds, 10),
-    (Workload::Sessions, 80),
-    (Workload::Scan, 80),
-    (Workload::Lock, 30),
-    (Workload::LongFork, 60),
+    (Workload::Bank, 99),
+    (Workload::UniqueIds, 70),
+    (Workload::Sessions, 98),
+    (Workload::Scan, 99),
+    (Workload::Lock, 40),
+    (Workload::LongFork, 97),
 ];
 
 #[test]

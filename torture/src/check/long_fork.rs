@@ -5,6 +5,7 @@
 //! and not that of k2, and another that of k2 and not that of k, there is no order of the four. That holds for reads of one
 //! moment. Where keys are read one after the other, each linearizably, the history's first record says `:atomic false`: then a
 //! read counts only as far as it saw a write *before* it missed the other, and two such reads contradict each other as well.
+//! Reads see all that was answered before they began, unless the first record says `:stale true`.
 //!
 //! Cost: reads times keys of a read, squared.
 
@@ -15,11 +16,13 @@ use super::verdict::{Judgement, Kind};
 use crate::history::{Header, Operation, Value};
 
 const FORK: &str = "long-fork";
+const STALE: &str = "stale-read";
 const PHANTOM: &str = "phantom-value";
 
 /// What is looked for.
-pub const KINDS: [Kind; 2] = [
+pub const KINDS: [Kind; 3] = [
     Kind { name: FORK, about: "two reads that see two writes in contrary orders" },
+    Kind { name: STALE, about: "a read that misses a write which was answered before it began" },
     Kind { name: PHANTOM, about: "a read of what was not written, not yet written, or whose write failed" },
 ];
 
@@ -28,11 +31,13 @@ pub const KINDS: [Kind; 2] = [
 pub struct Promise {
     /// A transaction reads all its keys at one moment.
     pub atomic: bool,
+    /// Reads may be of the past.
+    pub stale: bool,
 }
 
 impl Promise {
     pub(super) fn of(header: &Header) -> Result<Self, Unusable> {
-        Ok(Self { atomic: flag(header, "atomic", true)? })
+        Ok(Self { atomic: flag(header, "atomic", true)?, stale: flag(header, "stale", false)? })
     }
 }
 
@@ -75,6 +80,9 @@ pub fn check(operations: &[Operation], promise: &Promise) -> Result<Judgement, U
         reads.push((operation, told.into_iter().map(|(_, key, value)| (key, value)).collect()));
     }
     find_phantoms(&reads, &writes, &mut judgement);
+    if !promise.stale {
+        find_stale(&reads, &writes, &mut judgement);
+    }
     find_forks(&reads, promise, &mut judgement);
     Ok(judgement)
 }
@@ -102,6 +110,22 @@ fn find_phantoms(
             if !is_written {
                 judgement.found(PHANTOM, format!("key {key}: {value} in\n    {read}"), read.records());
             }
+        }
+    }
+}
+
+fn find_stale(
+    reads: &[(&Operation, Vec<(&Value, &Value)>)],
+    writes: &FxHashMap<&Value, (&Value, &Operation)>,
+    judgement: &mut Judgement,
+) {
+    for (read, seen) in reads {
+        for (key, _) in seen.iter().filter(|(_, value)| **value == Value::Nil) {
+            let Some((_, write)) = writes.get(key).filter(|(_, write)| write.is_ok() && write.end < read.begin) else {
+                continue;
+            };
+            let what = format!("key {key}:\n    {write}\n    {read}");
+            judgement.found(STALE, what, [write.records(), read.records()].concat());
         }
     }
 }

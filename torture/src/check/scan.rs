@@ -4,8 +4,8 @@
 //! `put key` or `put [key value]`, `delete key`, and `scan [from to]`, which answers the list of keys from `from` on and below
 //! `to`; nil for either, or for both, means no bound. Numbers come before texts, texts in the order of their bytes.
 //!
-//! A key was surely there during a scan if a put of it was answered before the scan began and every delete that could come
-//! after that put was asked for only after the scan had ended. It may have been there if some put began before the scan ended
+//! A key was surely there during a scan if a put of it was answered, or another scan with it had ended, before the scan began and
+//! every delete that could come after that was asked for only after the scan had ended. It may have been there if some put began before the scan ended
 //! and no delete surely came between the two.
 //!
 //! Cost: scans times keys, times the logarithm of the puts of a key.
@@ -72,6 +72,13 @@ pub fn check(operations: &[Operation]) -> Result<Judgement, Unusable> {
             _ => return Err(unknown(operation, "put, delete, scan")),
         }
     }
+    for scan in &scans {
+        for key in scan.keys {
+            if let Some(changes) = changes.get_mut(key) {
+                changes.sights.push(scan.operation);
+            }
+        }
+    }
     let presences: BTreeMap<&Value, Presence> =
         changes.into_iter().map(|(key, changes)| (key, changes.presence())).collect();
     for scan in &scans {
@@ -122,6 +129,8 @@ fn check_scan(scan: &Scan<'_>, presences: &BTreeMap<&Value, Presence>, judgement
 struct Changes<'a> {
     puts: Vec<&'a Operation>,
     deletes: Vec<&'a Operation>,
+    /// Scans that saw it.
+    sights: Vec<&'a Operation>,
 }
 
 /// From a moment on until another.
@@ -143,8 +152,8 @@ impl Changes<'_> {
         self.deletes.retain(|delete| delete.is_ok());
         self.deletes.sort_unstable_by_key(|delete| delete.begin);
         let by_begin = earliest_from(self.deletes.iter().map(|delete| (delete.begin, delete.end)).collect());
-        let sure = self.puts.iter().filter(|put| put.is_ok()).map(|put| {
-            // Deletes that ended before the put began came before it; any other may come after it.
+        let sure = self.puts.iter().filter(|put| put.is_ok()).chain(&self.sights).map(|put| {
+            // Deletes that ended before it began came before it; any other may come after it.
             (put.end, earliest(&by_end, |end| end < put.begin))
         });
         let possible = self.puts.iter().map(|put| (put.begin, earliest(&by_begin, |begin| begin < put.end)));

@@ -30,7 +30,7 @@ pub const KINDS: [Kind; 6] = [
     Kind { name: LOST, about: "an answered command is not in a log that was read later" },
     Kind { name: PHANTOM, about: "a log has what was not sent, not yet sent, or failed" },
     Kind { name: SHARED, about: "two commands have one place" },
-    Kind { name: PLACE, about: "a command stands elsewhere than it was told, or than it was read" },
+    Kind { name: PLACE, about: "a command stands elsewhere than was told or read, or behind more than were sent" },
     Kind { name: ORDER, about: "a command was answered before another was sent, and comes after it" },
 ];
 
@@ -225,7 +225,14 @@ impl<'a> Log<'a> {
             let before = highest.last().filter(|(higher, _)| higher > place);
             highest.push(before.copied().unwrap_or((*place, operation)));
         }
-        for (_, place, operation, begin) in &all {
+        let mut sent: Vec<Moment> = self.sent.values().map(|sent| sent.begin).collect();
+        sent.sort_unstable();
+        for (end, place, operation, begin) in &all {
+            let sent = sent.partition_point(|begin| begin < end);
+            if u64::try_from(*place).is_ok_and(|place| place > sent as u64) {
+                let what = format!("{}only {sent} commands had been sent by then:\n    {operation}", of_key(key));
+                judgement.found(PLACE, what, operation.records());
+            }
             let ended = all.partition_point(|(end, ..)| end < begin);
             let Some((higher, before)) = ended.checked_sub(1).map(|last| highest[last]) else { continue };
             if higher > *place {

@@ -4,7 +4,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::super::verdict::Judgement;
 use super::transaction::{Element, Key, Part, Transactions};
-use super::{ABORTED, DUPLICATE, INCOMPATIBLE, INTERMEDIATE, INTERNAL, LOST, PHANTOM, STALE};
+use super::{ABORTED, DUPLICATE, INCOMPATIBLE, INTERMEDIATE, INTERNAL, LOST, PHANTOM, STALE, TORN};
 
 /// What a transaction saw of a list before its own appends.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub(super) struct List {
     pub(super) longest: Vec<Element>,
     /// All that was seen of it.
     pub(super) seen: Vec<Seen>,
-    /// Elements whose append was answered and that nobody read: they come after the others.
+    /// Elements whose append took effect and that nobody read: they come after the others.
     pub(super) unread: Vec<Element>,
     /// Reads contradict each other: nothing is known of its order.
     pub(super) is_incompatible: bool,
@@ -54,6 +54,7 @@ pub(super) fn check(transactions: &Transactions<'_>, judgement: &mut Judgement) 
     }
     find_unread(&mut lists, &whole_reads, transactions);
     for list in &lists {
+        find_torn(list, transactions, judgement);
         find_intermediate(list, transactions, judgement);
         find_missing(list, transactions, judgement);
     }
@@ -81,7 +82,12 @@ fn reads_of(
             Part::Read(_, None) => {}
             Part::Read(key, Some(list)) => {
                 let appended = own.get(key).map_or(&[][..], Vec::as_slice);
-                let fits = known.get(key).map_or_else(|| list.ends_with(appended), |known| known == list);
+                let is_early = |element: &Element| {
+                    let is_own = transactions.writers[*element].is_some_and(|writer| writer.transaction == number);
+                    is_own && !appended.contains(element)
+                };
+                let fits = known.get(key).map_or_else(|| list.ends_with(appended), |known| known == list)
+                    && !list.iter().any(is_early);
                 if !fits {
                     let operation = transaction.operation;
                     judgement.found(INTERNAL, operation.to_string(), operation.records());
@@ -121,15 +127,36 @@ fn find_strange_elements(reads: &[Seen], transactions: &Transactions<'_>, judgem
     }
 }
 
+/// Appends that took effect, by their answer or because something else of their transaction was read, and that nobody read.
 fn find_unread(lists: &mut [List], reads: &[Vec<Seen>], transactions: &Transactions<'_>) {
     let mut is_read = vec![false; transactions.elements.len()];
+    let mut took_effect: Vec<bool> = transactions.all.iter().map(|one| one.operation.is_ok()).collect();
     for &element in reads.iter().flatten().flat_map(|read| &read.elements) {
         is_read[element] = true;
+        if let Some(writer) = transactions.writers[element] {
+            took_effect[writer.transaction] |= !transactions.all[writer.transaction].operation.has_failed();
+        }
     }
     for (element, (key, _)) in transactions.elements.iter().enumerate() {
-        let is_sure = |number: usize| transactions.all[number].operation.is_ok();
-        if !is_read[element] && transactions.writers[element].is_some_and(|writer| is_sure(writer.transaction)) {
+        if !is_read[element] && transactions.writers[element].is_some_and(|writer| took_effect[writer.transaction]) {
             lists[*key].unread.push(element);
+        }
+    }
+}
+
+/// Appends of one transaction stand together and in their order.
+fn find_torn(list: &List, transactions: &Transactions<'_>, judgement: &mut Judgement) {
+    let mut told: FxHashSet<usize> = FxHashSet::default();
+    for (place, &element) in list.longest.iter().enumerate() {
+        let Some(writer) = transactions.writers[element] else { continue };
+        let before = place.checked_sub(1).map(|before| list.longest[before]);
+        let after = list.longest.get(place + 1);
+        let is_torn = (writer.before.is_some() && writer.before != before)
+            || (writer.after.is_some() && after.is_some_and(|after| writer.after != Some(*after)));
+        let writing = transactions.all[writer.transaction].operation;
+        if is_torn && !writing.has_failed() && told.insert(writer.transaction) {
+            let what = format!("around {}:\n    {writing}", transactions.name(element));
+            judgement.found(TORN, what, writing.records());
         }
     }
 }
@@ -139,7 +166,7 @@ fn find_intermediate(list: &List, transactions: &Transactions<'_>, judgement: &m
         let Some(&last) = seen.elements.last() else { continue };
         let Some(writer) = transactions.writers[last] else { continue };
         let writing = transactions.all[writer.transaction].operation;
-        if writer.is_intermediate && writer.transaction != seen.transaction && !writing.has_failed() {
+        if writer.after.is_some() && writer.transaction != seen.transaction && !writing.has_failed() {
             let reader = transactions.all[seen.transaction].operation;
             let what = format!(
                 "{} is the last that was read, but not the last of its transaction:\n    {reader}\n    {writing}",

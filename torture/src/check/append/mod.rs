@@ -26,17 +26,19 @@ const DUPLICATE: &str = "duplicate-element";
 const PHANTOM: &str = "phantom-element";
 const ABORTED: &str = "G1a";
 const INTERMEDIATE: &str = "G1b";
+const TORN: &str = "torn-append";
 const INTERNAL: &str = "internal";
 const INCOMPATIBLE: &str = "incompatible-order";
 const LOST: &str = "lost-append";
 const STALE: &str = "stale-read";
 
 /// What is looked for.
-pub const KINDS: [Kind; 16] = [
+pub const KINDS: [Kind; 17] = [
     Kind { name: DUPLICATE, about: "a list holds an element twice" },
     Kind { name: PHANTOM, about: "a list holds what nobody appended" },
     Kind { name: ABORTED, about: "a read of an append that failed" },
     Kind { name: INTERMEDIATE, about: "a read between two appends of one transaction" },
+    Kind { name: TORN, about: "appends of one transaction to a list stand apart, or in another order" },
     Kind { name: INTERNAL, about: "a transaction contradicts what it did or read itself" },
     Kind { name: INCOMPATIBLE, about: "neither of two reads of a list is a beginning of the other" },
     Kind { name: LOST, about: "an answered append is in no read, though the list was read later" },

@@ -28,8 +28,10 @@ pub(super) struct Transaction<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Writer {
     pub(super) transaction: usize,
-    /// Its transaction appends to the same list later.
-    pub(super) is_intermediate: bool,
+    /// What its transaction appended to the same list just before.
+    pub(super) before: Option<Element>,
+    /// What its transaction appended to the same list just after.
+    pub(super) after: Option<Element>,
 }
 
 #[derive(Debug, Default)]
@@ -62,11 +64,10 @@ impl<'a> Transactions<'a> {
             if self.writers[*element].is_some() {
                 return Err(asked(transaction.operation, "the element is appended a second time"));
             }
-            self.writers[*element] = Some(Writer { transaction: number, is_intermediate: false });
-            if let Some(before) = last.insert(*key, *element)
-                && let Some(writer) = &mut self.writers[before]
-            {
-                writer.is_intermediate = true;
+            let before = last.insert(*key, *element);
+            self.writers[*element] = Some(Writer { transaction: number, before, after: None });
+            if let Some(writer) = before.and_then(|before| self.writers[before].as_mut()) {
+                writer.after = Some(*element);
             }
         }
         self.all.push(transaction);
