@@ -106,14 +106,13 @@ impl History {
 
     fn with_lines(records: Vec<Record>, lines: Vec<usize>) -> Result<Self, Malformed> {
         let history = Self { records, lines };
-        for (before, after) in history.records.iter().zip(history.records.iter().skip(1)) {
+        for (place, after) in history.records.iter().enumerate().skip(1) {
+            let before = &history.records[place - 1];
             if after.index <= before.index {
-                return Err(
-                    history.malformed(after.index, format!("the index does not rise: before it {}", before.index))
-                );
+                return Err(history.malformed_at(place, format!("the index does not rise: before it {}", before.index)));
             }
             if after.time < before.time {
-                return Err(history.malformed(after.index, format!("time goes back: before it {} ns", before.time)));
+                return Err(history.malformed_at(place, format!("time goes back: before it {} ns", before.time)));
             }
         }
         Ok(history)
@@ -187,8 +186,17 @@ impl History {
     /// A problem with the record of that index.
     #[must_use]
     pub fn malformed(&self, index: u64, problem: String) -> Malformed {
-        let found = self.records.iter().position(|record| record.index == index);
-        let line = found.and_then(|place| self.lines.get(place));
+        // Indexes rise.
+        let place = self.records.partition_point(|record| record.index < index);
+        match self.records.get(place).filter(|record| record.index == index) {
+            Some(_) => self.malformed_at(place, problem),
+            None => Malformed { place: format!("record {index}"), problem },
+        }
+    }
+
+    fn malformed_at(&self, place: usize, problem: String) -> Malformed {
+        let index = self.records[place].index;
+        let line = self.lines.get(place);
         let place = line.map_or_else(|| format!("record {index}"), |line| format!("line {line} (record {index})"));
         Malformed { place, problem }
     }
