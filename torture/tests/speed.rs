@@ -17,7 +17,7 @@ fn registers(keys: u64, clients: usize, values: u64, seed: u64) -> History {
     let mut ask = |random: &mut Random, _: Option<&(String, Value)>| {
         fresh += 1;
         let key = Value::Int(random.below(keys) as i64);
-        let mut value = |random: &mut Random| Value::Int(if values == 0 { fresh } else { random.below(values) as i64 });
+        let value = |random: &mut Random| Value::Int(if values == 0 { fresh } else { random.below(values) as i64 });
         let (f, value) = match random.below(3) {
             0 => ("read", Value::Nil),
             1 => ("write", value(random)),

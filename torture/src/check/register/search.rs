@@ -12,16 +12,23 @@
 //!   not happen. Those whose value no answer can rest on are left out from the beginning.
 //! - Such operations that do the same are interchangeable; of two configurations that differ only in which of them were used
 //!   up, one that used a part of what the other used is enough.
+//! - At first only those are kept that used least, or little more than that. An order that is found that way is one; when none
+//!   is found, and something had been left out, the search begins again and keeps more, in the end all.
 //!
 //! Cost: n events times configurations. Few in practice; in the worst case exponential in how many writes are under way on one
-//! key at a time. The search gives up beyond [`WORK_MAX`].
+//! key at a time, and in how many of unknown outcome there are. The search gives up beyond [`WORK_MAX`].
 
+use std::collections::BTreeMap;
 use std::hash::Hash;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-/// How many configurations may be made for one key before the search gives up.
-pub const WORK_MAX: u64 = 20_000_000;
+/// How many configurations may be compared for one key before the search gives up.
+pub const WORK_MAX: u64 = 100_000_000;
+
+/// What is kept, in one search after the other: how many configurations that differ only in what they used up, and how many more
+/// operations of unknown outcome they may have used than the one that used least.
+const KEPT: [(usize, usize); 3] = [(4, 1), (64, 4), (usize::MAX, usize::MAX)];
 
 /// How many operations may be under way on one key at a time.
 pub const UNDER_WAY_MAX: usize = 1024;
@@ -95,13 +102,26 @@ pub(in crate::check) fn search(calls: &[Call]) -> Found {
     }
     // Beginnings before ends of the same moment: such operations may have overlapped.
     events.sort_unstable();
-    match most_under_way(&events, calls) {
-        0..=64 => Search::<1>::new(calls).run(&events),
-        65..=128 => Search::<2>::new(calls).run(&events),
-        129..=256 => Search::<4>::new(calls).run(&events),
-        257..=UNDER_WAY_MAX => Search::<16>::new(calls).run(&events),
-        _ => Found::GaveUp("too many operations are under way at a time"),
+    let search = match most_under_way(&events, calls) {
+        0..=64 => search_with::<1>,
+        65..=128 => search_with::<2>,
+        129..=256 => search_with::<4>,
+        257..=UNDER_WAY_MAX => search_with::<16>,
+        _ => return Found::GaveUp("too many operations are under way at a time"),
+    };
+    search(calls, &events)
+}
+
+fn search_with<const N: usize>(calls: &[Call], events: &[(Place, bool, usize)]) -> Found {
+    let mut found = Found::GaveUp("nothing was tried");
+    for (alike_max, more_max) in KEPT {
+        let mut search = Search::<N>::new(calls, Effort { alike_max, more_max, left_out: false, work: 0 });
+        found = search.run(events);
+        if !matches!(found, Found::NoOrder(_)) || !search.effort.left_out {
+            break;
+        }
     }
+    found
 }
 
 /// The calls without those of unknown outcome that no answer can rest on. If an order has such a write in it, the order without
@@ -192,6 +212,9 @@ struct Configuration<const N: usize> {
 /// Which operations of unknown outcome were used up: their kinds in order, each as often as it was used.
 type Used = Vec<u32>;
 
+/// A configuration, and what was used up on the way to it.
+type Form<const N: usize> = (Configuration<N>, Used);
+
 /// Configurations, each with the smallest sets of used operations that lead to it.
 struct Configurations<const N: usize> {
     by_form: FxHashMap<Configuration<N>, Vec<Used>>,
@@ -203,19 +226,44 @@ impl<const N: usize> Configurations<N> {
     }
 
     /// Adds one, unless there is one that can do all that it can. Tells whether it was added.
-    fn add(&mut self, form: Configuration<N>, used: Used) -> bool {
+    fn add(&mut self, form: Configuration<N>, used: Used, effort: &mut Effort) -> bool {
         let known = self.by_form.entry(form).or_default();
+        effort.work += 1 + known.len() as u64;
         if known.iter().any(|smaller| is_part(smaller, &used)) {
             return false;
         }
         known.retain(|larger| !is_part(&used, larger));
+        if known.len() >= effort.alike_max {
+            effort.left_out = true;
+            let largest = known.iter_mut().max_by_key(|known| known.len());
+            return largest.filter(|largest| largest.len() > used.len()).map(|largest| *largest = used).is_some();
+        }
         known.push(used);
         true
     }
 
-    fn into_all(self) -> impl Iterator<Item = (Configuration<N>, Used)> {
+    /// Leaves out those that used more.
+    fn keep_up_to(&mut self, amount: usize, effort: &mut Effort) {
+        self.by_form.retain(|_, known| {
+            let before = known.len();
+            known.retain(|used| used.len() <= amount);
+            effort.left_out |= known.len() < before;
+            !known.is_empty()
+        });
+    }
+
+    fn into_all(self) -> impl Iterator<Item = Form<N>> {
         self.by_form.into_iter().flat_map(|(form, all)| all.into_iter().map(move |used| (form, used)))
     }
+}
+
+/// What a search may do, and did.
+#[derive(Clone, Copy)]
+struct Effort {
+    alike_max: usize,
+    more_max: usize,
+    left_out: bool,
+    work: u64,
 }
 
 /// Whether the sorted `part` is contained in the sorted `whole`, each element as often.
@@ -242,13 +290,13 @@ struct Search<'a, const N: usize> {
     /// The slots of reads under way, by what they saw.
     reads: FxHashMap<u32, Slots<N>>,
     unknown: Vec<Alike>,
-    work: u64,
+    effort: Effort,
 }
 
 impl<'a, const N: usize> Search<'a, N> {
-    fn new(calls: &'a [Call]) -> Self {
+    fn new(calls: &'a [Call], mut effort: Effort) -> Self {
         let mut now = Configurations::new();
-        now.add(Configuration { value: NEVER_WRITTEN, done: Slots::NONE }, Vec::new());
+        now.add(Configuration { value: NEVER_WRITTEN, done: Slots::NONE }, Vec::new(), &mut effort);
         Self {
             calls,
             now,
@@ -257,11 +305,11 @@ impl<'a, const N: usize> Search<'a, N> {
             changes: Vec::new(),
             reads: FxHashMap::default(),
             unknown: Vec::new(),
-            work: 0,
+            effort,
         }
     }
 
-    fn run(mut self, events: &[(Place, bool, usize)]) -> Found {
+    fn run(&mut self, events: &[(Place, bool, usize)]) -> Found {
         for (at, &(_, is_end, number)) in events.iter().enumerate() {
             if !is_end {
                 self.begin(number);
@@ -269,13 +317,13 @@ impl<'a, const N: usize> Search<'a, N> {
             }
             let mut values: Vec<u32> = self.now.by_form.keys().map(|form| form.value).collect();
             self.end(number);
+            if self.effort.work > WORK_MAX {
+                return Found::GaveUp("too many orders are possible");
+            }
             if self.now.by_form.is_empty() {
                 values.sort_unstable();
                 values.dedup();
                 return Found::NoOrder(Refusal { call: number, around: self.around(&events[..at], number), values });
-            }
-            if self.work > WORK_MAX {
-                return Found::GaveUp("too many orders are possible");
             }
         }
         Found::Order
@@ -304,8 +352,7 @@ impl<'a, const N: usize> Search<'a, N> {
                 if form.value == seen {
                     form.done = form.done.with(slot);
                 }
-                self.work += 1;
-                self.now.add(form, used);
+                self.now.add(form, used, &mut self.effort);
             }
         }
     }
@@ -314,28 +361,38 @@ impl<'a, const N: usize> Search<'a, N> {
     fn end(&mut self, number: usize) {
         let slot = self.slots.remove(&number).expect("what ends has begun");
         let before = std::mem::replace(&mut self.now, Configurations::new());
+        let mut effort = self.effort;
         let mut after = Configurations::new();
         let mut tried = Configurations::new();
-        let mut open: Vec<(Configuration<N>, Used)> = Vec::new();
+        // By how much they used up: those that used least come first.
+        let mut open: BTreeMap<usize, Vec<Form<N>>> = BTreeMap::new();
+        let mut least = usize::MAX;
         for (form, used) in before.into_all() {
             if form.done.has(slot) {
-                after.add(Configuration { done: form.done.without(slot), ..form }, used);
-            } else if tried.add(form, used.clone()) {
-                open.push((form, used));
+                least = least.min(used.len());
+                after.add(Configuration { done: form.done.without(slot), ..form }, used, &mut effort);
+            } else if tried.add(form, used.clone(), &mut effort) {
+                open.entry(used.len()).or_default().push((form, used));
             }
         }
-        while let Some((form, used)) = open.pop() {
-            self.each_next(form, &used, |form, used| {
-                if form.done.has(slot) {
-                    after.add(Configuration { done: form.done.without(slot), ..form }, used);
-                } else if tried.add(form, used.clone()) {
-                    open.push((form, used));
-                }
-            });
-            if self.work > WORK_MAX {
+        while let Some((amount, mut forms)) = open.pop_first() {
+            if amount > least.saturating_add(effort.more_max) || effort.work > WORK_MAX {
+                effort.left_out = true;
                 break;
             }
+            while let Some((form, used)) = forms.pop() {
+                self.each_next(form, &used, |form, used| {
+                    if form.done.has(slot) {
+                        least = least.min(used.len());
+                        after.add(Configuration { done: form.done.without(slot), ..form }, used, &mut effort);
+                    } else if tried.add(form, used.clone(), &mut effort) {
+                        open.entry(used.len()).or_default().push((form, used));
+                    }
+                });
+            }
         }
+        after.keep_up_to(least.saturating_add(effort.more_max), &mut effort);
+        self.effort = effort;
         self.now = after;
         self.free.push(slot);
         if let Step::Read(seen) = self.calls[number].step {
@@ -351,13 +408,12 @@ impl<'a, const N: usize> Search<'a, N> {
     }
 
     /// Every configuration that one more operation leads to.
-    fn each_next(&mut self, form: Configuration<N>, used: &Used, mut give: impl FnMut(Configuration<N>, Used)) {
+    fn each_next(&self, form: Configuration<N>, used: &Used, mut give: impl FnMut(Configuration<N>, Used)) {
         for &(slot, step) in &self.changes {
             if form.done.has(slot) {
                 continue;
             }
             if let Some(value) = step.apply(form.value) {
-                self.work += 1;
                 give(self.with_reads(Configuration { value, done: form.done.with(slot) }), used.clone());
             }
         }
@@ -367,7 +423,6 @@ impl<'a, const N: usize> Search<'a, N> {
             if used_before == alike.begun || !self.is_wanted(value, &form, used) {
                 continue;
             }
-            self.work += 1;
             let mut used = used.clone();
             used.insert(used.partition_point(|other| *other <= kind), kind);
             give(self.with_reads(Configuration { value, ..form }), used);
