@@ -226,7 +226,7 @@ fn any_history() -> impl Strategy<Value = History> {
             (record.index, record.time) = (index, time);
             record
         };
-        History::new(records.into_iter().map(number).collect()).unwrap()
+        History::new(records.into_iter().map(number).collect()).expect("indexes rise")
     })
 }
 

@@ -16,7 +16,7 @@ struct Written(PathBuf);
 impl Written {
     fn new(name: &str, text: &str) -> Self {
         let path = std::env::temp_dir().join(format!("multiraft-torture-{}-{name}", std::process::id()));
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).expect("the file can be written");
         Self(path)
     }
 }
@@ -30,8 +30,9 @@ impl Drop for Written {
 fn check(file: &Written, flags: &[&str]) -> (i32, String, String) {
     let program = env!("CARGO_BIN_EXE_multiraft-torture");
     let Output { status, stdout, stderr } =
-        Command::new(program).arg("check").arg(&file.0).args(flags).output().unwrap();
-    (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+        Command::new(program).arg("check").arg(&file.0).args(flags).output().expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("it prints text");
+    (status.code().expect("no signal ends it"), text(stdout), text(stderr))
 }
 
 #[test]

@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use support::brute::{by_index, is_explained};
 use support::random::Random;
 use support::simulated::{
-    Bank, Counter, Ids, Lists, Lock, Object, Once, Ordered, Registers, Sessions, Set, Weather, simulate, spoil,
+    Bank, Counter, Ids, Lists, Lock, Object, Once, Ordered, Piecewise, Registers, Sessions, Set, Weather, simulate,
+    spoil,
 };
 
 const BOUND: u64 = 150;
@@ -134,7 +135,7 @@ fn run(workload: Workload, random: &mut Random, size: (usize, usize), weather: W
         weather: Weather,
         keys: u64,
     ) -> Vec<Operation> {
-        simulate(random, object, size, weather, &mut ask(workload, keys)).operations().unwrap()
+        simulate(random, object, size, weather, &mut ask(workload, keys)).operations().expect("operations pair")
     }
     with_object!(workload, |object| run_object(object, workload, random, size, weather, keys))
 }
@@ -147,7 +148,7 @@ fn is_explicable(workload: Workload, operations: &[Operation]) -> bool {
 }
 
 /// Workloads whose checker refuses all that has no explanation, and not only what it looks for.
-const EXACT: [Workload; 2] = [Workload::Register, Workload::BoundedStaleness];
+const EXACT: [Workload; 3] = [Workload::Register, Workload::BoundedStaleness, Workload::ListAppend];
 
 fn any_workload() -> impl Strategy<Value = Workload> {
     prop::sample::select(Workload::ALL.to_vec())
@@ -163,6 +164,20 @@ proptest! {
         let operations = run(workload, &mut Random::new(seed), (clients, 150), Weather { unknown, failed }, keys);
         let judgement = judge(workload, &operations).unwrap();
         prop_assert!(judgement.holds(), "{workload:?} {:?} {:?}", judgement.rows(), judgement.undecided());
+    }
+
+    #[test]
+    fn looking_at_one_key_after_the_other_is_no_anomaly_of_scans_and_forks(
+        seed: u64, clients in 1_usize..8, unknown in 0_u64..25, failed in 0_u64..15,
+    ) {
+        let (mut random, weather) = (Random::new(seed), Weather { unknown, failed });
+        let scans = simulate(&mut random, Piecewise::<Ordered>::default(), (clients, 150), weather, &mut ask(Workload::Scan, 1));
+        let scans = check::scan::check(&scans.operations().expect("operations pair")).unwrap();
+        prop_assert!(scans.holds(), "{:?}", scans.rows());
+        let forks = simulate(&mut random, Piecewise::<Once>::default(), (clients, 150), weather, &mut ask(Workload::LongFork, 1));
+        let promise = long_fork::Promise { atomic: false, stale: false };
+        let forks = check::long_fork::check(&forks.operations().expect("operations pair"), &promise).unwrap();
+        prop_assert!(forks.holds(), "{:?}", forks.rows());
     }
 }
 

@@ -27,13 +27,13 @@ pub(crate) fn history(workload: Workload, text: &str) -> History {
         edn +=
             &format!("{{:index {index}, :process {process}, :type :{kind}, :f :{f}, :value {value}, :time {time}}}\n");
     }
-    History::read(edn.as_bytes(), Format::Edn).unwrap()
+    History::read(edn.as_bytes(), Format::Edn).expect("the lines are records")
 }
 
 /// The names of the anomalies that are found.
 #[track_caller]
 pub(crate) fn anomalies(workload: Workload, text: &str) -> Vec<&'static str> {
-    let verdict = judge(&history(workload, text), None).unwrap();
+    let verdict = judge(&history(workload, text), None).expect("the history can be judged");
     assert_eq!(verdict.judgement().undecided(), [""; 0]);
     assert_eq!(verdict.judgement().holds(), verdict.judgement().anomalies().is_empty());
     verdict.judgement().anomalies()
@@ -42,9 +42,9 @@ pub(crate) fn anomalies(workload: Workload, text: &str) -> Vec<&'static str> {
 /// Why it cannot be judged.
 #[track_caller]
 pub(crate) fn problem(workload: Workload, text: &str) -> String {
-    judge(&history(workload, text), None).unwrap_err().to_string()
+    judge(&history(workload, text), None).expect_err("the history cannot be judged").to_string()
 }
 
 pub(crate) fn operations(workload: Workload, text: &str) -> Vec<Operation> {
-    history(workload, text).operations().unwrap()
+    history(workload, text).operations().expect("operations pair")
 }

@@ -117,7 +117,7 @@ pub(crate) fn simulate(
             }
         }
     }
-    History::new(records).unwrap()
+    History::new(records).expect("records are in order")
 }
 
 /// Makes one answer wrong, perhaps. The key of a keyed answer stays.
@@ -135,9 +135,12 @@ pub(crate) fn spoil(random: &mut Random, operations: &mut [Operation]) {
                 spoil_value(random, &mut words[2]);
             }
         }
-        Value::List(parts) if operation.f == "command" => spoil_value(random, parts.last_mut().unwrap()),
+        Value::List(parts) if operation.f == "command" => {
+            let place = parts.len() - 1;
+            spoil_value(random, &mut parts[place]);
+        }
         Value::List(parts) if operation.input.as_pair().is_some() && operation.f != "scan" => {
-            spoil_value(random, &mut parts[1])
+            spoil_value(random, &mut parts[1]);
         }
         other => spoil_value(random, other),
     }
@@ -367,5 +370,56 @@ impl Object for Lock {
         }
         self.is_held = false;
         Some(input.clone())
+    }
+}
+
+/// An object of which requests that only look see one part after the other, each as it is at that moment.
+#[derive(Clone, Default)]
+pub(crate) struct Piecewise<O> {
+    now: O,
+    past: Vec<(u64, O)>,
+}
+
+impl<O: Object + Default> Piecewise<O> {
+    /// Asks for a part, as it was at some moment of the request.
+    fn ask(&self, f: &str, part: &Value, at: u64) -> Option<Value> {
+        let found = self.past.iter().rev().find(|(time, _)| *time <= at);
+        found.map(|(_, object)| object.clone()).unwrap_or_default().apply(f, part)
+    }
+}
+
+impl<O: Object + Default> Object for Piecewise<O> {
+    fn apply(&mut self, f: &str, input: &Value) -> Option<Value> {
+        self.now.apply(f, input)
+    }
+
+    fn apply_at(&mut self, f: &str, input: &Value, sent: u64, now: u64, random: &mut Random) -> Option<Value> {
+        let moments = |random: &mut Random, count: u64| {
+            let mut moments: Vec<u64> = (0..count).map(|_| sent + random.below(now - sent + 1)).collect();
+            moments.sort_unstable();
+            moments
+        };
+        let parts = input.as_list().unwrap_or_default();
+        if f == "scan" {
+            let (from, to) = (parts.first()?.as_int()?, parts.get(1)?.as_int()?);
+            let mut keys = Vec::new();
+            for (key, at) in (from..to).zip(moments(random, (to - from) as u64)) {
+                let range = Value::list([Value::Int(key), Value::Int(key + 1)]);
+                keys.extend_from_slice(self.ask(f, &range, at)?.as_list()?);
+            }
+            return Some(Value::List(keys));
+        }
+        let is_read = parts.first().and_then(Value::as_list).is_some_and(|part| part[0].as_text() == Some("r"));
+        if f == "txn" && is_read {
+            let moments = moments(random, parts.len() as u64);
+            let told = parts.iter().zip(moments).map(|(part, at)| {
+                let answer = self.ask(f, &Value::list([part.clone()]), at)?;
+                answer.as_list()?.first().cloned()
+            });
+            return Some(Value::List(told.collect::<Option<_>>()?));
+        }
+        let answer = self.now.apply(f, input);
+        self.past.push((now, self.now.clone()));
+        answer
     }
 }

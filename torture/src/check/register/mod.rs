@@ -20,6 +20,9 @@ pub use search::{UNDER_WAY_MAX, WORK_MAX};
 const PHANTOM: &str = "phantom-value";
 const NONLINEARIZABLE: &str = "nonlinearizable";
 
+/// After how many keys that could not be decided no other is searched.
+pub(super) const UNDECIDED_MAX: usize = 5;
+
 /// What is looked for.
 pub const KINDS: [Kind; 2] = [
     Kind { name: PHANTOM, about: "a read of what nobody can have written" },
@@ -49,6 +52,10 @@ pub fn check(operations: &[Operation]) -> Result<Judgement, Unusable> {
         if let Some(read) = first_phantom(&calls) {
             judgement.found(PHANTOM, format!("{}{}", of_key(&key), sources[read]), sources[read].records());
             continue;
+        }
+        if judgement.undecided().len() >= UNDECIDED_MAX {
+            judgement.leave_undecided(format!("{}and all keys behind it: not searched after so many", of_key(&key)));
+            break;
         }
         match search(&calls) {
             Found::Order => {}

@@ -488,4 +488,42 @@ mod tests {
         let calls: Vec<Call> = (0..=UNDER_WAY_MAX as u64).map(read).collect();
         assert!(matches!(search(&calls), Found::GaveUp(_)));
     }
+    /// Thirty operations on few values, many of unknown outcome, so that much is left out at first.
+    fn drawn(seed: u64) -> Vec<Call> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        let mut calls = Vec::new();
+        for place in 0..30 {
+            let (old, new) = (below(3) as u32, below(3) as u32 + 1);
+            let (read, write, cas) = (Step::Read(old), Step::Write(new), Step::Cas(old, new));
+            let step = [read, write, write, write, cas, cas][below(6) as usize];
+            let begin = (place * 10 + below(10), 0);
+            let is_answered = matches!(step, Step::Read(_)) || below(4) == 0;
+            calls.push(Call { step, begin, end: is_answered.then(|| (begin.0 + 1 + below(100), 0)) });
+        }
+        calls
+    }
+
+    #[test]
+    fn what_is_left_out_at_first_changes_no_verdict() {
+        let (mut orders, mut refused, mut left_out) = (0, 0, 0);
+        for seed in 0..3_000 {
+            let calls = drawn(seed);
+            let kept = without_needless(&calls);
+            let mut events: Vec<_> = kept.iter().map(|number| (calls[*number].begin, false, *number)).collect();
+            events.extend(kept.iter().filter_map(|number| calls[*number].end.map(|end| (end, true, *number))));
+            events.sort_unstable();
+            let whole = Effort { alike_max: usize::MAX, more_max: usize::MAX, left_out: false, work: 0 };
+            let expected = Search::<1>::new(&calls, whole).run(&events);
+            let mut first = Search::<1>::new(&calls, Effort { alike_max: 1, more_max: 0, ..whole });
+            left_out += u32::from(matches!(first.run(&events), Found::NoOrder(_)) && first.effort.left_out);
+            orders += u32::from(expected == Found::Order);
+            refused += u32::from(matches!(expected, Found::NoOrder(_)));
+            assert_eq!(search(&calls), expected, "{seed}");
+        }
+        assert!(orders > 100 && refused > 100 && left_out > 100, "{orders} {refused} {left_out}");
+    }
 }
