@@ -75,15 +75,28 @@ impl Operation {
     }
 }
 
+/// A value for people: of a long one the beginning and the end.
+fn shortened(value: &Value) -> String {
+    const KEPT: usize = 100;
+    let text = value.to_string();
+    let (begin, end) = (text.char_indices().nth(KEPT), text.char_indices().nth_back(KEPT));
+    match (begin, end) {
+        (Some((begin, _)), Some((end, _))) if end > begin + 20 => format!("{} ... {}", &text[..begin], &text[end..]),
+        _ => text,
+    }
+}
+
 /// Readable: process, function, values, outcome, records.
 impl std::fmt::Display for Operation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { process, f: function, input, begin, end, .. } = self;
+        let Self { process, f: function, begin, end, .. } = self;
+        let input = shortened(&self.input);
         match &self.outcome {
-            Outcome::Ok(answer) if answer == input => {
+            Outcome::Ok(answer) if *answer == self.input => {
                 write!(f, "client {process} {function} {input} ok [{}, {}]", begin.index, end.index)
             }
             Outcome::Ok(answer) => {
+                let answer = shortened(answer);
                 write!(f, "client {process} {function} {input} -> {answer} [{}, {}]", begin.index, end.index)
             }
             Outcome::Fail => write!(f, "client {process} {function} {input} failed [{}, {}]", begin.index, end.index),

@@ -23,10 +23,11 @@ const LEVELS: [(&str, &[Why], bool); 8] = [
 ];
 
 /// From how many nodes of a component the shortest cycle is looked for. A shorter one may be missed, none is missed altogether.
-const STARTS_MAX: usize = 64;
+const STARTS_MAX: usize = 16;
 
-/// How many missed writes are tried for a cycle with just one of them; beyond that it may be called by the wider name.
-const MISSED_MAX: usize = 2_000;
+/// How many edges are followed in a component for a cycle with just one missed write; if that is not enough, the cycle is called
+/// by the wider name.
+const FOLLOWED_MAX: usize = 20_000_000;
 
 /// A way through the graph: nodes, and why each comes before the next. The last comes before the first.
 type Cycle = Vec<(usize, Why)>;
@@ -133,54 +134,47 @@ fn components(graph: &Graph, nodes: &[usize], whys: &[Why]) -> Vec<Vec<usize>> {
 
 /// A short cycle in a component that has one.
 fn shortest_cycle(graph: &Graph, component: &[usize], inside: &FxHashSet<usize>, whys: &[Why]) -> Option<Cycle> {
-    let cycles = component.iter().take(STARTS_MAX).filter_map(|start| {
-        let steps = graph.edges[*start].iter().filter(|(next, why)| inside.contains(next) && is_allowed(*why, whys));
-        steps
-            .filter_map(|(next, why)| path(graph, *next, *start, inside, whys).map(|path| joined(*start, *why, path)))
-            .min_by_key(Vec::len)
-    });
-    cycles.min_by_key(Vec::len)
+    let cycles = component.iter().take(STARTS_MAX);
+    cycles.filter_map(|start| path(graph, (*start, *start), inside, whys, &mut { usize::MAX })).min_by_key(Vec::len)
 }
 
 /// A cycle in which one edge is a read that misses a write.
 fn cycle_with_one_missed(graph: &Graph, component: &[usize], inside: &FxHashSet<usize>, whys: &[Why]) -> Option<Cycle> {
     let others: Vec<Why> = whys.iter().copied().filter(|why| *why != Why::Rw).collect();
-    let missed = component.iter().flat_map(|reader| {
+    let mut missed = component.iter().flat_map(|reader| {
         let edges = graph.edges[*reader].iter().filter(|(next, why)| *why == Why::Rw && inside.contains(next));
         edges.map(|(writer, _)| (*reader, *writer))
     });
-    missed.take(MISSED_MAX).find_map(|(reader, writer)| {
-        path(graph, writer, reader, inside, &others).map(|path| joined(reader, Why::Rw, path))
+    let mut followed_max = FOLLOWED_MAX;
+    missed.find_map(|(reader, writer)| {
+        let path = path(graph, (writer, reader), inside, &others, &mut followed_max)?;
+        Some(std::iter::once((reader, Why::Rw)).chain(path).collect())
     })
 }
 
-fn joined(start: usize, why: Why, path: Cycle) -> Cycle {
-    std::iter::once((start, why)).chain(path).collect()
-}
-
-/// A shortest way from one node to another, as the nodes on it without the last.
-fn path(graph: &Graph, from: usize, to: usize, inside: &FxHashSet<usize>, whys: &[Why]) -> Option<Cycle> {
+/// A shortest way from one node to another, or back to itself, as the nodes on it without the last. It follows at most so many
+/// edges, and takes those that it followed off that number.
+fn path(
+    graph: &Graph,
+    (from, to): (usize, usize),
+    inside: &FxHashSet<usize>,
+    whys: &[Why],
+    followed_max: &mut usize,
+) -> Option<Cycle> {
     let mut came: FxHashMap<usize, (usize, Why)> = FxHashMap::default();
     let mut queue = VecDeque::from([from]);
-    let mut is_there = from == to;
-    while let Some(node) = queue.pop_front().filter(|_| !is_there) {
+    while let Some(node) = queue.pop_front().filter(|_| !came.contains_key(&to)) {
         for &(next, why) in &graph.edges[node] {
-            if next != from && inside.contains(&next) && is_allowed(why, whys) && !came.contains_key(&next) {
+            *followed_max = followed_max.checked_sub(1)?;
+            if inside.contains(&next) && is_allowed(why, whys) && !came.contains_key(&next) {
                 came.insert(next, (node, why));
                 queue.push_back(next);
-                is_there |= next == to;
             }
         }
     }
-    if !is_there {
-        return None;
-    }
-    let mut path = Vec::new();
-    let mut node = to;
-    while node != from {
-        let step = *came.get(&node)?;
-        path.push(step);
-        node = step.0;
+    let mut path = vec![*came.get(&to)?];
+    while let Some((node, _)) = path.last().filter(|(node, _)| *node != from) {
+        path.push(*came.get(node)?);
     }
     path.reverse();
     Some(path)
@@ -191,7 +185,11 @@ fn tell(name: &str, cycle: &Cycle, graph: &Graph, transactions: &Transactions<'_
     let mut records = Vec::new();
     for (node, why) in cycle {
         if let Some(list) = graph.list_of(*node) {
-            what.push_str(&format!(" behind all that was read of key {}", transactions.keys[list]));
+            // There are two nodes for it, which may follow each other.
+            let place = format!(" behind all that was read of key {}", transactions.keys[list]);
+            if !what.ends_with(&place) {
+                what.push_str(&place);
+            }
         } else {
             let operation = transactions.all[*node].operation;
             what.push_str(&format!("\n    {operation}  --{}-->", why.name()));

@@ -47,10 +47,10 @@ pub const KINDS: [Kind; 17] = [
     Kind { name: "G1c", about: "a cycle of writes and reads from them" },
     Kind { name: "G-single", about: "a cycle in which one read misses a write" },
     Kind { name: "G2-item", about: "a cycle in which several reads miss writes" },
-    Kind { name: "G0-realtime", about: "the same, with real time" },
-    Kind { name: "G1c-realtime", about: "the same, with real time" },
-    Kind { name: "G-single-realtime", about: "the same, with real time" },
-    Kind { name: "G2-item-realtime", about: "the same, with real time" },
+    Kind { name: "G0-realtime", about: "a cycle of writes and real time" },
+    Kind { name: "G1c-realtime", about: "a cycle of writes, reads from them and real time" },
+    Kind { name: "G-single-realtime", about: "a cycle with real time in which one read misses a write" },
+    Kind { name: "G2-item-realtime", about: "a cycle with real time in which several reads miss writes" },
 ];
 
 /// Judges a history of lists.

@@ -4,7 +4,11 @@
 //! read of nil means "never written", so that a register which forgets is found out; it does not mean "anything".
 //!
 //! Linearizability is local: a history is linearizable if each key's part of it is. (Horn and Kroening, "Faster linearizability
-//! checking via P-compositionality", 2015.) Method and cost for one key: [`search`].
+//! checking via P-compositionality", 2015.) Each key is searched by Lowe's just-in-time method ("Testing for linearizability",
+//! 2017), with his cache of configurations that were visited, on the footing of Wing and Gong (1993).
+//!
+//! Cost: nearly linear in practice; at worst exponential in how many writes are under way on one key at a time, and in how many
+//! of them have an unknown outcome. Beyond [`WORK_MAX`] a key is left undecided.
 
 mod search;
 
