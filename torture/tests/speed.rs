@@ -90,6 +90,7 @@ fn a_hundred_thousand_operations_are_judged_within_a_minute() {
         Workload::Register,
         &registers(Registers::default(), 300, 300, 0, 4),
     );
+    passes("1 register, 5 values, 5 clients", Workload::Register, &registers(Registers::default(), 1, 5, 5, 6));
     passes("10 registers, 5 values, 30 clients", Workload::Register, &registers(Registers::default(), 10, 30, 5, 5));
 }
 

@@ -28,7 +28,7 @@ pub const WORK_MAX: u64 = 100_000_000;
 
 /// What is kept, in one search after the other: how many configurations that differ only in what they used up, and how many more
 /// operations of unknown outcome they may have used than the one that used least.
-const KEPT: [(usize, usize); 3] = [(4, 1), (64, 4), (usize::MAX, usize::MAX)];
+const KEPT: [(usize, usize); 4] = [(2, 0), (4, 1), (64, 4), (usize::MAX, usize::MAX)];
 
 /// How many operations may be under way on one key at a time.
 pub const UNDER_WAY_MAX: usize = 1024;
