@@ -100,3 +100,20 @@ fn what_cannot_be_judged_ends_with_2_and_says_why() {
     assert_eq!(code, 2);
     assert!(error.contains("one of register"), "{error}");
 }
+
+#[test]
+fn what_could_not_be_decided_does_not_pass() {
+    use multiraft_torture::check::register::UNDER_WAY_MAX;
+    let mut text = GOOD.lines().next().expect("the header").to_owned() + "\n";
+    let clients = UNDER_WAY_MAX + 1;
+    for (kind, value, first) in [("invoke", "[1 nil]", 1), ("ok", "[1 nil]", clients + 1)] {
+        for client in 0..clients {
+            let index = first + client;
+            text +=
+                &format!("{{:index {index} :process {client} :type :{kind} :f :read :value {value} :time {index}}}\n");
+        }
+    }
+    let (code, out, _) = check(&Written::new("crowded.edn", &text), &[]);
+    assert_eq!(code, 1, "{out}");
+    assert!(out.ends_with("NOT DECIDED: 1\n"), "{out}");
+}

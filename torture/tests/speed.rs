@@ -187,3 +187,26 @@ fn a_hundred_thousand_transactions_are_judged_within_a_minute() {
     let history = History::new(stale).expect("indexes are as they were");
     judged("the same, and nothing is read from the middle on", Workload::ListAppend, &history);
 }
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "only an optimised build says how long it takes")]
+fn a_hundred_thousand_operations_with_bounded_reads_are_judged_within_a_minute() {
+    // A request takes some hundred nanoseconds: dozens or hundreds of reads of a key count as under way at a time.
+    for (keys, values, bound) in [(300, 5, 5_000), (300, 0, 5_000), (100, 5, 20_000), (100, 0, 20_000)] {
+        let mut fresh = 0;
+        let mut ask = |random: &mut Random, _: Option<&(String, Value)>| {
+            fresh += 1;
+            let key = Value::Int(random.below(keys) as i64);
+            let value = Value::Int(if values == 0 { fresh } else { random.below(values) as i64 });
+            let (f, value) = match random.below(4) {
+                0 => ("read", Value::Nil),
+                1 => ("write", value),
+                _ => ("read-bounded", Value::Int(bound)),
+            };
+            (f.to_owned(), Value::keyed(key, value))
+        };
+        let history = run(Registers::default(), 100, 1, &mut ask);
+        let name = format!("{keys} registers, {values} values, bounds of {bound}");
+        passes(&name, Workload::BoundedStaleness, &history);
+    }
+}
