@@ -36,6 +36,22 @@ fn registers_that_are_linearizable_pass() {
 }
 
 #[test]
+fn one_register_may_go_without_a_key() {
+    let history = |read| {
+        format!(
+            "0 invoke write 10
+             0 ok write 10
+             0 invoke cas [10 20]
+             0 ok cas [10 20]
+             1 invoke read nil
+             1 ok read {read}"
+        )
+    };
+    passes(Register, &history("20"));
+    refused(Register, &history("10"), &["nonlinearizable"]);
+}
+
+#[test]
 fn a_write_of_unknown_outcome_may_take_effect_at_any_later_time_or_never() {
     let late = "0 invoke write [1 10]
         0 info write [1 10]
@@ -740,9 +756,10 @@ fn other_anomalies_of_forks_are_refused() {
 fn operations_of_other_workloads_are_unusable() {
     let cases: &[(Workload, &str, &str)] = &[
         (Register, "0 invoke pop [1 nil]", "`pop` is none of read, write, cas"),
-        (Register, "0 invoke read nil", "[key value]"),
+        (Register, "0 invoke read 5", "[key nil], or nil"),
         (Register, "0 invoke write [1 nil]", "nil means never written"),
-        (Register, "0 invoke cas [1 2]", "[key [old new]]"),
+        (Register, "0 invoke cas 5", "[key [old new]]"),
+        (Register, "0 invoke cas [1 nil]", "new is not nil"),
         (Register, "0 invoke read [1 nil]\n 0 ok read [2 nil]", "the same key"),
         (Register, "0 invoke write [1 2]\n 0 ok write [1 3]", "repeats the question"),
         (ListAppend, "0 invoke txn [[:pop 1 nil]]", "list of [:append key element]"),

@@ -6,8 +6,10 @@
 //! by time, and by the order of records at the same time. The history's first record may promise `:drift-permille`, by which the
 //! clock that measures bounds may be wrong.
 
-use super::input::{Unusable, asked, by_key, keyed, of_key};
-use super::register::{Call, Found, Numbers, Place, Step, UNDECIDED_MAX, first_phantom, search, step_of, tell};
+use super::input::{Unusable, asked, of_key};
+use super::register::{
+    Call, Found, Numbers, Place, UNDECIDED_MAX, by_register, first_phantom, search, seen, split, step_of, tell,
+};
 use super::verdict::{Judgement, Kind};
 use crate::history::{Header, Moment, Operation, Value};
 
@@ -50,21 +52,16 @@ impl Promise {
 /// An operation is not of this workload.
 pub fn check(operations: &[Operation], promise: &Promise) -> Result<Judgement, Unusable> {
     let mut judgement = Judgement::new(&KINDS);
-    for operation in operations {
-        keyed(operation)?;
-    }
-    for (key, operations) in by_key(operations) {
+    for (key, operations) in by_register(operations) {
         let mut values = Numbers::default();
         let (mut calls, mut sources) = (Vec::new(), Vec::new());
         for operation in operations {
             // Records have their places behind all that counts as asked for at the same time.
             let place = |moment: Moment| (moment.time, moment.index.saturating_add(1));
             let (step, begin) = if operation.f == "read-bounded" {
-                let bound = operation.input.as_pair().and_then(|(_, bound)| bound.as_int());
-                let bound = bound.and_then(|bound| u64::try_from(bound).ok());
-                let bound =
-                    bound.ok_or_else(|| asked(operation, "a bounded read asks for [key bound], in nanoseconds"))?;
-                (bounded_step(operation, &mut values)?, promise.since(operation.begin, bound))
+                let bound = split(operation).1.as_int().and_then(|bound| u64::try_from(bound).ok());
+                let bound = bound.ok_or_else(|| asked(operation, "it asks for [key bound], in nanoseconds"))?;
+                (seen(operation, &mut values)?, promise.since(operation.begin, bound))
             } else {
                 (step_of(operation, &mut values)?, place(operation.begin))
             };
@@ -79,15 +76,6 @@ pub fn check(operations: &[Operation], promise: &Promise) -> Result<Judgement, U
         check_key(&key, &calls, &sources, &values, &mut judgement);
     }
     Ok(judgement)
-}
-
-fn bounded_step(operation: &Operation, values: &mut Numbers) -> Result<Option<Step>, Unusable> {
-    let key = keyed(operation)?.0;
-    let Some(answer) = operation.answer() else { return Ok(None) };
-    match answer.as_pair() {
-        Some((of, value)) if of == key => Ok(Some(Step::Read(values.of(value)))),
-        _ => Err(super::input::answered(operation, "a read answers [key value] of the same key")),
-    }
 }
 
 fn check_key(key: &Value, calls: &[Call], sources: &[&Operation], values: &Numbers, judgement: &mut Judgement) {

@@ -70,11 +70,6 @@ pub(super) fn split_answer(operation: &Operation) -> Result<Option<&Value>, Unus
     }
 }
 
-/// The key and the rest of a value that must have a key.
-pub(super) fn keyed(operation: &Operation) -> Result<(&Value, &Value), Unusable> {
-    operation.input.as_pair().ok_or_else(|| asked(operation, "a keyed value is [key value]"))
-}
-
 /// An answer must repeat what was asked for.
 pub(super) fn repeated(operation: &Operation) -> Result<(), Unusable> {
     match operation.answer() {

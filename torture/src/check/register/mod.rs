@@ -1,7 +1,8 @@
 //! Registers under keys, with read, write and compare-and-set: each must be linearizable (Herlihy and Wing, 1990).
 //!
-//! `read [k nil]` answers `[k value]`; `write [k value]`; `cas [k [old new]]`, which is `fail` where it found something else. A
-//! read of nil means "never written", so that a register which forgets is found out; it does not mean "anything".
+//! `read [k nil]` answers `[k value]`; `write [k value]`; `cas [k [old new]]`, which is `fail` where it found something else. One
+//! register may go without a key: `read nil`, `write value`, `cas [old new]`. A read of nil means "never written", so that a
+//! register which forgets is found out; it does not mean "anything".
 //!
 //! Linearizability is local: a history is linearizable if each key's part of it is. (Horn and Kroening, "Faster linearizability
 //! checking via P-compositionality", 2015.) Each key is searched by Lowe's just-in-time method ("Testing for linearizability",
@@ -12,9 +13,11 @@
 
 mod search;
 
+use std::collections::BTreeMap;
+
 use rustc_hash::FxHashMap;
 
-use super::input::{Unusable, answered, asked, by_key, keyed, of_key, repeated, unknown};
+use super::input::{Unusable, answered, asked, of_key, repeated, unknown};
 use super::verdict::{Judgement, Kind};
 use crate::history::{Operation, Value};
 
@@ -39,10 +42,7 @@ pub const KINDS: [Kind; 2] = [
 /// An operation is not of this workload.
 pub fn check(operations: &[Operation]) -> Result<Judgement, Unusable> {
     let mut judgement = Judgement::new(&KINDS);
-    for operation in operations {
-        keyed(operation)?;
-    }
-    for (key, operations) in by_key(operations) {
+    for (key, operations) in by_register(operations) {
         let mut values = Numbers::default();
         let mut calls = Vec::new();
         let mut sources = Vec::new();
@@ -98,19 +98,43 @@ impl Numbers {
     }
 }
 
+/// The key of an operation, and what it is given. A compare-and-set without a key is a pair as well, of two values.
+pub(super) fn split(operation: &Operation) -> (Option<&Value>, &Value) {
+    let is_keyed = |value: &Value| operation.f != "cas" || value.as_list().is_some();
+    match operation.input.as_pair().filter(|(_, value)| is_keyed(value)) {
+        Some((key, value)) => (Some(key), value),
+        None => (None, &operation.input),
+    }
+}
+
+pub(super) fn by_register(operations: &[Operation]) -> BTreeMap<Value, Vec<&Operation>> {
+    let mut registers: BTreeMap<Value, Vec<&Operation>> = BTreeMap::new();
+    for operation in operations {
+        registers.entry(split(operation).0.cloned().unwrap_or_default()).or_default().push(operation);
+    }
+    registers
+}
+
+/// What a read that was answered saw.
+pub(super) fn seen(operation: &Operation, values: &mut Numbers) -> Result<Option<Step>, Unusable> {
+    let Some(answer) = operation.answer() else { return Ok(None) };
+    let value = match (split(operation).0, answer.as_pair()) {
+        (None, _) => answer,
+        (Some(key), Some((of, value))) if of == key => value,
+        _ => return Err(answered(operation, "a read of [key ..] answers [key value] of the same key")),
+    };
+    Ok(Some(Step::Read(values.of(value))))
+}
+
 /// What an operation does to its register; `None` if it cannot have done anything and tells nothing.
 pub(super) fn step_of(operation: &Operation, values: &mut Numbers) -> Result<Option<Step>, Unusable> {
-    let (key, input) = keyed(operation)?;
+    let (_, input) = split(operation);
     let step = match operation.f.as_str() {
         "read" => {
             if *input != Value::Nil {
-                return Err(asked(operation, "a read asks for [key nil]"));
+                return Err(asked(operation, "a read asks for [key nil], or nil"));
             }
-            let Some(answer) = operation.answer() else { return Ok(None) };
-            match answer.as_pair() {
-                Some((of, value)) if of == key => Step::Read(values.of(value)),
-                _ => return Err(answered(operation, "a read answers [key value] of the same key")),
-            }
+            return seen(operation, values);
         }
         "write" => {
             repeated(operation)?;
@@ -123,7 +147,12 @@ pub(super) fn step_of(operation: &Operation, values: &mut Numbers) -> Result<Opt
             repeated(operation)?;
             match input.as_pair() {
                 Some((old, new)) if *new != Value::Nil => Step::Cas(values.of(old), values.of(new)),
-                _ => return Err(asked(operation, "a compare-and-set is [key [old new]], and new is not nil")),
+                _ => {
+                    return Err(asked(
+                        operation,
+                        "a compare-and-set is [key [old new]], or [old new], and new is not nil",
+                    ));
+                }
             }
         }
         _ => return Err(unknown(operation, "read, write, cas")),
