@@ -62,7 +62,6 @@ fn what_is_wrong_is_told_with_its_line() {
     let cases = [
         (third("{:index 2 :process 2 :type :invoke :f :read :time 1}"), "line 3: the field `value` is missing"),
         (third("{:index 1 :process 2 :type :invoke :f :read :value nil :time 1}"), "the index does not rise"),
-        (third("{:index 2 :process 2 :type :invoke :f :read :value nil :time 0}"), "time goes back"),
         (third("{:index 2 :process -2 :type :invoke :f :read :value nil :time 1}"), "`process` is -2"),
         (third("{:index 2 :process 2 :type :begin :f :read :value nil :time 1}"), "`type` is :begin"),
         (third("{:index 2 :process 2 :type :ok :f \"read\" :value nil :time 1}"), "`f` is \"read\""),
@@ -79,7 +78,8 @@ fn what_is_wrong_is_told_with_its_line() {
         (third("{:index \"abc"), "the file ends inside the string of line 3"),
         (third("{:index \"\\q\"}"), "`\\q` is no escape"),
         (third("{:index \"\\u12\"}"), "four digits"),
-        (third("{\"index\" 2}"), "neither a number nor a keyword"),
+        (third("{[1] 2}"), "none of number, keyword and string"),
+        (third("{\"index\" 2}"), "the field `index` is missing"),
         (third("}"), "`}` closes nothing"),
         (third("{:index : }"), "`:` is no keyword"),
     ];
@@ -91,6 +91,17 @@ fn what_is_wrong_is_told_with_its_line() {
     assert!(read("[{:index 0}", Format::Edn).unwrap_err().contains("line 1: the field"));
     assert!(read("[", Format::Edn).unwrap_err().contains("before the `]`"));
     assert!(read("[] 5", Format::Edn).unwrap_err().contains("behind the end"));
+}
+
+#[test]
+fn times_that_go_back_are_refused_where_something_rests_on_them() {
+    use multiraft_torture::check::{Workload, judge};
+    let text = "{:index 0 :process 0 :type :invoke :f :read :value nil :time 5}\n\n\
+        {:index 1 :process 0 :type :ok :f :read :value nil :time 4}\n";
+    let history = read(text, Format::Edn).unwrap();
+    assert!(judge(&history, Some(Workload::Register)).unwrap().judgement().holds());
+    let problem = judge(&history, Some(Workload::BoundedStaleness)).unwrap_err().to_string();
+    assert_eq!(problem, "line 3 (record 1): time goes back: before it 5 ns");
 }
 
 #[test]
@@ -190,7 +201,11 @@ fn any_value() -> impl Strategy<Value = Value> {
         any_word().prop_map(Value::Keyword),
     ];
     leaf.prop_recursive(3, 20, 4, |inner| {
-        let key = prop_oneof![any::<i64>().prop_map(Value::Int), any_word().prop_map(Value::Keyword)];
+        let key = prop_oneof![
+            any::<i64>().prop_map(Value::Int),
+            any_word().prop_map(Value::Keyword),
+            "[\":]{0,2}\\PC{0,3}".prop_map(Value::Text),
+        ];
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::List),
             prop::collection::btree_map(key, inner, 0..4).prop_map(Value::Map),

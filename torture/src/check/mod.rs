@@ -123,6 +123,9 @@ pub fn judge(history: &History, workload: Option<Workload>) -> Result<Verdict, M
         }
     };
     let header = header.filter(|header| header.name == workload.name()).unwrap_or_default();
+    if matches!(workload, Workload::BoundedStaleness | Workload::Lock) {
+        history.check_times()?;
+    }
     let operations = history.operations()?;
     let judgement = judge_operations(workload, &operations, &header)
         .map_err(|unusable| history.malformed(unusable.record, unusable.problem))?;

@@ -157,8 +157,8 @@ impl Reader<'_> {
                 Some(_) => {}
             }
             let key = self.read_value(depth + 1)?;
-            if !matches!(key, Value::Int(_) | Value::Keyword(_)) {
-                return Err(format!("the key {} is neither a number nor a keyword", shortened(&key)));
+            if !matches!(key, Value::Int(_) | Value::Keyword(_) | Value::Text(_)) {
+                return Err(format!("the key {} is none of number, keyword and string", shortened(&key)));
             }
             self.skip_blank(depth)?;
             if self.peek() == Some('}') {

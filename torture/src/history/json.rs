@@ -2,7 +2,8 @@
 //!
 //! Where EDN has a keyword by the nature of the place (type, f, the name of a process, keys of maps, the function of a part of
 //! a transaction), JSON has the plain word. Elsewhere a keyword is a string with a colon before it, and a text that itself
-//! begins with a colon gets another one. A key of a map that looks like a number is one.
+//! begins with a colon gets another one. A key of a map that looks like a number is one; one that is a text has a double quote before
+//! it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -136,6 +137,7 @@ fn write_value(value: &Value, out: &mut String) {
 fn write_key(key: &Value, out: &mut String) {
     match key {
         Value::Keyword(word) => write_text(word, out),
+        Value::Text(text) => write_text(&format!("\"{text}"), out),
         other => write_text(&other.to_string(), out),
     }
 }
@@ -203,10 +205,13 @@ impl<'de> Visitor<'de> for ReadVisitor {
         let mut map = BTreeMap::new();
         while let Some((key, Read(value))) = entries.next_entry::<String, Read>()? {
             let number = key.parse::<i64>().ok().filter(|number| number.to_string() == key);
-            let key = match number {
-                Some(number) => Value::Int(number),
-                None if is_word(&key) => Value::Keyword(key),
-                None => return Err(A::Error::custom(format!("the key {key:?} is neither a number nor a word"))),
+            let key = match (number, key.strip_prefix('"')) {
+                (Some(number), _) => Value::Int(number),
+                (None, Some(text)) => Value::Text(text.to_owned()),
+                (None, None) if is_word(&key) => Value::Keyword(key),
+                (None, None) => {
+                    return Err(A::Error::custom(format!("the key {key:?} is neither a number nor a word")));
+                }
             };
             if map.contains_key(&key) {
                 return Err(A::Error::custom(format!("the key {key} stands twice")));

@@ -65,7 +65,7 @@ pub struct Record {
     pub f: String,
     /// What it was given (invoke) or told (ok).
     pub value: Value,
-    /// When, in nanoseconds since some beginning. Never falls from record to record.
+    /// When, in nanoseconds since some beginning.
     pub time: u64,
     /// Other fields, such as `error`: kept, and never judged. The keys are keywords.
     pub extra: BTreeMap<Value, Value>,

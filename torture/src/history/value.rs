@@ -24,7 +24,7 @@ pub enum Value {
     Keyword(String),
     /// Values in an order.
     List(Vec<Value>),
-    /// Values under keys, each a number or a keyword.
+    /// Values under keys, each a number, a keyword or a text.
     Map(BTreeMap<Value, Value>),
 }
 
