@@ -1,5 +1,6 @@
 //! A replica that sleeps, in as few bytes as hold it, and where those of one worker are kept.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -38,35 +39,49 @@ pub(super) struct Rest {
 
 /// How the sizes of places grow from one pool to the next, in bytes.
 const STEP: usize = 8;
+/// In the place of a pool: what is too large for all of them, found by its slot. A region that has absorbed some hundred others, for instance.
+const LARGE: u8 = u8::MAX;
 /// Before all else: the slot that the bytes belong to, and how much of their place they leave empty.
 const HEAD: usize = 5;
 
 /// What is kept of those who sleep.
 pub(super) struct Rests {
     pools: Vec<BytePool>,
+    large: BTreeMap<u32, Box<[u8]>>,
 }
 
 impl Rests {
     pub(super) fn new() -> Self {
-        Self { pools: (1..=BytePool::SIZE_MAX / STEP as u16).map(|steps| BytePool::new(steps * STEP as u16)).collect() }
+        let sizes = (1..=BytePool::SIZE_MAX / STEP as u16).map(|steps| steps * STEP as u16);
+        Self { pools: sizes.map(BytePool::new).collect(), large: BTreeMap::new() }
     }
 
     pub(super) fn get(&self, rest: Rest) -> &[u8] {
+        if rest.pool == LARGE {
+            return &self.large[&rest.number][HEAD..];
+        }
         let place = self.pools[usize::from(rest.pool)].get(rest.number);
         &place[HEAD..place.len() - usize::from(place[HEAD - 1])]
     }
 
-    /// Keeps what was packed for the replica in `slot`, if it is not too much.
-    pub(super) fn keep(&mut self, slot: u32, mut packed: Vec<u8>) -> Option<Rest> {
+    /// Keeps what was packed for the replica in `slot`.
+    pub(super) fn keep(&mut self, slot: u32, mut packed: Vec<u8>) -> Rest {
         let pool = packed.len().div_ceil(STEP) - 1;
+        let Some(places) = self.pools.get_mut(pool) else {
+            self.large.insert(slot, packed.into());
+            return Rest { pool: LARGE, number: slot };
+        };
         packed[..HEAD - 1].copy_from_slice(&slot.to_le_bytes());
         packed[HEAD - 1] = ((pool + 1) * STEP - packed.len()) as u8;
-        let number = self.pools.get_mut(pool)?.push(&packed);
-        Some(Rest { pool: pool as u8, number })
+        Rest { pool: pool as u8, number: places.push(&packed) }
     }
 
     /// Drops what is kept there. The slot of what is kept there now, if something has moved.
     pub(super) fn drop(&mut self, rest: Rest) -> Option<u32> {
+        if rest.pool == LARGE {
+            self.large.remove(&rest.number);
+            return None;
+        }
         let pool = &mut self.pools[usize::from(rest.pool)];
         pool.swap_remove(rest.number);
         let moved = (rest.number < pool.len()).then(|| pool.get(rest.number))?;
@@ -240,9 +255,8 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back_as_it_was_and_is_found_when_it_moves() {
         let mut rests = Rests::new();
-        let kept: Vec<Rest> = (0..50)
-            .map(|slot| rests.keep(slot, packed(60 + slot as usize % 3, slot as u8)).expect("not too much"))
-            .collect();
+        let kept: Vec<Rest> =
+            (0..50).map(|slot| rests.keep(slot, packed(60 + slot as usize % 3, slot as u8))).collect();
         kept.iter()
             .zip(0..50)
             .for_each(|(rest, slot)| assert_eq!(rests.get(*rest), &packed(60 + slot % 3, slot as u8)[HEAD..]));
@@ -253,11 +267,17 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_too_much_is_not_kept() {
+    fn what_is_too_large_for_all_pools_is_kept_by_itself() {
         let mut rests = Rests::new();
         let most = usize::from(BytePool::SIZE_MAX) - HEAD;
-        assert!(rests.keep(1, packed(most + 1, 7)).is_none());
-        let rest = rests.keep(1, packed(most, 7)).expect("just not too much");
-        assert_eq!(rests.get(rest), vec![7; most]);
+        for length in [most, most + 1] {
+            let (first, second) = (rests.keep(1, packed(length, 7)), rests.keep(2, packed(length, 8)));
+            assert_eq!(rests.get(first), vec![7; length]);
+            let moved = rests.drop(first);
+            let second = if moved == Some(2) { first } else { second };
+            assert_eq!(rests.get(second), vec![8; length]);
+            rests.drop(second);
+        }
+        assert!(rests.large.is_empty() && rests.pools.iter().all(BytePool::is_empty));
     }
 }

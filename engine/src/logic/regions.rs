@@ -234,29 +234,32 @@ impl<R> Regions<R> {
                 let (mut region, rest) = (self.unpack(key, asleep), asleep.rest);
                 self.drop_rest(rest);
                 let again = change(&mut region).then(|| asleep::pack(&region, self.now)).flatten();
-                if again.and_then(|packed| self.lay_down(key, packed)).is_none() {
-                    self.rouse(key, region);
+                match again {
+                    Some(packed) => self.lay_down(key, packed),
+                    None => {
+                        self.rouse(key, region);
+                    }
                 }
             }
             None => {}
         }
     }
 
-    /// The replica at `key` sleeps, as it was packed, if that is not too much.
-    fn lay_down(&mut self, key: SlotKey, (region, rest): (Packed, Vec<u8>)) -> Option<Packed> {
-        let rest = self.rests.keep(key.slot, rest)?;
-        *self.slab.get_mut(key)? = Cell::Asleep(Asleep { region: region.clone(), rest });
-        Some(region)
+    /// The replica at `key` sleeps, as it was packed.
+    fn lay_down(&mut self, key: SlotKey, (region, rest): (Packed, Vec<u8>)) {
+        let rest = self.rests.keep(key.slot, rest);
+        *self.slab.get_mut(key).expect("invariant: it is there") = Cell::Asleep(Asleep { region, rest });
     }
 
     /// Puts the replica at `key` to sleep, if nothing of it is under way; what its region is, then.
     pub(super) fn put_to_sleep(&mut self, key: SlotKey) -> Option<Packed> {
         let &Cell::Awake(place) = self.slab.get(key)? else { return None };
         let packed = asleep::pack(self.awake.get(place), self.now)?;
-        let packed = self.lay_down(key, packed)?;
+        let region = packed.0.clone();
+        self.lay_down(key, packed);
         drop(self.take(place));
         self.packed += 1;
-        Some(packed)
+        Some(region)
     }
 }
 

@@ -25,9 +25,11 @@ const SLOTS_PER_IDLE_ROUND: u32 = 64;
 const AWAKE_PER_ROUND: u32 = 1024;
 /// How long a replica has to have done nothing before it is put to sleep, at least: it may be about to be used again.
 const REST_AFTER: Duration = Duration::from_secs(1);
-/// With more awake than that, as many are looked at in a round, and put to sleep as soon as they have nothing to do.
+/// With more awake than that, as many are looked at in a round...
 const AWAKE_MAX: u32 = 4096;
-/// How many leaders one round hands over.
+/// ...and are put to sleep sooner.
+const REST_SOON_AFTER: Duration = Duration::from_millis(500);
+/// How many leaders one round hands over of those who are awake, and of those who sleep.
 const TRANSFERS_PER_ROUND: usize = 64;
 
 /// How long a disk has to be full before leaders are given away. Disks that fill together, those of replicas do, are known
@@ -250,8 +252,8 @@ impl<R> Worker<R> {
     }
 
     fn place_leaders(&mut self, now: Time) {
+        self.look_at_awake(now);
         let mut moved = 0;
-        self.look_at_awake(now, &mut moved);
         let slots = self.regions.slots();
         let looked_at = if self.upkeep.busy_rounds > 0 { SLOTS_PER_ROUND } else { SLOTS_PER_IDLE_ROUND };
         for _ in 0..slots.min(looked_at) {
@@ -267,12 +269,14 @@ impl<R> Worker<R> {
     }
 
     /// Goes on with the walk over those who are awake, or begins the next.
-    fn look_at_awake(&mut self, now: Time, moved: &mut usize) {
+    fn look_at_awake(&mut self, now: Time) {
+        let mut moved = 0;
         let awake = self.regions.awake();
         let upkeep = &mut self.upkeep;
         if upkeep.awake_left == 0 {
             upkeep.awake_left = awake;
-            upkeep.puts_to_sleep = awake > AWAKE_MAX || now.since(upkeep.slept_at) >= REST_AFTER;
+            let rest_after = if awake > AWAKE_MAX { REST_SOON_AFTER } else { REST_AFTER };
+            upkeep.puts_to_sleep = now.since(upkeep.slept_at) >= rest_after;
             if upkeep.puts_to_sleep {
                 upkeep.slept_at = now;
             }
@@ -284,7 +288,7 @@ impl<R> Worker<R> {
             self.upkeep.awake_left -= 1;
             // Whoever is put to sleep is replaced by the last, who has been looked at.
             let Some(key) = self.regions.awake_at(self.upkeep.awake_left) else { continue };
-            self.look_at(now, key, moved);
+            self.look_at(now, key, &mut moved);
             if self.upkeep.puts_to_sleep {
                 self.give_memory_back(key);
             }
@@ -410,6 +414,10 @@ impl<R> Worker<R> {
     }
 
     fn move_leader(&mut self, now: Time, key: SlotKey) -> bool {
+        if self.region(key).group.is_transferring() {
+            // One that is under way takes nobody else's turn.
+            return false;
+        }
         let Some(target) = self.heir(now, self.region(key)) else {
             return false;
         };

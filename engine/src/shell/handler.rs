@@ -17,6 +17,9 @@ use crate::shell::liveness::SupportDesk;
 use crate::shell::receive::Receiving;
 use crate::shell::worker::Work;
 
+/// What the answer to a read round counts for in a worker's queue.
+const ROUND_ANSWER_BYTES: u64 = 64;
+
 /// Sorts frames by worker.
 pub(super) struct LinkHandler {
     pub(super) mailboxes: Vec<Mailbox<Work>>,
@@ -109,7 +112,8 @@ impl LinkHandler {
                 SupportMessage::RoundAnswer(answer) => {
                     let mailbox = self.mailboxes.get(worker_of_request(answer.round));
                     if let (Some(mailbox), Some(news)) = (mailbox, round_answered(self.incarnation, from, answer)) {
-                        let _ = mailbox.send_reserved(Work::Input(Input::Support(news)));
+                        // A round that is not answered leaves its reads to the groups.
+                        let _ = mailbox.try_send_from_peer(Work::Input(Input::Support(news)), ROUND_ANSWER_BYTES);
                     }
                 }
                 other => support.push(*other),

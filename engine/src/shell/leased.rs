@@ -17,7 +17,10 @@ use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest,
 use crate::logic::{Input, Leases, Look, Outcome, Question, Questions, worker_of};
 use crate::shell::Completion;
 use crate::shell::fault::Fault;
-use crate::shell::worker::Work;
+use crate::shell::worker::{LOOKUP_RETRY, Work};
+
+/// What a read that waits for its index counts for in a worker's queue.
+const WAITING_READ_BYTES: u64 = 128;
 
 /// What callers and the link thread share of reads by lease.
 pub(crate) struct Leased {
@@ -152,7 +155,11 @@ impl Leased {
     fn wait_applied(&self, input: Input<Completion>) {
         let Input::ReadConfirmed { region, .. } = &input else { return };
         let worker = worker_of(*region, self.mailboxes.len());
-        let _ = self.mailboxes[worker].send_reserved(Work::Input(input));
+        // On the callers' account, for who waits is theirs to bound: a worker may stand still, for want of space perhaps.
+        let Err(refused) = self.mailboxes[worker].try_send(Work::Input(input), WAITING_READ_BYTES) else { return };
+        if let Work::Input(Input::ReadConfirmed { reply, .. }) = refused.into_input() {
+            reply.complete(Outcome::Busy { retry_after: LOOKUP_RETRY });
+        }
     }
 }
 

@@ -30,7 +30,7 @@ use crate::steward::Inbox;
 /// How long a worker waits before it tries again what a full queue did not take.
 const RETRY: Duration = Duration::from_millis(1);
 /// When a query may be tried again that the applier had no room for.
-const LOOKUP_RETRY: Duration = Duration::from_millis(20);
+pub(super) const LOOKUP_RETRY: Duration = Duration::from_millis(20);
 
 /// What comes to a worker thread.
 pub(crate) enum Work {

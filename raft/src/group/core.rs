@@ -201,6 +201,7 @@ impl Core {
     pub(crate) fn set_leader(&mut self, leader: ReplicaId) {
         if leader != ReplicaId::ZERO {
             self.election.refusals = 0;
+            self.election.made_way = false;
         }
         if self.election.leader != leader {
             self.election.leader = leader;

@@ -167,6 +167,12 @@ impl<P: FlushProof> Group<P> {
         self.core.read_index(context)
     }
 
+    /// Whether this leader is handing its place over.
+    #[must_use]
+    pub fn is_transferring(&self) -> bool {
+        self.core.is_transferring()
+    }
+
     /// Hands leadership to another voter: stops taking proposals, brings it up to date, has it campaign. Given up after an
     /// election timeout.
     ///

@@ -40,6 +40,10 @@ impl Core {
         }
     }
 
+    pub(crate) fn is_transferring(&self) -> bool {
+        matches!(&self.role, RoleState::Leader(leader) if leader.transfer.is_some())
+    }
+
     /// Asks the target to campaign once it holds everything.
     pub(crate) fn drive_transfer(&mut self) {
         let last_index = self.log.last_index();

@@ -179,7 +179,8 @@ impl<I> Mailbox<I> {
             // Eight million at once: no such program runs.
             Err(Refusal::Busy | Refusal::TooLarge) => return Err(SendError::Busy(input)),
         }
-        if self.accounts.get(Account::Reserved).count() > self.reserved {
+        // Once for each time that it happens, not for each completion.
+        if self.accounts.get(Account::Reserved).count() == self.reserved + 1 {
             tracing::error!("more completions are under way than the pool reserves room for: raise `reserved`");
         }
         self.send(Envelope::Work { input, account: Account::Reserved, bytes: 0 })

@@ -123,7 +123,10 @@ impl Layout {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let stored = match Place::of(key) {
             Some(place) => match self.in_group(place)? {
-                Some(stored) if stored[..] == [groups::APART] => self.db.get(&data_key(key))?,
+                Some(stored) if stored[..] == [groups::APART] => {
+                    let apart = self.db.get(&data_key(key))?;
+                    Some(apart.ok_or_else(|| self.db.damaged("a long record is not where its group says".into()))?)
+                }
                 stored => stored,
             },
             None => self.db.get(&data_key(key))?,
