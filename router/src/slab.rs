@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::num::NonZeroU32;
 
 /// Names one occupant of one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,7 +19,8 @@ pub struct SlotKey {
 
 #[derive(Debug)]
 struct Occupant<G> {
-    generation: u32,
+    /// So that an empty slot needs no word to say so.
+    generation: NonZeroU32,
     group: G,
 }
 
@@ -74,9 +76,10 @@ impl<G> Slab<G> {
             }
         };
         // Four thousand million creations on one worker wrap it; a key that old is held by nobody. Zero stays unused.
-        self.generation = self.generation.wrapping_add(1).max(1);
+        let generation = NonZeroU32::new(self.generation.wrapping_add(1)).unwrap_or(NonZeroU32::MIN);
+        self.generation = generation.get();
         let key = SlotKey { slot, generation: self.generation };
-        let occupant = Occupant { generation: key.generation, group: make(key) };
+        let occupant = Occupant { generation, group: make(key) };
         *self.place_mut(slot).expect("invariant: a free slot, or the one just made") = Some(occupant);
         key
     }
@@ -93,27 +96,27 @@ impl<G> Slab<G> {
     #[must_use]
     pub fn get(&self, key: SlotKey) -> Option<&G> {
         let occupant = self.place(key.slot)?.as_ref()?;
-        (occupant.generation == key.generation).then_some(&occupant.group)
+        (occupant.generation.get() == key.generation).then_some(&occupant.group)
     }
 
     /// The occupant that `key` names, if it is still there.
     #[must_use]
     pub fn get_mut(&mut self, key: SlotKey) -> Option<&mut G> {
         let occupant = self.place_mut(key.slot)?.as_mut()?;
-        (occupant.generation == key.generation).then_some(&mut occupant.group)
+        (occupant.generation.get() == key.generation).then_some(&mut occupant.group)
     }
 
     /// Whoever occupies `slot` now, for a walk that the worker keeps itself and resumes turn by turn.
     #[must_use]
     pub fn occupant(&self, slot: u32) -> Option<(SlotKey, &G)> {
         let occupant = self.place(slot)?.as_ref()?;
-        Some((SlotKey { slot, generation: occupant.generation }, &occupant.group))
+        Some((SlotKey { slot, generation: occupant.generation.get() }, &occupant.group))
     }
 
     /// Takes out the occupant that `key` names, if it is still there.
     pub fn remove(&mut self, key: SlotKey) -> Option<G> {
         let place = self.place_mut(key.slot)?;
-        let occupant = place.take_if(|occupant| occupant.generation == key.generation)?;
+        let occupant = place.take_if(|occupant| occupant.generation.get() == key.generation)?;
         self.free.push(Reverse(key.slot));
         Some(occupant.group)
     }
@@ -141,7 +144,7 @@ impl<G> Slab<G> {
     pub fn iter(&self) -> impl Iterator<Item = (SlotKey, &G)> {
         (0..).zip(self.chunks.iter().flatten()).filter_map(|(slot, place)| {
             let occupant = place.as_ref()?;
-            Some((SlotKey { slot, generation: occupant.generation }, &occupant.group))
+            Some((SlotKey { slot, generation: occupant.generation.get() }, &occupant.group))
         })
     }
 
@@ -149,7 +152,7 @@ impl<G> Slab<G> {
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (SlotKey, &mut G)> {
         (0..).zip(self.chunks.iter_mut().flatten()).filter_map(|(slot, place)| {
             let occupant = place.as_mut()?;
-            Some((SlotKey { slot, generation: occupant.generation }, &mut occupant.group))
+            Some((SlotKey { slot, generation: occupant.generation.get() }, &mut occupant.group))
         })
     }
 
