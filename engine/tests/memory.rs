@@ -56,8 +56,9 @@ async fn held_with(regions: usize) -> usize {
         }
     }
     eventually(LIMIT, "all replicas sleep", || all_sleep(&engines, regions)).await;
-    // Workers go over all regions twice, and give back what only busy ones need.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    // Leaders go where they belong three seconds after their election. Then workers see on two walks, a second apart, that nothing
+    // happens any more, and give back what only busy regions need.
+    tokio::time::sleep(Duration::from_secs(8)).await;
     assert!(all_sleep(&engines, regions).await);
     let held = ALLOCATED.current_usage();
     for engine in engines {

@@ -25,6 +25,8 @@ const SLOTS_PER_IDLE_ROUND: u32 = 64;
 const AWAKE_PER_ROUND: u32 = 1024;
 /// How long a replica has to have done nothing before it is put to sleep, at least: it may be about to be used again.
 const REST_AFTER: Duration = Duration::from_secs(1);
+/// How many rounds that is.
+const ROUNDS_TO_REST: u32 = (REST_AFTER.as_millis() / INTERVAL.as_millis()) as u32;
 /// With more awake than that, as many are looked at in a round...
 const AWAKE_MAX: u32 = 4096;
 /// ...and are put to sleep sooner.
@@ -124,10 +126,10 @@ impl Upkeep {
         self.next
     }
 
-    /// Something came in or was due: the next rounds are no idle ones, until all of `slots` have been looked at twice: once to see
-    /// which of them have come to rest, and once more to give their memory back.
+    /// Something came in or was due: the next rounds are no idle ones, until all of `slots` have been looked at twice, and those who are
+    /// awake as well on two walks that put to sleep: once to see which of them have come to rest, and once more to give their memory back.
     pub(super) fn note_activity(&mut self, now: Time, slots: u32) {
-        self.busy_rounds = 2 * slots.div_ceil(SLOTS_PER_ROUND) + 1;
+        self.busy_rounds = 2 * (slots.div_ceil(SLOTS_PER_ROUND) + ROUNDS_TO_REST) + 1;
         self.next = self.next.min(now.next_multiple(INTERVAL));
     }
 
