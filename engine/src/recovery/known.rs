@@ -128,9 +128,13 @@ impl<'a> Known<'a> {
 
     /// Whether one that lives and holds data can get the votes of a quorum (of both halves, if joint) of those that live: the
     /// region goes on by itself. Where there are no witnesses, the one with the most can if there is a quorum at all; a witness
-    /// may have heard of more than anybody else who lives.
+    /// may have heard of more than anybody else who lives. A replica asks those whom it knows of: one that has not heard that a
+    /// newer configuration is in force must have its quorum by its own, too, and voters that it does not name may not even be there.
     pub(super) fn is_healthy(&self) -> bool {
-        self.replicas.iter().any(|(store, survey)| self.can_win(*store, survey.last))
+        self.replicas.iter().any(|(store, survey)| {
+            let can_win = |configuration| self.can_win(configuration, *store, survey.last);
+            can_win(&self.descriptor) && can_win(survey.in_force())
+        })
     }
 
     /// A change of replicas that a log holds, that may yet come into force, and after which those that live are no quorum.
@@ -144,20 +148,20 @@ impl<'a> Known<'a> {
 
     /// Whether the region goes on by itself once a split has given it its first state on this store.
     pub(super) fn lives_with(&self, store: StoreId) -> bool {
-        self.can_win(store, FIRST)
+        self.can_win(&self.descriptor, store, FIRST)
     }
 
-    /// Whether a replica on `store` whose log ends at `last` can get the votes of a quorum of those that live.
-    fn can_win(&self, store: StoreId, (index, term): (LogIndex, Term)) -> bool {
-        let membership = Membership::from_replicas(&self.descriptor.replicas);
+    /// Whether by this configuration a replica on `store` whose log ends at `last` can get the votes of a quorum of those that live.
+    fn can_win(&self, configuration: &RegionDescriptor, store: StoreId, (index, term): (LogIndex, Term)) -> bool {
+        let membership = Membership::from_replicas(&configuration.replicas);
         let log_on = |store| self.replicas.iter().find(|(here, _)| *here == store).map(|(_, survey)| survey.last);
         let votes = |id| {
-            self.descriptor.replica(id).is_some_and(|voter| {
+            configuration.replica(id).is_some_and(|voter| {
                 let is_behind = log_on(voter.store).is_none_or(|(last, of)| (of, last) <= (term, index));
                 self.is_alive(voter) && is_behind
             })
         };
-        let own = self.descriptor.replica_on(store);
+        let own = configuration.replica_on(store);
         own.is_some_and(|own| membership.may_lead(own.id)) && membership.is_quorum(votes)
     }
 

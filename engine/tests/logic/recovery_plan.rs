@@ -482,6 +482,30 @@ fn a_change_that_the_kept_log_lacks_may_not_be_all_that_it_lacks() {
 }
 
 #[test]
+fn one_that_does_not_know_the_configuration_in_force_needs_its_quorum_by_its_own() {
+    // Store 3 has had a witness on store 4 added. It is dead, and store 4 has never made the witness, but was told why an earlier
+    // replica of its is gone. Store 1 asks nobody but store 3.
+    let before = region(2, range("", ""), 1, &[1, 3]);
+    let mut after = region(2, range("", ""), 1, &[1, 3, 4]);
+    after.epoch.conf_version = before.epoch.conf_version + 1;
+    after.replicas[2].role = Role::Witness;
+    let mut told = survey(4, Vec::new());
+    let committed = (LogIndex(3), Term(1));
+    let buried = BuriedReplica { descriptor: after.clone(), replica: ReplicaId(10), merged: false, committed };
+    told.tombstones.push(buried);
+    let verdict = |commit| {
+        let mut has_it = sound(&before, (13, 5));
+        has_it.applied = (LogIndex(12), Term(5));
+        (has_it.hard_state.commit, has_it.committed) = (LogIndex(commit), (LogIndex(commit), Term(5)));
+        has_it.foreseen.descriptor = after.clone();
+        has_it.foreseen.configurations = vec![(LogIndex(13), after.clone())];
+        plan(&[survey(1, vec![has_it]), told.clone()], &[3]).unwrap()
+    };
+    assert_eq!(keep(&verdict(12), 2).0, 1);
+    assert_eq!(verdict(13).region(RegionId(2)).unwrap().verdict, Verdict::Healthy, "it knows, and asks store 4");
+}
+
+#[test]
 fn a_region_that_a_kept_one_has_absorbed_goes_and_one_that_it_has_not_is_thawed() {
     let (source, target) = (region(2, range("", "m"), 6, &[1, 2, 3]), region(3, range("m", ""), 4, &[1, 2, 3]));
     let mut frozen = sound(&source, (9, 3));
