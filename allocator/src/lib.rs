@@ -14,7 +14,8 @@ pub use mimalloc::MiMalloc as Allocator;
 const PURGE_DELAY: c_int = 15;
 
 /// Has pages given back to the system as soon as they are free. By default they wait for a second, and then for somebody who
-/// allocates: in a store that has come to rest nobody does, and it keeps what it needed when it was busy.
+/// allocates: in a store that has come to rest nobody does, and it keeps what it needed when it was busy. What the environment says of
+/// it (`MIMALLOC_PURGE_DELAY`) no longer counts.
 ///
 /// To be called first in `main`, in a program whose allocator is [`Allocator`].
 pub fn give_back_at_once() {
