@@ -283,10 +283,8 @@ impl<R> Worker<R> {
                 upkeep.slept_at = now;
             }
         }
-        for _ in 0..if awake > AWAKE_MAX { AWAKE_MAX } else { AWAKE_PER_ROUND } {
-            if self.upkeep.awake_left == 0 {
-                break;
-            }
+        let looked_at = if awake > AWAKE_MAX { AWAKE_MAX } else { AWAKE_PER_ROUND };
+        for _ in 0..looked_at.min(upkeep.awake_left) {
             self.upkeep.awake_left -= 1;
             // Whoever is put to sleep is replaced by the last, who has been looked at.
             let Some(key) = self.regions.awake_at(self.upkeep.awake_left) else { continue };

@@ -132,7 +132,10 @@ impl<I> Clone for Mailbox<I> {
 impl<I> Mailbox<I> {
     pub(crate) fn new(worker: u32, room: Room) -> (Self, Receiver<Parcel<I>>) {
         // A bounded channel would have all its places from the start, for the largest burst that is allowed.
-        #[allow(clippy::disallowed_methods, reason = "what is in it is bounded by the accounts, which answer Busy")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "bounded by the accounts, which answer Busy, and by who starts work"
+        )]
         let (sender, receiver) = crossbeam_channel::unbounded();
         let accounts = Arc::new(Accounts {
             callers: Admission::new(room.callers),

@@ -14,8 +14,9 @@ use crate::check::state::{ReplicaState, check_equal, check_once};
 use crate::machine;
 use crate::schedule::{Moment, SECOND};
 
-/// Every region must have taken a write so long after the faults have ended, or after the stores were stopped last because of a disaster. One that is frozen then is waited for as long again as a
-/// merge may take before it is given up: until then, nothing promises that it takes any. So is one that has just been thawed.
+/// Every region must have taken a write so long after the faults have ended, or after the survivors of a disaster were stopped last to be
+/// looked at. One that is frozen then is waited for as long again as a merge may take before it is given up: until then, nothing promises
+/// that it takes any. So is one that has just been thawed.
 const PROGRESS_WITHIN: u64 = 12 * SECOND;
 /// How long clients may take to come back to a region that takes writes again, one key after the other.
 const COME_BACK: u64 = 2 * SECOND;
