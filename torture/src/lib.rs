@@ -1,6 +1,10 @@
-//! Histories of what clients of a cluster were told, and checkers that judge them.
+//! Torture: clusters of real processes under faults, histories of what their clients were told, and checkers that judge them.
 //!
-//! What judges shares no code with what is judged: nothing here links the engine.
+//! What judges ([`check`], [`history`]) shares no code with what is judged: nothing here links the engine. Stores are processes of
+//! the program `multiraft`, which are asked over their sockets.
 
 pub mod check;
 pub mod history;
+pub mod random;
+pub mod stop;
+pub mod trouble;
