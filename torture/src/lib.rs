@@ -4,6 +4,7 @@
 //! the program `multiraft`, which are asked over their sockets.
 
 pub mod check;
+pub mod cleanup;
 pub mod history;
 pub mod random;
 pub mod stop;
