@@ -5,6 +5,8 @@
 
 pub mod check;
 pub mod cleanup;
+pub mod cluster;
+pub mod ground;
 pub mod history;
 pub mod random;
 pub mod stop;
