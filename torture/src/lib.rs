@@ -8,6 +8,7 @@ pub mod cleanup;
 pub mod cluster;
 pub mod ground;
 pub mod history;
+pub mod nemesis;
 pub mod random;
 pub mod stop;
 pub mod trouble;

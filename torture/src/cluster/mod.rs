@@ -137,6 +137,14 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The number of a running store's process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self, at: usize) -> Outcome<u32> {
+        Ok(self.process(at)?.pid())
+    }
+
     /// Starts all stores for the first time, the founders as such.
     ///
     /// # Errors
