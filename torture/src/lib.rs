@@ -5,7 +5,9 @@
 
 pub mod check;
 pub mod cleanup;
+pub mod client;
 pub mod history;
 pub mod random;
 pub mod stop;
 pub mod trouble;
+pub mod workload;
