@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod cleanup;
+pub mod client;
 pub mod cluster;
 pub mod ground;
 pub mod history;
@@ -12,3 +13,4 @@ pub mod nemesis;
 pub mod random;
 pub mod stop;
 pub mod trouble;
+pub mod workload;
