@@ -7,5 +7,6 @@ pub mod check;
 pub mod cleanup;
 pub mod history;
 pub mod random;
+pub mod report;
 pub mod stop;
 pub mod trouble;
