@@ -11,6 +11,7 @@ pub mod ground;
 pub mod history;
 pub mod nemesis;
 pub mod random;
+pub mod report;
 pub mod stop;
 pub mod trouble;
 pub mod workload;
