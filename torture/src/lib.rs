@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod cleanup;
+pub mod disk;
 pub mod history;
 pub mod random;
 pub mod stop;
