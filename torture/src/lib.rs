@@ -5,8 +5,13 @@
 
 pub mod check;
 pub mod cleanup;
+pub mod client;
+pub mod cluster;
 pub mod disk;
+pub mod ground;
 pub mod history;
+pub mod nemesis;
 pub mod random;
 pub mod stop;
 pub mod trouble;
+pub mod workload;

@@ -20,6 +20,12 @@ pub(crate) enum Command {
     Scan(ScanStep),
     /// The number of all keys.
     DbSize,
+    /// Commands are queued from here on.
+    Multi,
+    /// The queued commands are carried out.
+    Exec,
+    /// The queued commands are dropped.
+    Discard,
     /// What the connection answers by itself: the command's name in lower case, and its arguments.
     Local(&'static str, Vec<Bytes>),
 }
@@ -92,6 +98,9 @@ fn parse_arguments(name: &'static str, arguments: Vec<Bytes>) -> Result<Command,
         "mset" => plain(parse_mset(arguments)?),
         "scan" => parse_scan(&arguments).map(Command::Scan),
         "dbsize" => Ok(Command::DbSize),
+        "multi" => Ok(Command::Multi),
+        "exec" => Ok(Command::Exec),
+        "discard" => Ok(Command::Discard),
         name => Ok(Command::Local(name, arguments)),
     }
 }
@@ -175,6 +184,10 @@ pub(crate) fn reply_of(answer: Answer, shape: Shape) -> Reply {
             Refusal::Overflow => "ERR increment or decrement would overflow",
             Refusal::TooLong => "ERR string exceeds maximum allowed size (8388608 bytes): keep it in several keys",
             Refusal::WrongRegion => "TRYAGAIN the regions are changing: try again",
+            Refusal::AnswersTooLong => {
+                "ERR the replies of this transaction would have more than 8388608 bytes together; nothing was done: read in \
+                 smaller ones"
+            }
             Refusal::Malformed => "ERR the stores of this cluster run versions that do not understand each other",
         }),
     }
@@ -211,6 +224,11 @@ pub(crate) fn wrong_arity(name: &str) -> Reply {
 }
 
 fn unknown_command(words: &[Bytes]) -> Reply {
+    if [&b"WATCH"[..], b"UNWATCH"].iter().any(|name| words[0].eq_ignore_ascii_case(name)) {
+        return Reply::error(
+            "ERR WATCH is not offered: let a command itself look at what it changes, as SET key value IFEQ old does",
+        );
+    }
     let shown = |word: &Bytes| word[..word.len().min(64)].escape_ascii().to_string();
     let mut text = format!("ERR unknown command '{}', with args beginning with: ", shown(&words[0]));
     for word in words[1..].iter().take(4) {
@@ -295,6 +313,11 @@ mod tests {
             ("SCAN 0 COUNT 0", SYNTAX_ERROR),
             ("SCAN 0 COUNT x", NOT_A_NUMBER),
             ("SCAN 0 MATCH", SYNTAX_ERROR),
+            (
+                "WATCH k",
+                "ERR WATCH is not offered: let a command itself look at what it changes, as SET key value IFEQ old does",
+            ),
+            ("EXEC now", "ERR wrong number of arguments for 'exec' command"),
             ("FLUSHALL now", "ERR unknown command 'FLUSHALL', with args beginning with: 'now' "),
         ];
         for (line, text) in refusals {

@@ -17,6 +17,7 @@ mod request;
 #[cfg(test)]
 mod splits;
 mod table;
+mod transaction;
 mod walk;
 
 pub(crate) use front::{Front, Limits};

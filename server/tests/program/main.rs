@@ -12,3 +12,4 @@ mod disk_full;
 mod harness;
 mod lifecycle;
 mod recover;
+mod transactions;
