@@ -7,6 +7,7 @@ pub mod check;
 pub mod cleanup;
 pub mod client;
 pub mod cluster;
+pub mod disk;
 pub mod ground;
 pub mod history;
 pub mod nemesis;
