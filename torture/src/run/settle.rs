@@ -11,6 +11,8 @@ use crate::trouble::{Outcome, Trouble};
 
 /// How long a healed cluster may take to come to rest.
 const LIMIT: Duration = Duration::from_secs(180);
+/// How long comparing may be tried.
+const COMPARED_WITHIN: Duration = Duration::from_secs(20);
 /// For how long nothing must move.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -57,14 +59,20 @@ pub(super) fn settle(admins: &[Admin], random: &mut Random) -> Outcome<Duration>
 /// Some replica differs, or it cannot be told.
 pub(super) fn compare(admins: &[Admin]) -> Outcome<String> {
     let begun = Instant::now();
+    let admin = admins.first().ok_or_else(|| Trouble::new("there are no stores"))?;
     loop {
-        let told = admins
-            .first()
-            .map_or_else(|| Err(Trouble::new("there are no stores")), |admin| admin.ctl(&["check", "--all"]));
-        match told {
-            Ok(told) => return Ok(told.to_string()),
+        match admin.ctl(&["check", "--all"]) {
+            Ok(told) => {
+                let checks = told["checks"].as_array().map_or(&[][..], Vec::as_slice);
+                let differ = checks.iter().filter(|check| check["consistent"] != true).count();
+                return match (checks.len(), differ) {
+                    (0, _) => Err(Trouble::new("no region was compared")),
+                    (regions, 0) => Ok(format!("{regions} regions, each at one index")),
+                    (regions, _) => Err(Trouble::new(format!("{differ} of {regions} regions differ: {told}"))),
+                };
+            }
             // A leadership may just have moved.
-            Err(trouble) if !look_again(begun, Duration::from_secs(20)) => return Err(trouble),
+            Err(trouble) if !look_again(begun, COMPARED_WITHIN) => return Err(trouble),
             Err(_) => {}
         }
     }
