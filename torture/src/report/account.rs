@@ -4,7 +4,7 @@ use super::answers::{Latency, Stalls, Tally, Watch};
 use super::faults::{self, Fault, Windows};
 use super::notes::{self, Notes};
 use super::operations::{Operations, Outcome};
-use super::words::{counted, tame};
+use super::words::counted;
 use super::{Check, Facts};
 
 /// What was counted.
@@ -169,8 +169,14 @@ fn with_aftermath(faults: Vec<Fault>, operations: &Operations<'_>) -> Vec<(Fault
 
 fn oddities(facts: &Facts<'_>, operations: &Operations<'_>, stray_ends: u64) -> Vec<String> {
     let mut found = Vec::new();
-    if let Err(malformed) = facts.history.operations() {
-        found.push(format!("the history is not well-formed: {}", tame(&malformed.to_string())));
+    let is_broken = operations.strays > 0 || operations.early > 0;
+    // Only then, since it costs as much as all the rest.
+    if let Some(Err(malformed)) = is_broken.then(|| facts.history.operations()) {
+        found.push(format!("the history is not well-formed: {malformed}"));
+    }
+    if operations.early > 0 {
+        let asked = counted(operations.early, "question comes", "questions come");
+        found.push(format!("{asked} while its client should wait or have gone"));
     }
     if operations.strays > 0 {
         found.push(format!("{} nothing that was asked", counted(operations.strays, "record ends", "records end")));

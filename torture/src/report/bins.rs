@@ -22,6 +22,12 @@ impl TimeBins {
         Self { width, count: (length / width) as usize + 1 }
     }
 
+    /// Just so many bins, whatever their width, or as many as there are nanoseconds.
+    pub(super) fn even(length: u64, count: usize) -> Self {
+        let width = (length / count.max(1) as u64).saturating_add(1);
+        Self { width, count: (length / width) as usize + 1 }
+    }
+
     pub(super) fn bin(&self, time: u64) -> usize {
         ((time / self.width) as usize).min(self.count - 1)
     }
@@ -158,14 +164,18 @@ mod tests {
         #[test]
         fn every_operation_is_in_one_bin(operations in any_operations(), most in 1..300_usize, rows in 1..60_usize) {
             let time = TimeBins::of(operations.length, most);
-            prop_assert!(time.count <= most && time.count > 0, "{time:?}");
+            let even = TimeBins::even(operations.length, most);
+            for time in [time, even] {
+                prop_assert!(time.count <= most && time.count > 0, "{time:?}");
+                prop_assert!(time.bin(operations.length) == time.count - 1, "{time:?}");
+            }
             let count = |outcome| operations.all.iter().filter(|one| one.outcome == outcome).count() as u64;
             let rates = Rates::of(&operations, time);
-            let density = Density::of(&operations, time, Decades::of(&operations), rows);
+            let density = Density::of(&operations, even, Decades::of(&operations), rows);
             for outcome in Outcome::ALL {
                 let ended: u64 = rates.bins.iter().map(|bin| bin[outcome as usize]).sum();
                 prop_assert_eq!(ended, count(outcome));
-                let cells = (0..rows).flat_map(|row| (0..time.count).map(move |column| (row, column)));
+                let cells = (0..rows).flat_map(|row| (0..even.count).map(move |column| (row, column)));
                 let told: u64 = cells.map(|(row, column)| u64::from(density.at(row, column, outcome))).sum();
                 let open = if outcome == Outcome::Info { density.open.iter().sum::<u64>() } else { 0 };
                 prop_assert_eq!(told + open, count(outcome));

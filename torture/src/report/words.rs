@@ -84,6 +84,11 @@ pub(super) fn duration(ns: u64) -> String {
     }
 }
 
+/// A power of ten of nanoseconds: as [`duration`], without figures behind the point.
+pub(super) fn decade(power: u32) -> String {
+    duration(10_u64.saturating_pow(power)).replace(".00 ", " ").replace(".0 ", " ")
+}
+
 /// A moment of a run that is so long: in one unit for the whole run, which is told by the caller's `0`.
 pub(super) fn moment(ns: u64, length: u64) -> String {
     let (size, unit) = match length {
@@ -159,6 +164,7 @@ mod tests {
         ];
         assert_eq!(told, expected);
         assert_eq!(duration(u64::MAX), "5124095.6 h");
+        assert_eq!([decade(0), decade(3), decade(7), decade(11)], ["1 ns", "1 \u{b5}s", "10 ms", "100 s"]);
         assert_eq!(moment(1_500_000_000, 30_000_000_000), "1.5 s");
         assert_eq!(moment(0, 30_000_000_000), "0 s");
         assert_eq!(moment(20, 500), "20 ns");

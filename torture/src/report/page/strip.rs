@@ -14,7 +14,7 @@ const NOTE_ROWS: usize = 8;
 /// The most letters of a text from outside in a hint.
 const HINT: usize = 80;
 /// How wide a letter of a label is, about.
-const LETTER: f64 = 6.4;
+const LETTER: f64 = 5.6;
 
 /// A row of the strip.
 enum Row<'a> {
