@@ -115,9 +115,9 @@ impl<'a> Account<'a> {
 
 /// The line of all operations, and then one for each function.
 fn lines<'a>(operations: &Operations<'a>, windows: &Windows) -> Vec<Line<'a>> {
-    let lines = operations.functions.len() + 1;
-    let mut tallies = vec![Tally::default(); lines];
-    let mut latencies = vec![(Vec::new(), Vec::new()); lines];
+    let count = operations.functions.len() + 1;
+    let mut tallies = vec![Tally::default(); count];
+    let mut latencies = vec![(Vec::new(), Vec::new()); count];
     for operation in &operations.all {
         for line in [0, operation.function + 1] {
             tallies[line].add(operation);
@@ -128,21 +128,19 @@ fn lines<'a>(operations: &Operations<'a>, windows: &Windows) -> Vec<Line<'a>> {
             }
         }
     }
-    let mut watches = vec![Watch::default(); lines];
+    let mut watches = vec![Watch::default(); count];
     for event in &operations.events {
         watches[0].see(event, windows);
         watches[event.function + 1].see(event, windows);
     }
     let names = std::iter::once("all").chain(operations.functions.iter().copied());
-    let counted = names.zip(tallies).zip(latencies.into_iter().zip(watches));
-    let line = |((name, tally), ((calm, struck), watch)): ((&'a str, Tally), ((Vec<u64>, Vec<u64>), Watch))| Line {
-        name,
-        tally,
-        stalls: watch.finish(operations.length, windows),
-        calm: Latency::of(calm),
-        struck: Latency::of(struck),
-    };
-    counted.map(line).collect()
+    let counted = names.zip(tallies).zip(latencies).zip(watches);
+    let mut lines = Vec::new();
+    for (((name, tally), (calm, struck)), watch) in counted {
+        let stalls = watch.finish(operations.length, windows);
+        lines.push(Line { name, tally, stalls, calm: Latency::of(calm), struck: Latency::of(struck) });
+    }
+    lines
 }
 
 fn with_aftermath(faults: Vec<Fault>, operations: &Operations<'_>) -> Vec<(Fault, Aftermath)> {

@@ -110,12 +110,15 @@ fn unit_of(ns: u64) -> (u64, &'static str) {
     UNITS.iter().rev().find(fits).copied().unwrap_or(UNITS[0])
 }
 
-/// The times of `1, 2, 5, 10, 20, ...` that is the least which is no less than `least`.
-pub(super) fn round_above(least: u64) -> u64 {
+/// The steps of an axis in each power of ten.
+pub(super) const STEPS: [u64; 3] = [1, 2, 5];
+
+/// The least of some steps, or of them times a power of ten, that is no less than `least`.
+pub(super) fn round_above(least: u64, steps: &[u64]) -> u64 {
     let mut power = 1_u64;
     loop {
-        for times in [1, 2, 5] {
-            match power.checked_mul(times) {
+        for times in steps {
+            match power.checked_mul(*times) {
                 Some(round) if round >= least => return round,
                 Some(_) => {}
                 None => return u64::MAX,
@@ -179,7 +182,7 @@ mod tests {
 
     #[test]
     fn round_numbers_are_no_less_than_asked_for() {
-        let round = [0, 1, 3, 6, 11, 200, 201, u64::MAX - 1].map(round_above);
+        let round = [0, 1, 3, 6, 11, 200, 201, u64::MAX - 1].map(|least| round_above(least, &STEPS));
         assert_eq!(round, [1, 1, 5, 10, 20, 200, 500, u64::MAX]);
     }
 

@@ -61,6 +61,8 @@ const AXIS: f64 = 24.0;
 const LANE: f64 = 20.0;
 /// As long as there are no more, operations are drawn one by one.
 const DOTS_MAX: usize = 4_000;
+/// And in this case so that each is seen.
+const LARGE_DOTS_MAX: usize = 400;
 
 /// How many faults a column names, each in so many letters.
 const NAMES: usize = 4;
@@ -263,6 +265,7 @@ fn draw_latencies(page: &mut Markup, account: &Account<'_>, canvas: &Canvas, top
 }
 
 fn draw_dots(page: &mut Markup, account: &Account<'_>, canvas: &Canvas, decades: Decades, top: f64) {
+    page.raw(if account.operations.all.len() <= LARGE_DOTS_MAX { "<g class=\"large\">\n" } else { "<g>\n" });
     for (outcome, class) in Outcome::ALL.into_iter().zip(DOTS) {
         let mut path = Path::default();
         for operation in account.operations.all.iter().filter(|operation| operation.outcome == outcome) {
@@ -274,6 +277,7 @@ fn draw_dots(page: &mut Markup, account: &Account<'_>, canvas: &Canvas, decades:
             page.raw(class).path(&path).raw("\"/>\n");
         }
     }
+    page.raw("</g>\n");
 }
 
 /// What is ok as cells, as deep as they are dense, in one shape where they are equally so side by side; what is not as dots

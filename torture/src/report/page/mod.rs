@@ -126,16 +126,18 @@ fn write_checks(page: &mut Markup, facts: &Facts<'_>) {
         page.raw(if check.ok { "<div class=\"check\">" } else { "<div class=\"check broken\">" });
         page.raw("<p><span class=\"mark\">").raw(if check.ok { "holds" } else { "fails" }).raw("</span> <b>");
         page.foreign(&check.name).raw("</b> ").foreign(&check.line).raw("</p>");
+        let lines = || check.details.iter().flat_map(|detail| detail.lines());
         if !check.details.is_empty() {
             page.raw(if check.ok { "<details>" } else { "<details open>" });
-            page.raw("<summary>").text(&counted(check.details.len() as u64, "line", "lines")).raw("</summary><pre>");
-            for detail in check.details.iter().take(DETAILS_TOLD) {
-                for line in detail.lines() {
-                    page.foreign(line).raw("\n");
-                }
+            page.raw("<summary>").text(&counted(lines().count() as u64, "line", "lines")).raw("</summary><pre>");
+            for line in lines().take(DETAILS_TOLD) {
+                page.foreign(line).raw(
+                    "
+",
+                );
             }
             page.raw("</pre>");
-            more(page, check.details.len(), DETAILS_TOLD);
+            more(page, lines().count(), DETAILS_TOLD);
             page.raw("</details>");
         }
         page.raw("</div>\n");
