@@ -4,7 +4,7 @@ use super::answers::{Latency, Stalls, Tally, Watch};
 use super::faults::{self, Fault, Windows};
 use super::notes::{self, Notes};
 use super::operations::{Operations, Outcome};
-use super::words::{counted, tame};
+use super::words::counted;
 use super::{Check, Facts};
 
 /// What was counted.
@@ -115,9 +115,9 @@ impl<'a> Account<'a> {
 
 /// The line of all operations, and then one for each function.
 fn lines<'a>(operations: &Operations<'a>, windows: &Windows) -> Vec<Line<'a>> {
-    let lines = operations.functions.len() + 1;
-    let mut tallies = vec![Tally::default(); lines];
-    let mut latencies = vec![(Vec::new(), Vec::new()); lines];
+    let count = operations.functions.len() + 1;
+    let mut tallies = vec![Tally::default(); count];
+    let mut latencies = vec![(Vec::new(), Vec::new()); count];
     for operation in &operations.all {
         for line in [0, operation.function + 1] {
             tallies[line].add(operation);
@@ -128,21 +128,19 @@ fn lines<'a>(operations: &Operations<'a>, windows: &Windows) -> Vec<Line<'a>> {
             }
         }
     }
-    let mut watches = vec![Watch::default(); lines];
+    let mut watches = vec![Watch::default(); count];
     for event in &operations.events {
         watches[0].see(event, windows);
         watches[event.function + 1].see(event, windows);
     }
     let names = std::iter::once("all").chain(operations.functions.iter().copied());
-    let counted = names.zip(tallies).zip(latencies.into_iter().zip(watches));
-    let line = |((name, tally), ((calm, struck), watch)): ((&'a str, Tally), ((Vec<u64>, Vec<u64>), Watch))| Line {
-        name,
-        tally,
-        stalls: watch.finish(operations.length, windows),
-        calm: Latency::of(calm),
-        struck: Latency::of(struck),
-    };
-    counted.map(line).collect()
+    let counted = names.zip(tallies).zip(latencies).zip(watches);
+    let mut lines = Vec::new();
+    for (((name, tally), (calm, struck)), watch) in counted {
+        let stalls = watch.finish(operations.length, windows);
+        lines.push(Line { name, tally, stalls, calm: Latency::of(calm), struck: Latency::of(struck) });
+    }
+    lines
 }
 
 fn with_aftermath(faults: Vec<Fault>, operations: &Operations<'_>) -> Vec<(Fault, Aftermath)> {
@@ -169,8 +167,14 @@ fn with_aftermath(faults: Vec<Fault>, operations: &Operations<'_>) -> Vec<(Fault
 
 fn oddities(facts: &Facts<'_>, operations: &Operations<'_>, stray_ends: u64) -> Vec<String> {
     let mut found = Vec::new();
-    if let Err(malformed) = facts.history.operations() {
-        found.push(format!("the history is not well-formed: {}", tame(&malformed.to_string())));
+    let is_broken = operations.strays > 0 || operations.early > 0;
+    // Only then, since it costs as much as all the rest.
+    if let Some(Err(malformed)) = is_broken.then(|| facts.history.operations()) {
+        found.push(format!("the history is not well-formed: {malformed}"));
+    }
+    if operations.early > 0 {
+        let asked = counted(operations.early, "question comes", "questions come");
+        found.push(format!("{asked} while its client should wait or have gone"));
     }
     if operations.strays > 0 {
         found.push(format!("{} nothing that was asked", counted(operations.strays, "record ends", "records end")));

@@ -36,13 +36,15 @@ fn details(verdict: &Verdict, history: &History) -> Vec<String> {
     let judgement = verdict.judgement();
     let mut lines = Vec::new();
     let rows = judgement.rows().iter().filter(|row| row.found > 0);
+    // Some checkers tell of operations themselves.
     let operations = if judgement.holds() { Vec::new() } else { history.operations().unwrap_or_default() };
     for row in rows {
         for finding in &row.examples {
             lines.push(format!("{}: {}", row.kind.name, finding.what));
             let records: BTreeSet<u64> = finding.records.iter().copied().collect();
             let shows = operations.iter().filter(|one| one.records().iter().any(|record| records.contains(record)));
-            let shows: Vec<String> = shows.map(|operation| format!("  {operation}")).collect();
+            let told = shows.map(ToString::to_string).filter(|operation| !finding.what.contains(operation));
+            let shows: Vec<String> = told.map(|operation| format!("  {operation}")).collect();
             let left = shows.len().saturating_sub(OPERATIONS_TOLD);
             lines.extend(shows.into_iter().take(OPERATIONS_TOLD));
             if left > 0 {

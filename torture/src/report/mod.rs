@@ -52,6 +52,14 @@ pub struct Facts<'a> {
     pub artefacts: Vec<String>,
 }
 
+impl Facts<'_> {
+    /// The checks, those that fail before the others: they are what a reader came for.
+    fn worst_first(&self) -> impl Iterator<Item = &Check> {
+        let of = |ok: bool| self.checks.iter().filter(move |check| check.ok == ok);
+        of(false).chain(of(true))
+    }
+}
+
 /// What a check said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {

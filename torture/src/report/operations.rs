@@ -58,6 +58,8 @@ pub(super) struct Operations<'a> {
     pub(super) events: Vec<Event>,
     /// Records that end nothing.
     pub(super) strays: u64,
+    /// Invocations by clients that had an operation under way, or one of unknown outcome.
+    pub(super) early: u64,
     /// The first moment of the history, as it counts.
     pub(super) start: u64,
     /// From there to the last.
@@ -70,7 +72,7 @@ impl<'a> Operations<'a> {
         let start = times().min().unwrap_or(0);
         let mut found = Self { start, length: times().max().unwrap_or(0) - start, ..Self::default() };
         let mut numbers: FxHashMap<&str, usize> = FxHashMap::default();
-        let mut under_way: FxHashMap<u64, usize> = FxHashMap::default();
+        let mut last: FxHashMap<u64, usize> = FxHashMap::default();
         for record in history.records() {
             let Process::Client(client) = record.process else { continue };
             let function = *numbers.entry(&record.f).or_insert_with(|| {
@@ -81,7 +83,8 @@ impl<'a> Operations<'a> {
             let told = match record.kind {
                 Kind::Invoke => {
                     // Whatever was under way stays without an end.
-                    under_way.insert(client, found.all.len());
+                    let before = last.insert(client, found.all.len());
+                    found.early += u64::from(before.is_some_and(|place| found.all[place].outcome == Outcome::Info));
                     found.all.push(Operation { function, begin: time, end: None, outcome: Outcome::Info });
                     found.events.push(Event { time, function, told: None });
                     continue;
@@ -90,13 +93,11 @@ impl<'a> Operations<'a> {
                 Kind::Fail => Outcome::Fail,
                 Kind::Info => Outcome::Info,
             };
-            let open = under_way.get(&client).copied().filter(|open| found.all[*open].function == function);
-            let Some(open) = open else {
+            let open = last.get(&client).map(|place| &mut found.all[*place]);
+            let Some(operation) = open.filter(|one| one.end.is_none() && one.function == function) else {
                 found.strays += 1;
                 continue;
             };
-            under_way.remove(&client);
-            let operation = &mut found.all[open];
             (operation.end, operation.outcome) = (Some(time.max(operation.begin)), told);
             found.events.push(Event { time: time.max(operation.begin), function, told: Some(told) });
         }

@@ -84,6 +84,11 @@ pub(super) fn duration(ns: u64) -> String {
     }
 }
 
+/// A power of ten of nanoseconds: as [`duration`], without figures behind the point.
+pub(super) fn decade(power: u32) -> String {
+    duration(10_u64.saturating_pow(power)).replace(".00 ", " ").replace(".0 ", " ")
+}
+
 /// A moment of a run that is so long: in one unit for the whole run, which is told by the caller's `0`.
 pub(super) fn moment(ns: u64, length: u64) -> String {
     let (size, unit) = match length {
@@ -105,12 +110,15 @@ fn unit_of(ns: u64) -> (u64, &'static str) {
     UNITS.iter().rev().find(fits).copied().unwrap_or(UNITS[0])
 }
 
-/// The times of `1, 2, 5, 10, 20, ...` that is the least which is no less than `least`.
-pub(super) fn round_above(least: u64) -> u64 {
+/// The steps of an axis in each power of ten.
+pub(super) const STEPS: [u64; 3] = [1, 2, 5];
+
+/// The least of some steps, or of them times a power of ten, that is no less than `least`.
+pub(super) fn round_above(least: u64, steps: &[u64]) -> u64 {
     let mut power = 1_u64;
     loop {
-        for times in [1, 2, 5] {
-            match power.checked_mul(times) {
+        for times in steps {
+            match power.checked_mul(*times) {
                 Some(round) if round >= least => return round,
                 Some(_) => {}
                 None => return u64::MAX,
@@ -159,6 +167,7 @@ mod tests {
         ];
         assert_eq!(told, expected);
         assert_eq!(duration(u64::MAX), "5124095.6 h");
+        assert_eq!([decade(0), decade(3), decade(7), decade(11)], ["1 ns", "1 \u{b5}s", "10 ms", "100 s"]);
         assert_eq!(moment(1_500_000_000, 30_000_000_000), "1.5 s");
         assert_eq!(moment(0, 30_000_000_000), "0 s");
         assert_eq!(moment(20, 500), "20 ns");
@@ -173,7 +182,7 @@ mod tests {
 
     #[test]
     fn round_numbers_are_no_less_than_asked_for() {
-        let round = [0, 1, 3, 6, 11, 200, 201, u64::MAX - 1].map(round_above);
+        let round = [0, 1, 3, 6, 11, 200, 201, u64::MAX - 1].map(|least| round_above(least, &STEPS));
         assert_eq!(round, [1, 1, 5, 10, 20, 200, 500, u64::MAX]);
     }
 

@@ -37,7 +37,7 @@ pub(crate) fn small() -> History {
     for (index, line) in SMALL.lines().map(str::trim).filter(|line| !line.is_empty()).enumerate() {
         let mut words = line.split_whitespace();
         let mut word = || words.next().expect("a record has five words");
-        let (time, process, kind, f) = (word().parse::<f64>().unwrap(), word(), word(), word());
+        let (time, process, kind, f) = (word().parse::<f64>().expect("a time in seconds"), word(), word(), word());
         let value: Vec<&str> = words.collect();
         let time = (time * 1e9).round() as u64;
         let process = if process.parse::<u64>().is_ok() { process.to_owned() } else { format!(":{process}") };
@@ -143,15 +143,40 @@ impl Run {
             }
         }
         records.sort_by_key(|record| record.0);
-        let record = |(index, (time, process, kind, f, value)): (u64, (u64, Process, Kind, &str, Value))| Record {
-            index,
-            process,
-            kind,
-            f: f.to_owned(),
-            value,
-            time,
-            extra: Default::default(),
-        };
-        History::new((0..).zip(records).map(record).collect()).expect("indexes rise")
+        let mut history = Vec::new();
+        for (index, (time, process, kind, f, value)) in (0..).zip(records) {
+            history.push(Record { index, process, kind, f: f.to_owned(), value, time, extra: Default::default() });
+        }
+        History::new(history).expect("indexes rise")
     }
+}
+
+/// A run that leaves no cell of a drawing alike to the next: latencies of all sizes, all outcomes, many short faults with
+/// these words.
+pub(crate) fn noise(operations: u64, faults: u64, words: &str) -> History {
+    let mut random = Random::new(1);
+    let mut records = Vec::new();
+    let mut add = |time, process, kind, value| {
+        records.push(Record { index: 0, process, kind, f: "read".to_owned(), value, time, extra: Default::default() });
+    };
+    const RUN: u64 = 100_000_000_000;
+    for client in 0..operations {
+        let begin = random.below(RUN);
+        let power = random.below(8) as u32;
+        let latency = random.between(1, 9) * 10_u64.pow(power + 2) + random.below(10_u64.pow(power + 2));
+        let kind = *random.pick(&[Kind::Ok, Kind::Fail, Kind::Info]);
+        add(begin, Process::Client(client), Kind::Invoke, Value::Nil);
+        add(begin + latency, Process::Client(client), kind, Value::Nil);
+    }
+    for (id, begin) in (0..faults).map(|number| (number as i64, number * (RUN / faults.max(1)))) {
+        for (phase, time) in [("begin", begin), ("end", begin + RUN / faults / 2)] {
+            let words = || Value::from(words);
+            let said =
+                [("phase", Value::keyword(phase)), ("id", Value::Int(id)), ("trace", words()), ("stores", words())];
+            add(time, Process::Named("nemesis".to_owned()), Kind::Info, Value::map(said));
+        }
+    }
+    records.sort_by_key(|record| record.time);
+    (0..).zip(&mut records).for_each(|(index, record)| record.index = index);
+    History::new(records).expect("indexes rise")
 }

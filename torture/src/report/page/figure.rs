@@ -8,7 +8,7 @@ use super::strip::Strip;
 use crate::report::account::Account;
 use crate::report::bins::{Decades, Density, Rates, TimeBins, ticks};
 use crate::report::operations::Outcome;
-use crate::report::words::{count, counted, cut, duration, moment};
+use crate::report::words::{self, count, counted, cut, duration, moment};
 
 /// The measures of a drawing, in pixels.
 #[derive(Debug)]
@@ -58,9 +58,11 @@ const TITLE: f64 = 40.0;
 /// Below the last, for the axis.
 const AXIS: f64 = 24.0;
 /// The lane of what never ended.
-const LANE: f64 = 12.0;
+const LANE: f64 = 20.0;
 /// As long as there are no more, operations are drawn one by one.
 const DOTS_MAX: usize = 4_000;
+/// And in this case so that each is seen.
+const LARGE_DOTS_MAX: usize = 400;
 
 /// How many faults a column names, each in so many letters.
 const NAMES: usize = 4;
@@ -83,8 +85,9 @@ impl Canvas {
         self.frame.left + part * self.plot_width()
     }
 
-    fn bins(&self) -> TimeBins {
-        TimeBins::of(self.run, (self.plot_width() / self.frame.cell) as usize)
+    /// How many bins or cells have a place side by side.
+    fn columns(&self) -> usize {
+        (self.plot_width() / self.frame.cell) as usize
     }
 
     /// From where to where a bin goes.
@@ -111,7 +114,7 @@ pub(super) fn draw(page: &mut Markup, account: &Account<'_>, frame: &'static Fra
     draw_windows(page, account, &canvas, bottom);
     draw_axis(page, &canvas, rate_top, bottom);
     strip.draw(page, &canvas);
-    let rates = Rates::of(&account.operations, canvas.bins());
+    let rates = Rates::of(&account.operations, TimeBins::of(account.length, canvas.columns()));
     draw_rates(page, &canvas, &rates, rate_top);
     draw_latencies(page, account, &canvas, latency_top);
     draw_hints(page, account, &canvas, &rates, (rate_top, bottom));
@@ -212,6 +215,9 @@ const DOTS: [&str; 3] = ["<path class=\"d-ok\" d=\"", "<path class=\"d-fail\" d=
 const LEVELS: [&str; 5] =
     ["<g class=\"l1\">", "<g class=\"l2\">", "<g class=\"l3\">", "<g class=\"l4\">", "<g class=\"l5\">"];
 
+/// How much of a cell: less than a twentieth, less than a third, more.
+const SHARES: [&str; 3] = ["<g class=\"l1\">", "<g class=\"l3\">", "<g class=\"l5\">"];
+
 /// A step of 1, 2 or 5 of some power of ten.
 fn round_step(least: f64) -> f64 {
     let power = 10_f64.powf(least.log10().floor());
@@ -234,12 +240,12 @@ fn draw_latencies(page: &mut Markup, account: &Account<'_>, canvas: &Canvas, top
     draw_title(page, canvas, "latency", if has_lane { top - LANE } else { top });
     let mut grid = Path::default();
     for decade in decades.low..=decades.high {
-        let time = 10_u64.saturating_pow(decade);
-        let y = top + height - decades.place(time) * height;
-        draw_level(page, canvas, &mut grid, y, &duration(time).replace(".00", "").replace(".0 ", " "));
+        let y = top + height - decades.place(10_u64.saturating_pow(decade)) * height;
+        draw_level(page, canvas, &mut grid, y, &words::decade(decade));
     }
     page.raw("<path class=\"grid\" d=\"").path(&grid).raw("\"/>\n");
-    let density = Density::of(&account.operations, canvas.bins(), decades, (height / canvas.frame.cell) as usize);
+    let (columns, rows) = (TimeBins::even(account.length, canvas.columns()), (height / canvas.frame.cell) as usize);
+    let density = Density::of(&account.operations, columns, decades, rows);
     if has_lane {
         let mut path = Path::default();
         for (place, open) in density.open.iter().enumerate() {
@@ -249,7 +255,7 @@ fn draw_latencies(page: &mut Markup, account: &Account<'_>, canvas: &Canvas, top
             }
         }
         page.raw("<path class=\"f-info\" d=\"").path(&path).raw("\"/>\n<text class=\"axis\" text-anchor=\"end\" x=\"");
-        page.number(canvas.frame.left - 8.0).raw("\" y=\"").number(top - LANE + 6.0).raw("\">no end</text>\n");
+        page.number(canvas.frame.left - 8.0).raw("\" y=\"").number(top - LANE + 7.0).raw("\">no end</text>\n");
     }
     if account.operations.all.len() <= DOTS_MAX {
         draw_dots(page, account, canvas, decades, top);
@@ -259,6 +265,7 @@ fn draw_latencies(page: &mut Markup, account: &Account<'_>, canvas: &Canvas, top
 }
 
 fn draw_dots(page: &mut Markup, account: &Account<'_>, canvas: &Canvas, decades: Decades, top: f64) {
+    page.raw(if account.operations.all.len() <= LARGE_DOTS_MAX { "<g class=\"large\">\n" } else { "<g>\n" });
     for (outcome, class) in Outcome::ALL.into_iter().zip(DOTS) {
         let mut path = Path::default();
         for operation in account.operations.all.iter().filter(|operation| operation.outcome == outcome) {
@@ -270,39 +277,57 @@ fn draw_dots(page: &mut Markup, account: &Account<'_>, canvas: &Canvas, decades:
             page.raw(class).path(&path).raw("\"/>\n");
         }
     }
+    page.raw("</g>\n");
 }
 
-/// Cells, side by side in one shape where they are equally dense.
+/// What is ok as cells, as deep as they are dense, in one shape where they are equally so side by side; what is not as dots
+/// on top of them, as strong as their share of the cell: among thousands that are ok, one that is not is no news.
 fn draw_density(page: &mut Markup, canvas: &Canvas, density: &Density, top: f64) {
     let most = f64::from(density.most()).ln_1p();
     let side = canvas.frame.latency / density.rows as f64;
-    for (outcome, class) in Outcome::ALL.into_iter().zip(FILLS) {
-        // What is rare is what somebody looks for: it is never faint.
-        let least = if outcome == Outcome::Ok { 1 } else { 3 };
-        let level = |row, column| match density.at(row, column, outcome) {
-            0 => 0,
-            some => ((f64::from(some).ln_1p() / most * LEVELS.len() as f64).ceil() as usize).clamp(least, LEVELS.len()),
-        };
-        let mut paths: [Path; LEVELS.len()] = Default::default();
-        for row in 0..density.rows {
-            let y = top + canvas.frame.latency - (row + 1) as f64 * side;
-            let mut column = 0;
-            while column < density.time.count {
-                let first = column;
-                let dense = level(row, first);
-                while column < density.time.count && level(row, column) == dense {
-                    column += 1;
-                }
-                if dense > 0 {
-                    let (from, to) = (canvas.bin(density.time, first).0, canvas.bin(density.time, column - 1).1);
-                    paths[dense - 1].rectangle(from, y, (to - from).max(1.0), side);
-                }
+    let levels = LEVELS.len();
+    let level = |row, column, outcome| match density.at(row, column, outcome) {
+        0 => 0,
+        some => ((f64::from(some).ln_1p() / most * levels as f64).ceil() as usize).clamp(1, levels),
+    };
+    let mut cells: [Path; LEVELS.len()] = Default::default();
+    let mut dots: [[Path; SHARES.len()]; 3] = Default::default();
+    for row in 0..density.rows {
+        let y = top + canvas.frame.latency - (row + 1) as f64 * side;
+        let mut column = 0;
+        while column < density.time.count {
+            let first = column;
+            let dense = level(row, first, Outcome::Ok);
+            while column < density.time.count && level(row, column, Outcome::Ok) == dense {
+                column += 1;
+            }
+            if dense > 0 {
+                let (from, to) = (canvas.bin(density.time, first).0, canvas.bin(density.time, column - 1).1);
+                cells[dense - 1].rectangle(from, y, (to - from).max(1.0), side);
             }
         }
-        for (path, group) in paths.iter().zip(LEVELS).filter(|(path, _)| !path.is_empty()) {
+        for (column, outcome, share) in (0..density.time.count).flat_map(|column| others(density, row, column)) {
+            let (from, to) = canvas.bin(density.time, column);
+            dots[outcome as usize][share].dot((from + to) / 2.0, y + side / 2.0);
+        }
+    }
+    for (path, group) in cells.iter().zip(LEVELS).filter(|(path, _)| !path.is_empty()) {
+        page.raw(group).raw(FILLS[0]).path(path).raw("\"/></g>\n");
+    }
+    for (paths, class) in dots.iter().zip(DOTS) {
+        for (path, group) in paths.iter().zip(SHARES).filter(|(path, _)| !path.is_empty()) {
             page.raw(group).raw(class).path(path).raw("\"/></g>\n");
         }
     }
+}
+
+/// What is not ok in a cell, and how much of it that is: a place in [`SHARES`].
+fn others(density: &Density, row: usize, column: usize) -> impl Iterator<Item = (usize, Outcome, usize)> {
+    let [ok, fail, info] = Outcome::ALL.map(|outcome| u64::from(density.at(row, column, outcome)));
+    let all = ok + fail + info;
+    let share = move |part: u64| usize::from(part * 20 >= all) + usize::from(part * 3 >= all);
+    let parts = [(Outcome::Fail, fail), (Outcome::Info, info)].into_iter().filter(|(_, part)| *part > 0);
+    parts.map(move |(outcome, part)| (column, outcome, share(part)))
 }
 
 /// What a column says when it is pointed at.

@@ -11,10 +11,10 @@ mod tables;
 
 use markup::Markup;
 
+use super::Facts;
 use super::account::{Account, Verdict};
 use super::answers::length;
 use super::words::{count, counted, duration, share};
-use super::{Check, Facts};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -23,10 +23,10 @@ const CHECKS_TOLD: usize = 200;
 const DETAILS_TOLD: usize = 400;
 const LINES_TOLD: usize = 100;
 /// How many bytes of texts from outside parts may have; all together well below what the page may have.
-const HEAD_ALLOWED: usize = 40_000;
+const HEAD_ALLOWED: usize = 60_000;
 const CHECKS_ALLOWED: usize = 400_000;
 const FAULTS_ALLOWED: usize = 300_000;
-const GROUND_ALLOWED: usize = 60_000;
+const ARTEFACTS_ALLOWED: usize = 40_000;
 
 pub(super) fn write(facts: &Facts<'_>, account: &Account<'_>) -> String {
     let mut page = Markup::default();
@@ -35,7 +35,7 @@ pub(super) fn write(facts: &Facts<'_>, account: &Account<'_>) -> String {
     page.raw("<main>\n");
     write_verdict(&mut page, facts, account);
     write_key_figures(&mut page, account);
-    write_checks(page.allow(CHECKS_ALLOWED), &facts.checks);
+    write_checks(page.allow(CHECKS_ALLOWED), facts);
     page.raw("<section>\n<h2>What was answered, and under which faults</h2>\n").allow(FAULTS_ALLOWED);
     figure::draw(&mut page, account, &figure::WIDE);
     figure::draw(&mut page, account, &figure::NARROW);
@@ -46,7 +46,7 @@ pub(super) fn write(facts: &Facts<'_>, account: &Account<'_>) -> String {
     tables::write_functions(&mut page, account);
     tables::write_faults(&mut page, account);
     tables::write_notes(&mut page, account);
-    write_ground(page.allow(GROUND_ALLOWED), facts, account);
+    write_artefacts(page.allow(ARTEFACTS_ALLOWED), &facts.artefacts);
     page.raw("</main>\n</body>\n</html>\n");
     page.finish()
 }
@@ -82,10 +82,19 @@ fn write_verdict(page: &mut Markup, facts: &Facts<'_>, account: &Account<'_>) {
         let answered = counted(account.all.tally.ok(), "answered operation", "answered operations");
         page.raw("<p class=\"reason\">").text(&checks).raw(" over ").text(&answered).raw("</p>\n");
     }
-    page.raw("<p class=\"again\"><code>").foreign(&facts.command).raw("</code></p>\n");
     page.raw("<p class=\"over\">seed <b>").text(&facts.seed.to_string()).raw("</b> \u{b7} ");
     page.text(&counted(facts.stores, "store", "stores")).raw(" \u{b7} ");
-    page.text(&counted(facts.seconds, "second", "seconds")).raw("</p>\n</header>\n");
+    page.text(&counted(facts.seconds, "second", "seconds")).raw("; to run it again:</p>\n");
+    page.raw("<p class=\"again\"><code>").foreign(&facts.command).raw("</code></p>\n<ul class=\"over\">\n");
+    for line in facts.ground.iter().take(LINES_TOLD) {
+        page.raw("<li>").foreign(line).raw("</li>\n");
+    }
+    for line in &account.oddities {
+        page.raw("<li class=\"odd\">").foreign(line).raw("</li>\n");
+    }
+    page.raw("</ul>\n");
+    more(page, facts.ground.len(), LINES_TOLD);
+    page.raw("</header>\n");
 }
 
 fn write_key_figures(page: &mut Markup, account: &Account<'_>) {
@@ -106,56 +115,50 @@ fn write_key_figures(page: &mut Markup, account: &Account<'_>) {
     figure("available", share(all.tally.ok(), all.tally.invoked()), "ok of all that was asked".to_owned());
     figure("longest stall", duration(stall), format!("{} outside faults", duration(outside)));
     figure("p99 outside faults", p99(all.calm), format!("{} in faults", p99(all.struck)));
-    let covered = format!("{} of {}", duration(account.windows.total()), duration(account.length));
+    let covered = format!("in {} of {}", duration(account.windows.total()), duration(account.length));
     figure("faults", count(account.faults.len() as u64), covered);
     page.raw("</dl>\n");
 }
 
-fn write_checks(page: &mut Markup, checks: &[Check]) {
+fn write_checks(page: &mut Markup, facts: &Facts<'_>) {
     page.raw("<section>\n<h2>Checks</h2>\n");
-    // What fails is what a reader came for.
-    let in_order = checks.iter().filter(|check| !check.ok).chain(checks.iter().filter(|check| check.ok));
-    for check in in_order.take(CHECKS_TOLD) {
+    for check in facts.worst_first().take(CHECKS_TOLD) {
         page.raw(if check.ok { "<div class=\"check\">" } else { "<div class=\"check broken\">" });
         page.raw("<p><span class=\"mark\">").raw(if check.ok { "holds" } else { "fails" }).raw("</span> <b>");
         page.foreign(&check.name).raw("</b> ").foreign(&check.line).raw("</p>");
+        let lines = || check.details.iter().flat_map(|detail| detail.lines());
         if !check.details.is_empty() {
             page.raw(if check.ok { "<details>" } else { "<details open>" });
-            page.raw("<summary>").text(&counted(check.details.len() as u64, "line", "lines")).raw("</summary><pre>");
-            for detail in check.details.iter().take(DETAILS_TOLD) {
-                for line in detail.lines() {
-                    page.foreign(line).raw("\n");
-                }
+            page.raw("<summary>").text(&counted(lines().count() as u64, "line", "lines")).raw("</summary><pre>");
+            for line in lines().take(DETAILS_TOLD) {
+                page.foreign(line).raw(
+                    "
+",
+                );
             }
             page.raw("</pre>");
-            more(page, check.details.len(), DETAILS_TOLD);
+            more(page, lines().count(), DETAILS_TOLD);
             page.raw("</details>");
         }
         page.raw("</div>\n");
     }
-    more(page, checks.len(), CHECKS_TOLD);
-    if checks.is_empty() {
+    more(page, facts.checks.len(), CHECKS_TOLD);
+    if facts.checks.is_empty() {
         page.raw("<p>None was made.</p>\n");
     }
     page.raw("</section>\n");
 }
 
-fn write_ground(page: &mut Markup, facts: &Facts<'_>, account: &Account<'_>) {
-    page.raw("<section>\n<h2>How it was run</h2>\n<ul>\n");
-    let lines = facts.ground.len() + account.oddities.len();
-    for line in facts.ground.iter().chain(&account.oddities).take(LINES_TOLD) {
-        page.raw("<li>").foreign(line).raw("</li>\n");
+fn write_artefacts(page: &mut Markup, artefacts: &[String]) {
+    if artefacts.is_empty() {
+        return;
+    }
+    page.raw("<section>\n<h2>What was kept</h2>\n<ul>\n");
+    for path in artefacts.iter().take(LINES_TOLD) {
+        page.raw("<li><code>").foreign(path).raw("</code></li>\n");
     }
     page.raw("</ul>\n");
-    more(page, lines, LINES_TOLD);
-    if !facts.artefacts.is_empty() {
-        page.raw("<h2>What was kept</h2>\n<ul class=\"paths\">\n");
-        for path in facts.artefacts.iter().take(LINES_TOLD) {
-            page.raw("<li><code>").foreign(path).raw("</code></li>\n");
-        }
-        page.raw("</ul>\n");
-        more(page, facts.artefacts.len(), LINES_TOLD);
-    }
+    more(page, artefacts.len(), LINES_TOLD);
     page.raw("</section>\n");
 }
 

@@ -14,12 +14,19 @@ const NOTE_ROWS: usize = 8;
 /// The most letters of a text from outside in a hint.
 const HINT: usize = 80;
 /// How wide a letter of a label is, about.
-const LETTER: f64 = 6.4;
+const LETTER: f64 = 5.6;
 
 /// A row of the strip.
 enum Row<'a> {
     Faults(&'a str, Vec<&'a (Fault, Aftermath)>),
     Notes(&'a Notes<'a>),
+}
+
+/// A bar: faults of a row that cannot be told apart in a drawing.
+struct Bar<'a> {
+    from: f64,
+    to: f64,
+    faults: Vec<&'a (Fault, Aftermath)>,
 }
 
 /// The rows of a run, those of faults in the order in which kinds first came.
@@ -79,20 +86,8 @@ impl<'a> Strip<'a> {
     }
 
     fn draw_faults(&self, page: &mut Markup, canvas: &Canvas, faults: &[&(Fault, Aftermath)], y: f64) {
-        let mut bars: Vec<(f64, f64, Vec<&(Fault, Aftermath)>)> = Vec::new();
-        for one in faults {
-            let from = canvas.x(one.0.begin);
-            let to = canvas.x(one.0.end_within(self.run)).max(from + 2.0);
-            match bars.last_mut() {
-                // Bars that cannot be told apart are one.
-                Some((_, end, under)) if from < *end + 1.0 => {
-                    *end = end.max(to);
-                    under.push(one);
-                }
-                _ => bars.push((from, to, vec![one])),
-            }
-        }
-        for (from, to, under) in bars {
+        for bar in self.bars(canvas, faults) {
+            let Bar { from, to, .. } = bar;
             page.raw("<rect class=\"bar\" x=\"")
                 .number(from)
                 .raw("\" y=\"")
@@ -100,14 +95,14 @@ impl<'a> Strip<'a> {
                 .raw("\" width=\"")
                 .number(to - from);
             page.raw("\" height=\"").number(canvas.frame.bar).raw("\" rx=\"1.5\"><title>");
-            match under.as_slice() {
+            match bar.faults.as_slice() {
                 [one] => self.write_hint(page, one),
                 many => {
                     page.text(&counted(many.len() as u64, "fault", "faults"));
                 }
             }
             page.raw("</title></rect>\n");
-            let label = if let [(fault, _)] = under.as_slice() { cut(&fault.stores, 24) } else { "".into() };
+            let label = if let [(fault, _)] = bar.faults.as_slice() { cut(&fault.stores, 24) } else { "".into() };
             if !label.is_empty() && (label.chars().count() + 1) as f64 * LETTER < to - from {
                 page.raw("<text class=\"in\" x=\"")
                     .number(from + 4.0)
@@ -116,6 +111,22 @@ impl<'a> Strip<'a> {
                 page.raw("\">").foreign(&label).raw("</text>\n");
             }
         }
+    }
+
+    fn bars<'b>(&self, canvas: &Canvas, faults: &[&'b (Fault, Aftermath)]) -> Vec<Bar<'b>> {
+        let mut bars: Vec<Bar<'_>> = Vec::new();
+        for one in faults {
+            let from = canvas.x(one.0.begin);
+            let to = canvas.x(one.0.end_within(self.run)).max(from + 2.0);
+            match bars.last_mut() {
+                Some(bar) if from < bar.to + 1.0 => {
+                    bar.to = bar.to.max(to);
+                    bar.faults.push(one);
+                }
+                _ => bars.push(Bar { from, to, faults: vec![one] }),
+            }
+        }
+        bars
     }
 
     fn write_hint(&self, page: &mut Markup, (fault, after): &(Fault, Aftermath)) {

@@ -72,7 +72,7 @@ pub(super) fn write(facts: &Facts<'_>, account: &Account<'_>) -> String {
     timeline::write(account).iter().for_each(|line| lines.line(line));
     write_faults(&mut lines, account);
     write_notes(&mut lines, account);
-    write_ground(&mut lines, facts, account);
+    write_artefacts(&mut lines, &facts.artefacts);
     lines.0
 }
 
@@ -97,20 +97,18 @@ fn write_verdict(lines: &mut Lines, facts: &Facts<'_>, account: &Account<'_>) {
     lines.line(&format!("stores    {stores}   seconds  {seconds}   seed  {}", facts.seed));
     // In one piece, however long.
     lines.line(&format!("again     {}", tame(&facts.command)));
+    lines.foreign_list(10, facts.ground.iter().chain(&account.oddities), DETAILS_TOLD);
     lines.line("");
     let (stall, outside) = (length(all.stalls.longest), length(all.stalls.outside));
-    lines.line(&format!(
-        "{}, {} of them ok; the longest time without an answer was {}, outside of faults {}",
-        counted(all.tally.invoked(), "operation", "operations"),
-        share(all.tally.ok(), all.tally.invoked()),
-        duration(stall),
-        duration(outside),
-    ));
+    let (asked, ok) =
+        (counted(all.tally.invoked(), "operation", "operations"), share(all.tally.ok(), all.tally.invoked()));
+    lines.line(&format!("{asked}, {ok} of them ok"));
+    lines.line(&format!("the longest stall was {}, outside of faults {}", duration(stall), duration(outside)));
 }
 
 fn write_checks(lines: &mut Lines, facts: &Facts<'_>) {
     lines.heading("checks");
-    for check in facts.checks.iter().take(DETAILS_TOLD) {
+    for check in facts.worst_first().take(DETAILS_TOLD) {
         let mark = if check.ok { "holds" } else { "FAILS" };
         let text = format!("{mark}  {}: {}", check.name, check.line);
         lines.foreign(2, &text);
@@ -209,12 +207,11 @@ fn write_notes(lines: &mut Lines, account: &Account<'_>) {
     lines.and_more(2, account.notes.len().saturating_sub(FUNCTIONS_TOLD));
 }
 
-fn write_ground(lines: &mut Lines, facts: &Facts<'_>, account: &Account<'_>) {
-    lines.heading("ground");
-    lines.foreign_list(2, facts.ground.iter().chain(&account.oddities), DETAILS_TOLD);
-    if !facts.artefacts.is_empty() {
-        lines.heading("kept");
-        facts.artefacts.iter().take(DETAILS_TOLD).for_each(|path| lines.line(&format!("  {}", tame(path))));
-        lines.and_more(2, facts.artefacts.len().saturating_sub(DETAILS_TOLD));
+fn write_artefacts(lines: &mut Lines, artefacts: &[String]) {
+    if artefacts.is_empty() {
+        return;
     }
+    lines.heading("kept");
+    artefacts.iter().take(DETAILS_TOLD).for_each(|path| lines.line(&format!("  {}", tame(path))));
+    lines.and_more(2, artefacts.len().saturating_sub(DETAILS_TOLD));
 }

@@ -4,7 +4,7 @@ use super::name;
 use crate::report::account::Account;
 use crate::report::bins::{Decades, Density, Rates, TimeBins, ticks};
 use crate::report::operations::Outcome;
-use crate::report::words::{duration, moment};
+use crate::report::words::{decade, duration, moment};
 
 /// Letters before the drawing, and in it.
 const MARGIN: usize = 14;
@@ -72,15 +72,17 @@ fn latencies(account: &Account<'_>, time: TimeBins) -> Vec<String> {
         SHADES[((f64::from(told).ln_1p() / most * levels).ceil().clamp(0.0, levels)) as usize]
     };
     let label = |row: usize| {
-        let from = 10_u64.saturating_pow(decades.low + row as u32 / 2);
-        if row.is_multiple_of(2) { format!("{}\u{2265}", duration(from).replace(".00", "")) } else { String::new() }
+        if row.is_multiple_of(2) { format!("\u{2265}{}", decade(decades.low + row as u32 / 2)) } else { String::new() }
     };
     let mut lines = Vec::new();
     if density.open.iter().any(|open| *open > 0) {
         let marks: Vec<char> = density.open.iter().map(|open| if *open > 0 { '?' } else { ' ' }).collect();
         lines.push(row("never ended", &marks));
     }
-    lines.extend((0..rows).rev().map(|place| {
+    let is_empty = |row: usize| (0..time.count).all(|column| shade(row, column) == SHADES[0]);
+    // The outermost rows may be without anything.
+    let (first, last) = (usize::from(is_empty(0)), rows - usize::from(is_empty(rows - 1)));
+    lines.extend((first..last).rev().map(|place| {
         let shades: Vec<char> = (0..time.count).map(|column| shade(place, column)).collect();
         row(&label(place), &shades)
     }));
