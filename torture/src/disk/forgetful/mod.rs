@@ -76,7 +76,7 @@ impl Forgetful {
     /// Mounts it at a directory, which is made if need be. What it holds lies in the directory `beneath`, on a real disk, and is all
     /// durable at first.
     ///
-    /// Namespaces of processes that are to see it are made afterwards.
+    /// A store that runs in namespaces of its own must be started afterwards, to see it.
     ///
     /// # Errors
     /// The machine does not let this process mount, with the reason; or a directory cannot be made.
