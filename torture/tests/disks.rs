@@ -38,10 +38,11 @@ fn lose_power(stores: u64, rounds: u64) {
     let mut stores = Stores::prepare(stores);
     let Some(disks) = forgetful(&mut stores) else { return };
     stores.cluster.found().unwrap();
+    disks.iter().for_each(|disk| disk.slow_syncs(Duration::from_millis(2)));
     let mut writer = Writer::default();
     let (mut bytes, mut changes, mut acknowledged) = (0, 0, 0);
     for round in 0..rounds {
-        acknowledged += stores.write_until_killed(&mut writer, 300);
+        acknowledged += stores.write_until_killed(&mut writer, 150, || disks.iter().for_each(Forgetful::cut_power));
         let mut luck = Random::of_part(round, "luck", 0);
         for disk in &disks {
             let lost = disk.forget((round % 2 == 1).then_some(&mut luck)).unwrap();
@@ -152,7 +153,7 @@ fn torn_writes_of_all_stores_cost_nothing() {
     stores.cluster.found().unwrap();
     let mut writer = Writer::default();
     for seed in 0..2 {
-        stores.write_until_killed(&mut writer, 100);
+        stores.write_until_killed(&mut writer, 100, || {});
         for store in &stores.cluster.stores {
             println!("{}", strike(&store.data, Kind::TornWrite, &mut Random::new(seed)).unwrap());
         }

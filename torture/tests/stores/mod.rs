@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use multiraft_torture::client::resp::{Line, Reply, words};
-use multiraft_torture::cluster::{Cluster, Place, Program, Setup};
+use multiraft_torture::cluster::{Cluster, Place, Program, Setup, Signal};
 use multiraft_torture::ground::Net;
 use multiraft_torture::stop::{Stop, look_again};
 use tempfile::TempDir;
@@ -79,8 +79,9 @@ impl Stores {
             .count() as u64
     }
 
-    /// Writes all the time, and kills all stores at once when so many writes were acknowledged; how many were.
-    pub(crate) fn write_until_killed(&mut self, writer: &mut Writer, count: u64) -> u64 {
+    /// Writes all the time, and kills all stores at once when so many writes were acknowledged; how many were. They stand still
+    /// first, and then their power may go.
+    pub(crate) fn write_until_killed(&mut self, writer: &mut Writer, count: u64, cut_power: impl FnOnce()) -> u64 {
         let addresses = self.addresses();
         let (acknowledged, stop) = (AtomicU64::new(0), Stop::default());
         let begun = Instant::now();
@@ -97,7 +98,10 @@ impl Stores {
                 });
             }
             while acknowledged.load(Ordering::Relaxed) < count && look_again(begun, LIMIT) {}
-            (0..self.cluster.stores.len()).for_each(|at| self.cluster.kill(at).unwrap());
+            let stores = 0..self.cluster.stores.len();
+            stores.clone().for_each(|at| self.cluster.signal(at, Signal::STOP).unwrap());
+            cut_power();
+            stores.for_each(|at| self.cluster.kill(at).unwrap());
             stop.tell();
         });
         let acknowledged = acknowledged.into_inner();
