@@ -12,6 +12,8 @@ pub mod ground;
 pub mod history;
 pub mod nemesis;
 pub mod random;
+pub mod report;
+pub mod run;
 pub mod stop;
 pub mod trouble;
 pub mod workload;

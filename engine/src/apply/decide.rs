@@ -69,6 +69,10 @@ pub(super) fn apply_command(
     };
     let record = state.session(seq)?;
     if seq.sequence == 0 {
+        // Who names a key that the region has given away opens nothing here: it would never be used.
+        if record.is_none() && !EpochRule::COMMAND.admits(command.epoch, region.epoch) {
+            return Ok(Outcome::EpochMismatch { current: Arc::clone(region) });
+        }
         return open_session(state, seq, record, entry.index);
     }
     let Some(mut record) = record else {

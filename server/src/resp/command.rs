@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::reply::Reply;
+use super::session;
 use super::table;
 use crate::machine::{Answer, Condition, Op, Refusal, decimal};
 
@@ -20,6 +21,8 @@ pub(crate) enum Command {
     Scan(ScanStep),
     /// The number of all keys.
     DbSize,
+    /// What concerns a session that the client holds.
+    Session(session::Call),
     /// Commands are queued from here on.
     Multi,
     /// The queued commands are carried out.
@@ -59,8 +62,10 @@ pub(crate) fn parse(mut words: Vec<Bytes>) -> Result<Command, Reply> {
     }
     let arguments = words.split_off(1);
     let command = parse_arguments(row.name, arguments)?;
-    if let Command::Data(op, _) = &command {
-        check_keys(op)?;
+    match &command {
+        Command::Data(op, _) => check_key_lengths(op.keys())?,
+        Command::Session(session::Call::Open { key }) => check_key_lengths(vec![key])?,
+        _ => {}
     }
     Ok(command)
 }
@@ -98,6 +103,7 @@ fn parse_arguments(name: &'static str, arguments: Vec<Bytes>) -> Result<Command,
         "mset" => plain(parse_mset(arguments)?),
         "scan" => parse_scan(&arguments).map(Command::Scan),
         "dbsize" => Ok(Command::DbSize),
+        "session" => session::parse_call(arguments).map(Command::Session),
         "multi" => Ok(Command::Multi),
         "exec" => Ok(Command::Exec),
         "discard" => Ok(Command::Discard),
@@ -193,8 +199,8 @@ pub(crate) fn reply_of(answer: Answer, shape: Shape) -> Reply {
     }
 }
 
-fn check_keys(op: &Op) -> Result<(), Reply> {
-    match op.keys().into_iter().map(Bytes::len).max() {
+fn check_key_lengths(keys: Vec<&Bytes>) -> Result<(), Reply> {
+    match keys.into_iter().map(Bytes::len).max() {
         Some(length) if length > MAX_KEY_BYTES => Err(Reply::error(format!(
             "ERR the key has {length} bytes, the limit is {MAX_KEY_BYTES}: use a shorter key"
         ))),

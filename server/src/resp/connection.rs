@@ -24,6 +24,7 @@ use super::lanes::{Item, region_of, run_lane};
 use super::local::Client;
 use super::reply::{Protocol, Reply};
 use super::request::{ProtocolError, Request, Requests};
+use super::session;
 use super::transaction::{NESTED, Transaction};
 use super::walk;
 
@@ -205,6 +206,10 @@ impl Connection {
             Ok(Command::DbSize) => {
                 self.run_lanes(round, deadline).await;
                 Some(walk::db_size(&self.front, deadline).await)
+            }
+            Ok(Command::Session(call)) => {
+                self.run_lanes(round, deadline).await;
+                Some(session::run(&self.front.engine, call, deadline).await)
             }
             Ok(Command::Multi) => {
                 self.transaction = Some(Transaction::default());

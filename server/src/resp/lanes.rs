@@ -182,7 +182,7 @@ fn changing() -> Reply {
     Reply::error("TRYAGAIN the regions are changing: try again")
 }
 
-fn of_propose_error(error: ProposeError) -> Trouble {
+pub(crate) fn of_propose_error(error: ProposeError) -> Trouble {
     let text = error.to_string();
     match error {
         ProposeError::Uncertain => Trouble::Uncertain,

@@ -19,6 +19,7 @@ const REFUSALS: &[&str] = &[
     SESSION_EXPIRED,
     "ERR this store has stopped: ",
     "ERR the state store failed: ",
+    "ERR refused: the state store failed: ",
     "ERR the disk of store ",
     // Of SCAN: the store has begun anew, or has given out too many others since.
     "ERR unknown cursor ",
@@ -89,6 +90,7 @@ mod tests {
             "EXECABORT discarded",
             "ERR this store has stopped: it was told to",
             "ERR the disk of store 2 is full: free some space there, it goes on by itself",
+            "ERR refused: the state store failed: input/output error",
             "ERR unknown cursor 17: it is too old, or another store gave it out; begin again with SCAN 0",
         ] {
             assert_eq!(error(text), Ok(Told::Refused(text.to_owned())));

@@ -143,6 +143,14 @@ impl Admin {
         Ok(told.values)
     }
 
+    /// Replaces a region's damaged replica on a store by a new one.
+    ///
+    /// # Errors
+    /// It is refused, or takes too long.
+    pub fn repair(&self, region: u64, store: u64) -> Outcome<Value> {
+        self.ask("POST /repair", &serde_json::json!({ "region": region, "store": store }).to_string())
+    }
+
     /// Runs `multiraft ctl` on it; the object that it prints.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 mod between;
 mod changes;
 mod clocks;
+mod disks;
 mod kind;
 mod notes;
 mod processes;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 pub use changes::{Changed, Operator, repair};
+pub use disks::Disks;
 pub use kind::{GROUPS, Kind};
 pub use notes::Notes;
 
@@ -59,11 +61,14 @@ enum Cure {
     Heal(between::Struck),
     /// By setting clocks right.
     SetRight(clocks::Turned),
+    /// By healing a disk.
+    Disk(disks::Sick),
 }
 
 /// Whoever strikes.
 pub struct Nemesis<'a> {
     cluster: &'a mut Cluster,
+    disks: &'a Disks,
     notes: Notes<'a>,
     random: Random,
     kinds: Vec<Kind>,
@@ -78,10 +83,10 @@ pub struct Nemesis<'a> {
 impl<'a> Nemesis<'a> {
     /// One that strikes with these faults, those of operators left out.
     #[must_use]
-    pub fn new(cluster: &'a mut Cluster, notes: Notes<'a>, kinds: &[Kind], random: Random) -> Self {
+    pub fn new(cluster: &'a mut Cluster, disks: &'a Disks, notes: Notes<'a>, kinds: &[Kind], random: Random) -> Self {
         let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| !kind.is_change()).collect();
         let (deck, active, tally) = (Vec::new(), Vec::new(), Tally::new());
-        Self { cluster, notes, random, kinds, deck, active, next: 1, tally, begun: Instant::now() }
+        Self { cluster, disks, notes, random, kinds, deck, active, next: 1, tally, begun: Instant::now() }
     }
 
     /// Strikes until `end`, or until it is told to stop; then everything is healed and all stores run.
@@ -135,6 +140,7 @@ impl<'a> Nemesis<'a> {
                 struck.heal(self.cluster, &hurt)?
             }
             Cure::SetRight(turned) => turned.set_right(self.cluster)?,
+            Cure::Disk(sick) => sick.heal(self.disks, self.cluster)?,
         };
         self.notes.end(kind.name(), id, &numbers(&stores), &trace);
         self.notes.tell(&format!("{} ends: {trace}", kind.name()));
@@ -170,6 +176,9 @@ impl<'a> Nemesis<'a> {
         let hurt = self.hurt();
         let wanted = match kind {
             Kind::Kill | Kind::Pause | Kind::Restart | Kind::Jump => 1,
+            Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog => 1,
+            Kind::PowerLoss if hurt.is_empty() && self.random.chance(400) => stores,
+            Kind::PowerLoss => 1,
             Kind::KillMinority => minority,
             Kind::KillMajority => minority + 1,
             Kind::KillAll => stores,
@@ -223,6 +232,16 @@ impl<'a> Nemesis<'a> {
                 // It hurts nobody.
                 (Vec::new(), Cure::SetRight(turned), how, length)
             }
+            Kind::PowerLoss => {
+                let length = lasts(100, 2_000);
+                let (dead, how) = self.disks.lose_power(self.cluster, &victims, &mut self.random)?;
+                (victims, Cure::Start(dead), how, length)
+            }
+            Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog => {
+                let length = lasts(1_000, 6_000);
+                let (sick, how) = self.disks.begin(self.cluster, kind, victims[0], &mut self.random)?;
+                (victims, Cure::Disk(sick), how, length)
+            }
             other => return Err(Trouble::new(format!("the fault `{}` is not one of the nemesis", other.name()))),
         };
         Ok(Some(Begun { stores, cure, how, length }))
@@ -236,7 +255,8 @@ impl<'a> Nemesis<'a> {
     /// Whatever was started and not struck runs.
     fn check_running(&mut self) -> Outcome<()> {
         for at in 0..self.cluster.stores.len() {
-            if !self.cluster.is_started(at) {
+            let may_end = |fault: &Active| matches!(&fault.cure, Cure::Disk(sick) if sick.may_end() == Some(at));
+            if !self.cluster.is_started(at) || self.active.iter().any(may_end) {
                 continue;
             }
             if let Some(ended) = self.cluster.ended(at)? {

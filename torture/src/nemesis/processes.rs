@@ -14,7 +14,7 @@ const STILL_WITHIN: Duration = Duration::from_secs(5);
 /// Stores that do not run.
 pub(super) struct Dead {
     at: Vec<usize>,
-    /// Whether their processes are known to be gone.
+    /// What shows that they do not run.
     gone: Vec<String>,
 }
 
@@ -44,6 +44,12 @@ pub(super) fn stop(cluster: &mut Cluster, at: &[usize]) -> Outcome<(Dead, String
 }
 
 impl Dead {
+    /// The same, with one more thing to be told of.
+    pub(super) fn with_trace(mut self, trace: String) -> Self {
+        self.gone.push(trace);
+        self
+    }
+
     /// Starts them again, all before the first is waited for: they may need each other.
     pub(super) fn start(self, cluster: &mut Cluster) -> Outcome<String> {
         let begun = Instant::now();

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::client::{Answer, Client, Done, Memory, held, named, or_nil};
-use super::keys::{Group, Keys, Life};
-use super::register::{self, Writer};
+use super::client::{Answer, Client, Done, held, named, or_nil};
+use super::keys::{Group, Keys, Life, Memory};
+use super::register::{self, Registers};
 use super::scenario::{Player, Scenario};
 use crate::history::Value;
 use crate::trouble::Outcome;
@@ -19,19 +19,17 @@ const DRIFT_PERMILLE: i64 = 11;
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Aging {
-    keys: Keys,
-}
+pub(super) struct Aging(Registers);
 
 impl Aging {
     pub(super) fn new(seed: u64) -> Self {
-        Self { keys: Keys::new(seed, 'a', SLOTS, LIFE) }
+        Self(Registers::with(Keys::new(seed, 'a', SLOTS, LIFE)))
     }
 }
 
 impl Scenario for Aging {
     fn keys(&self) -> &Keys {
-        &self.keys
+        &self.0.keys
     }
 
     fn promises(&self) -> Vec<(&'static str, Value)> {
@@ -39,32 +37,31 @@ impl Scenario for Aging {
     }
 
     fn player<'a>(&'a self, _number: u64) -> Box<dyn Player + 'a> {
-        let writer = Writer { keys: &self.keys, seen: Memory::default() };
-        Box::new(Reader { writer, silent: Memory::default() })
+        Box::new(Reader { registers: &self.0, silent: Memory::default() })
     }
 
     fn read(&self, client: &mut Client<'_>, group: Group) -> Outcome<Done> {
-        register::read(client, &self.keys.name(group)).map(|(done, _)| done)
+        register::read(client, &self.0.keys.name(group)).map(|(done, _)| done)
     }
 }
 
 #[derive(Debug)]
 struct Reader<'a> {
-    writer: Writer<'a>,
+    registers: &'a Registers,
     /// Stores that could not tell what a key holds; they are asked again for the next generation.
     silent: Memory<Vec<usize>>,
 }
 
 impl Player for Reader<'_> {
     fn step(&mut self, client: &mut Client<'_>) -> Outcome<Done> {
-        let (group, _) = self.writer.keys.draw(&mut client.random);
+        let (group, _) = self.registers.keys.draw(&mut client.random);
         if client.random.chance(400) {
-            return self.writer.act(client, group);
+            return self.registers.act(client, group);
         }
         client.choose_store();
         let (store, silent) = (client.store(), self.silent.get(group).cloned().unwrap_or_default());
         if silent.contains(&store) {
-            return self.writer.act(client, group);
+            return self.registers.act(client, group);
         }
         let done = self.read(client, group)?;
         if done != Done::Answered {
@@ -76,7 +73,7 @@ impl Player for Reader<'_> {
 
 impl Reader<'_> {
     fn read(&self, client: &mut Client<'_>, group: Group) -> Outcome<Done> {
-        let (key, bound_ms) = (self.writer.keys.name(group), *client.random.pick(BOUNDS_MS));
+        let (key, bound_ms) = (self.registers.keys.name(group), *client.random.pick(BOUNDS_MS));
         let bound = i64::try_from(bound_ms * 1_000_000).unwrap_or(i64::MAX);
         let asked = Value::keyed(named(&key), Value::Int(bound));
         client.perform_local("read-bounded", asked, (&key, bound_ms), TIMEOUT, |reply| {

@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use super::ground::Ground;
-use super::keys::Group;
 use crate::client::{Caller, Reply, Told, Words, local};
 use crate::history::{Ticket, Value};
 use crate::random::Random;
@@ -249,27 +248,4 @@ pub(super) fn or_nil(number: Option<i64>) -> Value {
 /// What a group is called in histories.
 pub(super) fn named(name: &str) -> Value {
     Value::from(name)
-}
-
-/// What a client remembers of groups, as long as they are few.
-#[derive(Debug, Default)]
-pub(super) struct Memory<T>(std::collections::BTreeMap<Group, T>);
-
-impl<T> Memory<T> {
-    const KEPT: usize = 256;
-
-    pub(super) fn get(&self, group: Group) -> Option<&T> {
-        self.0.get(&group)
-    }
-
-    pub(super) fn take(&mut self, group: Group) -> Option<T> {
-        self.0.remove(&group)
-    }
-
-    pub(super) fn keep(&mut self, group: Group, what: T) {
-        if self.0.len() >= Self::KEPT {
-            self.0.clear();
-        }
-        self.0.insert(group, what);
-    }
 }

@@ -6,6 +6,7 @@
 //! key:483920                       where a region may be split: before all of the group
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,35 @@ fn cut_at(number: u64) -> Vec<u8> {
     format!("key:{number:06}").into_bytes()
 }
 
+/// What somebody remembers of groups, as long as they are few.
+#[derive(Debug)]
+pub(super) struct Memory<T>(BTreeMap<Group, T>);
+
+impl<T> Default for Memory<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T> Memory<T> {
+    const KEPT: usize = 256;
+
+    pub(super) fn get(&self, group: Group) -> Option<&T> {
+        self.0.get(&group)
+    }
+
+    pub(super) fn take(&mut self, group: Group) -> Option<T> {
+        self.0.remove(&group)
+    }
+
+    pub(super) fn keep(&mut self, group: Group, what: T) {
+        if self.0.len() >= Self::KEPT {
+            self.0.clear();
+        }
+        self.0.insert(group, what);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,7 +161,9 @@ mod tests {
     fn groups_spread_over_the_space_and_no_cut_divides_one() {
         let keys = Keys::new(7, 'r', 8, Life { uses: 3, length: Duration::MAX });
         let mut random = Random::new(1);
-        (0..500).for_each(|_| drop(keys.draw(&mut random)));
+        for _ in 0..500 {
+            keys.draw(&mut random);
+        }
         let all = keys.all();
         assert!((160..=200).contains(&all.len()), "{}", all.len());
         for slot in 0..8 {

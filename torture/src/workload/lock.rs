@@ -13,8 +13,8 @@
 
 use std::time::Instant;
 
-use super::client::{Answer, Client, Done, Memory, named, number, text, was_done};
-use super::keys::{Group, Keys, Life};
+use super::client::{Answer, Client, Done, named, number, text, was_done};
+use super::keys::{Group, Keys, Life, Memory};
 use super::scenario::{Player, Scenario};
 use crate::client::{Told, Words, words};
 use crate::history::Value;

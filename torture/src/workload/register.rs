@@ -1,9 +1,10 @@
 //! Registers: many keys, read, written and swapped under conditions. Every value is written once in a run.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::client::{Answer, Client, Done, Memory, held, is_done, named, or_nil, was_done};
-use super::keys::{Group, Keys, Life};
+use super::client::{Answer, Client, Done, held, is_done, named, or_nil, was_done};
+use super::keys::{Group, Keys, Life, Memory};
 use super::scenario::{Player, Scenario};
 use crate::client::words;
 use crate::history::Value;
@@ -15,12 +16,37 @@ const LIFE: Life = Life { uses: 1_500, length: Duration::from_secs(5) };
 
 #[derive(Debug)]
 pub(super) struct Registers {
-    keys: Keys,
+    pub(super) keys: Keys,
+    /// What clients last saw registers hold, so that conditions often hold.
+    seen: Mutex<Memory<i64>>,
 }
 
 impl Registers {
     pub(super) fn new(seed: u64) -> Self {
-        Self { keys: Keys::new(seed, 'r', SLOTS, LIFE) }
+        Self::with(Keys::new(seed, 'r', SLOTS, LIFE))
+    }
+
+    pub(super) fn with(keys: Keys) -> Self {
+        Self { keys, seen: Mutex::default() }
+    }
+
+    /// Reads, writes or swaps.
+    pub(super) fn act(&self, client: &mut Client<'_>, group: Group) -> Outcome<Done> {
+        let (key, new) = (self.keys.name(group), client.unique());
+        let seen = self.seen().get(group).copied();
+        let (done, holds) = match (client.random.below(100), seen) {
+            (0..35, _) => read(client, &key)?,
+            (35..65, Some(old)) => swap(client, &key, old, new)?,
+            _ => write(client, &key, new)?,
+        };
+        if let Some(value) = holds {
+            self.seen().keep(group, value);
+        }
+        Ok(done)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Memory<i64>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -30,7 +56,7 @@ impl Scenario for Registers {
     }
 
     fn player<'a>(&'a self, _number: u64) -> Box<dyn Player + 'a> {
-        Box::new(Writer { keys: &self.keys, seen: Memory::default() })
+        Box::new(Writer(self))
     }
 
     fn read(&self, client: &mut Client<'_>, group: Group) -> Outcome<Done> {
@@ -39,47 +65,12 @@ impl Scenario for Registers {
 }
 
 #[derive(Debug)]
-pub(super) struct Writer<'a> {
-    pub(super) keys: &'a Keys,
-    /// What registers were last seen to hold.
-    pub(super) seen: Memory<i64>,
-}
+struct Writer<'a>(&'a Registers);
 
 impl Player for Writer<'_> {
     fn step(&mut self, client: &mut Client<'_>) -> Outcome<Done> {
-        let (group, _) = self.keys.draw(&mut client.random);
-        self.act(client, group)
-    }
-}
-
-impl Writer<'_> {
-    /// Reads, writes or swaps.
-    pub(super) fn act(&mut self, client: &mut Client<'_>, group: Group) -> Outcome<Done> {
-        let (key, new) = (self.keys.name(group), client.unique());
-        let seen = self.seen.get(group).copied();
-        match (client.random.below(100), seen) {
-            (0..35, _) => {
-                let (done, value) = read(client, &key)?;
-                if let Some(value) = value {
-                    self.seen.keep(group, value);
-                }
-                Ok(done)
-            }
-            (35..65, Some(old)) => {
-                let done = swap(client, &key, old, new)?;
-                if done == Done::Answered {
-                    self.seen.keep(group, new);
-                }
-                Ok(done)
-            }
-            _ => {
-                let done = write(client, &key, new)?;
-                if done == Done::Answered {
-                    self.seen.keep(group, new);
-                }
-                Ok(done)
-            }
-        }
+        let (group, _) = self.0.keys.draw(&mut client.random);
+        self.0.act(client, group)
     }
 }
 
@@ -93,18 +84,28 @@ pub(super) fn read(client: &mut Client<'_>, key: &str) -> Outcome<(Done, Option<
     Ok((done, value))
 }
 
-fn write(client: &mut Client<'_>, key: &str, new: i64) -> Outcome<Done> {
+/// Writes; what the register held then.
+fn write(client: &mut Client<'_>, key: &str, new: i64) -> Outcome<(Done, Option<i64>)> {
     let asked = Value::keyed(named(key), Value::Int(new));
-    client.perform("write", asked.clone(), &words(&["SET", key, &new.to_string()]), |reply| {
+    let done = client.perform("write", asked.clone(), &words(&["SET", key, &new.to_string()]), |reply| {
         is_done(&reply)?;
         Ok(Answer::Ok(asked))
-    })
+    })?;
+    let holds = (done == Done::Answered).then_some(new);
+    Ok((done, holds))
 }
 
-fn swap(client: &mut Client<'_>, key: &str, old: i64, new: i64) -> Outcome<Done> {
+/// Writes if the register holds `old`; what it held then, if it did.
+fn swap(client: &mut Client<'_>, key: &str, old: i64, new: i64) -> Outcome<(Done, Option<i64>)> {
     let asked = Value::keyed(named(key), Value::keyed(Value::Int(old), Value::Int(new)));
     let command = words(&["SET", key, &new.to_string(), "IFEQ", &old.to_string()]);
-    client.perform("cas", asked.clone(), &command, |reply| {
-        Ok(if was_done(&reply)? { Answer::Ok(asked) } else { Answer::Not("it holds another value") })
-    })
+    let mut holds = None;
+    let done = client.perform("cas", asked.clone(), &command, |reply| {
+        if !was_done(&reply)? {
+            return Ok(Answer::Not("it holds another value"));
+        }
+        holds = Some(new);
+        Ok(Answer::Ok(asked))
+    })?;
+    Ok((done, holds))
 }

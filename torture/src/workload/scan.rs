@@ -36,7 +36,7 @@ impl Scenario for Space {
     }
 
     fn player<'a>(&'a self, number: u64) -> Box<dyn Player + 'a> {
-        if number % WALKERS == 0 {
+        if number.is_multiple_of(WALKERS) {
             Box::new(Walker { keys: &self.keys })
         } else {
             Box::new(Changer { keys: &self.keys })
