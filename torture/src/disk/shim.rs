@@ -30,9 +30,6 @@ const DIRECTORY_MAX: usize = 3071;
 const COUNTERS: [&str; 7] =
     ["syncs", "syncs_failed", "syncs_delayed", "writes", "writes_delayed", "writes_refused", "reservations_refused"];
 
-/// What a process finds in its environment.
-pub type Environment = Vec<(&'static str, OsString)>;
-
 /// Which syncs fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncFails {
@@ -84,13 +81,19 @@ impl Shim {
         Ok(Self { dir, library })
     }
 
-    /// What a store's process must find in its environment. There are no orders until some are given.
+    /// What a store's process must load before all else, in whatever order with other such libraries.
+    #[must_use]
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// What a store's process must find in its environment beside that. There are no orders until some are given.
     ///
     /// # Errors
     /// The file for the orders cannot be made.
-    pub fn environment(&self, store: u64) -> Outcome<Environment> {
+    pub fn environment(&self, store: u64) -> Outcome<BTreeMap<OsString, OsString>> {
         self.orders(store)?;
-        Ok(vec![("LD_PRELOAD", self.library.clone().into()), ("MULTIRAFT_DISK_SHIM", self.file(store).into())])
+        Ok(BTreeMap::from([("MULTIRAFT_DISK_SHIM".into(), self.file(store).into())]))
     }
 
     /// From now on this goes wrong with what a store's process does below a directory, and nothing else.
@@ -162,23 +165,6 @@ impl Shim {
     }
 }
 
-/// Several environments as one: libraries that are to be loaded are loaded together, the first of them foremost.
-#[must_use]
-pub fn joined(variables: impl IntoIterator<Item = (&'static str, OsString)>) -> Environment {
-    let mut all = Environment::new();
-    for (name, value) in variables {
-        match all.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, libraries)) if name == "LD_PRELOAD" => {
-                libraries.push(":");
-                libraries.push(value);
-            }
-            Some((_, older)) => *older = value,
-            None => all.push((name, value)),
-        }
-    }
-    all
-}
-
 fn put(file: &File, at: u64, word: u64) -> std::io::Result<()> {
     file.write_all_at(&word.to_ne_bytes(), at)
 }
@@ -196,7 +182,7 @@ mod tests {
     /// Runs dd, which writes some blocks and syncs, with the library; whether it went well, and what it said.
     fn dd(shim: &Shim, to: &Path) -> (bool, String) {
         let mut command = Command::new("dd");
-        command.envs(shim.environment(1).unwrap()).env("LC_ALL", "C");
+        command.envs(shim.environment(1).unwrap()).env("LD_PRELOAD", shim.library()).env("LC_ALL", "C");
         command.args(["if=/dev/zero", "bs=4096", "count=3", "conv=notrunc,fsync"]);
         let output = command.arg(format!("of={}", to.display())).output().unwrap();
         (output.status.success(), String::from_utf8(output.stderr).unwrap())
@@ -241,13 +227,5 @@ mod tests {
         shim.heal(1).unwrap();
         assert!(dd(&shim, &inside.join("b")).0);
         assert_eq!(hit("syncs"), syncs);
-    }
-
-    #[test]
-    fn libraries_are_loaded_together() {
-        let own = [("LD_PRELOAD", "/a.so".into()), ("ORDERS", "/a".into())];
-        let other = [("LD_PRELOAD", "/b.so".into())];
-        let all = joined(own.into_iter().chain(other));
-        assert_eq!(all, [("LD_PRELOAD", "/a.so:/b.so".into()), ("ORDERS", "/a".into())]);
     }
 }

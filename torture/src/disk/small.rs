@@ -54,7 +54,7 @@ pub struct WasFull {
 impl Small {
     /// Mounts a disk of so many bytes, of memory, at a directory that is made if need be.
     ///
-    /// Namespaces of processes that are to see it are made afterwards.
+    /// A store that runs in namespaces of its own must be started afterwards, to see it.
     ///
     /// # Errors
     /// The machine does not let this process mount, with the reason: then [`super::shim::Order::full`] is what is left.

@@ -23,16 +23,19 @@ mod unsynced;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption};
 use rustix::mount::{UnmountFlags, unmount};
 
-use self::serve::{Served, Shared};
+use self::serve::Shared;
 use self::tree::Tree;
 use crate::cleanup::{self, Guard};
 use crate::random::Random;
 use crate::trouble::{Outcome, Trouble, While};
+
+/// How many requests are answered at once: syncs may wait while others go on.
+const THREADS: usize = 6;
 
 /// What went with the power.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +69,7 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Forgetful {
     path: PathBuf,
-    served: Arc<Mutex<Served>>,
+    shared: Shared,
     // In this order: unmounted first.
     _guard: Guard,
     _session: BackgroundSession,
@@ -76,7 +79,7 @@ impl Forgetful {
     /// Mounts it at a directory, which is made if need be. What it holds lies in the directory `beneath`, on a real disk, and is all
     /// durable at first.
     ///
-    /// Namespaces of processes that are to see it are made afterwards.
+    /// A store that runs in namespaces of its own must be started afterwards, to see it.
     ///
     /// # Errors
     /// The machine does not let this process mount, with the reason; or a directory cannot be made.
@@ -91,7 +94,7 @@ impl Forgetful {
         }
         let path = at.canonicalize().trying(|| format!("finding {}", at.display()))?;
         let tree = Tree::new(&used, &removed).trying(|| format!("opening {}", beneath.display()))?;
-        let served = Arc::new(Mutex::new(Served::new(tree)));
+        let shared = Shared::new(tree);
         let mounted = path.clone();
         // Who has files open there keeps them until it ends.
         let guard = cleanup::at_end(move || {
@@ -100,9 +103,9 @@ impl Forgetful {
         })?;
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("forgetful".to_owned()), MountOption::NoAtime];
-        let shared = Shared(Arc::clone(&served));
-        let session = fuser::spawn_mount(shared, &path, &config).map_err(|error| why_not(&path, &error))?;
-        Ok(Self { path, served, _guard: guard, _session: session })
+        config.n_threads = Some(THREADS);
+        let session = fuser::spawn_mount(shared.clone(), &path, &config).map_err(|error| why_not(&path, &error))?;
+        Ok(Self { path, shared, _guard: guard, _session: session })
     }
 
     /// Where it is mounted.
@@ -111,7 +114,21 @@ impl Forgetful {
         &self.path
     }
 
-    /// The power goes, and all that was not synced with it. With luck some of that stays: of each file any of the written sectors, of
+    /// From now on a sync takes so long, and is done at its end: as on a real disk, and so that power can go within one.
+    pub fn slow_syncs(&self, delay: Duration) {
+        self.shared.lock().sync_delay = delay;
+    }
+
+    /// The power goes: from now on until [`Self::forget`], writes and syncs answer EIO and do nothing, those that are under way
+    /// among them.
+    ///
+    /// A process in the middle of a sync cannot be killed before that has ended, so power has to go first; and to hear of no errors
+    /// a store has to stand still by then. The whole order is: SIGSTOP, this, SIGKILL, [`Self::forget`].
+    pub fn cut_power(&self) {
+        self.shared.cut();
+    }
+
+    /// All that was not synced is gone. With luck some of it stays: of each file any of the written sectors, of
     /// each directory some changes, the first of them, as drawn.
     ///
     /// Who has a file open gets an error (EIO, ESTALE) for it from then on: end the store first.
@@ -119,23 +136,19 @@ impl Forgetful {
     /// # Errors
     /// The disk beneath fails. What the file system holds is undefined then.
     pub fn forget(&self, luck: Option<&mut Random>) -> Outcome<Lost> {
-        self.lock().forget(luck).trying(|| format!("forgetting what was not synced at {}", self.path.display()))
+        self.shared.lock().forget(luck).trying(|| format!("forgetting what was not synced at {}", self.path.display()))
     }
 
     /// How many bytes, and how many changes of directories, would be gone now.
     #[must_use]
     pub fn unsynced(&self) -> (u64, u64) {
-        self.lock().unsynced()
+        self.shared.lock().unsynced()
     }
 
     /// What it was asked so far.
     #[must_use]
     pub fn asked(&self) -> Asked {
-        self.lock().asked
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Served> {
-        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock().asked
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -43,6 +43,10 @@ pub(super) struct Served {
     /// Directories that are being read, as they were when they were opened.
     listings: BTreeMap<u64, Arc<Listing>>,
     next_listing: u64,
+    /// How long a sync takes.
+    pub(super) sync_delay: Duration,
+    /// The power is off, until what was not synced is forgotten.
+    is_off: bool,
 }
 
 impl std::fmt::Debug for Served {
@@ -53,13 +57,15 @@ impl std::fmt::Debug for Served {
 
 impl Served {
     pub(super) fn new(tree: Tree) -> Self {
-        Self { tree, asked: Asked::default(), listings: BTreeMap::new(), next_listing: 0 }
+        let (listings, next_listing) = (BTreeMap::new(), 0);
+        Self { tree, asked: Asked::default(), listings, next_listing, sync_delay: Duration::ZERO, is_off: false }
     }
 
     pub(super) fn forget(&mut self, luck: Option<&mut Random>) -> io::Result<Lost> {
         let lost = self.tree.forget(luck)?;
         self.asked.forgotten += 1;
         self.listings.clear();
+        self.is_off = false;
         Ok(lost)
     }
 
@@ -69,7 +75,8 @@ impl Served {
 
     /// Handles stand for the time between two losses of power.
     fn check(&self, handle: FileHandle) -> io::Result<()> {
-        if handle.0 == self.asked.forgotten { Ok(()) } else { Err(rustix::io::Errno::IO.into()) }
+        let is_of_now = handle.0 == self.asked.forgotten && !self.is_off;
+        if is_of_now { Ok(()) } else { Err(rustix::io::Errno::IO.into()) }
     }
 
     fn handle(&self) -> FileHandle {
@@ -109,11 +116,30 @@ impl Served {
 }
 
 /// The same, held by the kernel's side and by the harness.
-pub(super) struct Shared(pub(super) Arc<Mutex<Served>>);
+#[derive(Clone, Debug)]
+pub(super) struct Shared(Arc<(Mutex<Served>, Condvar)>);
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Served> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn new(tree: Tree) -> Self {
+        Self(Arc::new((Mutex::new(Served::new(tree)), Condvar::new())))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Served> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The power goes, also for syncs that are under way.
+    pub(super) fn cut(&self) {
+        self.lock().is_off = true;
+        self.0.1.notify_all();
+    }
+
+    /// After so long as a sync takes, or when the power goes.
+    fn lock_for_sync(&self) -> MutexGuard<'_, Served> {
+        let served = self.lock();
+        let delay = served.sync_delay;
+        let waited = self.0.1.wait_timeout_while(served, delay, |served| !served.is_off);
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn entry(&self, look: impl FnOnce(&mut Tree) -> io::Result<u64>, reply: ReplyEntry) {
@@ -125,11 +151,7 @@ impl Shared {
     }
 
     fn empty(&self, work: impl FnOnce(&mut Served) -> io::Result<()>, reply: ReplyEmpty) {
-        let done = work(&mut self.lock());
-        match done {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(error.into()),
-        }
+        tell(work(&mut self.lock()), reply);
     }
 }
 
@@ -280,12 +302,13 @@ impl Filesystem for Shared {
     }
 
     fn fsync(&self, _: &Request, node: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+        let mut served = self.lock_for_sync();
         let work = |served: &mut Served| {
             served.check(handle)?;
             served.asked.syncs += 1;
             served.tree.sync_file(node.0)
         };
-        self.empty(work, reply);
+        tell(work(&mut served), reply);
     }
 
     fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -320,14 +343,15 @@ impl Filesystem for Shared {
     }
 
     fn fsyncdir(&self, _: &Request, node: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+        let mut served = self.lock_for_sync();
         let work = |served: &mut Served| {
-            if !served.listings.contains_key(&handle.0) {
+            if served.is_off || !served.listings.contains_key(&handle.0) {
                 return Err(rustix::io::Errno::IO.into());
             }
             served.asked.directory_syncs += 1;
             served.tree.sync_directory(node.0)
         };
-        self.empty(work, reply);
+        tell(work(&mut served), reply);
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
@@ -394,6 +418,13 @@ impl Filesystem for Shared {
             served.reserve(node.0, offset, length, mode)
         };
         self.empty(work, reply);
+    }
+}
+
+fn tell(done: io::Result<()>, reply: ReplyEmpty) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(error.into()),
     }
 }
 

@@ -218,6 +218,28 @@ fn syncs_are_fast_enough_for_a_log() {
 }
 
 #[test]
+fn power_that_goes_in_the_middle_of_a_sync_leaves_nothing_of_it() {
+    let Some(mounted) = mounted() else { return };
+    let file = mounted.file("a");
+    file.sync_all().unwrap();
+    mounted.sync_dir("");
+    file.write_all_at(b"unsynced", 0).unwrap();
+    mounted.forgetful.slow_syncs(Duration::from_secs(60));
+    std::thread::scope(|scope| {
+        let sync = scope.spawn(|| file.sync_all());
+        // Others go on meanwhile.
+        assert_eq!(fs::read(mounted.path("a")).unwrap(), b"unsynced");
+        mounted.forgetful.cut_power();
+        assert_eq!(sync.join().unwrap().unwrap_err().raw_os_error(), Some(Errno::IO.raw_os_error()));
+    });
+    assert!(file.write_all_at(b"late", 0).is_err());
+    assert_eq!(mounted.forget().bytes, 8);
+    assert_eq!(fs::read(mounted.path("a")).unwrap(), b"");
+    mounted.forgetful.slow_syncs(Duration::ZERO);
+    mounted.file("a").sync_all().unwrap();
+}
+
+#[test]
 fn nothing_is_mounted_any_more_after_a_panic() {
     let Some(mounted) = mounted() else { return };
     let path = mounted.forgetful.path().to_owned();
