@@ -26,6 +26,8 @@ pub mod machine;
 mod measure;
 mod options;
 pub mod placement;
+#[cfg(feature = "torture")]
+mod plant;
 pub mod recovery;
 mod region;
 mod regions;

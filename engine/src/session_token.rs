@@ -14,6 +14,7 @@ use multiraft_transport::{SessionId, SessionSeq};
 
 use crate::engine::Engine;
 use crate::error::ProposeError;
+use crate::region::sessions::FORGOTTEN;
 use crate::session::{PAUSE, fresh_id, opening, read_opening};
 
 /// The name of a session that a caller holds: the session's id, and the index of the log entry that opened it.
@@ -55,7 +56,11 @@ impl FromStr for SessionToken {
         let opened: u64 = opened.parse().map_err(|_| SessionTokenError)?;
         let token = Self { id: SessionId(id), opened: LogIndex(opened) };
         // One spelling only: no sign, no capital, no zero in front, and no session that index zero could have opened.
-        if opened == 0 || token.to_string() != text { Err(SessionTokenError) } else { Ok(token) }
+        if opened == 0 || token.id == FORGOTTEN || token.to_string() != text {
+            Err(SessionTokenError)
+        } else {
+            Ok(token)
+        }
     }
 }
 
@@ -176,6 +181,7 @@ mod tests {
             format!("+{}-105", &digits[1..]),
             format!("0{digits}-105"),
             format!("{}-105", &digits[1..]),
+            format!("{}-105", "f".repeat(32)),
         ];
         for text in refused {
             assert_eq!(text.parse::<SessionToken>(), Err(SessionTokenError), "{text}");

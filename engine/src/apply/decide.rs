@@ -79,6 +79,11 @@ pub(super) fn apply_command(
         return Ok(Outcome::SessionExpired);
     };
     match record.admit(seq) {
+        #[cfg(feature = "torture")]
+        Admission::Repeat(..) if crate::plant::applies_again() => {
+            let reply = state.run(context, &command.data)?;
+            Ok(Outcome::Applied { reply, index: entry.index })
+        }
         Admission::Repeat(index, reply) => Ok(Outcome::Applied { reply, index }),
         Admission::Expired => Ok(Outcome::SessionExpired),
         Admission::Full => Ok(Outcome::Busy { retry_after: FULL_WINDOW_RETRY }),
