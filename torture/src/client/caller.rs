@@ -62,10 +62,11 @@ impl Caller {
         if self.line.is_some() {
             return Ok(());
         }
+        if self.addresses.is_empty() {
+            return Err("there are no stores to be asked".to_owned());
+        }
         self.store = self.pinned.unwrap_or_else(|| self.random.index(self.addresses.len()));
-        let Some(address) = self.addresses.get(self.store) else { return Err("there is no such store".to_owned()) };
-        let line = Line::open(*address, self.timeout);
-        self.line = Some(line.map_err(|error| format!("{address} takes no connection: {error}"))?);
+        self.line = Some(self.open(self.store)?);
         Ok(())
     }
 
@@ -82,9 +83,15 @@ impl Caller {
         }
         let other = self.random.index(self.addresses.len() - 1);
         let other = if other < self.store { other } else { other + 1 };
-        if let Ok(line) = Line::open(self.addresses[other], self.timeout.min(CONNECT_TIMEOUT)) {
+        if let Ok(line) = self.open(other) {
             (self.store, self.line) = (other, Some(line));
         }
+    }
+
+    fn open(&self, store: usize) -> Result<Line, String> {
+        let address = self.addresses.get(store).ok_or_else(|| "there is no such store".to_owned())?;
+        let line = Line::open(*address, self.timeout.min(CONNECT_TIMEOUT), self.timeout);
+        line.map_err(|error| format!("{address} takes no connection: {error}"))
     }
 
     /// Carries out a command. Without a connection it makes one; if there is none to be had, the command is refused.
@@ -154,4 +161,73 @@ impl Caller {
 
 fn shown(commands: &[Words]) -> String {
     commands.iter().map(|command| command.join(" ")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A store that answers whatever comes by one text after the other, and then ends the connection.
+    fn store(texts: &'static [&'static str]) -> Caller {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            for text in texts {
+                if socket.read(&mut [0; 4096]).unwrap() == 0 {
+                    return;
+                }
+                socket.write_all(text.as_bytes()).unwrap();
+            }
+        });
+        Caller::new(vec![address], Duration::from_secs(10), Random::new(1))
+    }
+
+    fn transact(texts: &'static [&'static str]) -> Outcome<Told> {
+        store(texts).transact(&[words(&["INCR", "a"]), words(&["INCR", "b"])])
+    }
+
+    #[test]
+    fn a_transaction_is_answered_refused_or_of_unknown_outcome_as_a_whole() {
+        const QUEUED: &[&str] = &["+OK\r\n", "+QUEUED\r\n+QUEUED\r\n*2\r\n:1\r\n:2\r\n"];
+        let both = Reply::Array(vec![Reply::Number(1), Reply::Number(2)]);
+        assert_eq!(transact(QUEUED), Ok(Told::Answered(both)));
+        let refused = transact(&["+OK\r\n", "-TRYAGAIN soon\r\n+QUEUED\r\n-EXECABORT no\r\n"]);
+        assert_eq!(refused, Ok(Told::Refused("TRYAGAIN soon".to_owned())));
+        let crossing = transact(&["+OK\r\n", "+QUEUED\r\n+QUEUED\r\n-CROSSREGION no\r\n"]);
+        assert_eq!(crossing, Ok(Told::Refused("CROSSREGION no".to_owned())));
+        let uncertain = transact(&["+OK\r\n", "+QUEUED\r\n+QUEUED\r\n-UNCERTAIN who knows\r\n"]);
+        assert_eq!(uncertain, Ok(Told::Unknown("UNCERTAIN who knows".to_owned())));
+        // Before EXEC was sent nothing can have happened, after it anything.
+        assert!(matches!(transact(&[""]), Ok(Told::Refused(_))));
+        assert!(matches!(transact(&["+OK\r\n", "+QUEUED\r\n"]), Ok(Told::Unknown(_))));
+    }
+
+    #[test]
+    fn a_transaction_that_is_none_is_trouble() {
+        let senseless: [&'static [&'static str]; 6] = [
+            &["-ERR unknown command 'MULTI'\r\n"],
+            &["+QUEUED\r\n"],
+            &["+OK\r\n", "+QUEUED\r\n:5\r\n*2\r\n:1\r\n:2\r\n"],
+            &["+OK\r\n", "+QUEUED\r\n+QUEUED\r\n*2\r\n:1\r\n-ERR value is not an integer\r\n"],
+            &["+OK\r\n", "+QUEUED\r\n+QUEUED\r\n*1\r\n:1\r\n"],
+            &["+OK\r\n", "-ERR syntax error\r\n+QUEUED\r\n-EXECABORT no\r\n"],
+        ];
+        for texts in senseless {
+            assert!(transact(texts).is_err(), "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_connection_nothing_is_asked() {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for addresses in [vec![], vec![gone]] {
+            let mut caller = Caller::new(addresses, Duration::from_secs(10), Random::new(1));
+            assert!(caller.connect().is_err());
+            assert!(matches!(caller.ask(&words(&["PING"])), Ok(Told::Refused(_))));
+        }
+    }
 }

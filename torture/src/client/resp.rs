@@ -63,13 +63,15 @@ pub struct Line {
 }
 
 impl Line {
-    /// Connects. `timeout` bounds that, and later each exchange as a whole.
+    /// Connects, within a time-out. The other bounds each exchange as a whole.
     ///
     /// # Errors
     /// Nobody takes the connection in time.
-    pub fn open(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
-        let timeout = timeout.max(Duration::from_millis(1));
-        let output = TcpStream::connect_timeout(&address, timeout)?;
+    pub fn open(address: SocketAddr, connect_timeout: Duration, timeout: Duration) -> io::Result<Self> {
+        // The system takes zero for none.
+        const LEAST: Duration = Duration::from_millis(1);
+        let timeout = timeout.max(LEAST);
+        let output = TcpStream::connect_timeout(&address, connect_timeout.max(LEAST))?;
         // On loopback, a port that nobody listens on may be this very socket's own.
         if output.local_addr()? == address {
             return Err(ErrorKind::ConnectionRefused.into());
@@ -359,7 +361,7 @@ mod tests {
                 crate::stop::Stop::default().within(Duration::from_millis(5));
             }
         });
-        let mut line = Line::open(address, Duration::from_millis(100)).unwrap();
+        let mut line = Line::open(address, Duration::from_secs(10), Duration::from_millis(100)).unwrap();
         let broken = line.ask(&words(&["PING"])).unwrap_err();
         assert_eq!(broken, Broken::Lost("the time is up".to_owned()));
         drop(line);
