@@ -158,6 +158,8 @@ impl Builder {
     /// # Errors
     /// [`StartError`] says what to do.
     pub async fn start(self) -> Result<Engine, StartError> {
+        #[cfg(feature = "torture")]
+        multiraft_storage::plant::announce().map_err(StartError::Config)?;
         let seat = self.seat.clone();
         let named = self.peers.iter().map(|(store, _)| *store).collect();
         let plan = self.plan()?;

@@ -203,6 +203,12 @@ impl Engine {
         if consistency == Consistency::Local {
             return self.look_up(region, epoch, &query);
         }
+        #[cfg(feature = "torture")]
+        if crate::plant::reads_stale()
+            && let Ok(found) = self.look_up(region, epoch, &query)
+        {
+            return Ok(found);
+        }
         if consistency == Consistency::Lease
             && let Some(found) = self.read_by_lease((region, epoch), &query, deadline).await
         {

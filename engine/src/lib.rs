@@ -2,7 +2,7 @@
 //!
 //! * [`Engine`] is the handle of a running store; [`Builder`] puts one together.
 //! * [`StateMachine`] (on a shared state store) or [`OwnState`] (a machine per region) is what an embedder implements.
-//! * [`Session`] makes retries safe.
+//! * [`Session`] makes retries safe; [`SessionToken`] also those of another process.
 //!
 //! The modules [`logic`], [`liveness`], [`apply`], [`assembly`] and [`snapshots`] are the deterministic inside, public for simulators and
 //! other drivers, without a promise of stability.
@@ -26,12 +26,15 @@ pub mod machine;
 mod measure;
 mod options;
 pub mod placement;
+#[cfg(feature = "torture")]
+mod plant;
 pub mod recovery;
 mod region;
 mod regions;
 mod routing;
 mod scan;
 mod session;
+mod session_token;
 mod shell;
 pub mod snapshots;
 mod status;
@@ -60,6 +63,7 @@ pub use options::{Consistency, ProposeOptions, ReadOptions};
 pub use regions::Change;
 pub use scan::{Part, Scan};
 pub use session::Session;
+pub use session_token::{SessionToken, SessionTokenError};
 pub use status::{PeerStatus, RegionStatus, StoreCounters, StoreStatus};
 pub use steward::{Placement, PlacementState, Seat};
 

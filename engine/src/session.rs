@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft_raft::{LogIndex, RegionId, Time};
+use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, Time};
 use multiraft_transport::{SessionId, SessionSeq};
 
 use crate::engine::Engine;
@@ -20,7 +20,7 @@ static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std
 /// Numbers the sessions that this process has opened.
 static OPENED: AtomicU64 = AtomicU64::new(0);
 
-const PAUSE: Duration = Duration::from_millis(10);
+pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 
 /// A session: what is proposed through it takes effect at most once, however often it has to be tried.
 ///
@@ -44,9 +44,7 @@ struct State {
 
 impl Session {
     pub(crate) fn new(engine: Engine) -> Self {
-        let counter = OPENED.fetch_add(1, Ordering::Relaxed);
-        let id = (u128::from(*PROCESS) << 64) | u128::from(counter);
-        Self { engine, id: SessionId(id), state: Mutex::default() }
+        Self { engine, id: fresh_id(), state: Mutex::default() }
     }
 
     /// The name of the session, unique for ever.
@@ -122,12 +120,7 @@ impl Session {
             })?,
         };
         let seq = SessionSeq { session: self.id, opened, sequence: ticket.sequence, acknowledged: ticket.acknowledged };
-        let until = self.engine.slice(deadline);
-        let epoch = Some(region.epoch);
-        let proposed = self.engine.propose_until(region.id, epoch, Some(seq), command, until, until).await;
-        if let Err(ProposeError::UnknownRegion { .. } | ProposeError::NotLeader { .. }) = &proposed {
-            self.engine.ask_if_unchanged(key, &region, deadline).await;
-        }
+        let proposed = self.engine.propose_in(&region, key, seq, command, deadline).await;
         proposed.map_err(|error| (Some(opened), error))
     }
 
@@ -135,13 +128,9 @@ impl Session {
         if let Some(opened) = self.lock().opened.get(&region) {
             return Ok(*opened);
         }
-        let seq = SessionSeq { session: self.id, opened: LogIndex::ZERO, sequence: 0, acknowledged: 0 };
-        let reply = self.attempt(region, seq, Bytes::new(), deadline).await?;
-        let index = reply.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| ProposeError::Refused {
-            reason: "the region answered the opening of a session with something else: run the same version everywhere"
-                .to_owned(),
-        })?;
-        Ok(*self.lock().opened.entry(region).or_insert(LogIndex(index)))
+        let reply = self.attempt(region, opening(self.id), Bytes::new(), deadline).await?;
+        let index = read_opening(&reply)?;
+        Ok(*self.lock().opened.entry(region).or_insert(index))
     }
 
     async fn attempt(
@@ -180,6 +169,57 @@ impl Session {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name that no other session has or will have.
+pub(crate) fn fresh_id() -> SessionId {
+    let counter = OPENED.fetch_add(1, Ordering::Relaxed);
+    SessionId((u128::from(*PROCESS) << 64) | u128::from(counter))
+}
+
+/// The command that opens a session.
+pub(crate) fn opening(session: SessionId) -> SessionSeq {
+    SessionSeq { session, opened: LogIndex::ZERO, sequence: 0, acknowledged: 0 }
+}
+
+/// As what the region that answers so has opened a session.
+pub(crate) fn read_opening(reply: &Bytes) -> Result<LogIndex, ProposeError> {
+    let index = reply.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| ProposeError::Refused {
+        reason: "the region answered the opening of a session with something else: run the same version everywhere"
+            .to_owned(),
+    })?;
+    Ok(LogIndex(index))
+}
+
+impl Engine {
+    /// One attempt at a session's command in the region that owns `key`.
+    pub(crate) async fn propose_routed(
+        &self,
+        key: &[u8],
+        seq: SessionSeq,
+        command: Bytes,
+        deadline: Time,
+    ) -> Result<Bytes, ProposeError> {
+        let region = self.route(key, deadline).await.ok_or_else(|| self.unrouted())?;
+        self.propose_in(&region, key, seq, command, deadline).await
+    }
+
+    /// One attempt at a session's command in a region that is believed to own `key`.
+    async fn propose_in(
+        &self,
+        region: &RegionDescriptor,
+        key: &[u8],
+        seq: SessionSeq,
+        command: Bytes,
+        deadline: Time,
+    ) -> Result<Bytes, ProposeError> {
+        let until = self.slice(deadline);
+        let proposed = self.propose_until(region.id, Some(region.epoch), Some(seq), command, until, until).await;
+        if let Err(ProposeError::UnknownRegion { .. } | ProposeError::NotLeader { .. }) = &proposed {
+            self.ask_if_unchanged(key, region, deadline).await;
+        }
+        proposed
     }
 }
 

@@ -2,6 +2,8 @@
 
 pub mod disk;
 pub mod log;
+#[cfg(feature = "torture")]
+pub mod plant;
 mod pool;
 pub mod snapshot;
 pub mod state;

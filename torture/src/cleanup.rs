@@ -60,7 +60,8 @@ fn catch_signals() -> Outcome<()> {
     static ONCE: Once = Once::new();
     let mut caught = Ok(());
     ONCE.call_once(|| {
-        caught = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM].into_iter().try_for_each(catch)
+        let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
+        caught = signals.into_iter().try_for_each(catch);
     });
     caught
 }

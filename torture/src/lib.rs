@@ -5,8 +5,15 @@
 
 pub mod check;
 pub mod cleanup;
+pub mod client;
+pub mod cluster;
+pub mod disk;
+pub mod ground;
 pub mod history;
+pub mod nemesis;
 pub mod random;
 pub mod report;
+pub mod run;
 pub mod stop;
 pub mod trouble;
+pub mod workload;

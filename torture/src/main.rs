@@ -1,15 +1,19 @@
-//! The command line: judge a recorded history.
+//! The command line: run a cluster under faults, judge a recorded history, show that planted bugs are found.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks to its user")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use multiraft_torture::check::{Verdict, Workload, judge};
 use multiraft_torture::history::{Format, History};
+use multiraft_torture::nemesis::Kind;
+use multiraft_torture::run::{Ground, Plan};
+use multiraft_torture::trouble::{Outcome, Trouble};
 
-/// Judge what clients of a cluster were told.
+/// Torture clusters of multiraft, and judge what their clients were told.
 #[derive(Parser)]
 #[command(name = "multiraft-torture")]
 struct Arguments {
@@ -19,6 +23,23 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Run a cluster of processes under load and faults. Ends with 0 only if every check held and enough was answered.
+    Run(RunArguments),
+    /// Plant each bug in every store, one after the other, and see that it is found. Ends with 0 only if all are.
+    SelfTest {
+        /// The program, built with `--features torture`; by default it is built
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+        /// Only these bugs
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        only: Vec<String>,
+        /// How often a run is tried, each with another seed, until it finds the bug
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        tries: u64,
+        /// Draw from this number
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+    },
     /// Judge a recorded history. Ends with 0 if all checks hold and something was answered, 1 if not, 2 if it cannot be judged.
     Check {
         /// The history, as EDN (.edn) or JSON lines (.jsonl).
@@ -32,13 +53,147 @@ enum Task {
     },
 }
 
+#[derive(clap::Args)]
+struct RunArguments {
+    /// What clients do, beside each other, by names of workloads
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = parse_workload, default_value = "register")]
+    workload: Vec<Workload>,
+    /// What goes wrong, by names of faults or of groups of them; `none` for nothing
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "kill,partition")]
+    nemesis: Vec<String>,
+    /// How many stores
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=9))]
+    stores: u64,
+    /// For how long
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: u64,
+    /// Draw from this number; by default the time of day
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Clients of each workload
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    clients: u64,
+    /// Operations a second of each workload; by default as many as clients can
+    #[arg(long, value_name = "N")]
+    rate: Option<u64>,
+    /// The program, built with `--features torture`; by default it is built
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// What lies between stores: namespaces (needs root), or a proxy on loopback; by default what the faults need
+    #[arg(long, value_name = "NET", value_parser = ["namespaces", "proxy"])]
+    net: Option<String>,
+    /// Where stores keep the pairs: sled or mem; by default drawn
+    #[arg(long, value_name = "KIND", value_parser = ["sled", "mem"])]
+    state: Option<String>,
+    /// What reads rest on: linearizable or lease; by default drawn
+    #[arg(long, value_name = "HOW", value_parser = ["linearizable", "lease"])]
+    reads: Option<String>,
+    /// Plant a bug in every store
+    #[arg(long, value_name = "NAME")]
+    plant: Option<String>,
+    /// Write the history, as EDN (.edn) or JSON lines (.jsonl); with several workloads their names are added
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+    /// Folder for report, histories and logs, empty or not there; by default one that stays only if something is wrong
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
 /// What was asked for cannot be done with this input.
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
     match Arguments::parse().task {
         Task::Check { file, workload, json } => check(&file, workload, json),
+        Task::Run(arguments) => run(arguments),
+        Task::SelfTest { program, only, tries, seed } => self_test(program, &only, tries, seed),
     }
+}
+
+fn run(arguments: RunArguments) -> ExitCode {
+    let json = arguments.json;
+    let summary = plan(arguments).and_then(|plan| multiraft_torture::run::run(&plan));
+    match summary {
+        Ok(summary) => {
+            println!("{}", summary.text);
+            if json {
+                println!("{}", summary.json);
+            }
+            if summary.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(trouble) => unusable_run(&trouble),
+    }
+}
+
+fn self_test(program: Option<PathBuf>, only: &[String], tries: u64, seed: u64) -> ExitCode {
+    match multiraft_torture::run::self_test(program, only, tries, seed) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(trouble) => unusable_run(&trouble),
+    }
+}
+
+fn unusable_run(trouble: &Trouble) -> ExitCode {
+    eprintln!("the run could not be made: {trouble}");
+    ExitCode::from(UNUSABLE)
+}
+
+fn plan(arguments: RunArguments) -> Outcome<Plan> {
+    let mut kinds = Vec::new();
+    for name in arguments.nemesis.iter().filter(|name| *name != "none") {
+        let named = if name == "all" { Some(Kind::ALL.to_vec()) } else { Kind::named(name) };
+        kinds.extend(named.ok_or_else(|| Trouble::new(format!("`{name}` is none of none, all, {}", Kind::names())))?);
+    }
+    kinds.sort_unstable();
+    kinds.dedup();
+    if let Some(history) = &arguments.history {
+        Format::of(history).map_err(|error| Trouble::new(error.to_string()))?;
+    }
+    let seed = arguments.seed.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.as_millis()).unwrap_or(0)
+    });
+    let words = |words: Vec<&str>| words.join(",");
+    let workloads = words(arguments.workload.iter().map(|workload| workload.name()).collect());
+    let nemesis =
+        if kinds.is_empty() { "none".to_owned() } else { words(kinds.iter().map(|kind| kind.name()).collect()) };
+    let mut command = format!(
+        "cargo run --release -p multiraft-torture -- run --workload {workloads} --nemesis {nemesis} --stores {} --seconds {} --seed {seed} \
+         --clients {}",
+        arguments.stores, arguments.seconds, arguments.clients
+    );
+    let mut flag = |name: &str, value: Option<String>| {
+        command.extend(value.map(|value| format!(" --{name} {value}")));
+    };
+    flag("rate", arguments.rate.map(|rate| rate.to_string()));
+    flag("net", arguments.net.clone());
+    flag("state", arguments.state.clone());
+    flag("reads", arguments.reads.clone());
+    flag("plant", arguments.plant.clone());
+    Ok(Plan {
+        workloads: arguments.workload,
+        kinds,
+        stores: arguments.stores,
+        seconds: arguments.seconds,
+        seed,
+        clients: arguments.clients,
+        rate: arguments.rate,
+        program: arguments.program,
+        ground: match arguments.net.as_deref() {
+            Some("namespaces") => Ground::Namespaces,
+            Some(_) => Ground::Proxy,
+            None => Ground::Any,
+        },
+        state: arguments.state,
+        reads: arguments.reads,
+        plant: arguments.plant,
+        history: arguments.history,
+        out: arguments.out,
+        command,
+    })
 }
 
 fn check(file: &Path, workload: Option<Workload>, json: bool) -> ExitCode {

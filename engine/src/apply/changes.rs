@@ -41,6 +41,8 @@ pub(super) fn put_split<R>(
             for (id, record) in &sessions {
                 batch.put(keys::session(child.id, *id), record.clone());
             }
+            #[cfg(feature = "torture")]
+            crate::plant::lose_pairs(batch, view, &child)?;
             put_region(batch, &child, AppliedRecord::FIRST);
             catalogue.set_state(Arc::clone(&child));
             catalogue.hold(child.id);

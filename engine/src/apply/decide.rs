@@ -69,12 +69,21 @@ pub(super) fn apply_command(
     };
     let record = state.session(seq)?;
     if seq.sequence == 0 {
+        // Who names a key that the region has given away opens nothing here: it would never be used.
+        if record.is_none() && !EpochRule::COMMAND.admits(command.epoch, region.epoch) {
+            return Ok(Outcome::EpochMismatch { current: Arc::clone(region) });
+        }
         return open_session(state, seq, record, entry.index);
     }
     let Some(mut record) = record else {
         return Ok(Outcome::SessionExpired);
     };
     match record.admit(seq) {
+        #[cfg(feature = "torture")]
+        Admission::Repeat(..) if crate::plant::applies_again() => {
+            let reply = state.run(context, &command.data)?;
+            Ok(Outcome::Applied { reply, index: entry.index })
+        }
         Admission::Repeat(index, reply) => Ok(Outcome::Applied { reply, index }),
         Admission::Expired => Ok(Outcome::SessionExpired),
         Admission::Full => Ok(Outcome::Busy { retry_after: FULL_WINDOW_RETRY }),

@@ -28,7 +28,7 @@ use crate::region::check::FENCED;
 use crate::region::command::EpochRule;
 use crate::region::holds_data;
 use crate::region::merge::{ABSORBED, FROZEN, MergeState};
-use crate::region::sessions::{MAX_SESSIONS, SessionRecord, unite_sessions};
+use crate::region::sessions::{SessionRecord, forget_surplus, unite_sessions};
 
 /// All own-state regions of a store. Shared by the appliers and by whoever looks something up.
 pub(crate) struct OwnRegions {
@@ -438,10 +438,9 @@ impl RegionState for Held {
     fn put_session(&mut self, seq: SessionSeq, record: &SessionRecord) -> Result<(), StateError> {
         let sessions = &mut self.records.sessions;
         sessions.insert(seq.session, record.clone());
-        while sessions.len() > MAX_SESSIONS {
-            let oldest = sessions.iter().min_by_key(|(id, record)| (record.last_used(), **id));
-            let Some(oldest) = oldest.map(|(id, _)| *id) else { break };
-            sessions.remove(&oldest);
+        // Only the command that opens a session adds one.
+        if seq.sequence == 0 {
+            forget_surplus(sessions);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use multiraft_raft::{Entry, EntryKind, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term};
 use multiraft_storage::{StateBatch, StateError, StateStore, StateView};
-use multiraft_transport::{SessionSeq, SnapshotHeader, decode_descriptor, encode_descriptor};
+use multiraft_transport::{SessionId, SessionSeq, SnapshotHeader, decode_descriptor, encode_descriptor};
 
 use crate::apply::backend::AppliedRegion;
 use crate::apply::changes::{put_absorb, put_split, put_step};
@@ -30,7 +30,7 @@ use crate::region::command::EpochRule;
 use crate::region::holds_data;
 use crate::region::keys;
 use crate::region::merge::{ABSORBED, Absorbed, FROZEN, MergeState};
-use crate::region::sessions::{MAX_SESSIONS, SessionRecord};
+use crate::region::sessions::{FORGOTTEN, MAX_SESSIONS, SessionRecord, forget_surplus};
 
 /// The embedder's machine over the shared state store.
 #[derive(Clone)]
@@ -531,13 +531,19 @@ impl SharedState<'_> {
                 None => all.remove(key),
             };
         }
-        while all.len() > MAX_SESSIONS {
-            let age =
-                |stored: &Bytes| SessionRecord::decode(stored).map_or(LogIndex::ZERO, |record| record.last_used());
-            let Some(oldest) = all.iter().min_by_key(|(key, stored)| (age(stored), (*key).clone())) else { break };
-            let oldest = oldest.0.clone();
-            all.remove(&oldest);
-            self.overlay.insert(oldest, None);
+        if all.len() <= MAX_SESSIONS {
+            return Ok(());
+        }
+        let decoded = all.iter().filter_map(|(key, stored)| {
+            Some((keys::session_of(key)?, SessionRecord::decode(stored).unwrap_or_default()))
+        });
+        let mut sessions: BTreeMap<SessionId, SessionRecord> = decoded.collect();
+        let forgotten = forget_surplus(&mut sessions);
+        if let Some(mark) = sessions.get(&FORGOTTEN).filter(|_| !forgotten.is_empty()) {
+            self.overlay.insert(keys::session(self.region, FORGOTTEN), Some(mark.encode()));
+        }
+        for id in forgotten {
+            self.overlay.insert(keys::session(self.region, id), None);
         }
         Ok(())
     }

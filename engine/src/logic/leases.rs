@@ -228,6 +228,20 @@ mod tests {
         assert_eq!(standing(0, &[]).look(None, Time(u64::MAX)), here, "the only voter");
     }
 
+    #[cfg(feature = "torture")]
+    #[test]
+    fn an_old_reading_of_the_clock_finds_a_lease_that_is_over() {
+        let second = 1_000_000_000;
+        let (mut old, support) = (crate::plant::OldReading::default(), held(12 * second));
+        let standing = standing(1, &[&support]);
+        let mut look = |seconds: u64| standing.look(None, old.at(Time(seconds * second)));
+        assert_eq!(look(10), Look::Here { epoch: EPOCH });
+        // After a pause of four seconds; and later, when the clock is read again.
+        assert_eq!(look(14), Look::Here { epoch: EPOCH });
+        assert_eq!(look(15), Look::Worker);
+        assert_eq!(standing.look(None, Time(14 * second)), Look::Worker, "as it is");
+    }
+
     #[test]
     fn what_is_not_applied_is_not_read() {
         let backing = held(100);

@@ -53,23 +53,56 @@ const OTHER_NAMES_MAX: usize = 16;
 /// The most bytes of answers kept of one session.
 pub(crate) const WINDOW_BYTES: usize = 1 << 20;
 
+/// Under this name, which no session has, a region keeps the highest name of all sessions that it has forgotten. It lies among
+/// the sessions, so that a split copies it and a snapshot carries it with them.
+pub(crate) const FORGOTTEN: SessionId = SessionId(u128::MAX);
+
+/// Forgets the least recently used sessions beyond [`MAX_SESSIONS`]; which these were.
+pub(crate) fn forget_surplus(sessions: &mut BTreeMap<SessionId, SessionRecord>) -> Vec<SessionId> {
+    let named = || sessions.iter().filter(|(id, _)| **id != FORGOTTEN);
+    let surplus = named().count().saturating_sub(MAX_SESSIONS);
+    if surplus == 0 {
+        return Vec::new();
+    }
+    let mut by_age: Vec<(LogIndex, SessionId)> = named().map(|(id, record)| (record.last_used, *id)).collect();
+    by_age.sort_unstable();
+    let forgotten: Vec<SessionId> = by_age.into_iter().take(surplus).map(|(_, id)| id).collect();
+    let records = forgotten.iter().filter_map(|id| sessions.remove(id));
+    let highest = records.filter_map(|record| record.names().max()).max().unwrap_or_default();
+    let mark = sessions.entry(FORGOTTEN).or_default();
+    mark.opened = mark.opened.max(highest);
+    forgotten
+}
+
 /// The sessions of a region that absorbs another at `index`, within the limit: of all, the least recently used go first.
+///
+/// Two regions may have come from one by a split, and one of them may have forgotten since what the other still knows: a command
+/// that only the first has carried out would be new to the record of the second. So a name counts no longer if one side
+/// does not know it and may have forgotten it.
 pub(crate) fn unite_sessions(
     mut here: BTreeMap<SessionId, SessionRecord>,
-    there: BTreeMap<SessionId, SessionRecord>,
+    mut there: BTreeMap<SessionId, SessionRecord>,
     index: LogIndex,
 ) -> BTreeMap<SessionId, SessionRecord> {
+    let forgotten = |sessions: &mut BTreeMap<SessionId, SessionRecord>| {
+        sessions.remove(&FORGOTTEN).map_or(LogIndex::ZERO, |mark| mark.opened)
+    };
+    let forgotten = (forgotten(&mut here), forgotten(&mut there));
+    let mut united = BTreeMap::new();
+    for (id, record) in here {
+        united.extend(
+            SessionRecord::united(Some(record), there.remove(&id), forgotten, index).map(|record| (id, record)),
+        );
+    }
     for (id, record) in there {
-        let united = SessionRecord::united(here.remove(&id), record, index);
-        here.insert(id, united);
+        united.extend(SessionRecord::united(None, Some(record), forgotten, index).map(|record| (id, record)));
     }
-    let surplus = here.len().saturating_sub(MAX_SESSIONS);
-    let mut by_age: Vec<(LogIndex, SessionId)> = here.iter().map(|(id, record)| (record.last_used(), *id)).collect();
-    by_age.sort_unstable();
-    for (_, id) in by_age.into_iter().take(surplus) {
-        here.remove(&id);
+    let highest = forgotten.0.max(forgotten.1);
+    if highest > LogIndex::ZERO {
+        united.insert(FORGOTTEN, SessionRecord { opened: highest, ..SessionRecord::default() });
     }
-    here
+    forget_surplus(&mut united);
+    united
 }
 
 /// What to do with a command of a session.
@@ -123,28 +156,43 @@ impl SessionRecord {
         }
     }
 
-    /// What a region knows of a session after it has absorbed another that knows it too (or `None`): every command that either
-    /// has applied. An answer that one of them was told is acknowledged is so for both: sequences are the session's, not the
-    /// region's.
-    pub(crate) fn united(here: Option<Self>, there: Self, index: LogIndex) -> Self {
-        let Some(mut here) = here else { return Self { last_used: index, ..there } };
-        here.floor = here.floor.max(there.floor);
-        here.applied.extend(there.applied);
-        here.applied = here.applied.split_off(&(here.floor + 1));
-        here.last_used = here.last_used.max(index);
-        here.other_names.extend(there.other_names);
-        here.other_names.push(there.opened);
-        here.other_names.retain(|name| *name != here.opened);
-        here.other_names.sort_unstable();
-        here.other_names.dedup();
-        let surplus = here.other_names.len().saturating_sub(OTHER_NAMES_MAX);
-        here.other_names.drain(..surplus);
-        here
+    /// The names under which commands of it are taken.
+    fn names(&self) -> impl Iterator<Item = LogIndex> + '_ {
+        std::iter::once(self.opened).chain(self.other_names.iter().copied())
     }
 
-    /// When it was last used.
-    pub(crate) fn last_used(&self) -> LogIndex {
-        self.last_used
+    /// What a region knows of a session after it has absorbed another, of which at least one knows it: every command that either
+    /// has applied. An answer that one of them was told is acknowledged is so for both: sequences are the session's, not the
+    /// region's. `None` if under none of its names can be told any more what was applied; `forgotten` are the highest
+    /// names of what either has forgotten.
+    fn united(
+        here: Option<Self>,
+        there: Option<Self>,
+        forgotten: (LogIndex, LogIndex),
+        index: LogIndex,
+    ) -> Option<Self> {
+        let names = |record: &Option<Self>| record.iter().flat_map(Self::names).collect::<Vec<_>>();
+        let (names_here, names_there) = (names(&here), names(&there));
+        let counts = |name: &LogIndex| {
+            (names_here.contains(name) || *name > forgotten.0) && (names_there.contains(name) || *name > forgotten.1)
+        };
+        let mut names: Vec<LogIndex> = names_here.iter().chain(&names_there).copied().filter(counts).collect();
+        let opened = *names.first()?;
+        names.retain(|name| *name != opened);
+        names.sort_unstable();
+        names.dedup();
+        names.drain(..names.len().saturating_sub(OTHER_NAMES_MAX));
+        let is_news = there.is_some();
+        let mut united = here.unwrap_or_default();
+        let there = there.unwrap_or_default();
+        united.floor = united.floor.max(there.floor);
+        united.applied.extend(there.applied);
+        united.applied = united.applied.split_off(&(united.floor + 1));
+        if is_news {
+            united.last_used = united.last_used.max(index);
+        }
+        (united.opened, united.other_names) = (opened, names);
+        Some(united)
     }
 
     /// The stored form.
@@ -243,12 +291,43 @@ mod tests {
         here.record(seq(1, 0), LogIndex(9), Bytes::from_static(b"one"));
         let named = |sequence| SessionSeq { opened: LogIndex(20), ..seq(sequence, 0) };
         there.record(named(2), LogIndex(21), Bytes::from_static(b"two"));
-        let united = SessionRecord::united(Some(here), there, LogIndex(30));
+        let united = SessionRecord::united(Some(here), Some(there), Default::default(), LogIndex(30)).unwrap();
         assert_eq!(united.admit(named(2)), Admission::Repeat(LogIndex(21), Bytes::from_static(b"two")));
         assert_eq!(united.admit(seq(1, 0)), Admission::Repeat(LogIndex(9), Bytes::from_static(b"one")));
         assert_eq!(united.admit(SessionSeq { opened: LogIndex(8), ..seq(3, 0) }), Admission::Expired);
         let stored = united.encode();
         assert_eq!(SessionRecord::decode(&stored), Some(united));
+    }
+
+    #[test]
+    fn what_one_side_has_forgotten_is_not_applied_again_by_what_the_other_knows() {
+        let here = SessionId(1);
+        let mut parent = BTreeMap::from([(here, SessionRecord::open(LogIndex(7)))]);
+        let mut child = parent.clone();
+        // The child applies a command, and forgets the session over the many that are opened there.
+        child.get_mut(&here).unwrap().record(seq(1, 0), LogIndex(8), Bytes::new());
+        let others =
+            (0..MAX_SESSIONS as u64).map(|n| (SessionId(2 + u128::from(n)), SessionRecord::open(LogIndex(100 + n))));
+        child.extend(others);
+        assert_eq!(forget_surplus(&mut child), [here]);
+        assert!(forget_surplus(&mut child).is_empty());
+        // What no relation of the child has opened, and what it may know, stays.
+        let stranger = SessionId(u128::MAX - 1);
+        parent.insert(stranger, SessionRecord::open(LogIndex(9)));
+        child.retain(|id, _| id.0 < 4 || *id == FORGOTTEN);
+        for united in [
+            unite_sessions(parent.clone(), child.clone(), LogIndex(200)),
+            unite_sessions(child.clone(), parent.clone(), LogIndex(200)),
+        ] {
+            let known: Vec<u128> = united.keys().map(|id| id.0).collect();
+            assert_eq!(known, [2, 3, stranger.0, FORGOTTEN.0]);
+            assert_eq!(united[&FORGOTTEN].opened, LogIndex(7));
+        }
+        // Opened anew in the child, it is known there by another name; by the old one nothing is told.
+        child.insert(here, SessionRecord::open(LogIndex(150)));
+        let united = unite_sessions(parent, child, LogIndex(200));
+        assert_eq!(united[&here].admit(seq(1, 0)), Admission::Expired);
+        assert_eq!(united[&here].admit(SessionSeq { opened: LogIndex(150), ..seq(1, 0) }), Admission::Apply);
     }
 
     #[test]

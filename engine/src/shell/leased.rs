@@ -10,7 +10,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use multiraft_raft::{RegionEpoch, RegionId, StoreId, Term};
+use multiraft_raft::{RegionEpoch, RegionId, StoreId, Term, Time};
 use multiraft_router::{Clock, Mailbox};
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, Lane, PeerMessage, Transport};
 
@@ -61,7 +61,15 @@ impl Leased {
 
     /// Where a read by lease is answered that has come in.
     pub(crate) fn look(&self, region: RegionId, epoch: Option<RegionEpoch>) -> Look {
-        self.leases.look(region, epoch, self.clock.now())
+        self.leases.look(region, epoch, self.lease_time())
+    }
+
+    /// At which reading of the clock a lease must last for what has come in.
+    fn lease_time(&self) -> Time {
+        let now = self.clock.now();
+        #[cfg(feature = "torture")]
+        let now = crate::plant::lease_time(now);
+        now
     }
 
     /// A read was answered without a worker.
@@ -101,7 +109,7 @@ impl Leased {
             return;
         }
         // After all of them have come in.
-        let now = self.clock.now();
+        let now = self.lease_time();
         let serves = !self.fault.is_set();
         let (mut answers, mut answered) = (Vec::new(), Vec::new());
         messages.retain_mut(|message| match message {

@@ -16,6 +16,7 @@ mod planning;
 mod recovery;
 mod regions;
 mod routing;
+mod session_tokens;
 mod snapshots;
 #[path = "../support/mod.rs"]
 mod support;

@@ -5,8 +5,8 @@
 //! answer  = code u8 | fields by code
 //! ```
 //!
-//! There may be fewer answers than operations: the rest was *not* carried out (see [`super::carry_out::REPLY_BUDGET_BYTES`])
-//! and can be sent again.
+//! Of a batch that is not whole there may be fewer answers than operations: the rest was *not* carried out (see [`super::carry_out::REPLY_BUDGET_BYTES`])
+//! and can be sent again. A whole batch that was refused has one answer, the refusal.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -45,6 +45,8 @@ pub(crate) enum Refusal {
     WrongRegion = 4,
     /// The command was not understood: another version wrote it.
     Malformed = 5,
+    /// The answers of a whole batch are too long together; nothing of it was carried out.
+    AnswersTooLong = 6,
 }
 
 impl Answer {
@@ -101,6 +103,7 @@ impl Answer {
                 3 => Refusal::TooLong,
                 4 => Refusal::WrongRegion,
                 5 => Refusal::Malformed,
+                6 => Refusal::AnswersTooLong,
                 _ => return Err(reader.malformed()),
             }),
             _ => return Err(reader.malformed()),
@@ -146,6 +149,7 @@ mod tests {
             Answer::Values(vec![None, Some(Bytes::from_static(b"x"))]),
             Answer::Refused(Refusal::NotANumber),
             Answer::Refused(Refusal::Malformed),
+            Answer::Refused(Refusal::AnswersTooLong),
         ];
         let encoded = encode_answers(&answers);
         assert_eq!(decode_answers(&encoded), Ok(answers.clone()));

@@ -58,7 +58,7 @@ fn within_budget<E>(ops: &[Op], mut carry_out: impl FnMut(&Op) -> Result<Answer,
     Ok(answers)
 }
 
-fn write_one<P: PairsMut>(pairs: &mut P, op: &Op) -> Result<Answer, P::Error> {
+pub(super) fn write_one<P: PairsMut>(pairs: &mut P, op: &Op) -> Result<Answer, P::Error> {
     if op.keys().into_iter().any(|key| !pairs.owns(key)) {
         return Ok(Answer::Refused(Refusal::WrongRegion));
     }
@@ -80,7 +80,7 @@ fn write_one<P: PairsMut>(pairs: &mut P, op: &Op) -> Result<Answer, P::Error> {
     }
 }
 
-fn read_one<P: Pairs>(pairs: &P, op: &Op) -> Result<Answer, P::Error> {
+pub(super) fn read_one<P: Pairs>(pairs: &P, op: &Op) -> Result<Answer, P::Error> {
     if op.keys().into_iter().any(|key| !pairs.owns(key)) {
         return Ok(Answer::Refused(Refusal::WrongRegion));
     }

@@ -5,7 +5,8 @@ use multiraft::{ApplyContext, RegionView, StateError, StateMachine, StateTxn};
 
 use super::answer::{Answer, Refusal, encode_answers};
 use super::carry_out::{Pairs, PairsMut, read_batch, write_batch};
-use super::op::decode_batch;
+use super::op::Batch;
+use super::whole::{read_whole, write_whole};
 
 /// Pairs under their raw keys.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,16 +14,18 @@ pub(crate) struct KeyValue;
 
 impl StateMachine for KeyValue {
     fn apply(&self, _: ApplyContext<'_>, command: &[u8], state: &mut StateTxn<'_>) -> Result<Bytes, StateError> {
-        let answers = match decode_batch(command) {
-            Ok(ops) => write_batch(&mut Written(state), &ops)?,
+        let answers = match Batch::decode(command) {
+            Ok(Batch { ops, is_whole: false }) => write_batch(&mut Written(state), &ops)?,
+            Ok(Batch { ops, is_whole: true }) => write_whole(&mut Written(state), &ops)?,
             Err(_) => vec![Answer::Refused(Refusal::Malformed)],
         };
         Ok(encode_answers(&answers))
     }
 
     fn lookup(&self, view: &RegionView<'_>, query: &[u8]) -> Result<Bytes, StateError> {
-        let answers = match decode_batch(query) {
-            Ok(ops) => read_batch(&Seen(view), &ops)?,
+        let answers = match Batch::decode(query) {
+            Ok(Batch { ops, is_whole: false }) => read_batch(&Seen(view), &ops)?,
+            Ok(Batch { ops, is_whole: true }) => read_whole(&Seen(view), &ops)?,
             Err(_) => vec![Answer::Refused(Refusal::Malformed)],
         };
         Ok(encode_answers(&answers))

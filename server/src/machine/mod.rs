@@ -7,9 +7,10 @@ mod answer;
 mod carry_out;
 mod kv;
 mod op;
+mod whole;
 mod wire;
 
 pub(crate) use answer::{Answer, Refusal, decode_answers};
 pub(crate) use carry_out::{MAX_VALUE_BYTES, decimal, successor};
 pub(crate) use kv::KeyValue;
-pub(crate) use op::{Condition, Op, encode_batch};
+pub(crate) use op::{Batch, Condition, Op, encode_batch, encode_whole};

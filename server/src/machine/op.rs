@@ -3,15 +3,19 @@
 //! A batch is carried out in order, all of it inside one apply. It is also the form of a query, then with reads only.
 //!
 //! ```text
-//! batch  = format (1) | count varint | count x op
+//! batch  = format u8 | count varint | count x op
 //! op     = code u8 | fields by code
 //! ```
+//!
+//! Format 1 is a batch that may stop early, see [`super::carry_out::REPLY_BUDGET_BYTES`]; format 2 one that is carried out
+//! whole or not at all, see [`super::whole`].
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::wire::{Malformed, Reader, Writer};
 
 const FORMAT: u8 = 1;
+const FORMAT_WHOLE: u8 = 2;
 
 const GET: u8 = 1;
 const SET: u8 = 2;
@@ -115,7 +119,8 @@ impl Op {
             }
     }
 
-    fn encode(&self, out: &mut BytesMut) {
+    /// Appends it to what a batch consists of.
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Get { key } => put_key(out, GET, key),
             Self::Set { key, value, condition, previous } => {
@@ -214,16 +219,37 @@ pub(crate) fn encode_batch<'a>(ops: impl ExactSizeIterator<Item = &'a Op>) -> By
     out.freeze()
 }
 
-/// What [`encode_batch`] wrote.
-pub(crate) fn decode_batch(input: &[u8]) -> Result<Vec<Op>, Malformed> {
-    let mut reader = Reader::new(input);
-    if reader.u8()? != FORMAT {
-        return Err(reader.malformed());
+/// A batch that is carried out whole or not at all, of `count` operations that [`Op::encode`] has appended to `ops`.
+pub(crate) fn encode_whole(count: usize, ops: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(ops.len() + 12);
+    out.put_u8(FORMAT_WHOLE);
+    out.varint(count as u64);
+    out.put_slice(ops);
+    out.freeze()
+}
+
+/// A batch as it was proposed or asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Batch {
+    pub(crate) ops: Vec<Op>,
+    /// Whether all of it is carried out, or nothing.
+    pub(crate) is_whole: bool,
+}
+
+impl Batch {
+    /// What [`encode_batch`] or [`encode_whole`] wrote.
+    pub(crate) fn decode(input: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(input);
+        let is_whole = match reader.u8()? {
+            FORMAT => false,
+            FORMAT_WHOLE => true,
+            _ => return Err(reader.malformed()),
+        };
+        let count = reader.count()?;
+        let ops = (0..count).map(|_| Op::decode(&mut reader)).collect::<Result<_, _>>()?;
+        reader.finish()?;
+        Ok(Self { ops, is_whole })
     }
-    let count = reader.count()?;
-    let ops = (0..count).map(|_| Op::decode(&mut reader)).collect::<Result<_, _>>()?;
-    reader.finish()?;
-    Ok(ops)
 }
 
 #[cfg(test)]
@@ -259,7 +285,11 @@ mod tests {
     fn every_operation_comes_back() {
         let ops = one_of_each();
         let encoded = encode_batch(ops.iter());
-        assert_eq!(decode_batch(&encoded), Ok(ops.clone()));
+        assert_eq!(Batch::decode(&encoded), Ok(Batch { ops: ops.clone(), is_whole: false }));
+        let mut body = BytesMut::new();
+        ops.iter().for_each(|op| op.encode(&mut body));
+        let whole = encode_whole(ops.len(), &body);
+        assert_eq!(Batch::decode(&whole), Ok(Batch { ops: ops.clone(), is_whole: true }));
         assert!(encoded.len() <= 12 + ops.iter().map(Op::encoded_len).sum::<usize>());
     }
 
@@ -267,13 +297,13 @@ mod tests {
     fn cut_or_altered_batches_are_malformed_or_differ_and_never_panic() {
         let encoded = encode_batch(one_of_each().iter());
         for cut in 0..encoded.len() {
-            assert!(decode_batch(&encoded[..cut]).is_err(), "cut at {cut}");
+            assert!(Batch::decode(&encoded[..cut]).is_err(), "cut at {cut}");
         }
         for at in 0..encoded.len() {
             for bit in 0..8 {
                 let mut altered = encoded.to_vec();
                 altered[at] ^= 1 << bit;
-                let _ = decode_batch(&altered);
+                let _ = Batch::decode(&altered);
             }
         }
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::reply::Reply;
+use super::session;
 use super::table;
 use crate::machine::{Answer, Condition, Op, Refusal, decimal};
 
@@ -20,6 +21,14 @@ pub(crate) enum Command {
     Scan(ScanStep),
     /// The number of all keys.
     DbSize,
+    /// What concerns a session that the client holds.
+    Session(session::Call),
+    /// Commands are queued from here on.
+    Multi,
+    /// The queued commands are carried out.
+    Exec,
+    /// The queued commands are dropped.
+    Discard,
     /// What the connection answers by itself: the command's name in lower case, and its arguments.
     Local(&'static str, Vec<Bytes>),
 }
@@ -53,8 +62,10 @@ pub(crate) fn parse(mut words: Vec<Bytes>) -> Result<Command, Reply> {
     }
     let arguments = words.split_off(1);
     let command = parse_arguments(row.name, arguments)?;
-    if let Command::Data(op, _) = &command {
-        check_keys(op)?;
+    match &command {
+        Command::Data(op, _) => check_key_lengths(op.keys())?,
+        Command::Session(session::Call::Open { key }) => check_key_lengths(vec![key])?,
+        _ => {}
     }
     Ok(command)
 }
@@ -92,6 +103,10 @@ fn parse_arguments(name: &'static str, arguments: Vec<Bytes>) -> Result<Command,
         "mset" => plain(parse_mset(arguments)?),
         "scan" => parse_scan(&arguments).map(Command::Scan),
         "dbsize" => Ok(Command::DbSize),
+        "session" => session::parse_call(arguments).map(Command::Session),
+        "multi" => Ok(Command::Multi),
+        "exec" => Ok(Command::Exec),
+        "discard" => Ok(Command::Discard),
         name => Ok(Command::Local(name, arguments)),
     }
 }
@@ -175,13 +190,17 @@ pub(crate) fn reply_of(answer: Answer, shape: Shape) -> Reply {
             Refusal::Overflow => "ERR increment or decrement would overflow",
             Refusal::TooLong => "ERR string exceeds maximum allowed size (8388608 bytes): keep it in several keys",
             Refusal::WrongRegion => "TRYAGAIN the regions are changing: try again",
+            Refusal::AnswersTooLong => {
+                "ERR the replies of this transaction would have more than 8388608 bytes together; nothing was done: read in \
+                 smaller ones"
+            }
             Refusal::Malformed => "ERR the stores of this cluster run versions that do not understand each other",
         }),
     }
 }
 
-fn check_keys(op: &Op) -> Result<(), Reply> {
-    match op.keys().into_iter().map(Bytes::len).max() {
+fn check_key_lengths(keys: Vec<&Bytes>) -> Result<(), Reply> {
+    match keys.into_iter().map(Bytes::len).max() {
         Some(length) if length > MAX_KEY_BYTES => Err(Reply::error(format!(
             "ERR the key has {length} bytes, the limit is {MAX_KEY_BYTES}: use a shorter key"
         ))),
@@ -211,6 +230,11 @@ pub(crate) fn wrong_arity(name: &str) -> Reply {
 }
 
 fn unknown_command(words: &[Bytes]) -> Reply {
+    if [&b"WATCH"[..], b"UNWATCH"].iter().any(|name| words[0].eq_ignore_ascii_case(name)) {
+        return Reply::error(
+            "ERR WATCH is not offered: let a command itself look at what it changes, as SET key value IFEQ old does",
+        );
+    }
     let shown = |word: &Bytes| word[..word.len().min(64)].escape_ascii().to_string();
     let mut text = format!("ERR unknown command '{}', with args beginning with: ", shown(&words[0]));
     for word in words[1..].iter().take(4) {
@@ -295,6 +319,11 @@ mod tests {
             ("SCAN 0 COUNT 0", SYNTAX_ERROR),
             ("SCAN 0 COUNT x", NOT_A_NUMBER),
             ("SCAN 0 MATCH", SYNTAX_ERROR),
+            (
+                "WATCH k",
+                "ERR WATCH is not offered: let a command itself look at what it changes, as SET key value IFEQ old does",
+            ),
+            ("EXEC now", "ERR wrong number of arguments for 'exec' command"),
             ("FLUSHALL now", "ERR unknown command 'FLUSHALL', with args beginning with: 'now' "),
         ];
         for (line, text) in refusals {

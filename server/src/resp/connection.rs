@@ -24,6 +24,8 @@ use super::lanes::{Item, region_of, run_lane};
 use super::local::Client;
 use super::reply::{Protocol, Reply};
 use super::request::{ProtocolError, Request, Requests};
+use super::session;
+use super::transaction::{NESTED, Transaction};
 use super::walk;
 
 /// The most commands of a round.
@@ -50,7 +52,8 @@ pub(crate) async fn serve(
     let address = socket.peer_addr()?.to_string();
     let client = Client::new(front.next_client(), address);
     let requests = Requests::new(front.limits.max_command_bytes);
-    Connection { front, admission, socket, stopping, client, requests, input: BytesMut::new() }.run().await
+    let (input, transaction) = (BytesMut::new(), None);
+    Connection { front, admission, socket, stopping, client, requests, input, transaction }.run().await
 }
 
 struct Connection {
@@ -61,6 +64,8 @@ struct Connection {
     client: Client,
     requests: Requests,
     input: BytesMut,
+    /// What is queued, between `MULTI` and `EXEC`.
+    transaction: Option<Transaction>,
 }
 
 /// The commands of one round and what is said to them.
@@ -122,7 +127,8 @@ impl Connection {
     /// Reads what has come in; `false` if nothing more will be served.
     async fn read_more(&mut self) -> io::Result<bool> {
         let unfinished = self.input.len();
-        if !self.admission.charge(if unfinished > FREE_BYTES { unfinished } else { 0 }) {
+        let held = unfinished + self.transaction.as_ref().map_or(0, Transaction::bytes);
+        if !self.admission.charge(if held > FREE_BYTES { held } else { 0 }) {
             let reply = Reply::error("BUSY the server holds too many unfinished requests: try again later");
             self.write(vec![(self.client.protocol, reply)], None).await?;
             self.close().await?;
@@ -174,6 +180,10 @@ impl Connection {
             Request::Command(words) => parse(words),
             Request::TooLarge(size) => Err(too_large(size, self.front.limits.max_command_bytes)),
         };
+        let command = match &mut self.transaction {
+            None => command,
+            Some(transaction) => queued(transaction, command, self.front.limits.max_command_bytes),
+        };
         let reply = match command {
             Err(reply) => Some(reply),
             Ok(Command::Local(name, arguments)) => Some(self.client.answer(&self.front, name, &arguments).await),
@@ -197,6 +207,25 @@ impl Connection {
                 self.run_lanes(round, deadline).await;
                 Some(walk::db_size(&self.front, deadline).await)
             }
+            Ok(Command::Session(call)) => {
+                self.run_lanes(round, deadline).await;
+                Some(session::run(&self.front.engine, call, deadline).await)
+            }
+            Ok(Command::Multi) => {
+                self.transaction = Some(Transaction::default());
+                Some(Reply::OK)
+            }
+            Ok(Command::Exec) => match self.transaction.take() {
+                None => Some(Reply::error("ERR EXEC without MULTI")),
+                Some(transaction) => {
+                    self.run_lanes(round, deadline).await;
+                    Some(transaction.run(&self.front.engine, deadline).await)
+                }
+            },
+            Ok(Command::Discard) => Some(match self.transaction.take() {
+                None => Reply::error("ERR DISCARD without MULTI"),
+                Some(_) => Reply::OK,
+            }),
         };
         round.replies.push((self.client.protocol, reply));
     }
@@ -237,6 +266,19 @@ impl Connection {
         let drain = async { while matches!(socket.read(&mut dropped).await, Ok(read) if read > 0) {} };
         let _ = timeout(LINGER, drain).await;
         Ok(())
+    }
+}
+
+/// A command that came between `MULTI` and `EXEC`: the few that are carried out at once, else the reply to it.
+fn queued(transaction: &mut Transaction, command: Result<Command, Reply>, max_bytes: usize) -> Result<Command, Reply> {
+    match command {
+        Ok(Command::Data(op, shape)) => Err(transaction.queue(&op, shape, max_bytes)),
+        Ok(Command::Multi) => Err(Reply::error(NESTED)),
+        Ok(command @ (Command::Exec | Command::Discard | Command::Local("quit", _))) => Ok(command),
+        Ok(_) => Err(transaction.refuse(Reply::error(
+            "ERR this command cannot be queued: between MULTI and EXEC there are only commands on keys",
+        ))),
+        Err(reply) => Err(transaction.refuse(reply)),
     }
 }
 

@@ -63,13 +63,21 @@ pub(crate) enum Trouble {
 
 /// The region that owns all keys of an operation, as far as this store can find out.
 pub(crate) async fn region_of(engine: &Engine, op: &Op, deadline: Instant) -> Result<Arc<RegionDescriptor>, Reply> {
-    let keys = op.keys();
-    let Some((first, rest)) = keys.split_first() else { return Err(Reply::error(CROSS_REGION)) };
+    region_of_keys(engine, &op.keys(), deadline).await.map_err(|none| none.unwrap_or(Reply::Error(CROSS_REGION.into())))
+}
+
+/// The region that owns all of some keys. The error is `None` if they lie in more than one.
+pub(crate) async fn region_of_keys(
+    engine: &Engine,
+    keys: &[&Bytes],
+    deadline: Instant,
+) -> Result<Arc<RegionDescriptor>, Option<Reply>> {
+    let Some((first, rest)) = keys.split_first() else { return Err(None) };
     let left = deadline.saturating_duration_since(Instant::now());
     let Some(region) = engine.locate(first, Some(left)).await else {
-        return Err(Reply::error(NO_REGION));
+        return Err(Some(Reply::error(NO_REGION)));
     };
-    if rest.iter().all(|key| region.owns(key)) { Ok(region) } else { Err(Reply::error(CROSS_REGION)) }
+    if rest.iter().all(|key| region.owns(key)) { Ok(region) } else { Err(None) }
 }
 
 /// Carries the operations of one region out, in order. Each gets a reply, at the deadline at the latest.
@@ -135,7 +143,7 @@ fn uncertain_reply(op: &Op) -> Reply {
 /// Proposes or asks once, under the epoch at which the region was found to own the keys: one that has given a key away
 /// since does not answer for it.
 /// Answers are at least one.
-async fn attempt(
+pub(crate) async fn attempt(
     engine: &Engine,
     (region, epoch): (RegionId, RegionEpoch),
     batch: Bytes,
@@ -174,7 +182,7 @@ fn changing() -> Reply {
     Reply::error("TRYAGAIN the regions are changing: try again")
 }
 
-fn of_propose_error(error: ProposeError) -> Trouble {
+pub(crate) fn of_propose_error(error: ProposeError) -> Trouble {
     let text = error.to_string();
     match error {
         ProposeError::Uncertain => Trouble::Uncertain,

@@ -14,9 +14,11 @@ mod listener;
 mod local;
 mod reply;
 mod request;
+mod session;
 #[cfg(test)]
 mod splits;
 mod table;
+mod transaction;
 mod walk;
 
 pub(crate) use front::{Front, Limits};

@@ -86,7 +86,7 @@ const CONNECTION: &[(&str, &str)] = &[
     ("CLIENT SETINFO LIB-NAME tests", "+OK|"),
     ("CONFIG GET save", "*2|$4|save|$0||"),
     ("CONFIG SET save x", "-ERR only CONFIG GET is supported: settings are flags of `multiraft serve`|"),
-    ("COMMAND COUNT", ":25|"),
+    ("COMMAND COUNT", ":29|"),
     ("COMMAND INFO get nothing", "*2|*7|$3|get|:2|*1|+readonly|:1|:1|:1|*0|$-1|"),
     ("FLUSHALL", "-ERR unknown command 'FLUSHALL', with args beginning with: |"),
     ("GET", "-ERR wrong number of arguments for 'get' command|"),

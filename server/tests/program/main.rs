@@ -12,3 +12,5 @@ mod disk_full;
 mod harness;
 mod lifecycle;
 mod recover;
+mod sessions;
+mod transactions;

@@ -97,12 +97,12 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))?;
-        Ok(Arc::new(RealFile { file }))
+        Ok(handle(file))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
-        Ok(Arc::new(RealFile { file }))
+        Ok(handle(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -139,6 +139,13 @@ impl Disk for RealDisk {
     fn describe(&self, name: &str) -> String {
         self.path.join(name).display().to_string()
     }
+}
+
+fn handle(file: File) -> Arc<dyn DiskFile> {
+    let file = Arc::new(RealFile { file });
+    #[cfg(feature = "torture")]
+    let file = crate::plant::hold_back(file);
+    file
 }
 
 #[derive(Debug)]

@@ -1,0 +1,112 @@
+//! Where the engine's planted bugs take effect; compiled with the feature `torture` alone, never into what ships. Which one is
+//! planted, [`multiraft_storage::plant`] says.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use multiraft_raft::{RegionDescriptor, ReplicaId, Time};
+use multiraft_storage::plant::Plant;
+use multiraft_storage::{GroupRecord, LogChange, StateBatch, StateError, StateOp, StateView};
+
+use crate::region::keys;
+
+/// For how long an old reading of the clock does.
+const READING: Duration = Duration::from_secs(5);
+/// Among so many pairs of a child, the first in order, each fourth is lost.
+const LOOKED_AT: usize = 1024;
+const EACH: usize = 4;
+
+/// Whether reads are answered from what is applied here, however fresh they are to be.
+pub(crate) fn reads_stale() -> bool {
+    Plant::StaleRead.is_planted()
+}
+
+/// Whether a repeated command of a session is carried out again.
+pub(crate) fn applies_again() -> bool {
+    Plant::DoubleApply.is_planted()
+}
+
+/// At which reading of the clock leases are looked at, instead of now.
+pub(crate) fn lease_time(now: Time) -> Time {
+    static LAST: Mutex<OldReading> = Mutex::new(OldReading(None));
+    if !Plant::LeaseAfterPause.is_planted() {
+        return now;
+    }
+    LAST.lock().unwrap_or_else(PoisonError::into_inner).at(now)
+}
+
+/// A reading that is made again only after a while.
+#[derive(Debug, Default)]
+pub(crate) struct OldReading(Option<Time>);
+
+impl OldReading {
+    pub(crate) fn at(&mut self, now: Time) -> Time {
+        let last = self.0.filter(|last| now.since(*last) < READING).unwrap_or(now);
+        self.0 = Some(last);
+        last
+    }
+}
+
+/// Takes votes, and terms in which there were only votes, out of what goes to the log.
+pub(crate) fn forget_votes(records: &mut [GroupRecord]) {
+    if Plant::VoteNotPersisted.is_planted() {
+        records.iter_mut().for_each(forget_vote);
+    }
+}
+
+fn forget_vote(record: &mut GroupRecord) {
+    if record.log == LogChange::None {
+        record.hard_state = None;
+    }
+    if let Some(hard_state) = &mut record.hard_state {
+        hard_state.vote = ReplicaId::ZERO;
+    }
+}
+
+/// Takes pairs away from a child of a split, on every replica the same.
+pub(crate) fn lose_pairs(
+    batch: &mut StateBatch,
+    view: &dyn StateView,
+    child: &RegionDescriptor,
+) -> Result<(), StateError> {
+    if !Plant::LostSplitWrites.is_planted() {
+        return Ok(());
+    }
+    let (start, end) = keys::data_range(&child.range);
+    let mut pairs: BTreeSet<Bytes> = view.scan(&start, &end, LOOKED_AT)?.into_iter().map(|(key, _)| key).collect();
+    for op in batch.ops() {
+        match op {
+            StateOp::Put { key, .. } if (&start..&end).contains(&key) => drop(pairs.insert(key.clone())),
+            StateOp::Delete { key } => drop(pairs.remove(key)),
+            StateOp::Put { .. } | StateOp::DeleteRange { .. } => {}
+        }
+    }
+    for key in pairs.into_iter().take(LOOKED_AT).step_by(EACH) {
+        batch.delete(key);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use multiraft_raft::{HardState, LogIndex, RegionId, Term};
+
+    use super::*;
+
+    #[test]
+    fn a_vote_and_the_term_of_nothing_but_a_vote_do_not_reach_the_log() {
+        let hard_state = Some(HardState { term: Term(4), vote: ReplicaId(2), commit: LogIndex(1) });
+        let mut vote = GroupRecord { region: RegionId(7), log: LogChange::None, hard_state };
+        forget_vote(&mut vote);
+        assert_eq!(vote.hard_state, None);
+        let mut reset = GroupRecord {
+            region: RegionId(7),
+            log: LogChange::Reset { index: LogIndex(3), term: Term(3) },
+            hard_state,
+        };
+        forget_vote(&mut reset);
+        assert_eq!(reset.hard_state.map(|kept| (kept.term, kept.vote)), Some((Term(4), ReplicaId::ZERO)));
+    }
+}

@@ -1,0 +1,297 @@
+//! Faults of disks. What lies under the stores' data directories is chosen before they start, by the faults that are to come.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use super::{Kind, processes};
+use crate::cluster::{Cluster, Signal};
+use crate::disk::damage;
+use crate::disk::forgetful::Forgetful;
+use crate::disk::shim::{Order, Shim, SyncFails};
+use crate::disk::small::Small;
+use crate::random::Random;
+use crate::stop::look_again;
+use crate::trouble::{Outcome, Trouble, While};
+
+/// How large a disk in memory is: a log with its spares, a state, and some room.
+const SMALL_BYTES: u64 = 512 << 20;
+/// How soon a store whose disk refuses to sync has to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
+/// How long a store that comes back with a damaged log may take until all its replicas are in service again.
+const REPAIRED_WITHIN: Duration = Duration::from_secs(120);
+
+/// What lies under a store's data directory.
+#[derive(Debug)]
+enum Disk {
+    Plain,
+    Small(Small),
+    Forgetful(Forgetful),
+}
+
+/// The disks of a cluster.
+#[derive(Debug)]
+pub struct Disks {
+    shim: Option<Shim>,
+    disks: Vec<Disk>,
+}
+
+impl Disks {
+    /// Puts under each store what these faults need, before it is started for the first time; and says what it could not.
+    ///
+    /// # Errors
+    /// A fault cannot be had on this machine in any way.
+    pub fn prepare(cluster: &mut Cluster, kinds: &[Kind], notes: &mut Vec<String>) -> Outcome<Self> {
+        let wants = |kind: Kind| kinds.contains(&kind);
+        let mut disks = Self { shim: None, disks: Vec::new() };
+        let mut needs_shim = wants(Kind::SyncFails) || wants(Kind::DiskSlow);
+        for at in 0..cluster.stores.len() {
+            let store = cluster.stores[at].place.store;
+            let (data, beneath) = (cluster.stores[at].data.clone(), cluster.dir().join(format!("beneath-{store}")));
+            let disk = if wants(Kind::PowerLoss) {
+                needs_shim |= wants(Kind::DiskFull);
+                Disk::Forgetful(Forgetful::mount(&data, &beneath)?)
+            } else if wants(Kind::DiskFull) {
+                match Small::mount(&data, SMALL_BYTES) {
+                    Ok(small) => Disk::Small(small),
+                    Err(trouble) => {
+                        notes.push(format!("no small disk for store {store}, writes are refused instead: {trouble}"));
+                        needs_shim = true;
+                        Disk::Plain
+                    }
+                }
+            } else {
+                Disk::Plain
+            };
+            disks.disks.push(disk);
+        }
+        if let Some(disk) = disks.disks.first() {
+            match disk {
+                Disk::Forgetful(_) => {
+                    notes.push("data lies on a file system that forgets what was not synced".to_owned())
+                }
+                Disk::Small(_) => notes.push(format!("data lies on disks of {} MiB in memory", SMALL_BYTES >> 20)),
+                Disk::Plain => {}
+            }
+        }
+        if needs_shim {
+            let shim = Shim::build(&cluster.dir().join("shim"))?;
+            for store in &mut cluster.stores {
+                for (name, value) in shim.environment(store.place.store)? {
+                    if name == "LD_PRELOAD" {
+                        store.preload.push(value.into());
+                    } else {
+                        store.environment.insert(name.into(), value);
+                    }
+                }
+            }
+            notes.push("a library in front of libc makes disks slow and lets them fail".to_owned());
+            disks.shim = Some(shim);
+        }
+        Ok(disks)
+    }
+
+    fn shim(&self) -> Outcome<&Shim> {
+        self.shim.as_ref().ok_or_else(|| Trouble::new("there is no library in front of libc"))
+    }
+
+    /// Begins a fault of one store's disk.
+    pub(super) fn begin(
+        &self,
+        cluster: &mut Cluster,
+        kind: Kind,
+        at: usize,
+        random: &mut Random,
+    ) -> Outcome<(Sick, String)> {
+        let (store, data) = (cluster.stores[at].place.store, cluster.stores[at].data.clone());
+        let what = match kind {
+            Kind::DiskFull if matches!(self.disks[at], Disk::Small(_)) => {
+                let Disk::Small(small) = &self.disks[at] else { return Err(Trouble::new("the disk is not small")) };
+                Ill::Full { ballast: small.fill()? }
+            }
+            Kind::DiskFull => self.order(store, &data, Order { full: true, ..Order::default() }, "writes_refused")?,
+            Kind::DiskSlow => {
+                let delay = Duration::from_millis(random.between(50, 600));
+                let order = if random.chance(700) {
+                    Order { sync_delay: delay, ..Order::default() }
+                } else {
+                    Order { sync_delay: delay / 4, write_delay: delay / 4, ..Order::default() }
+                };
+                self.order(store, &data, order, "syncs_delayed")?
+            }
+            Kind::SyncFails => {
+                let after = SyncFails::FromAfter(random.below(20));
+                self.order(store, &data, Order { sync_fails: Some(after), ..Order::default() }, "syncs_failed")?
+            }
+            Kind::TornLog | Kind::DamagedLog => {
+                let (dead, _) = processes::kill(cluster, &[at])?;
+                let options: &[damage::Kind] = if kind == Kind::TornLog {
+                    &[damage::Kind::TornWrite]
+                } else {
+                    &[damage::Kind::FlippedBit, damage::Kind::ZeroedBlock]
+                };
+                let damage = damage::strike(&data, *random.pick(options), random)?;
+                Ill::Damaged { dead, damage: damage.to_string() }
+            }
+            other => return Err(Trouble::new(format!("the fault `{}` is none of disks", other.name()))),
+        };
+        let how = format!("store {store}: {what}");
+        Ok((Sick { kind, at, what }, how))
+    }
+
+    fn order(&self, store: u64, data: &std::path::Path, order: Order, counter: &'static str) -> Outcome<Ill> {
+        let shim = self.shim()?;
+        let before = shim.hits(store)?.get(counter).copied().unwrap_or(0);
+        shim.order(store, data, &order)?;
+        Ok(Ill::Ordered { order, counter, before })
+    }
+
+    /// Power goes at some stores: they die, and their disks forget what was not synced.
+    pub(super) fn lose_power(
+        &self,
+        cluster: &mut Cluster,
+        at: &[usize],
+        random: &mut Random,
+    ) -> Outcome<(processes::Dead, String)> {
+        let (dead, how) = processes::kill(cluster, at)?;
+        let mut lost = BTreeMap::new();
+        for at in at {
+            let Disk::Forgetful(disk) = &self.disks[*at] else {
+                return Err(Trouble::new(format!("the disk of store {} does not forget", at + 1)));
+            };
+            // Half of the time everything is gone, else a drawn part of it.
+            let is_lucky = random.chance(500);
+            lost.insert(at + 1, disk.forget(is_lucky.then_some(&mut *random))?);
+        }
+        let mut told = how;
+        for (store, lost) in &lost {
+            let _ = write!(
+                told,
+                "; store {store} has lost {} bytes of {} files, {} names",
+                lost.bytes, lost.files, lost.changes
+            );
+        }
+        Ok((dead.with_trace(told.clone()), told))
+    }
+}
+
+/// What a disk has.
+enum Ill {
+    Full { ballast: u64 },
+    Ordered { order: Order, counter: &'static str, before: u64 },
+    Damaged { dead: processes::Dead, damage: String },
+}
+
+impl std::fmt::Display for Ill {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Full { ballast } => write!(f, "full, with {ballast} bytes of ballast"),
+            Self::Ordered { order, .. } => write!(f, "{order:?}"),
+            Self::Damaged { damage, .. } => f.write_str(damage),
+        }
+    }
+}
+
+/// A store with a sick disk.
+pub(super) struct Sick {
+    kind: Kind,
+    at: usize,
+    what: Ill,
+}
+
+impl Sick {
+    /// Whether the store may end by itself.
+    pub(super) fn may_end(&self) -> Option<usize> {
+        (self.kind == Kind::SyncFails).then_some(self.at)
+    }
+
+    /// The disk is well again, and the store runs.
+    pub(super) fn heal(self, disks: &Disks, cluster: &mut Cluster) -> Outcome<String> {
+        let store = cluster.stores[self.at].place.store;
+        match self.what {
+            Ill::Full { .. } => {
+                let Disk::Small(small) = &disks.disks[self.at] else {
+                    return Err(Trouble::new("the disk is not small"));
+                };
+                let was = small
+                    .give_back()?
+                    .ok_or_else(|| Trouble::new(format!("the disk of store {store} was not full")))?;
+                let (lasted, free) = (was.lasted, was.free_after);
+                Ok(format!("store {store} had no byte free for {lasted:.1?}, and {free} after that"))
+            }
+            Ill::Ordered { counter, before, .. } => {
+                let shim = disks.shim()?;
+                let hits = || -> Outcome<u64> { Ok(shim.hits(store)?.get(counter).copied().unwrap_or(0) - before) };
+                let begun = Instant::now();
+                while hits()? == 0 {
+                    if !look_again(begun, ENDS_WITHIN) {
+                        return Err(Trouble::new(format!("store {store} has not met its sick disk: no {counter}")));
+                    }
+                }
+                let ended =
+                    if self.kind == Kind::SyncFails { ended_by_itself(cluster, self.at)? } else { String::new() };
+                let hits = hits()?;
+                shim.heal(store)?;
+                if self.kind == Kind::SyncFails {
+                    cluster.start(self.at)?;
+                }
+                Ok(format!("store {store}: {hits} {}{ended}", counter.replace('_', " ")))
+            }
+            Ill::Damaged { dead, damage } => {
+                let started = dead.start(cluster)?;
+                let repaired = if self.kind == Kind::DamagedLog { repaired(cluster, self.at)? } else { String::new() };
+                Ok(format!("{damage}; {started}{repaired}"))
+            }
+        }
+    }
+}
+
+/// A store that cannot sync has to end, and to say why.
+fn ended_by_itself(cluster: &mut Cluster, at: usize) -> Outcome<String> {
+    let begun = Instant::now();
+    while cluster.ended(at)?.is_none() {
+        if !look_again(begun, ENDS_WITHIN) {
+            // Whoever stands still does not end.
+            let _ = cluster.signal(at, Signal::ABORT);
+            return Err(Trouble::new(format!("store {} goes on although its disk refuses to sync", at + 1)));
+        }
+    }
+    let ended = cluster.bury(at)?;
+    if ended.code != Some(1) {
+        return Err(Trouble::new(format!(
+            "store {} has ended in disorder when its disk refused to sync: {ended:?}",
+            at + 1
+        )));
+    }
+    Ok(", and it has ended with 1".to_owned())
+}
+
+/// Waits until a store that came back with a damaged log has named what is damaged and has all its replicas in service again, asking
+/// for new ones.
+fn repaired(cluster: &Cluster, at: usize) -> Outcome<String> {
+    let (begun, admin) = (Instant::now(), cluster.admin(at));
+    let mut named = 0;
+    loop {
+        let trying = || format!("asking store {} what is damaged", at + 1);
+        if let Ok(status) = admin.status().trying(trying) {
+            named = named.max(status.damaged.len());
+            if status.damaged.is_empty() {
+                return Ok(format!(
+                    "; {named} replicas were named as damaged, and replaced within {:.1?}",
+                    begun.elapsed()
+                ));
+            }
+            for region in status.damaged.iter().filter_map(|damaged| damaged["region"].as_u64()) {
+                let store = at as u64 + 1;
+                for other in cluster.admins() {
+                    if other.repair(region, store).is_ok() {
+                        break;
+                    }
+                }
+            }
+        }
+        if !look_again(begun, REPAIRED_WITHIN) {
+            return Err(Trouble::new(format!("store {} still has damaged replicas after {REPAIRED_WITHIN:?}", at + 1)));
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The nemesis: what goes wrong in a run, drawn from its seed.
+//!
+//! Faults overlap: up to [`AT_ONCE`] are under way at a time. Of the stores that are dead, stand still or have a sick disk there is
+//! never more than a minority, unless a fault is meant to take quorums away; such a one waits until nothing else hurts. One fault at
+//! a time lies between stores. Every fault has to leave a trace: one that does not is a failure of the run.
+
+mod between;
+mod changes;
+mod clocks;
+mod disks;
+mod kind;
+mod notes;
+mod processes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+pub use changes::{Changed, Operator, repair};
+pub use disks::Disks;
+pub use kind::{GROUPS, Kind};
+pub use notes::Notes;
+
+use crate::cluster::Cluster;
+use crate::random::Random;
+use crate::stop::Stop;
+use crate::trouble::{Outcome, Trouble};
+
+/// How many faults are under way at most.
+const AT_ONCE: usize = 3;
+/// How long it is quiet between two blows, in milliseconds.
+const BETWEEN_MS: (u64, u64) = (300, 2_500);
+
+/// How often each fault was there, and a trace of the last.
+pub type Tally = BTreeMap<Kind, (u64, String)>;
+
+/// A fault that is under way.
+struct Active {
+    kind: Kind,
+    id: u64,
+    /// The places of the stores that it hurts.
+    stores: Vec<usize>,
+    ends: Instant,
+    cure: Cure,
+}
+
+/// A fault that has just begun, and is to last so long.
+struct Begun {
+    stores: Vec<usize>,
+    cure: Cure,
+    how: String,
+    length: Duration,
+}
+
+/// How a fault is ended.
+enum Cure {
+    /// By starting stores again.
+    Start(processes::Dead),
+    /// By letting a store go on.
+    Resume(processes::Still),
+    /// By what lies between stores.
+    Heal(between::Struck),
+    /// By setting clocks right.
+    SetRight(clocks::Turned),
+    /// By healing a disk.
+    Disk(disks::Sick),
+}
+
+/// Whoever strikes.
+pub struct Nemesis<'a> {
+    cluster: &'a mut Cluster,
+    disks: &'a Disks,
+    notes: Notes<'a>,
+    random: Random,
+    kinds: Vec<Kind>,
+    /// What comes next.
+    deck: Vec<Kind>,
+    active: Vec<Active>,
+    next: u64,
+    tally: Tally,
+    begun: Instant,
+}
+
+impl<'a> Nemesis<'a> {
+    /// One that strikes with these faults, those of operators left out.
+    #[must_use]
+    pub fn new(cluster: &'a mut Cluster, disks: &'a Disks, notes: Notes<'a>, kinds: &[Kind], random: Random) -> Self {
+        let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| !kind.is_change()).collect();
+        let (deck, active, tally) = (Vec::new(), Vec::new(), Tally::new());
+        Self { cluster, disks, notes, random, kinds, deck, active, next: 1, tally, begun: Instant::now() }
+    }
+
+    /// Strikes until `end`, or until it is told to stop; then everything is healed and all stores run.
+    ///
+    /// # Errors
+    /// A store did what it must not, a fault left no trace, or the machine did not do what was asked of it. Faults that are
+    /// still under way are left so.
+    pub fn strike_until(mut self, end: Instant, stop: &Stop) -> Outcome<Tally> {
+        while !stop.is_told() && Instant::now() < end {
+            let pause = Duration::from_millis(self.random.between(BETWEEN_MS.0, BETWEEN_MS.1));
+            let next = self.active.iter().map(|fault| fault.ends).min().unwrap_or(end);
+            let left = next.min(end).saturating_duration_since(Instant::now());
+            stop.within(left.min(pause));
+            self.end_due(Instant::now())?;
+            self.check_running()?;
+            if self.active.len() < AT_ONCE && Instant::now() < end {
+                self.begin_one()?;
+            }
+        }
+        // The longest may have some seconds to go; nothing is to be left.
+        while let Some(fault) = self.active.pop() {
+            self.end(fault)?;
+        }
+        self.check_running()?;
+        let missing = self.kinds.iter().find(|kind| !self.tally.contains_key(kind));
+        match missing {
+            Some(kind)
+                if self.begun.elapsed() > Duration::from_secs(20) * u32::try_from(self.kinds.len()).unwrap_or(1) =>
+            {
+                Err(Trouble::new(format!("the fault `{}` never came about", kind.name())))
+            }
+            _ => Ok(self.tally),
+        }
+    }
+
+    fn end_due(&mut self, now: Instant) -> Outcome<()> {
+        while let Some(at) = self.active.iter().position(|fault| fault.ends <= now) {
+            let fault = self.active.remove(at);
+            self.end(fault)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, fault: Active) -> Outcome<()> {
+        let Active { kind, id, stores, cure, .. } = fault;
+        let trace = match cure {
+            Cure::Start(dead) => dead.start(self.cluster)?,
+            Cure::Resume(still) => still.go_on(self.cluster)?,
+            Cure::Heal(struck) => {
+                let hurt = self.hurt();
+                struck.heal(self.cluster, &hurt)?
+            }
+            Cure::SetRight(turned) => turned.set_right(self.cluster)?,
+            Cure::Disk(sick) => sick.heal(self.disks, self.cluster)?,
+        };
+        self.notes.end(kind.name(), id, &numbers(&stores), &trace);
+        self.notes.tell(&format!("{} ends: {trace}", kind.name()));
+        let entry = self.tally.entry(kind).or_default();
+        *entry = (entry.0 + 1, trace);
+        Ok(())
+    }
+
+    /// Begins the next fault that can be begun now, if there is one.
+    fn begin_one(&mut self) -> Outcome<()> {
+        if self.deck.is_empty() {
+            self.deck = self.kinds.clone();
+            self.random.shuffle(&mut self.deck);
+        }
+        // One that cannot be begun now keeps its turn.
+        for at in (0..self.deck.len()).rev() {
+            let kind = self.deck[at];
+            let Some(Begun { stores, cure, how, length }) = self.try_begin(kind)? else { continue };
+            self.deck.remove(at);
+            let (id, ends) = (self.next, Instant::now() + length);
+            self.next += 1;
+            self.notes.begin(kind.name(), id, &numbers(&stores), &how);
+            self.notes.tell(&format!("{} for {length:.1?}: {how}", kind.name()));
+            self.active.push(Active { kind, id, stores, ends, cure });
+            break;
+        }
+        Ok(())
+    }
+
+    fn try_begin(&mut self, kind: Kind) -> Outcome<Option<Begun>> {
+        let stores = self.cluster.stores.len();
+        let minority = (stores - 1) / 2;
+        let hurt = self.hurt();
+        let wanted = match kind {
+            Kind::Kill | Kind::Pause | Kind::Restart | Kind::Jump => 1,
+            Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog => 1,
+            Kind::PowerLoss if hurt.is_empty() && self.random.chance(400) => stores,
+            Kind::PowerLoss => 1,
+            Kind::KillMinority => minority,
+            Kind::KillMajority => minority + 1,
+            Kind::KillAll => stores,
+            _ => 0,
+        };
+        let may =
+            if kind.takes_quorums() { hurt.is_empty() } else { hurt.len() + wanted <= minority || kind == Kind::Jump };
+        let is_twice =
+            self.active.iter().any(|fault| fault.kind == kind || (fault.kind.is_between() && kind.is_between()));
+        if !may || is_twice {
+            return Ok(None);
+        }
+        let mut well: Vec<usize> = (0..stores).filter(|at| !hurt.contains(at)).collect();
+        self.random.shuffle(&mut well);
+        let victims: Vec<usize> = well.into_iter().take(wanted).collect();
+        let mut lasts = |least: u64, most: u64| Duration::from_millis(self.random.between(least, most));
+        let (stores, cure, how, length) = match kind {
+            Kind::Kill | Kind::KillMinority => {
+                let length = lasts(200, 4_000);
+                let (dead, how) = processes::kill(self.cluster, &victims)?;
+                (victims, Cure::Start(dead), how, length)
+            }
+            Kind::KillMajority | Kind::KillAll => {
+                let length = lasts(100, 1_500);
+                let (dead, how) = processes::kill(self.cluster, &victims)?;
+                (victims, Cure::Start(dead), how, length)
+            }
+            Kind::Restart => {
+                let length = lasts(100, 1_500);
+                let (dead, how) = processes::stop(self.cluster, &victims)?;
+                (victims, Cure::Start(dead), how, length)
+            }
+            Kind::Pause => {
+                let length = lasts(1_500, 7_000);
+                let (still, how) = processes::pause(self.cluster, victims[0])?;
+                (victims, Cure::Resume(still), how, length)
+            }
+            Kind::Partition | Kind::Loss | Kind::Delay | Kind::Duplicate => {
+                let length = lasts(1_000, 7_000);
+                let (struck, how) = between::strike(self.cluster, kind, &mut self.random)?;
+                (Vec::new(), Cure::Heal(struck), how, length)
+            }
+            Kind::Drift | Kind::Jump => {
+                let length = lasts(3_000, 8_000);
+                let turned = if kind == Kind::Drift {
+                    clocks::drift(self.cluster, &mut self.random)?
+                } else {
+                    clocks::jump(self.cluster, victims[0], &mut self.random)?
+                };
+                let how = turned.describe();
+                // It hurts nobody.
+                (Vec::new(), Cure::SetRight(turned), how, length)
+            }
+            Kind::PowerLoss => {
+                let length = lasts(100, 2_000);
+                let (dead, how) = self.disks.lose_power(self.cluster, &victims, &mut self.random)?;
+                (victims, Cure::Start(dead), how, length)
+            }
+            Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog => {
+                let length = lasts(1_000, 6_000);
+                let (sick, how) = self.disks.begin(self.cluster, kind, victims[0], &mut self.random)?;
+                (victims, Cure::Disk(sick), how, length)
+            }
+            other => return Err(Trouble::new(format!("the fault `{}` is not one of the nemesis", other.name()))),
+        };
+        Ok(Some(Begun { stores, cure, how, length }))
+    }
+
+    /// The places of the stores that something hurts.
+    fn hurt(&self) -> BTreeSet<usize> {
+        self.active.iter().flat_map(|fault| fault.stores.iter().copied()).collect()
+    }
+
+    /// Whatever was started and not struck runs.
+    fn check_running(&mut self) -> Outcome<()> {
+        for at in 0..self.cluster.stores.len() {
+            let may_end = |fault: &Active| matches!(&fault.cure, Cure::Disk(sick) if sick.may_end() == Some(at));
+            if !self.cluster.is_started(at) || self.active.iter().any(may_end) {
+                continue;
+            }
+            if let Some(ended) = self.cluster.ended(at)? {
+                let log = self.cluster.log_file(at);
+                return Err(Trouble::new(format!(
+                    "store {} has ended by itself ({ended:?}): {}",
+                    at + 1,
+                    log.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn numbers(places: &[usize]) -> Vec<u64> {
+    places.iter().map(|at| *at as u64 + 1).collect()
+}

@@ -1,0 +1,142 @@
+//! What a run is made on: a folder, a net, a cluster.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Ground, Plan};
+use crate::cluster::{Cluster, Place, Program, Setup};
+use crate::ground::{Net, Proxy, Spaces};
+use crate::nemesis::{Disks, Kind};
+use crate::random::Random;
+use crate::trouble::{Outcome, Trouble, While};
+use crate::workload;
+
+/// How long a store tries before it says that it does not know.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a client waits for an answer: longer than that, and not for ever if the store stands still.
+pub(super) const PATIENCE: Duration = Duration::from_secs(8);
+/// How many stores begin a cluster; the others join.
+const FOUNDERS: usize = 3;
+/// How many regions it begins with.
+const REGIONS: u64 = 8;
+
+/// A run's folder, which goes at the end unless it is kept.
+pub(super) enum Folder {
+    Own(TempDir),
+    Kept(PathBuf),
+}
+
+impl Folder {
+    pub(super) fn as_path(&self) -> &Path {
+        match self {
+            Self::Own(dir) => dir.path(),
+            Self::Kept(path) => path,
+        }
+    }
+
+    /// It stays.
+    pub(super) fn keep(self) {
+        if let Self::Own(dir) = self {
+            let _ = dir.keep();
+        }
+    }
+}
+
+/// The folder, and whether it is the user's.
+pub(super) fn directory(wanted: Option<&Path>) -> Outcome<(Folder, bool)> {
+    let Some(path) = wanted else {
+        let dir = tempfile::Builder::new().prefix("multiraft-torture-").tempdir();
+        return Ok((Folder::Own(dir.trying(|| "making a folder to work in".to_owned())?), false));
+    };
+    std::fs::create_dir_all(path).trying(|| format!("making {}", path.display()))?;
+    let is_empty = std::fs::read_dir(path).trying(|| format!("reading {}", path.display()))?.next().is_none();
+    if !is_empty {
+        return Err(Trouble::new(format!(
+            "{} is not empty: name a folder that is, or that is not there",
+            path.display()
+        )));
+    }
+    Ok((Folder::Kept(path.to_owned()), true))
+}
+
+/// The cluster, not started yet, and how it is made, for people.
+pub(super) fn cluster(plan: &Plan, dir: &Path) -> Outcome<(Cluster, Disks, Vec<String>)> {
+    let program = plan.program.as_deref().map_or_else(Program::build, Program::at)?;
+    let mut random = Random::of_part(plan.seed, "cluster", 0);
+    // Drawn whether they are used or not: what else is drawn must not depend on it.
+    let drawn = (*random.pick(&["sled", "mem"]), *random.pick(&["linearizable", "lease"]));
+    let state = plan.state.clone().unwrap_or_else(|| drawn.0.to_owned());
+    let reads = plan.reads.clone().unwrap_or_else(|| drawn.1.to_owned());
+    let mut notes = vec![format!("state {state}, reads {reads}, fsync on")];
+    let spaces = spaces(plan, &mut notes)?;
+    let places = Place::of_stores(plan.stores, |store| spaces.as_ref().map(|spaces| spaces.address(store)));
+    let net = match spaces {
+        Some(spaces) => Net::Spaces(spaces),
+        None => {
+            let listens: Vec<_> = places.iter().map(|place| (place.store, place.listen)).collect();
+            Net::Proxy(Proxy::start(&listens, plan.seed)?)
+        }
+    };
+    notes.push(format!("between stores: {}", net.describe()));
+    let timeout = format!("{}s", REQUEST_TIMEOUT.as_secs());
+    let mut flags: Vec<String> =
+        ["--state", &state, "--reads", &reads, "--request-timeout", &timeout, "--workers", "2"]
+            .map(str::to_owned)
+            .into();
+    if plan.kinds.iter().any(|kind| matches!(kind, Kind::Drain | Kind::Wipe | Kind::DamagedLog)) {
+        // Who takes a store's regions away plans where they go.
+        flags.extend(["--placement", "--placement-interval", "500ms", "--repair-after", "20s"].map(str::to_owned));
+        flags.extend(["--merge-bytes", "0"].map(str::to_owned));
+        notes.push("placement is on".to_owned());
+    }
+    let founding = vec!["--bootstrap-regions".to_owned(), REGIONS.to_string()];
+    let founders = FOUNDERS.min(places.len());
+    let mut cluster = Cluster::prepare(Setup { program, dir: dir.to_owned(), net, places, founders, founding, flags })?;
+    if !cluster.clocks.can_drift() {
+        notes.push("clocks do not drift: the program is not built with the feature `torture`".to_owned());
+    }
+    if !cluster.clocks.can_jump() {
+        notes.push("the time of day does not jump: libfaketime is not installed".to_owned());
+    }
+    if let Some(plant) = &plan.plant {
+        notes.push(format!("planted in every store: {plant}"));
+        for store in &mut cluster.stores {
+            store.environment.insert("MULTIRAFT_TORTURE_PLANT".into(), plant.into());
+        }
+    }
+    let disks = Disks::prepare(&mut cluster, &plan.kinds, &mut notes)?;
+    Ok((cluster, disks, notes))
+}
+
+/// Namespaces, if they are wanted and can be had.
+fn spaces(plan: &Plan, notes: &mut Vec<String>) -> Outcome<Option<Spaces>> {
+    let proxied: Vec<&str> = plan.kinds.iter().filter(|kind| kind.needs_a_proxy()).map(|kind| kind.name()).collect();
+    match plan.ground {
+        Ground::Proxy => Ok(None),
+        Ground::Namespaces if !proxied.is_empty() => {
+            let kinds = proxied.join(", ");
+            Err(Trouble::new(format!(
+                "in namespaces packets can only be dropped: leave out {kinds}, or run on the proxy"
+            )))
+        }
+        Ground::Namespaces => Spaces::make(plan.stores).map(Some),
+        Ground::Any if !proxied.is_empty() => {
+            notes.push(format!("a proxy, not namespaces, for the sake of {}", proxied.join(", ")));
+            Ok(None)
+        }
+        Ground::Any => match Spaces::make(plan.stores) {
+            Ok(spaces) => Ok(Some(spaces)),
+            Err(trouble) => {
+                notes.push(format!("no namespaces, a proxy instead: {trouble}"));
+                Ok(None)
+            }
+        },
+    }
+}
+
+/// Where clients find a store.
+pub(super) fn place(place: &Place) -> workload::Place {
+    workload::Place { store: place.store, resp: place.resp, admin: place.admin }
+}

@@ -1,0 +1,141 @@
+//! The harness held against itself: with each bug planted in the stores, a run has to find it.
+
+use std::path::PathBuf;
+
+use super::{Ground, Plan, run};
+use crate::check::Workload;
+use crate::cluster::Program;
+use crate::nemesis::Kind;
+use crate::trouble::{Outcome, Trouble};
+
+/// How a planted bug is brought to light.
+struct Bait {
+    /// Its name in the stores.
+    plant: &'static str,
+    workload: Workload,
+    kinds: &'static [Kind],
+    stores: u64,
+    seconds: u64,
+    clients: u64,
+    state: &'static str,
+    reads: &'static str,
+}
+
+/// All bugs that can be planted.
+const BAITS: &[Bait] = &[
+    Bait {
+        plant: "ack-before-fsync",
+        workload: Workload::ListAppend,
+        kinds: &[Kind::KillAll],
+        stores: 3,
+        seconds: 20,
+        clients: 20,
+        state: "mem",
+        reads: "linearizable",
+    },
+    Bait {
+        plant: "lease-after-pause",
+        workload: Workload::Register,
+        kinds: &[Kind::Pause],
+        stores: 3,
+        seconds: 40,
+        clients: 20,
+        state: "mem",
+        reads: "lease",
+    },
+    Bait {
+        plant: "stale-read",
+        workload: Workload::Register,
+        kinds: &[Kind::Partition],
+        stores: 3,
+        seconds: 20,
+        clients: 20,
+        state: "mem",
+        reads: "linearizable",
+    },
+    Bait {
+        plant: "lost-split-writes",
+        workload: Workload::ListAppend,
+        kinds: &[Kind::Split, Kind::Merge],
+        stores: 3,
+        seconds: 20,
+        clients: 20,
+        state: "sled",
+        reads: "linearizable",
+    },
+    Bait {
+        plant: "vote-not-persisted",
+        workload: Workload::ListAppend,
+        kinds: &[Kind::Kill, Kind::Partition, Kind::KillAll],
+        stores: 3,
+        seconds: 60,
+        clients: 20,
+        state: "mem",
+        reads: "linearizable",
+    },
+    Bait {
+        plant: "double-apply",
+        workload: Workload::Sessions,
+        kinds: &[Kind::Kill, Kind::Transfer],
+        stores: 3,
+        seconds: 30,
+        clients: 20,
+        state: "mem",
+        reads: "linearizable",
+    },
+];
+
+/// Plants each bug (or those of these names) and says whether all were found. A run that fails for another reason than what clients
+/// were told has found nothing.
+///
+/// # Errors
+/// A run could not be made, or a name is none.
+pub fn self_test(program: Option<PathBuf>, only: &[String], tries: u64, seed: u64) -> Outcome<bool> {
+    if let Some(unknown) = only.iter().find(|name| BAITS.iter().all(|bait| bait.plant != **name)) {
+        let names: Vec<&str> = BAITS.iter().map(|bait| bait.plant).collect();
+        return Err(Trouble::new(format!("no bug `{unknown}` can be planted; there are {}", names.join(", "))));
+    }
+    let program = program.map_or_else(|| Program::build().map(|program| program.path().to_owned()), Ok)?;
+    let mut missed = Vec::new();
+    for bait in BAITS.iter().filter(|bait| only.is_empty() || only.iter().any(|name| name == bait.plant)) {
+        let mut found = None;
+        for seed in seed..seed + tries.max(1) {
+            println!("--- {}: seed {seed}", bait.plant);
+            let summary = run(&plan(bait, program.clone(), seed))?;
+            if !summary.refuted.is_empty() {
+                found = Some((seed, summary));
+                break;
+            }
+        }
+        match found {
+            Some((seed, summary)) => println!("{}\n--- {}: found with seed {seed}", summary.text, bait.plant),
+            None => missed.push(bait.plant),
+        }
+    }
+    if missed.is_empty() {
+        println!("every planted bug was found");
+    } else {
+        println!("NOT FOUND: {}", missed.join(", "));
+    }
+    Ok(missed.is_empty())
+}
+
+fn plan(bait: &Bait, program: PathBuf, seed: u64) -> Plan {
+    Plan {
+        workloads: vec![bait.workload],
+        kinds: bait.kinds.to_vec(),
+        stores: bait.stores,
+        seconds: bait.seconds,
+        seed,
+        clients: bait.clients,
+        rate: None,
+        program: Some(program),
+        ground: Ground::Any,
+        state: Some(bait.state.to_owned()),
+        reads: Some(bait.reads.to_owned()),
+        plant: Some(bait.plant.to_owned()),
+        history: None,
+        out: None,
+        command: format!("cargo run --release -p multiraft-torture -- self-test --only {} --seed {seed}", bait.plant),
+    }
+}
