@@ -1,8 +1,9 @@
 //! The report of a run: what was done, what was answered, under which faults, and what the checks said of it.
 //!
 //! Pure functions from what was recorded to text for a terminal ([`text`]), a page for a browser ([`html`]) and a line for
-//! machines ([`json`]); no clock, no files. All three tell the same: [`account`] counts, the others only write. A history that is
-//! not well-formed is told of as well, since that is when somebody looks; what could not be put together is counted as stray.
+//! machines ([`json`]); no clock, no files. All three tell the same: it is counted once (`account.rs`) and then only written. A
+//! history that is not well-formed is told of as well, since that is when somebody looks; what could not be put together is
+//! counted as stray.
 //!
 //! Everything that a history or a check says comes from outside. None of it becomes markup or a command to a terminal, and
 //! the page stays below 2 MB however long the run was: operations are aggregated, and what is told word for word has limits.
