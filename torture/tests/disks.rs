@@ -1,10 +1,14 @@
 //! Real stores on disks that go wrong. What this machine does not allow is left out, with the reason.
 
 #![allow(clippy::print_stdout, reason = "whoever runs the tests wants to know what was left out, and the figures")]
+#![allow(clippy::unwrap_used, reason = "this is all test")]
 
 mod stores;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use multiraft_torture::disk::damage::{Kind, strike};
@@ -95,8 +99,13 @@ fn shimmed() -> Option<(Stores, Shim)> {
     let mut stores = Stores::prepare(1);
     let shim = or_skip(Shim::build(&stores.cluster.dir().join("shim")))?;
     let store = &mut stores.cluster.stores[0];
-    store.preload.push(shim.library().to_owned());
-    store.environment.extend(shim.environment(1).unwrap());
+    for (name, value) in shim.environment(1).unwrap() {
+        if name == "LD_PRELOAD" {
+            store.preload.push(value.into());
+        } else {
+            store.environment.insert(name.into(), value);
+        }
+    }
     Some((stores, shim))
 }
 
@@ -216,4 +225,31 @@ fn a_store_cannot_be_damaged_while_it_runs() {
     let trouble = strike(&stores.cluster.stores[0].data, Kind::Wiped, &mut Random::new(1)).unwrap_err();
     assert!(trouble.to_string().contains("stop it first"), "{trouble}");
     assert!(fs::exists(stores.cluster.stores[0].data.join("STORE")).unwrap());
+}
+
+/// Tells the test below that it is the process that mounts, and where.
+const MOUNTS_AT: &str = "MULTIRAFT_TORTURE_MOUNTS_AT";
+
+#[test]
+fn nothing_is_mounted_any_more_after_a_signal() {
+    let name = "nothing_is_mounted_any_more_after_a_signal";
+    if let Some(dir) = std::env::var_os(MOUNTS_AT).map(PathBuf::from) {
+        let small = or_skip(Small::mount(&dir.join("small"), 1 << 20));
+        let forgetful = or_skip(Forgetful::mount(&dir.join("forgetful"), &dir.join("beneath")));
+        println!("\nmounted {}", small.is_some() && forgetful.is_some());
+        loop {
+            std::thread::park();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture"]).env(MOUNTS_AT, dir.path()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let told = lines.map_while(Result::ok).find(|line| line.starts_with("mounted ")).unwrap();
+    let mounts = || fs::read_to_string("/proc/self/mounts").unwrap().matches(dir.path().to_str().unwrap()).count();
+    assert_eq!(mounts() == 2, told == "mounted true");
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert!(!child.wait().unwrap().success());
+    assert_eq!(mounts(), 0);
 }

@@ -30,6 +30,9 @@ const DIRECTORY_MAX: usize = 3071;
 const COUNTERS: [&str; 7] =
     ["syncs", "syncs_failed", "syncs_delayed", "writes", "writes_delayed", "writes_refused", "reservations_refused"];
 
+/// What a process finds in its environment.
+pub type Environment = Vec<(&'static str, OsString)>;
+
 /// Which syncs fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncFails {
@@ -44,7 +47,8 @@ pub enum SyncFails {
 /// What goes wrong from now on, below one directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Order {
-    /// Syncs answer EIO, and are not carried out.
+    /// Syncs answer EIO, and are not carried out. Below a store's `log` that ends it, and it can be started again; below its `state`
+    /// it may mark that as failed, and then has to begin anew with an empty directory.
     pub sync_fails: Option<SyncFails>,
     /// Each sync takes so much longer.
     pub sync_delay: Duration,
@@ -81,19 +85,14 @@ impl Shim {
         Ok(Self { dir, library })
     }
 
-    /// What a store's process must load before all else, in whatever order with other such libraries.
-    #[must_use]
-    pub fn library(&self) -> &Path {
-        &self.library
-    }
-
-    /// What a store's process must find in its environment beside that. There are no orders until some are given.
+    /// What a store's process must find in its environment: the library, which may stand in `LD_PRELOAD` beside others, before
+    /// or behind, and where its orders are. There are none until some are given.
     ///
     /// # Errors
     /// The file for the orders cannot be made.
-    pub fn environment(&self, store: u64) -> Outcome<BTreeMap<OsString, OsString>> {
+    pub fn environment(&self, store: u64) -> Outcome<Environment> {
         self.orders(store)?;
-        Ok(BTreeMap::from([("MULTIRAFT_DISK_SHIM".into(), self.file(store).into())]))
+        Ok(vec![("LD_PRELOAD", self.library.clone().into()), ("MULTIRAFT_DISK_SHIM", self.file(store).into())])
     }
 
     /// From now on this goes wrong with what a store's process does below a directory, and nothing else.
@@ -182,7 +181,7 @@ mod tests {
     /// Runs dd, which writes some blocks and syncs, with the library; whether it went well, and what it said.
     fn dd(shim: &Shim, to: &Path) -> (bool, String) {
         let mut command = Command::new("dd");
-        command.envs(shim.environment(1).unwrap()).env("LD_PRELOAD", shim.library()).env("LC_ALL", "C");
+        command.envs(shim.environment(1).unwrap()).env("LC_ALL", "C");
         command.args(["if=/dev/zero", "bs=4096", "count=3", "conv=notrunc,fsync"]);
         let output = command.arg(format!("of={}", to.display())).output().unwrap();
         (output.status.success(), String::from_utf8(output.stderr).unwrap())
