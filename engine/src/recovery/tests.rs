@@ -22,7 +22,7 @@ use crate::logic::{AdminCommand, ApplyTask, Child, MergeState, RegionHandle};
 use crate::machine::{ApplyContext, RegionView, StateMachine, StateTxn};
 use crate::region::command::{Command, encode_epoch};
 use crate::region::keys;
-use crate::shell::{StoreFile, open_log};
+use crate::shell::{Newborn, StoreFile, open_log};
 use crate::snapshots::SnapshotFiles;
 
 pub(super) const CLUSTER: ClusterId = ClusterId(7);
@@ -126,7 +126,7 @@ pub(super) fn copy(from: &Path, to: &Path) {
 fn make(dir: &Path, store: u64, form: Form, given: &[Given]) {
     std::fs::create_dir_all(dir).unwrap();
     let (mut writer, ..) = open_log(dir, &config()).unwrap();
-    let mut file = StoreFile::claim(dir, CLUSTER, StoreId(store)).unwrap();
+    let mut file = StoreFile::claim(dir, CLUSTER, StoreId(store), &Newborn::FOUNDER).unwrap();
     file.bootstrapped = true;
     file.write(dir).unwrap();
     let files = SnapshotFiles::open(&dir.join("snapshots")).unwrap();

@@ -1,11 +1,12 @@
 //! Starting a store: what is opened in which order.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -39,7 +40,7 @@ use crate::shell::receive::Receiving;
 use crate::shell::stop::Threads;
 use crate::shell::streams::Streams;
 use crate::shell::worker::{Damage, Meters, Work, WorkerShell};
-use crate::shell::{Fault, StoreFile};
+use crate::shell::{Fault, Newborn, StoreFile};
 use crate::snapshots::{Captures, Received, RestoredRegions, SnapshotFiles};
 use crate::steward::{Inbox, PlacementState};
 
@@ -110,6 +111,20 @@ pub(crate) struct Open {
     pub(crate) reader: LogReader,
 }
 
+/// Makes a directory and whatever is missing above it, so that all of it outlives a power failure.
+fn make_durably(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_durably(parent)?;
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    std::fs::File::open(parent)?.sync_all()
+}
+
 /// Opens everything and starts the threads. Blocks while the disk is read.
 pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     plan.config.validate()?;
@@ -118,14 +133,19 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     }
     let dir = plan.data_dir.clone();
     let io = |what: String| move |source| StartError::Io { what, source };
-    std::fs::create_dir_all(&dir).map_err(io(format!("creating {}", dir.display())))?;
+    make_durably(&dir).map_err(io(format!("creating {}", dir.display())))?;
     check_log_is_there(&dir)?;
     let (dead, ids_upto) = read_fence(&dir)?;
     plan.peers.retain(|(store, _)| !dead.contains(store));
     let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
-    let mut file = StoreFile::claim(&dir, plan.cluster, plan.store)?;
+    let support_ms = u64::from(plan.config.liveness.duration_ms());
+    let newborn = match plan.bootstrap {
+        Some(_) => Newborn::FOUNDER,
+        None => Newborn::joiner(SystemTime::now(), support_ms),
+    };
+    let mut file = StoreFile::claim(&dir, plan.cluster, plan.store, &newborn)?;
     let promised_before = Duration::from_millis(file.longest_support_ms);
-    file.promise(&dir, u64::from(plan.config.liveness.duration_ms()))?;
+    file.promise(&dir, support_ms)?;
     let files = SnapshotFiles::open(&dir.join("snapshots"))?;
     let mut backend = (plan.backend)(&dir)?.of_store(plan.store, &files);
     if plan.config.placement.is_some() {

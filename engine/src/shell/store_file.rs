@@ -12,6 +12,7 @@
 //! ```
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use multiraft_raft::{ClusterId, Incarnation, StoreId};
 
@@ -39,19 +40,42 @@ pub(crate) struct StoreFile {
     pub(crate) longest_support_ms: u64,
 }
 
+/// How a store begins in a new directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Newborn {
+    /// Its first incarnation, not zero.
+    incarnation: Incarnation,
+    /// What it may have promised.
+    longest_support_ms: u64,
+}
+
+impl Newborn {
+    /// A store that begins a cluster: nobody has ever heard of it.
+    pub(crate) const FOUNDER: Self = Self { incarnation: Incarnation(1), longest_support_ms: 0 };
+
+    /// A store that joins. It may be known already, and have lost its directory: so its incarnation has to be above all that it can
+    /// have had, and it may have promised support for `support_ms` a moment ago. Seconds since 1970 grow faster than starts, and
+    /// stay below 2^32 until 2106; a time of day that is wrong costs a store that was known that its peers do not listen.
+    pub(crate) fn joiner(now: SystemTime, support_ms: u64) -> Self {
+        let seconds = now.duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
+        Self { incarnation: Incarnation(seconds.clamp(1, u64::from(u32::MAX) / 2)), longest_support_ms: support_ms }
+    }
+}
+
 impl StoreFile {
-    /// Claims a data directory for the next incarnation of `store`, durably.
+    /// Claims a data directory for the next incarnation of `store`, durably; for `newborn` if the directory is new.
     ///
     /// # Errors
     /// The directory is another store's or cluster's, of a newer format, or cannot be read or written.
-    pub(crate) fn claim(dir: &Path, cluster: ClusterId, store: StoreId) -> Result<Self, StartError> {
+    pub(crate) fn claim(dir: &Path, cluster: ClusterId, store: StoreId, newborn: &Newborn) -> Result<Self, StartError> {
         let found = Self::read(dir)?;
+        let is_new = found.is_none();
         let mut file = found.unwrap_or(Self {
             cluster,
             store,
-            incarnation: Incarnation::ZERO,
+            incarnation: newborn.incarnation,
             bootstrapped: false,
-            longest_support_ms: 0,
+            longest_support_ms: newborn.longest_support_ms,
         });
         let path = dir.display();
         if file.store != store {
@@ -66,7 +90,9 @@ impl StoreFile {
                 file.cluster
             )));
         }
-        file.incarnation = file.incarnation.next();
+        if !is_new {
+            file.incarnation = file.incarnation.next();
+        }
         file.write(dir)?;
         Ok(file)
     }
@@ -127,13 +153,14 @@ impl StoreFile {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::Duration;
 
     use super::*;
 
     const CLUSTER: ClusterId = ClusterId(7);
 
     fn claim(dir: &Path, cluster: ClusterId, store: u64) -> Result<StoreFile, StartError> {
-        StoreFile::claim(dir, cluster, StoreId(store))
+        StoreFile::claim(dir, cluster, StoreId(store), &Newborn::FOUNDER)
     }
 
     #[test]
@@ -141,6 +168,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(claim(dir.path(), CLUSTER, 1).unwrap().incarnation, Incarnation(1));
         assert_eq!(claim(dir.path(), CLUSTER, 1).unwrap().incarnation, Incarnation(2));
+    }
+
+    #[test]
+    fn a_joiner_that_has_lost_its_directory_comes_back_later_than_it_was_and_has_promised_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let join = |now| StoreFile::claim(dir.path(), CLUSTER, StoreId(1), &Newborn::joiner(now, 700)).unwrap();
+        let first = join(at(1_700_000_000));
+        let again = join(at(0));
+        assert_eq!(again.incarnation, first.incarnation.next(), "the time counts for a new directory alone");
+        fs::remove_file(dir.path().join(FILE.name)).unwrap();
+        let anew = join(at(1_700_000_009));
+        assert!(anew.incarnation > again.incarnation);
+        assert_eq!(anew.longest_support_ms, 700);
+        assert_eq!(Newborn::joiner(UNIX_EPOCH - Duration::from_secs(1), 0).incarnation, Incarnation(1));
+        assert!(Newborn::joiner(at(u64::MAX / 2), 0).incarnation.get() < 1 << 31);
     }
 
     #[test]

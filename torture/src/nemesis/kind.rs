@@ -171,6 +171,12 @@ impl Kind {
         matches!(self, Self::Partition | Self::Loss | Self::Delay | Self::Duplicate)
     }
 
+    /// Whether a store comes back without what it was told: of such there is one at a time, until its replicas are replaced.
+    #[must_use]
+    pub const fn loses_data(self) -> bool {
+        matches!(self, Self::DamagedLog | Self::Wipe)
+    }
+
     /// Whether it may leave regions without a quorum for as long as it lasts.
     #[must_use]
     pub const fn takes_quorums(self) -> bool {

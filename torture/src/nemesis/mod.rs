@@ -112,6 +112,7 @@ impl<'a> Nemesis<'a> {
             self.end_due(Instant::now())?;
         }
         self.check_running()?;
+        self.disks.check_forgotten(self.tally.get(&Kind::PowerLoss).map_or(0, |(times, _)| *times))?;
         let missing = self.kinds.iter().find(|kind| !self.tally.contains_key(kind));
         match missing {
             Some(kind)
@@ -177,7 +178,7 @@ impl<'a> Nemesis<'a> {
         let hurt = self.hurt();
         let wanted = match kind {
             Kind::Kill | Kind::Pause | Kind::Restart | Kind::Jump => 1,
-            Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog => 1,
+            Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog | Kind::Wipe => 1,
             Kind::PowerLoss if hurt.is_empty() && self.random.chance(400) => stores,
             Kind::PowerLoss => 1,
             Kind::KillMinority => minority,
@@ -239,7 +240,7 @@ impl<'a> Nemesis<'a> {
                 let (dead, how) = self.disks.lose_power(self.cluster, &victims, &mut self.random)?;
                 (victims, Cure::Start(dead), how, length)
             }
-            Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog => {
+            Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog | Kind::Wipe => {
                 let length = lasts(1_000, 6_000);
                 let (sick, how) = self.disks.begin(self.cluster, kind, victims[0], &mut self.random)?;
                 (victims, Cure::Disk(sick), how, length)

@@ -85,8 +85,8 @@ pub(super) fn cluster(plan: &Plan, dir: &Path) -> Outcome<(Cluster, Disks, Vec<S
         ["--state", &state, "--reads", &reads, "--request-timeout", &timeout, "--workers", "2"]
             .map(str::to_owned)
             .into();
-    if plan.kinds.iter().any(|kind| matches!(kind, Kind::Drain | Kind::Wipe | Kind::DamagedLog)) {
-        // Who takes a store's regions away plans where they go.
+    if plan.kinds.contains(&Kind::Drain) {
+        // Who drains a store plans where its regions go.
         flags.extend(["--placement", "--placement-interval", "500ms", "--repair-after", "20s"].map(str::to_owned));
         flags.extend(["--merge-bytes", "0"].map(str::to_owned));
         notes.push("placement is on".to_owned());
