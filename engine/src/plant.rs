@@ -28,13 +28,23 @@ pub(crate) fn applies_again() -> bool {
     Plant::DoubleApply.is_planted()
 }
 
-/// At which reading of the clock leases are looked at, instead of now.
+static LAST: Mutex<OldReading> = Mutex::new(OldReading(None));
+
+/// At which reading of the clock leases, and the support that they rest on, are looked at, instead of now.
 pub(crate) fn lease_time(now: Time) -> Time {
-    static LAST: Mutex<OldReading> = Mutex::new(OldReading(None));
     if !Plant::LeaseAfterPause.is_planted() {
         return now;
     }
     LAST.lock().unwrap_or_else(PoisonError::into_inner).at(now)
+}
+
+/// When support will be seen to have run out that lasts until then.
+pub(crate) fn lease_deadline(until: Time) -> Time {
+    if !Plant::LeaseAfterPause.is_planted() {
+        return until;
+    }
+    let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).0;
+    last.map_or(until, |last| until.max(last.plus(READING)))
 }
 
 /// A reading that is made again only after a while.

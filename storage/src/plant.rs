@@ -19,16 +19,19 @@ pub const ORDER: &str = "MULTIRAFT_TORTURE_PLANT";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plant {
     /// The log's records are reported as durable while they are in this process's memory alone, where they stay for [`HELD_BACK`].
+    /// Shows when a quorum of a region's stores is killed at once, with pairs in memory: what sled has written, a kill leaves.
     AckBeforeFsync,
-    /// Leases are looked at with a reading of the clock that may be old.
+    /// Leases, and the support that they rest on, are looked at with a reading of the clock that may be five seconds old. Shows when
+    /// a leader stands still, or is cut off, until another has taken a write.
     LeaseAfterPause,
-    /// Linearizable reads are answered from what has been applied on the store that is asked.
+    /// Linearizable reads are answered from what has been applied on the store that is asked. Shows on followers at once.
     StaleRead,
-    /// A child of a split begins without some of its pairs.
+    /// A child of a split begins without some of its pairs. Shows with the first split.
     LostSplitWrites,
-    /// The log keeps no votes, nor a term in which there was nothing but a vote.
+    /// The log keeps no votes, nor a term in which there was nothing but a vote. Shows when a voter is killed and starts again
+    /// within the term in which it voted.
     VoteNotPersisted,
-    /// A command of a session is carried out again when it is repeated.
+    /// A command of a session is carried out again when it is repeated. Shows with the first repetition.
     DoubleApply,
 }
 

@@ -93,6 +93,8 @@ impl Asker {
 
     /// Lets go of what has run out (L11).
     pub(super) fn tick(&mut self, now: Time, peer: StoreId, news: &mut Vec<SupportNews>) {
+        #[cfg(feature = "torture")]
+        let now = crate::plant::lease_time(now);
         if self.held.as_ref().is_some_and(|held| held.until() <= now) {
             self.lose(peer, news);
         }
@@ -100,6 +102,9 @@ impl Asker {
 
     /// When [`Asker::tick`] would let go.
     pub(super) fn deadline(&self) -> Time {
-        self.held.as_ref().map_or(Time::NEVER, Held::until)
+        let deadline = self.held.as_ref().map_or(Time::NEVER, Held::until);
+        #[cfg(feature = "torture")]
+        let deadline = crate::plant::lease_deadline(deadline);
+        deadline
     }
 }

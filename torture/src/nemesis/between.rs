@@ -19,8 +19,13 @@ pub(super) struct Struck {
     since: Instant,
 }
 
-/// Strikes as the kind of fault says.
-pub(super) fn strike(cluster: &Cluster, kind: Kind, random: &mut Random) -> Outcome<(Struck, String)> {
+/// Strikes as the kind of fault says. Whoever is `hurt` is not asked what it leads.
+pub(super) fn strike(
+    cluster: &Cluster,
+    kind: Kind,
+    hurt: &BTreeSet<usize>,
+    random: &mut Random,
+) -> Outcome<(Struck, String)> {
     let stores = cluster.stores.len() as u64;
     // Among three, a ring cuts nobody off.
     let partitions = [Shape::Halves, Shape::Leader, Shape::OneWay, Shape::Bridge, Shape::Ring];
@@ -30,7 +35,9 @@ pub(super) fn strike(cluster: &Cluster, kind: Kind, random: &mut Random) -> Outc
         Kind::Duplicate => Shape::Twice,
         _ => *random.pick(if stores > 3 { &partitions } else { &partitions[..4] }),
     };
-    let faults = shape.draw(stores, leader_of_most(&cluster.admins()), random);
+    let well = (0..cluster.stores.len()).filter(|at| !hurt.contains(at));
+    let well: Vec<Admin> = well.map(|at| cluster.admin(at)).collect();
+    let faults = shape.draw(stores, leader_of_most(&well), random);
     cluster.net.strike(&faults)?;
     let how = format!("{shape:?}, {}", told(&faults));
     Ok((Struck { shape, faults, since: Instant::now() }, how))

@@ -106,9 +106,10 @@ impl<'a> Nemesis<'a> {
                 self.begin_one()?;
             }
         }
-        // The longest may have some seconds to go; nothing is to be left.
-        while let Some(fault) = self.active.pop() {
-            self.end(fault)?;
+        // The longest may have some seconds to go. One that ends before its time may have met nobody.
+        while let Some(next) = self.active.iter().map(|fault| fault.ends).min() {
+            Stop::default().within(next.saturating_duration_since(Instant::now()));
+            self.end_due(Instant::now())?;
         }
         self.check_running()?;
         let missing = self.kinds.iter().find(|kind| !self.tally.contains_key(kind));
@@ -193,7 +194,8 @@ impl<'a> Nemesis<'a> {
         }
         let mut well: Vec<usize> = (0..stores).filter(|at| !hurt.contains(at)).collect();
         self.random.shuffle(&mut well);
-        let victims: Vec<usize> = well.into_iter().take(wanted).collect();
+        let mut victims: Vec<usize> = well.into_iter().take(wanted).collect();
+        victims.sort_unstable();
         let mut lasts = |least: u64, most: u64| Duration::from_millis(self.random.between(least, most));
         let (stores, cure, how, length) = match kind {
             Kind::Kill | Kind::KillMinority => {
@@ -218,7 +220,7 @@ impl<'a> Nemesis<'a> {
             }
             Kind::Partition | Kind::Loss | Kind::Delay | Kind::Duplicate => {
                 let length = lasts(1_000, 7_000);
-                let (struck, how) = between::strike(self.cluster, kind, &mut self.random)?;
+                let (struck, how) = between::strike(self.cluster, kind, &hurt, &mut self.random)?;
                 (Vec::new(), Cure::Heal(struck), how, length)
             }
             Kind::Drift | Kind::Jump => {

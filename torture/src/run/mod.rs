@@ -273,7 +273,7 @@ fn summarize(
             seconds: plan.seconds,
             ground: ground.clone(),
             history: &history,
-            checks: checks.clone(),
+            checks: checks.iter().filter(|check| !is_of_another(&check.name, *workload)).cloned().collect(),
             artefacts: artefacts.clone(),
         };
         text.push_str(&report::text(&facts));
@@ -283,6 +283,12 @@ fn summarize(
     }
     let json = serde_json::json!({ "ok": ok, "seed": plan.seed, "runs": lines }).to_string();
     Ok(Summary { ok, text, json, refuted: Vec::new() })
+}
+
+/// Whether a check is about another workload than this one.
+fn is_of_another(check: &str, workload: Workload) -> bool {
+    let about = check.split(':').next().unwrap_or_default();
+    about != workload.name() && Workload::of(about).is_some()
 }
 
 fn names(workloads: &[Workload]) -> String {

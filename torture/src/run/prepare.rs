@@ -91,7 +91,7 @@ pub(super) fn cluster(plan: &Plan, dir: &Path) -> Outcome<(Cluster, Disks, Vec<S
         flags.extend(["--merge-bytes", "0"].map(str::to_owned));
         notes.push("placement is on".to_owned());
     }
-    let founding = vec!["--bootstrap-regions".to_owned(), REGIONS.to_string()];
+    let founding = founding(dir)?;
     let founders = FOUNDERS.min(places.len());
     let mut cluster = Cluster::prepare(Setup { program, dir: dir.to_owned(), net, places, founders, founding, flags })?;
     if !cluster.clocks.can_drift() {
@@ -108,6 +108,15 @@ pub(super) fn cluster(plan: &Plan, dir: &Path) -> Outcome<(Cluster, Disks, Vec<S
     }
     let disks = Disks::prepare(&mut cluster, &plan.kinds, &mut notes)?;
     Ok((cluster, disks, notes))
+}
+
+/// What the founders are told: where the first regions are cut, evenly among the keys that clients use.
+fn founding(dir: &Path) -> Outcome<Vec<String>> {
+    let file = dir.join("bootstrap-keys");
+    let keys: String = (0..REGIONS * 10).map(|at| format!("key:{:06}\n", at * 1_000_000 / (REGIONS * 10))).collect();
+    std::fs::write(&file, keys).trying(|| format!("writing {}", file.display()))?;
+    let words = ["--bootstrap-regions", &REGIONS.to_string(), "--bootstrap-keys", &file.display().to_string()];
+    Ok(words.map(str::to_owned).into())
 }
 
 /// Namespaces, if they are wanted and can be had.
