@@ -32,9 +32,9 @@ impl Fault {
     }
 
     fn begun(record: &Record, fields: &BTreeMap<Value, Value>, time: u64) -> Self {
-        let known = ["phase", "stores", "id", "trace"].map(Value::keyword);
+        let known = ["phase", "stores", "id", "how", "trace"].map(Value::keyword);
         let others = fields.iter().filter(|(key, _)| !known.contains(key));
-        let others: Vec<String> = others.map(|(key, value)| format!("{} {value}", spelled(key))).collect();
+        let others: Vec<String> = others.map(|(key, value)| format!("{} {}", spelled(key), spelled(value))).collect();
         let mut fault = Self {
             id: spelled(field(fields, "id")),
             name: record.f.clone(),
@@ -49,9 +49,10 @@ impl Fault {
     }
 
     fn add_trace(&mut self, fields: &BTreeMap<Value, Value>) {
-        let trace = field(fields, "trace");
-        if *trace != Value::Nil && !self.traces.contains(&spelled(trace)) {
-            self.traces.push(spelled(trace));
+        for said in ["how", "trace"].map(|name| spelled(field(fields, name))) {
+            if !said.is_empty() && !self.traces.contains(&said) {
+                self.traces.push(said);
+            }
         }
     }
 }

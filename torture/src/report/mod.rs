@@ -9,8 +9,8 @@
 //! the page stays below 2 MB however long the run was: operations are aggregated, and what is told word for word has limits.
 //!
 //! The faults of a run are notes of the process `nemesis`: the function is the fault's name, the value
-//! `{:phase :begin, :stores [1 3], :id 7, :trace "..."}`, and the same with `:phase :end` when it is over. What other
-//! processes with a name have left, such as `operator` with `:ok true`, is shown beside them.
+//! `{:phase :begin, :stores [1 3], :id 7, :how "..."}`, and with `:phase :end` and a `:trace` of what was done when it is
+//! over. What other processes with a name have left, such as `operator` with `:ok true`, is shown beside them.
 
 mod account;
 mod answers;

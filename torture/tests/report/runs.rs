@@ -27,7 +27,7 @@ pub(crate) fn small() -> History {
         4.0 2        invoke write     [1 3]
         4.03 2       ok     write     [1 3]
         4.1 operator info   split     {:ok true}
-        5.0 nemesis  info   kill      {:phase :begin, :id 2, :stores [2], :signal 9, :trace "kill -9 store 2"}
+        5.0 nemesis  info   kill      {:phase :begin, :id 2, :stores [2], :signal 9, :how "kill -9 store 2"}
         5.1 2        invoke read      [1 nil]
         5.105 2      ok     read      [1 3]
         5.2 2        invoke read      [1 nil]
