@@ -59,11 +59,12 @@ impl OldReading {
     }
 }
 
-/// Takes votes, and terms in which there were only votes, out of what goes to the log.
-pub(crate) fn forget_votes(records: &mut [GroupRecord]) {
+/// What goes to the log, without votes, and without terms in which there were only votes.
+pub(crate) fn without_votes(mut records: Vec<GroupRecord>) -> Vec<GroupRecord> {
     if Plant::VoteNotPersisted.is_planted() {
         records.iter_mut().for_each(forget_vote);
     }
+    records
 }
 
 fn forget_vote(record: &mut GroupRecord) {

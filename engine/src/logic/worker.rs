@@ -582,8 +582,6 @@ fn sort_records(id: RegionId, output: &mut Output<FlushToken>, log: &mut Vec<Gro
         }
         log.last_mut().expect("invariant: a record was just pushed").hard_state = Some(hard_state);
     }
-    #[cfg(feature = "torture")]
-    crate::plant::forget_votes(&mut log[before..]);
     log.len() > before
 }
 
