@@ -13,7 +13,7 @@ use crate::disk::shim::{Order, Shim, SyncFails};
 use crate::disk::small::Small;
 use crate::random::Random;
 use crate::stop::look_again;
-use crate::trouble::{Outcome, Trouble, While};
+use crate::trouble::{Outcome, Trouble};
 
 /// How large a disk in memory is: a log with its spares, a state, and some room.
 const SMALL_BYTES: u64 = 512 << 20;
@@ -79,7 +79,7 @@ impl Disks {
         if let Some(disk) = disks.disks.first() {
             match disk {
                 Disk::Forgetful(_) => {
-                    notes.push("data lies on a file system that forgets what was not synced".to_owned())
+                    notes.push("data lies on a file system that forgets what was not synced".to_owned());
                 }
                 Disk::Small(_) => notes.push(format!("data lies on disks of {} MiB in memory", SMALL_BYTES >> 20)),
                 Disk::Plain => {}
@@ -88,8 +88,13 @@ impl Disks {
         if needs_shim {
             let shim = Shim::build(&cluster.dir().join("shim"))?;
             for store in &mut cluster.stores {
-                store.preload.push(shim.library().to_owned());
-                store.environment.extend(shim.environment(store.place.store)?);
+                for (name, value) in shim.environment(store.place.store)? {
+                    if name == "LD_PRELOAD" {
+                        store.preload.push(value.into());
+                    } else {
+                        store.environment.insert(name.into(), value);
+                    }
+                }
             }
             notes.push("a library in front of libc makes disks slow and lets them fail".to_owned());
             disks.shim = Some(shim);

@@ -1,5 +1,7 @@
 //! One run: a cluster, clients, faults and changes, then peace; what clients were told is judged, and a report written.
 
+#![allow(clippy::print_stdout, reason = "a run goes on for long: whoever waits sees what it does")]
+
 mod judge;
 mod prepare;
 mod self_test;

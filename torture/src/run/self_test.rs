@@ -1,5 +1,7 @@
 //! The harness held against itself: with each bug planted in the stores, a run has to find it.
 
+#![allow(clippy::print_stdout, reason = "a run goes on for long: whoever waits sees what it does")]
+
 use std::path::PathBuf;
 
 use super::{Ground, Plan, run};
