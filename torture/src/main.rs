@@ -24,7 +24,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     /// Run a cluster of processes under load and faults. Ends with 0 only if every check held and enough was answered.
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Plant each bug in every store, one after the other, and see that it is found. Ends with 0 only if all are.
     SelfTest {
         /// The program, built with `--features torture`; by default it is built
@@ -70,6 +70,9 @@ struct RunArguments {
     /// Draw from this number; by default the time of day
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// How many regions the cluster begins with
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    regions: u64,
     /// Clients of each workload
     #[arg(long, value_name = "N", default_value_t = 10)]
     clients: u64,
@@ -108,7 +111,7 @@ const UNUSABLE: u8 = 2;
 fn main() -> ExitCode {
     match Arguments::parse().task {
         Task::Check { file, workload, json } => check(&file, workload, json),
-        Task::Run(arguments) => run(arguments),
+        Task::Run(arguments) => run(*arguments),
         Task::SelfTest { program, only, tries, seed } => self_test(program, &only, tries, seed),
     }
 }
@@ -162,8 +165,8 @@ fn plan(arguments: RunArguments) -> Outcome<Plan> {
         if kinds.is_empty() { "none".to_owned() } else { words(kinds.iter().map(|kind| kind.name()).collect()) };
     let mut command = format!(
         "cargo run --release -p multiraft-torture -- run --workload {workloads} --nemesis {nemesis} --stores {} --seconds {} --seed {seed} \
-         --clients {}",
-        arguments.stores, arguments.seconds, arguments.clients
+         --regions {} --clients {}",
+        arguments.stores, arguments.seconds, arguments.regions, arguments.clients
     );
     let mut flag = |name: &str, value: Option<String>| {
         command.extend(value.map(|value| format!(" --{name} {value}")));
@@ -179,6 +182,7 @@ fn plan(arguments: RunArguments) -> Outcome<Plan> {
         stores: arguments.stores,
         seconds: arguments.seconds,
         seed,
+        regions: arguments.regions,
         clients: arguments.clients,
         rate: arguments.rate,
         program: arguments.program,

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a run goes on for long: whoever waits sees what it does")]
 
 mod judge;
+mod leaders;
 mod prepare;
 mod self_test;
 mod settle;
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use leaders::Leaders;
 
 use crate::check::Workload;
 use crate::cluster::{Admin, Cluster};
@@ -28,6 +31,8 @@ use crate::workload::{Load, Settings};
 const PREPARED_WITHIN: Duration = Duration::from_secs(60);
 /// How soon after the last fault something has to succeed through every store.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
+/// The check that compares the replicas of each region.
+const EQUAL: &str = "replicas are equal";
 /// How many operators change regions.
 const OPERATORS: u64 = 2;
 
@@ -56,6 +61,8 @@ pub struct Plan {
     pub seconds: u64,
     /// What is drawn from.
     pub seed: u64,
+    /// How many regions the cluster begins with.
+    pub regions: u64,
     /// Clients of each workload.
     pub clients: u64,
     /// Operations a second of each workload; none: as fast as they can.
@@ -87,7 +94,8 @@ pub struct Summary {
     pub text: String,
     /// The same for machines, on one line.
     pub json: String,
-    /// The names of checks of workloads that did not hold.
+    /// The names of the checks by which stores were found to have broken a promise: those of histories, and of what they say of
+    /// themselves. Others may fail because a run has not gone as it was meant to.
     pub refuted: Vec<String>,
 }
 
@@ -95,6 +103,7 @@ pub struct Summary {
 struct Fired {
     struck: Outcome<Tally>,
     changed: Changed,
+    leaders: Leaders,
     clients: Vec<Outcome<()>>,
 }
 
@@ -115,9 +124,14 @@ pub fn run(plan: &Plan) -> Outcome<Summary> {
     println!("all stores serve; {} s of {} under {}", plan.seconds, names(&plan.workloads), names_of(&plan.kinds));
     let fired = fire(plan, &mut cluster, &disks, &loads, notes)?;
     let mut checks = judge::of_fire(&fired);
+    let mut refuted = Vec::new();
+    let leaders = judge::of("one leader a term", fired.leaders.verdict());
+    refuted.extend((!leaders.ok).then(|| leaders.name.clone()));
+    checks.push(leaders);
     let is_healed = fired.struck.is_ok();
     if is_healed {
         checks.extend(peace(plan, &cluster, &loads, notes));
+        refuted.extend(checks.iter().filter(|check| check.name == EQUAL && !check.ok).map(|check| check.name.clone()));
     }
     checks.push(judge::of(
         "no store has panicked",
@@ -131,7 +145,6 @@ pub fn run(plan: &Plan) -> Outcome<Summary> {
             .map(|(kind, (times, trace))| format!("{}: {times} times; last: {trace}", kind.name())),
     );
     ground.push(format!("changes confirmed: {}", told(&fired.changed)));
-    let mut refuted = Vec::new();
     for (load, workload) in loads.iter().zip(&plan.workloads) {
         let (check, held) = judge::of_history(load, *workload, plan.seconds);
         if !held {
@@ -184,6 +197,7 @@ fn fire(plan: &Plan, cluster: &mut Cluster, disks: &Disks, loads: &[Load], notes
                 scope.spawn(move || operator.run(stop))
             })
             .collect();
+        let watches: Vec<_> = admins.iter().map(|admin| scope.spawn(|| Leaders::watch(admin, &stop))).collect();
         let struck = nemesis.strike_until(end, &stop);
         if struck.is_ok() {
             stop.within(end.saturating_duration_since(Instant::now()));
@@ -196,7 +210,11 @@ fn fire(plan: &Plan, cluster: &mut Cluster, disks: &Disks, loads: &[Load], notes
         for operator in operators {
             changed.add(operator.join().map_err(|_| panicked())?);
         }
-        Ok(Fired { struck, changed, clients })
+        let mut leaders = Leaders::default();
+        for watch in watches {
+            leaders.add(watch.join().map_err(|_| panicked())?);
+        }
+        Ok(Fired { struck, changed, leaders, clients })
     })
 }
 
@@ -217,7 +235,7 @@ fn peace(plan: &Plan, cluster: &Cluster, loads: &[Load], notes: Notes<'_>) -> Ve
     let mut random = Random::of_part(plan.seed, "settle", 0);
     let settled = settle::settle(&admins, &mut random).map(|took| format!("after {took:.1?}"));
     checks.push(judge::of("the cluster comes to rest, all regions whole", settled));
-    checks.push(judge::of("replicas are equal", settle::compare(&admins)));
+    checks.push(judge::of(EQUAL, settle::compare(&admins)));
     checks
 }
 

@@ -19,8 +19,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 /// How many stores begin a cluster; the others join.
 const FOUNDERS: usize = 3;
-/// How many regions it begins with.
-const REGIONS: u64 = 8;
 
 /// A run's folder, which goes at the end unless it is kept.
 pub(super) enum Folder {
@@ -91,7 +89,7 @@ pub(super) fn cluster(plan: &Plan, dir: &Path) -> Outcome<(Cluster, Disks, Vec<S
         flags.extend(["--merge-bytes", "0"].map(str::to_owned));
         notes.push("placement is on".to_owned());
     }
-    let founding = founding(dir)?;
+    let founding = founding(dir, plan.regions)?;
     let founders = FOUNDERS.min(places.len());
     let mut cluster = Cluster::prepare(Setup { program, dir: dir.to_owned(), net, places, founders, founding, flags })?;
     if !cluster.clocks.can_drift() {
@@ -111,11 +109,11 @@ pub(super) fn cluster(plan: &Plan, dir: &Path) -> Outcome<(Cluster, Disks, Vec<S
 }
 
 /// What the founders are told: where the first regions are cut, evenly among the keys that clients use.
-fn founding(dir: &Path) -> Outcome<Vec<String>> {
+fn founding(dir: &Path, regions: u64) -> Outcome<Vec<String>> {
     let file = dir.join("bootstrap-keys");
-    let keys: String = (0..REGIONS * 10).map(|at| format!("key:{:06}\n", at * 1_000_000 / (REGIONS * 10))).collect();
+    let keys: String = (0..regions * 10).map(|at| format!("key:{:06}\n", at * 1_000_000 / (regions * 10))).collect();
     std::fs::write(&file, keys).trying(|| format!("writing {}", file.display()))?;
-    let words = ["--bootstrap-regions", &REGIONS.to_string(), "--bootstrap-keys", &file.display().to_string()];
+    let words = ["--bootstrap-regions", &regions.to_string(), "--bootstrap-keys", &file.display().to_string()];
     Ok(words.map(str::to_owned).into())
 }
 

@@ -200,7 +200,8 @@ impl Lane {
 
 /// Asks whichever store answers.
 fn ask(addresses: &[SocketAddr], line: &mut Option<Line>, command: &[&str]) -> Option<Reply> {
-    let mut open = line.take().or_else(|| addresses.iter().find_map(|address| Line::open(*address, PATIENCE).ok()))?;
+    let mut open =
+        line.take().or_else(|| addresses.iter().find_map(|address| Line::open(*address, PATIENCE, PATIENCE).ok()))?;
     let reply = open.ask(&words(command)).ok()?;
     *line = Some(open);
     Some(reply)
