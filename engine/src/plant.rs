@@ -1,12 +1,12 @@
 //! Where the engine's planted bugs take effect; compiled with the feature `torture` alone, never into what ships. Which one is
 //! planted, [`multiraft_storage::plant`] says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft_raft::{RegionDescriptor, ReplicaId, Time};
+use multiraft_raft::{HardState, RegionDescriptor, RegionId, ReplicaId, Time};
 use multiraft_storage::plant::Plant;
 use multiraft_storage::{GroupRecord, LogChange, StateBatch, StateError, StateOp, StateView};
 
@@ -59,18 +59,26 @@ impl OldReading {
     }
 }
 
-/// What goes to the log, without votes, and without terms in which there were only votes.
+/// What goes to the log, without votes, and without terms until an entry comes with them: a log that is ahead of its term would be found
+/// out at the next start.
 pub(crate) fn without_votes(mut records: Vec<GroupRecord>) -> Vec<GroupRecord> {
     if Plant::VoteNotPersisted.is_planted() {
-        records.iter_mut().for_each(forget_vote);
+        let mut owed = OWED.lock().unwrap_or_else(PoisonError::into_inner);
+        records.iter_mut().for_each(|record| forget_vote(record, &mut owed));
     }
     records
 }
 
-fn forget_vote(record: &mut GroupRecord) {
+/// Hard states that the log was not given, by region.
+static OWED: Mutex<BTreeMap<RegionId, HardState>> = Mutex::new(BTreeMap::new());
+
+fn forget_vote(record: &mut GroupRecord, owed: &mut BTreeMap<RegionId, HardState>) {
     if record.log == LogChange::None {
-        record.hard_state = None;
+        owed.extend(record.hard_state.take().map(|hard_state| (record.region, hard_state)));
+        return;
     }
+    let older = owed.remove(&record.region);
+    record.hard_state = record.hard_state.take().or(older);
     if let Some(hard_state) = &mut record.hard_state {
         hard_state.vote = ReplicaId::ZERO;
     }

@@ -106,14 +106,14 @@ impl Disks {
         self.shim.as_ref().ok_or_else(|| Trouble::new("there is no library in front of libc"))
     }
 
-    /// Begins a fault of one store's disk.
+    /// Begins a fault of one store's disk; `None` if there is nothing to damage yet.
     pub(super) fn begin(
         &self,
         cluster: &mut Cluster,
         kind: Kind,
         at: usize,
         random: &mut Random,
-    ) -> Outcome<(Sick, String)> {
+    ) -> Outcome<Option<(Sick, String)>> {
         let (store, data) = (cluster.stores[at].place.store, cluster.stores[at].data.clone());
         let what = match kind {
             Kind::DiskFull if matches!(self.disks[at], Disk::Small(_)) => {
@@ -144,13 +144,20 @@ impl Disks {
                     Kind::Wipe => &[damage::Kind::Wiped],
                     _ => &[damage::Kind::FlippedBit, damage::Kind::ZeroedBlock, damage::Kind::LostSegment],
                 };
-                let damage = damage::strike(&data, *random.pick(options), random)?;
-                Ill::Damaged { dead, damage: damage.to_string() }
+                match damage::strike(&data, *random.pick(options), random) {
+                    Ok(damage) => Ill::Damaged { dead, damage: damage.to_string() },
+                    // Its log may be too short for it.
+                    Err(_) if kind == Kind::DamagedLog => {
+                        dead.start(cluster)?;
+                        return Ok(None);
+                    }
+                    Err(trouble) => return Err(trouble),
+                }
             }
             other => return Err(Trouble::new(format!("the fault `{}` is none of disks", other.name()))),
         };
         let how = format!("store {store}: {what}");
-        Ok((Sick { kind, at, what }, how))
+        Ok(Some((Sick { kind, at, what }, how)))
     }
 
     fn order(&self, store: u64, data: &std::path::Path, order: Order, counter: &'static str) -> Outcome<Ill> {

@@ -242,7 +242,8 @@ impl<'a> Nemesis<'a> {
             }
             Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog | Kind::Wipe => {
                 let length = lasts(1_000, 6_000);
-                let (sick, how) = self.disks.begin(self.cluster, kind, victims[0], &mut self.random)?;
+                let begun = self.disks.begin(self.cluster, kind, victims[0], &mut self.random)?;
+                let Some((sick, how)) = begun else { return Ok(None) };
                 (victims, Cure::Disk(sick), how, length)
             }
             other => return Err(Trouble::new(format!("the fault `{}` is not one of the nemesis", other.name()))),

@@ -8,7 +8,7 @@ use crate::stop::Stop;
 use crate::trouble::{Outcome, Trouble};
 
 /// How often a store is asked.
-const INTERVAL: Duration = Duration::from_millis(150);
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Which store was seen to lead, by region and term.
 #[derive(Clone, Debug, Default)]

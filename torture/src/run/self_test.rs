@@ -68,8 +68,8 @@ const BAITS: &[Bait] = &[
     Bait {
         plant: "vote-not-persisted",
         workload: Workload::ListAppend,
-        // Again and again in the middle of elections.
-        kinds: &[Kind::KillAll],
+        // Again and again in the middle of elections, which late packets draw out.
+        kinds: &[Kind::KillAll, Kind::Delay],
         regions: 200,
         seconds: 60,
         clients: 20,

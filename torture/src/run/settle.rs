@@ -10,7 +10,7 @@ use crate::stop::look_again;
 use crate::trouble::{Outcome, Trouble};
 
 /// How long a healed cluster may take to come to rest.
-const LIMIT: Duration = Duration::from_secs(180);
+pub(super) const LIMIT: Duration = Duration::from_secs(180);
 /// How long comparing may be tried.
 const COMPARED_WITHIN: Duration = Duration::from_secs(20);
 /// For how long nothing must move.
@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// It does not come to rest: what is missing.
-pub(super) fn settle(admins: &[Admin], random: &mut Random) -> Outcome<Duration> {
+pub(super) fn settle(admins: &[Admin], limit: Duration, random: &mut Random) -> Outcome<Duration> {
     let begun = Instant::now();
     let mut still: Option<(Instant, Vec<Position>)> = None;
     loop {
@@ -47,29 +47,42 @@ pub(super) fn settle(admins: &[Admin], random: &mut Random) -> Outcome<Duration>
                 trouble
             }
         };
-        if !look_again(begun, LIMIT) {
-            return Err(Trouble::new(format!("the cluster has not come to rest in {LIMIT:?}: {missing}")));
+        if !look_again(begun, limit) {
+            return Err(Trouble::new(format!("the cluster has not come to rest in {limit:?}: {missing}")));
         }
     }
+}
+
+/// What comparing the replicas of all regions has shown.
+pub(super) enum Compared {
+    Equal(usize),
+    /// What differs.
+    Different(String),
 }
 
 /// Lets the cluster compare the replicas of every region, each at one index.
 ///
 /// # Errors
-/// Some replica differs, or it cannot be told.
-pub(super) fn compare(admins: &[Admin]) -> Outcome<String> {
+/// It cannot be told.
+pub(super) fn compare(admins: &[Admin]) -> Outcome<Compared> {
     let begun = Instant::now();
     let admin = admins.first().ok_or_else(|| Trouble::new("there are no stores"))?;
     loop {
         match admin.ctl(&["check", "--all"]) {
             Ok(told) => {
                 let checks = told["checks"].as_array().map_or(&[][..], Vec::as_slice);
-                let differ = checks.iter().filter(|check| check["consistent"] != true).count();
-                return match (checks.len(), differ) {
+                let differ: Vec<_> = checks.iter().filter(|check| check["consistent"] != true).collect();
+                return match (checks.len(), differ.first()) {
                     (0, _) => Err(Trouble::new("no region was compared")),
-                    (regions, 0) => Ok(format!("{regions} regions, each at one index")),
-                    (regions, _) => Err(Trouble::new(format!("{differ} of {regions} regions differ: {told}"))),
+                    (regions, None) => Ok(Compared::Equal(regions)),
+                    (regions, Some(first)) => Ok(Compared::Different(format!(
+                        "{} of {regions} regions differ, such as {first}",
+                        differ.len()
+                    ))),
                 };
+            }
+            Err(trouble) if trouble.to_string().contains("replicas differ or are fenced") => {
+                return Ok(Compared::Different(trouble.to_string()));
             }
             // A leadership may just have moved.
             Err(trouble) if !look_again(begun, COMPARED_WITHIN) => return Err(trouble),
