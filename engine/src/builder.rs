@@ -57,6 +57,7 @@ pub struct Builder {
     machine: Option<Machine>,
     state: StateKind,
     bootstrap: Option<Bootstrap>,
+    rejoins: bool,
     seat: Option<Seat>,
     config: Config,
 }
@@ -73,6 +74,7 @@ impl Builder {
             machine: None,
             state: StateKind::default(),
             bootstrap: None,
+            rejoins: false,
             seat: None,
             config: Config::default(),
         }
@@ -139,6 +141,18 @@ impl Builder {
         self
     }
 
+    /// The store has been in the cluster under this number, and has lost its data directory: it begins anew in an empty one. Without
+    /// this, stores that remember it refuse it.
+    ///
+    /// **Only once no region counts on it any more**: remove its replicas from all regions first, the root region included
+    /// ([`Engine::change_replicas`](crate::Engine::change_replicas)), while it is down; then start it, and add replicas on it again. A
+    /// store that has forgotten what it voted for and what it acknowledged breaks Raft's promises if a region still counts on it:
+    /// acknowledged writes may be lost. To be given for one start: with a directory that holds a store, starting fails.
+    pub fn rejoin(mut self) -> Self {
+        self.rejoins = true;
+        self
+    }
+
     /// The store's place in its cluster: by itself it joins with that when it is started, see
     /// [`Engine::join`](crate::Engine::join). Default: none; a plain one with [`Config::placement`].
     pub fn seat(mut self, seat: Seat) -> Self {
@@ -187,6 +201,10 @@ impl Builder {
         let machine = self.machine.ok_or_else(|| missing("state_machine"))?;
         if let Some(bootstrap) = &self.bootstrap {
             check_bootstrap(bootstrap, store)?;
+            if self.rejoins {
+                let what = "a store that rejoins does not begin a cluster: leave out rejoin or bootstrap";
+                return Err(StartError::Config(what.to_owned()));
+            }
         }
         let free_bytes_min = match (&machine, &self.state) {
             (Machine::Shared(_), StateKind::Sled) => SledConfig::default().free_bytes_min,
@@ -204,6 +222,7 @@ impl Builder {
             tls: self.tls.ok_or_else(|| missing("tls"))?,
             backend,
             free_bytes_min,
+            rejoins: self.rejoins,
             bootstrap: self.bootstrap.map(|bootstrap| (bootstrap.boundaries, bootstrap.stores)),
         })
     }

@@ -64,6 +64,8 @@ pub(crate) struct StartPlan {
     pub(crate) backend: OpenBackend,
     /// With fewer bytes free on its disk the store may refuse the next write.
     pub(crate) free_bytes_min: u64,
+    /// The store has lost an earlier directory.
+    pub(crate) rejoins: bool,
     /// Boundaries and stores of the first regions, if the cluster is new.
     pub(crate) bootstrap: Option<(Vec<Bytes>, Vec<StoreId>)>,
 }
@@ -139,9 +141,16 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     plan.peers.retain(|(store, _)| !dead.contains(store));
     let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
     let support_ms = u64::from(plan.config.liveness.duration_ms());
+    if plan.rejoins && StoreFile::exists(&dir) {
+        return Err(StartError::DataDir(format!(
+            "{} holds a store already: leave out rejoin, which is for one start in an empty directory",
+            dir.display()
+        )));
+    }
     let newborn = match plan.bootstrap {
         Some(_) => Newborn::FOUNDER,
-        None => Newborn::joiner(SystemTime::now(), support_ms),
+        None if plan.rejoins => Newborn::rejoiner(SystemTime::now(), support_ms),
+        None => Newborn::joiner(support_ms),
     };
     let mut file = StoreFile::claim(&dir, plan.cluster, plan.store, &newborn)?;
     let promised_before = Duration::from_millis(file.longest_support_ms);

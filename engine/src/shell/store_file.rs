@@ -53,10 +53,16 @@ impl Newborn {
     /// A store that begins a cluster: nobody has ever heard of it.
     pub(crate) const FOUNDER: Self = Self { incarnation: Incarnation(1), longest_support_ms: 0 };
 
-    /// A store that joins. It may be known already, and have lost its directory: so its incarnation has to be above all that it can
-    /// have had, and it may have promised support for `support_ms` a moment ago. Seconds since 1970 grow faster than starts, and
-    /// stay below 2^32 until 2106; a time of day that is wrong costs a store that was known that its peers do not listen.
-    pub(crate) fn joiner(now: SystemTime, support_ms: u64) -> Self {
+    /// A store that joins. It may be one that has lost its directory, although nobody says so, and have promised support for
+    /// `support_ms` a moment ago. Then peers that remember a later incarnation refuse it, which is for the best: it has forgotten its votes.
+    pub(crate) const fn joiner(support_ms: u64) -> Self {
+        Self { incarnation: Incarnation(1), longest_support_ms: support_ms }
+    }
+
+    /// A store that is known, has lost its directory, and is told that no region counts on it any more. Its incarnation has to be above
+    /// all that it can have had: seconds since 1970 grow faster than starts, and stay below 2^32 until 2106. Where the time of day is
+    /// wrong, peers refuse it.
+    pub(crate) fn rejoiner(now: SystemTime, support_ms: u64) -> Self {
         let seconds = now.duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
         Self { incarnation: Incarnation(seconds.clamp(1, u64::from(u32::MAX) / 2)), longest_support_ms: support_ms }
     }
@@ -171,10 +177,10 @@ mod tests {
     }
 
     #[test]
-    fn a_joiner_that_has_lost_its_directory_comes_back_later_than_it_was_and_has_promised_something() {
+    fn a_store_that_rejoins_comes_back_later_than_it_was_and_has_promised_something() {
         let dir = tempfile::tempdir().unwrap();
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-        let join = |now| StoreFile::claim(dir.path(), CLUSTER, StoreId(1), &Newborn::joiner(now, 700)).unwrap();
+        let join = |now| StoreFile::claim(dir.path(), CLUSTER, StoreId(1), &Newborn::rejoiner(now, 700)).unwrap();
         let first = join(at(1_700_000_000));
         let again = join(at(0));
         assert_eq!(again.incarnation, first.incarnation.next(), "the time counts for a new directory alone");
@@ -182,8 +188,9 @@ mod tests {
         let anew = join(at(1_700_000_009));
         assert!(anew.incarnation > again.incarnation);
         assert_eq!(anew.longest_support_ms, 700);
-        assert_eq!(Newborn::joiner(UNIX_EPOCH - Duration::from_secs(1), 0).incarnation, Incarnation(1));
-        assert!(Newborn::joiner(at(u64::MAX / 2), 0).incarnation.get() < 1 << 31);
+        assert_eq!(Newborn::joiner(700), Newborn { incarnation: Incarnation(1), longest_support_ms: 700 });
+        assert_eq!(Newborn::rejoiner(UNIX_EPOCH - Duration::from_secs(1), 0).incarnation, Incarnation(1));
+        assert!(Newborn::rejoiner(at(u64::MAX / 2), 0).incarnation.get() < 1 << 31);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(crate) struct ServeConfig {
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) state: StateChoice,
     pub(crate) bootstrap: Option<BootstrapWish>,
+    /// It has been there, and has lost everything.
+    pub(crate) rejoins: bool,
     /// Leaders answer reads on the strength of clocks.
     pub(crate) leases: bool,
     pub(crate) cluster: u128,
@@ -60,7 +62,14 @@ impl ServeConfig {
             Some(path) => merge(args.settings, read_file(path)?),
             None => args.settings,
         };
-        Self::from_settings(settings)
+        let rejoins = args.rejoin;
+        let config = Self::from_settings(settings)?;
+        if rejoins && config.bootstrap.is_some() {
+            return Err(Failure::new(
+                "--rejoin and --bootstrap-regions contradict each other: the cluster is there already",
+            ));
+        }
+        Ok(Self { rejoins, ..config })
     }
 
     fn from_settings(settings: Settings) -> Result<Self, Failure> {
@@ -87,6 +96,7 @@ impl ServeConfig {
             metrics: settings.metrics,
             state: settings.state.unwrap_or(StateChoice::Sled),
             bootstrap: bootstrap_wish(settings.bootstrap_regions, settings.bootstrap_keys)?,
+            rejoins: false,
             leases: settings.reads == Some(ReadsChoice::Lease),
             cluster,
             request_timeout: settings.request_timeout.unwrap_or(REQUEST_TIMEOUT),
@@ -298,7 +308,7 @@ mod tests {
         let file = dir.path().join("store.toml");
         let text = "store = 7\nresp = \"127.0.0.1:6379\"\nrequest-timeout = \"250ms\"\npeer = [\"2=h:1\", \"1=h:2\"]\n";
         fs::write(&file, text).unwrap();
-        let args = ServeArgs { config: Some(file.clone()), settings: settings(dir.path()) };
+        let args = ServeArgs { config: Some(file.clone()), rejoin: false, settings: settings(dir.path()) };
         let config = ServeConfig::from_args(args).unwrap();
         assert_eq!((config.store, config.request_timeout), (1, Duration::from_millis(250)));
         assert_eq!(config.peers, BTreeMap::from([(2, "h:1".to_owned())]), "the store itself is no peer");

@@ -184,6 +184,9 @@ async fn start_engine(config: &ServeConfig) -> Result<Engine, Failure> {
     if let Some(bootstrap) = bootstrap(config)? {
         builder = builder.bootstrap(bootstrap);
     }
+    if config.rejoins {
+        builder = builder.rejoin();
+    }
     builder.start().await.map_err(|error: StartError| Failure::new(error.to_string()))
 }
 

@@ -217,6 +217,16 @@ impl Cluster {
         self.spawn(at, &arguments)
     }
 
+    /// The same for a store that has lost its data, and on which no region counts any more.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn begin_rejoin(&mut self, at: usize) -> Outcome<()> {
+        let mut arguments = self.arguments(at, self.stores.len());
+        arguments.push("--rejoin".to_owned());
+        self.spawn(at, &arguments)
+    }
+
     /// Waits until a store says that it serves.
     ///
     /// # Errors

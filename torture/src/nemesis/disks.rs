@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Kind, processes};
-use crate::cluster::{Cluster, Signal};
+use crate::cluster::{Admin, Cluster, Region, Signal};
 use crate::disk::damage;
 use crate::disk::forgetful::Forgetful;
 use crate::disk::shim::{Order, Shim, SyncFails};
@@ -267,6 +267,10 @@ impl Sick {
                 }
                 Ok(format!("store {store}: {hits} {}{ended}", counter.replace('_', " ")))
             }
+            Ill::Damaged { damage, .. } if self.kind == Kind::Wipe => {
+                let rejoined = rejoined(cluster, self.at)?;
+                Ok(format!("{damage}; {rejoined}"))
+            }
             Ill::Damaged { dead, damage } => {
                 let started = dead.start(cluster)?;
                 let repaired = if self.kind == Kind::TornLog { String::new() } else { repaired(cluster, self.at)? };
@@ -300,7 +304,7 @@ fn ended_by_itself(cluster: &mut Cluster, at: usize) -> Outcome<String> {
 fn repaired(cluster: &Cluster, at: usize) -> Outcome<String> {
     let (begun, store) = (Instant::now(), cluster.stores[at].place.store);
     let others: Vec<usize> = (0..cluster.stores.len()).filter(|other| *other != at).collect();
-    let mut replaced = BTreeSet::new();
+    let (mut replaced, mut refused, mut damaged) = (BTreeSet::new(), String::new(), Vec::new());
     loop {
         for other in others.iter().map(|other| cluster.admin(*other)) {
             let (Ok(status), Ok(regions)) = (cluster.admin(at).status(), other.regions()) else { continue };
@@ -312,7 +316,15 @@ fn repaired(cluster: &Cluster, at: usize) -> Outcome<String> {
                 return Ok(format!("; {replaced} replicas were replaced, which took {took:.1?}"));
             }
             // Which may be refused for now: a region may be without a leader, or in the middle of another change.
-            replaced.extend(wanted.into_iter().filter(|region| other.repair(*region, store).is_ok()));
+            for region in wanted {
+                match other.repair(region, store) {
+                    Ok(_) => {
+                        replaced.insert(region);
+                    }
+                    Err(trouble) => refused = format!("region {region}: {trouble}"),
+                }
+            }
+            damaged = status.damaged;
         }
         if !look_again(begun, REPAIRED_WITHIN) {
             return Err(Trouble::new(format!(
@@ -320,4 +332,59 @@ fn repaired(cluster: &Cluster, at: usize) -> Outcome<String> {
             )));
         }
     }
+}
+
+/// Brings a store back that has lost everything, as an operator does: no region counts on it any more, then it begins anew, then it is
+/// given replicas again.
+fn rejoined(cluster: &mut Cluster, at: usize) -> Outcome<String> {
+    let (begun, store) = (Instant::now(), cluster.stores[at].place.store.to_string());
+    let others: Vec<Admin> =
+        (0..cluster.stores.len()).filter(|other| *other != at).map(|at| cluster.admin(at)).collect();
+    let mut removed = BTreeSet::new();
+    let is_on = |region: &Region| region.replica_on(at as u64 + 1).is_some();
+    until(
+        begun,
+        || format!("store {store} is not forgotten by all regions"),
+        || {
+            let Some(regions) = others.iter().find_map(|other| other.regions().ok()) else { return false };
+            let counting: Vec<u64> = regions.iter().filter(|region| is_on(region)).map(|region| region.id).collect();
+            for region in &counting {
+                let id = region.to_string();
+                // Refused for now, if the region has no leader or is in the middle of another change.
+                if others.iter().any(|other| other.ctl(&["remove", &id, &store]).is_ok()) {
+                    removed.insert(*region);
+                }
+            }
+            // Every store has to know of none: one that lags behind tells of what was.
+            counting.is_empty()
+                && others.iter().all(|other| other.regions().is_ok_and(|regions| !regions.iter().any(is_on)))
+        },
+    )?;
+    cluster.begin_rejoin(at)?;
+    cluster.wait_ready(at)?;
+    until(
+        begun,
+        || format!("store {store} does not get back what it had"),
+        || {
+            let Some(regions) = others.iter().find_map(|other| other.regions().ok()) else { return false };
+            let voters = |region: &Region| region.replicas.iter().filter(|replica| replica.role == "voter").count();
+            let lacking = regions.iter().filter(|region| voters(region) < 3 && !is_on(region));
+            let lacking: Vec<String> = lacking.map(|region| region.id.to_string()).collect();
+            for id in &lacking {
+                others.iter().any(|other| other.ctl(&["add", id, &store]).is_ok());
+            }
+            lacking.is_empty()
+        },
+    )?;
+    Ok(format!("{} regions gave it up, and it rejoined, which took {:.1?}", removed.len(), begun.elapsed()))
+}
+
+/// Tries again until it is so.
+fn until(begun: Instant, what: impl Fn() -> String, mut is_so: impl FnMut() -> bool) -> Outcome<()> {
+    while !is_so() {
+        if !look_again(begun, REPAIRED_WITHIN) {
+            return Err(Trouble::new(format!("{} after {REPAIRED_WITHIN:?}", what())));
+        }
+    }
+    Ok(())
 }

@@ -133,6 +133,12 @@ impl<'a> Nemesis<'a> {
     }
 
     fn end(&mut self, fault: Active) -> Outcome<()> {
+        if fault.kind.loses_data() {
+            // Whoever gives a store its replicas back needs the others for that, and takes his time.
+            while let Some(other) = self.active.pop() {
+                self.end(other)?;
+            }
+        }
         let Active { kind, id, stores, cure, .. } = fault;
         let trace = match cure {
             Cure::Start(dead) => dead.start(self.cluster)?,
