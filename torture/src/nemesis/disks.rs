@@ -300,38 +300,33 @@ fn ended_by_itself(cluster: &mut Cluster, at: usize) -> Outcome<String> {
     Ok(", and it has ended with 1".to_owned())
 }
 
-/// Has every replica replaced that a store should have and does not serve, as an operator does, until there is none.
+/// Has every replica replaced that a store names as damaged, as an operator does, until there is none.
 fn repaired(cluster: &Cluster, at: usize) -> Outcome<String> {
     let (begun, store) = (Instant::now(), cluster.stores[at].place.store);
-    let others: Vec<usize> = (0..cluster.stores.len()).filter(|other| *other != at).collect();
-    let (mut replaced, mut refused, mut damaged) = (BTreeSet::new(), String::new(), Vec::new());
-    loop {
-        for other in others.iter().map(|other| cluster.admin(*other)) {
-            let (Ok(status), Ok(regions)) = (cluster.admin(at).status(), other.regions()) else { continue };
-            let is_served = |id: u64| status.regions.iter().any(|region| region.id == id);
-            let wanted = regions.iter().filter(|region| region.replica_on(store).is_some() && !is_served(region.id));
-            let wanted: Vec<u64> = wanted.map(|region| region.id).collect();
-            if wanted.is_empty() && status.damaged.is_empty() {
-                let (replaced, took) = (replaced.len(), begun.elapsed());
-                return Ok(format!("; {replaced} replicas were replaced, which took {took:.1?}"));
-            }
-            // Which may be refused for now: a region may be without a leader, or in the middle of another change.
-            for region in wanted {
-                match other.repair(region, store) {
-                    Ok(_) => {
-                        replaced.insert(region);
+    let others: Vec<Admin> =
+        (0..cluster.stores.len()).filter(|other| *other != at).map(|at| cluster.admin(at)).collect();
+    let (mut named, mut refused) = (BTreeSet::<u64>::new(), String::new());
+    until(
+        begun,
+        || format!("store {store} still has damaged replicas"),
+        || {
+            let Ok(status) = cluster.admin(at).status() else { return false };
+            let damaged: Vec<u64> = status.damaged.iter().filter_map(|damaged| damaged["region"].as_u64()).collect();
+            named.extend(damaged.iter().copied());
+            for region in &damaged {
+                // Refused for now, if the region has no leader or is in the middle of another change.
+                for other in &others {
+                    match other.repair(*region, store) {
+                        Ok(_) => break,
+                        Err(trouble) => refused = trouble.to_string(),
                     }
-                    Err(trouble) => refused = format!("region {region}: {trouble}"),
                 }
             }
-            damaged = status.damaged;
-        }
-        if !look_again(begun, REPAIRED_WITHIN) {
-            return Err(Trouble::new(format!(
-                "store {store} does not serve all that it should after {REPAIRED_WITHIN:?}"
-            )));
-        }
-    }
+            damaged.is_empty()
+        },
+    )
+    .map_err(|trouble| Trouble::new(format!("{trouble}; last: {refused}")))?;
+    Ok(format!("; {} replicas were named as damaged, and replaced within {:.1?}", named.len(), begun.elapsed()))
 }
 
 /// Brings a store back that has lost everything, as an operator does: no region counts on it any more, then it begins anew, then it is

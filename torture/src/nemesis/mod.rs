@@ -194,8 +194,11 @@ impl<'a> Nemesis<'a> {
         };
         let may =
             if kind.takes_quorums() { hurt.is_empty() } else { hurt.len() + wanted <= minority || kind == Kind::Jump };
-        let is_twice =
-            self.active.iter().any(|fault| fault.kind == kind || (fault.kind.is_between() && kind.is_between()));
+        let is_twice = self.active.iter().any(|fault| {
+            fault.kind == kind
+                || (fault.kind.is_between() && kind.is_between())
+                || (fault.kind.loses_data() && kind.loses_data())
+        });
         if !may || is_twice {
             return Ok(None);
         }
