@@ -94,6 +94,45 @@ pub(crate) const STEPS: &[Step] = &[
         ],
     },
     Step {
+        name: "plants",
+        what: "the bugs that can be planted for the self-test of the harness have an effect",
+        limit: seconds(400),
+        commands: &[plain(&[
+            "cargo",
+            "test",
+            "--package",
+            "multiraft",
+            "--package",
+            "multiraft-storage",
+            "--locked",
+            "--features",
+            "multiraft/torture",
+            "--test",
+            "plant",
+            "--test",
+            "plants",
+        ])],
+    },
+    Step {
+        name: "torture",
+        what: "short runs of real clusters under faults, histories judged, and planted bugs that have to be found",
+        limit: seconds(600),
+        commands: &[
+            plain(&[
+                "cargo",
+                "build",
+                "--locked",
+                "--package",
+                "multiraft-server",
+                "--package",
+                "multiraft-torture",
+                "--features",
+                "multiraft-server/torture",
+            ]),
+            plain(&["sh", "-c", RUNS]),
+        ],
+    },
+    Step {
         name: "loom",
         what: "every interleaving of the mailbox's admission",
         limit: seconds(240),
@@ -141,6 +180,19 @@ pub(crate) const STEPS: &[Step] = &[
         ])],
     },
 ];
+
+/// Short runs: together every workload, and every kind of fault. What they find is told by their exit codes.
+const RUNS: &str = r#"
+set -e
+bin="${CARGO_TARGET_DIR:-target}/debug"
+run() { "$bin/multiraft-torture" run --program "$bin/multiraft" "$@"; }
+run --workload register,list-append --nemesis processes,partition,jump --stores 3 --seconds 15 --seed 1 --clients 5
+run --workload sessions,bank,lock --nemesis kill,delay,duplicate,loss,drift --stores 3 --seconds 15 --seed 2 --clients 4
+run --workload set,counter,scan,unique-ids,long-fork,bounded-staleness --nemesis split,merge,move,members,transfer,kill \
+    --stores 5 --seconds 15 --seed 3 --clients 2
+run --workload register,list-append --nemesis disks --stores 3 --seconds 30 --seed 4 --clients 4
+exec "$bin/multiraft-torture" self-test --program "$bin/multiraft" --only ack-before-fsync,stale-read,double-apply
+"#;
 
 #[cfg(test)]
 mod tests {

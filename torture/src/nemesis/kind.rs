@@ -171,6 +171,12 @@ impl Kind {
         matches!(self, Self::Partition | Self::Loss | Self::Delay | Self::Duplicate)
     }
 
+    /// Whether only a store that writes can meet it.
+    #[must_use]
+    pub const fn needs_traffic(self) -> bool {
+        matches!(self, Self::DiskFull | Self::SyncFails | Self::DiskSlow)
+    }
+
     /// Whether a store comes back without what it was told: of such there is one at a time, until its replicas are replaced.
     #[must_use]
     pub const fn loses_data(self) -> bool {

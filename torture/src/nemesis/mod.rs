@@ -203,9 +203,16 @@ impl<'a> Nemesis<'a> {
             return Ok(None);
         }
         let mut well: Vec<usize> = (0..stores).filter(|at| !hurt.contains(at)).collect();
+        if kind.needs_traffic() {
+            // Who has no regions writes nothing, and would not notice.
+            well.retain(|at| self.cluster.admin(*at).status().is_ok_and(|status| !status.regions.is_empty()));
+        }
         self.random.shuffle(&mut well);
         let mut victims: Vec<usize> = well.into_iter().take(wanted).collect();
         victims.sort_unstable();
+        if victims.len() < wanted {
+            return Ok(None);
+        }
         let mut lasts = |least: u64, most: u64| Duration::from_millis(self.random.between(least, most));
         let (stores, cure, how, length) = match kind {
             Kind::Kill | Kind::KillMinority => {
