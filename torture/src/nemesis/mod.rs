@@ -1,6 +1,6 @@
 //! The nemesis: what goes wrong in a run, drawn from its seed.
 //!
-//! Faults overlap: up to [`AT_ONCE`] are under way at a time. Of the stores that are dead, stand still or have a sick disk there is
+//! Faults overlap: up to three are under way at a time. Of the stores that are dead, stand still or have a sick disk there is
 //! never more than a minority, unless a fault is meant to take quorums away; such a one waits until nothing else hurts. One fault at
 //! a time lies between stores. Every fault has to leave a trace: one that does not is a failure of the run.
 
