@@ -110,22 +110,26 @@ pub(crate) fn lose_pairs(
 
 #[cfg(test)]
 mod tests {
-    use multiraft_raft::{HardState, LogIndex, RegionId, Term};
+    use multiraft_raft::{LogIndex, Term};
 
     use super::*;
 
     #[test]
-    fn a_vote_and_the_term_of_nothing_but_a_vote_do_not_reach_the_log() {
+    fn a_vote_does_not_reach_the_log_and_its_term_does_only_with_an_entry() {
+        let mut owed = BTreeMap::new();
         let hard_state = Some(HardState { term: Term(4), vote: ReplicaId(2), commit: LogIndex(1) });
         let mut vote = GroupRecord { region: RegionId(7), log: LogChange::None, hard_state };
-        forget_vote(&mut vote);
+        forget_vote(&mut vote, &mut owed);
         assert_eq!(vote.hard_state, None);
-        let mut reset = GroupRecord {
-            region: RegionId(7),
-            log: LogChange::Reset { index: LogIndex(3), term: Term(3) },
-            hard_state,
-        };
-        forget_vote(&mut reset);
-        assert_eq!(reset.hard_state.map(|kept| (kept.term, kept.vote)), Some((Term(4), ReplicaId::ZERO)));
+        let reset = LogChange::Reset { index: LogIndex(3), term: Term(3) };
+        for given in [None, hard_state] {
+            let mut later = GroupRecord { region: RegionId(7), log: reset.clone(), hard_state: given };
+            forget_vote(&mut later, &mut owed);
+            assert_eq!(later.hard_state.map(|kept| (kept.term, kept.vote)), Some((Term(4), ReplicaId::ZERO)));
+        }
+        assert_eq!(owed, BTreeMap::new(), "what is owed is paid once");
+        let mut other = GroupRecord { region: RegionId(7), log: reset, hard_state: None };
+        forget_vote(&mut other, &mut owed);
+        assert_eq!(other.hard_state, None);
     }
 }

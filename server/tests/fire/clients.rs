@@ -16,7 +16,7 @@ use multiraft_sim::schedule::Moment;
 
 use crate::counters::{self, Counted};
 use crate::resp::{Line, Reply};
-use crate::stop::Stop;
+use multiraft_torture::stop::Stop;
 
 /// How long the same keys are used.
 const GENERATION: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use multiraft_sim::random::Random;
 
 use crate::harness::Cluster;
-use crate::stop::look_again;
+use multiraft_torture::stop::look_again;
 
 /// How far a clock may be off, in millionths, with something to spare for the moment at which it is turned.
 const PPM_MAX: u64 = 9_900;
@@ -48,12 +48,12 @@ impl Turns {
         let day = random.chance(400).then_some(seconds);
         self.paces += usize::from(turns_pace);
         if let Some(pace) = pace.filter(|_| clocks.can_drift()) {
-            pace.iter().for_each(|(store, ppm)| clocks.set_pace(*store, *ppm));
+            pace.iter().for_each(|(store, ppm)| clocks.set_pace(*store, *ppm).unwrap());
             said.push(format!("clocks run fast by ppm: {pace:?}"));
         }
         self.days += usize::from(day.is_some());
         if let Some(seconds) = day.filter(|_| clocks.can_jump()) {
-            clocks.set_day(store, seconds);
+            clocks.set_day(store, seconds).unwrap();
             said.push(format!("store {store} takes it to be {seconds:+} s"));
         }
         said
@@ -65,7 +65,7 @@ impl Turns {
 pub(crate) fn set_right(cluster: &Cluster, turns: Turns) {
     let clocks = cluster.clocks();
     if turns.paces > 0 && clocks.can_drift() {
-        cluster.stores.iter().for_each(|store| clocks.set_pace(store.id, 0));
+        cluster.stores.iter().for_each(|store| clocks.set_pace(store.id, 0).unwrap());
         (0..cluster.stores.len()).for_each(|at| await_pace(cluster, at));
         let off =
             (0..cluster.stores.len()).flat_map(|at| paces(&read(cluster, at))).map(|(_, off_us)| off_us.abs()).max();
@@ -73,7 +73,7 @@ pub(crate) fn set_right(cluster: &Cluster, turns: Turns) {
         assert!(off > Some(1_000), "{} turns of the clocks' pace have left no trace", turns.paces);
     }
     if turns.days > 0 && clocks.can_jump() {
-        cluster.stores.iter().for_each(|store| clocks.set_day(store.id, 0));
+        cluster.stores.iter().for_each(|store| clocks.set_day(store.id, 0).unwrap());
         let said: Vec<String> = (0..cluster.stores.len()).map(|at| read(cluster, at)).collect();
         // All clocks showed the right time when the stores were started.
         let first = said.iter().filter_map(|said| hours(said).next()).min().unwrap();

@@ -2,8 +2,7 @@
 
 use crate::STORES;
 use crate::harness::Ground;
-use crate::harness::clock::Clocks;
-use crate::harness::net::{Net, Spaces};
+use multiraft_torture::ground::{Clocks, Net, Spaces};
 
 /// Says where stores are to run, whatever the seed says: `spaces`, `proxy`.
 const WANTED: &str = "MULTIRAFT_FIRE_NET";

@@ -15,14 +15,11 @@ mod ground;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod nemesis;
-mod nets;
 mod operator;
-mod partition;
 mod placement;
 mod planted;
 mod resp;
 mod settle;
-mod stop;
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};

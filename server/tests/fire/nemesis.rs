@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use multiraft_sim::random::Random;
+use multiraft_torture::ground::{Fault, Faults, Met, Shape};
+use multiraft_torture::random::Random as Draws;
 
 use crate::admin::status;
 use crate::clients::Trial;
 use crate::clocks::Turns;
 use crate::harness::Cluster;
-use crate::harness::net::{Fault, Faults, Met};
-use crate::partition::Shape;
 
 /// Stores that lost each other dial again at least that often.
 const SOON: Duration = Duration::from_secs(3);
@@ -116,12 +116,12 @@ impl<'a> Nemesis<'a> {
     /// after the end.
     fn part(&mut self) {
         if self.shapes.is_empty() {
-            self.shapes = Shape::all(self.cluster.net.can_delay(), &mut self.random);
+            self.shapes = Shape::all(self.cluster.net.can_delay(), &mut Draws::new(self.random.number()));
         }
         let shape = self.shapes.pop().unwrap();
         let stores = self.cluster.stores.len() as u64;
         let leader = leader_of_most(&self.cluster.stores.iter().map(|store| store.admin).collect::<Vec<_>>());
-        let faults = shape.draw(stores, leader, &mut self.random);
+        let faults = shape.draw(stores, leader, &mut Draws::new(self.random.number()));
         let length = Duration::from_millis(self.random.between(800, 6_000));
         let victim = self.random.below(stores) as usize;
         let hit = match self.random.below(4) {
@@ -131,7 +131,7 @@ impl<'a> Nemesis<'a> {
         };
         let comes_late = self.random.chance(500);
         self.say(&format!("{shape:?} for {length:?}: {}", told(&faults)));
-        self.cluster.net.strike(&faults);
+        self.cluster.net.strike(&faults).unwrap();
         self.trial.stop.within(length / 3);
         if let Some((at, hit)) = hit {
             self.hit(at, hit);
@@ -141,7 +141,7 @@ impl<'a> Nemesis<'a> {
             self.bring_back(at, hit);
         }
         self.trial.stop.within(length / 3);
-        let met = self.cluster.net.heal();
+        let met = self.cluster.net.heal().unwrap();
         let packets = met.values().sum::<u64>();
         self.say(&format!("{packets} packets met it"));
         // A fault that no packet met is none.

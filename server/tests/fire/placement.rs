@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::admin::{Status, ctl, status};
 use crate::clients::{Client, Record, Trial};
 use crate::harness::{Cluster, Ground};
-use crate::stop::look_again;
 use crate::{Ending, FOUNDERS, READING, STORES, five_stores, seed, setting, settle};
+use multiraft_torture::stop::look_again;
 
 /// How long each step may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(180);

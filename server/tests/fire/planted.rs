@@ -12,10 +12,10 @@ use crate::Ending;
 use crate::admin::status;
 use crate::clients::{Place, Record, Trial};
 use crate::clocks::await_pace;
-use crate::harness::net::{Fault, Faults};
 use crate::harness::{Cluster, Ground, http};
 use crate::resp::{Line, Reply};
-use crate::stop::look_again;
+use multiraft_torture::ground::{Fault, Faults};
+use multiraft_torture::stop::look_again;
 
 const FLAGS: &[&str] =
     &["--state", "mem", "--reads", "lease", "--request-timeout", "1s", "--workers", "1", "--bootstrap-regions", "1"];
@@ -53,10 +53,10 @@ fn cut_off_with(slow_ppm: i64, fast_ppm: i64) -> Option<Result<(), String>> {
         let reader = scope.spawn(|| read_on(&trial, place, leader));
         trial.stop.within(BEFORE);
         for store in &cluster.stores {
-            cluster.clocks().set_pace(store.id, if store.id == leader { -slow_ppm } else { fast_ppm });
+            cluster.clocks().set_pace(store.id, if store.id == leader { -slow_ppm } else { fast_ppm }).unwrap();
         }
         (0..3).for_each(|at| await_pace(&cluster, at));
-        cluster.net.strike(&faults);
+        cluster.net.strike(&faults).unwrap();
         let (begun, cut_at) = (Instant::now(), trial.now());
         while !others.iter().any(|other| writer.write(*other)) {
             assert!(look_again(begun, LIMIT), "nobody else is elected");
@@ -65,7 +65,7 @@ fn cut_off_with(slow_ppm: i64, fast_ppm: i64) -> Option<Result<(), String>> {
         trial.stop.tell();
         (reader.join().unwrap(), cut_at)
     });
-    assert!(cluster.net.heal().values().sum::<u64>() > 0, "the cut has left no trace");
+    assert!(cluster.net.heal().unwrap().values().sum::<u64>() > 0, "the cut has left no trace");
     // Those that were on their way then are not meant.
     let by_lease = reads.answered_since(cut_at + 50_000_000);
     println!("{slow_ppm} ppm slow: {by_lease} reads by lease alone");

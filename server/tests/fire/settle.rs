@@ -9,7 +9,7 @@ use multiraft_sim::random::Random;
 use crate::admin::{Region, Status, ctl, local, status};
 use crate::clients::Trial;
 use crate::operator::repair;
-use crate::stop::look_again;
+use multiraft_torture::stop::look_again;
 
 /// How long a healed cluster may take to come to rest.
 const LIMIT: Duration = Duration::from_secs(180);

@@ -2,20 +2,17 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-pub(crate) mod clock;
-pub(crate) mod net;
-
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use clock::Clocks;
-use net::{Net, Proxy, Spaces};
+use multiraft_torture::ground::{Clocks, Net, Proxy, Spaces, clean_up_after};
 use tempfile::TempDir;
+
+pub(crate) use multiraft_torture::ground::free_address as address;
 
 /// Longer than any reply takes; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -111,7 +108,7 @@ impl Cluster {
         let listens: Vec<_> = stores.iter().map(|store| (store.id, store.listen)).collect();
         let net = match ground {
             Ground::Plain => Net::Plain,
-            Ground::Proxied => Net::Proxy(Proxy::start(&listens)),
+            Ground::Proxied => Net::Proxy(Proxy::start(&listens, u64::from(std::process::id())).unwrap()),
             Ground::Spaces(spaces) => Net::Spaces(spaces),
         };
         let extra = extra.iter().map(|text| (*text).to_owned()).collect();
@@ -120,7 +117,7 @@ impl Cluster {
 
     /// From now on, stores start with clocks that can be turned.
     pub(crate) fn rule_clocks(&mut self) {
-        self.clocks = Some(Clocks::new(self.path()));
+        self.clocks = Some(Clocks::new(self.path(), cfg!(feature = "torture")));
     }
 
     /// The clocks of stores that were started with such.
@@ -214,7 +211,8 @@ impl Cluster {
             command.stderr(file).env("RUST_LOG", "warn,multiraft=debug");
         }
         if let Some(clocks) = &self.clocks {
-            command.envs(clocks.environment(self.stores[at].id));
+            command.envs(clocks.environment(self.stores[at].id).unwrap());
+            command.envs(clocks.preload().map(|library| ("LD_PRELOAD", library)));
         }
         self.stores[at].child = Some(command.stdout(Stdio::piped()).spawn().unwrap());
     }
@@ -237,7 +235,7 @@ impl Cluster {
         let mut child = self.stores[at].child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        clock::clean_up_after(child.id());
+        clean_up_after(child.id());
     }
 
     /// How a store has ended that nobody told to; `None` while it runs.
@@ -274,7 +272,7 @@ impl Drop for Cluster {
         for child in self.stores.iter_mut().filter_map(|store| store.child.as_mut()) {
             let _ = child.kill();
             let _ = child.wait();
-            clock::clean_up_after(child.id());
+            clean_up_after(child.id());
         }
         if self.keeps_logs && std::thread::panicking() {
             self.dir.disable_cleanup(true);
@@ -291,20 +289,6 @@ fn place(id: u64) -> Store {
 fn place_at(id: u64, ip: IpAddr) -> Store {
     let [listen, resp, admin, metrics] = [7100, 6379, 7180, 7190].map(|port| SocketAddr::from((ip, port)));
     Store { id, listen, resp, admin, metrics, child: None }
-}
-
-/// An address of this test's own. Below the ports that the system hands out by itself: one of those, found free and let go,
-/// may be some connection's before the store takes it.
-pub(crate) fn address() -> SocketAddr {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let number = std::process::id().wrapping_mul(131).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = 10_000 + u16::try_from(number % 20_000).unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
 }
 
 /// A connection that speaks the Redis protocol as bytes.

@@ -45,6 +45,13 @@ impl Clocks {
         self.order("pace", store, &ppm.to_string())
     }
 
+    /// What it was told last.
+    #[must_use]
+    pub fn pace(&self, store: u64) -> i64 {
+        let told = fs::read_to_string(self.file("pace", store)).ok();
+        told.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
     /// From now on a store takes the time of day to be so many seconds later.
     ///
     /// # Errors
@@ -121,7 +128,7 @@ pub fn turns_of(log: &str) -> Vec<Turn> {
 }
 
 /// Removes what libfaketime leaves of a process that was killed.
-pub(crate) fn clean_up_after(pid: u32) {
+pub fn clean_up_after(pid: u32) {
     for name in [format!("faketime_shm_{pid}"), format!("sem.faketime_sem_{pid}")] {
         // Most processes leave nothing.
         let _ = fs::remove_file(Path::new("/dev/shm").join(name));

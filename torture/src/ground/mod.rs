@@ -14,8 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub(crate) use clocks::clean_up_after;
-pub use clocks::{Clocks, Turn, turns_of};
+pub use clocks::{Clocks, Turn, clean_up_after, turns_of};
 pub use proxy::Proxy;
 pub use shape::Shape;
 pub use spaces::Spaces;

@@ -13,7 +13,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("router", &["multiraft-raft"], &[]),
     ("engine", &["multiraft-raft", "multiraft-storage", "multiraft-transport", "multiraft-router"], &[]),
     // On the public interface alone, like any program of a user. Histories of its processes are judged as simulated ones are.
-    ("server", &["multiraft", "multiraft-allocator"], &["multiraft-sim"]),
+    ("server", &["multiraft", "multiraft-allocator"], &["multiraft-sim", "multiraft-torture"]),
     ("examples", &["multiraft"], &[]),
     ("benches", &["multiraft", "multiraft-allocator"], &[]),
     ("torture", &["multiraft"], &[]),
