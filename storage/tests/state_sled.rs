@@ -262,7 +262,7 @@ fn a_store_of_the_first_layout_is_taken_over_also_after_a_crash_on_the_way() {
     let data = |key: &[u8]| [b"d", key].concat();
     let mut all = Vec::new();
     {
-        let raw = sled::open(dir.path()).unwrap();
+        let raw = once_unlocked(|| sled::open(dir.path())).unwrap();
         raw.insert(b"mformat", &[1]).unwrap();
         let other =
             [&b""[..], &[1], &[2, 2], &[16, 0, 0, 0, 0, 0, 0, 0, 1]].map(|key| (key.to_vec(), b"other".to_vec()));
@@ -276,17 +276,18 @@ fn a_store_of_the_first_layout_is_taken_over_also_after_a_crash_on_the_way() {
     all.sort();
     let fs = TestFs::new();
     fs.free.store(1 << 20, Ordering::Relaxed);
-    let refused = SledStore::open_on(dir.path(), SledConfig::default(), fs).unwrap_err();
+    let refused = once_unlocked(|| SledStore::open_on(dir.path(), SledConfig::default(), fs.clone())).unwrap_err();
     assert!(matches!(refused, StateError::NoSpace { .. }), "{refused}");
+    let open = || once_unlocked(|| SledStore::open(dir.path(), SledConfig::default()));
     let read = || {
-        let store = SledStore::open(dir.path(), SledConfig::default()).unwrap();
+        let store = open().unwrap();
         store.flush().unwrap();
         store.view().scan(b"", b"", usize::MAX).unwrap()
     };
     assert_eq!(read(), all);
     {
         // As a crash leaves it: the format of the way, and one record that is where it was.
-        let raw = sled::open(dir.path()).unwrap();
+        let raw = once_unlocked(|| sled::open(dir.path())).unwrap();
         assert_eq!(raw.get(b"mformat").unwrap().unwrap(), &[2]);
         assert_eq!(raw.scan_prefix(b"d").count(), 4 + 2, "beside the groups");
         raw.insert(b"mformat", &[2, 1]).unwrap();
@@ -297,11 +298,24 @@ fn a_store_of_the_first_layout_is_taken_over_also_after_a_crash_on_the_way() {
         raw.flush().unwrap();
     }
     assert_eq!(read(), all);
-    let raw = sled::open(dir.path()).unwrap();
+    let raw = once_unlocked(|| sled::open(dir.path())).unwrap();
     assert_eq!(raw.get(b"mformat").unwrap().unwrap(), &[2]);
     assert_eq!(raw.scan_prefix(b"d").count(), 4 + 2);
     raw.insert(b"mformat", &[3]).unwrap();
     drop(raw);
-    let refused = SledStore::open(dir.path(), SledConfig::default()).unwrap_err();
+    let refused = open().unwrap_err();
     assert!(matches!(refused, StateError::Damaged { .. }), "{refused}");
+}
+
+/// Opens a store that something else has just let go: sled itself gives its lock up a moment after it was dropped.
+fn once_unlocked<T, E: std::fmt::Display>(open: impl Fn() -> Result<T, E>) -> Result<T, E> {
+    let begun = std::time::Instant::now();
+    loop {
+        match open() {
+            Err(error) if error.to_string().contains("could not acquire lock") && begun.elapsed().as_secs() < 10 => {
+                std::thread::yield_now();
+            }
+            opened => return opened,
+        }
+    }
 }
