@@ -189,12 +189,12 @@ const RUNS: &str = r#"
 set -e
 bin="${CARGO_TARGET_DIR:-target}/debug"
 run() { "$bin/multiraft-torture" run --program "$bin/multiraft" "$@"; }
-run --workload register,list-append --nemesis processes,partition,jump --stores 3 --seconds 15 --seed 1 --clients 5
-run --workload sessions,bank,lock --nemesis kill,delay,duplicate,loss,drift --stores 3 --seconds 15 --seed 2 --clients 4
+run --workload register,list-append --nemesis processes,partition,jump --stores 3 --seconds 12 --seed 1 --clients 5
+run --workload sessions,bank,lock --nemesis kill,delay,duplicate,loss,drift --stores 3 --seconds 10 --seed 2 --clients 4
 run --workload set,counter,scan,unique-ids,long-fork,bounded-staleness --nemesis split,merge,move,members,transfer,kill \
-    --stores 5 --seconds 15 --seed 3 --clients 2
-run --workload register,list-append --nemesis disks --stores 3 --seconds 30 --seed 4 --clients 4
-exec "$bin/multiraft-torture" self-test --program "$bin/multiraft" --only ack-before-fsync,stale-read,double-apply
+    --stores 5 --seconds 12 --seed 3 --clients 2
+run --workload register,list-append --nemesis disks --stores 3 --seconds 25 --seed 4 --clients 4
+exec "$bin/multiraft-torture" self-test --program "$bin/multiraft" --only ack-before-fsync,double-apply
 "#;
 
 #[cfg(test)]
