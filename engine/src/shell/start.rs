@@ -136,17 +136,17 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     let dir = plan.data_dir.clone();
     let io = |what: String| move |source| StartError::Io { what, source };
     make_durably(&dir).map_err(io(format!("creating {}", dir.display())))?;
-    check_log_is_there(&dir)?;
-    let (dead, ids_upto) = read_fence(&dir)?;
-    plan.peers.retain(|(store, _)| !dead.contains(store));
-    let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
-    let support_ms = u64::from(plan.config.liveness.duration_ms());
     if plan.rejoins && StoreFile::exists(&dir) {
         return Err(StartError::DataDir(format!(
             "{} holds a store already: leave out rejoin, which is for one start in an empty directory",
             dir.display()
         )));
     }
+    check_log_is_there(&dir)?;
+    let (dead, ids_upto) = read_fence(&dir)?;
+    plan.peers.retain(|(store, _)| !dead.contains(store));
+    let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
+    let support_ms = u64::from(plan.config.liveness.duration_ms());
     let newborn = match plan.bootstrap {
         Some(_) => Newborn::FOUNDER,
         None if plan.rejoins => Newborn::rejoiner(SystemTime::now(), support_ms),

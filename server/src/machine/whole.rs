@@ -28,7 +28,7 @@ pub(crate) fn write_whole<P: PairsMut>(pairs: &mut P, ops: &[Op]) -> Result<Vec<
             Some(value) => pairs.put(&key, value),
             None => pairs.delete(&key),
         };
-        debug_assert!(written.is_ok(), "a draft takes no key that the region does not own");
+        assert!(written.is_ok(), "a draft takes no key that the region does not own");
     }
     Ok(answers)
 }

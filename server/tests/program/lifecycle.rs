@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Cluster, http, multiraft, request};
+use multiraft_torture::stop::look_again;
+
+use crate::harness::{Client, Cluster, failure, http, multiraft, request, run};
 
 #[test]
 fn acknowledged_writes_survive_the_death_of_any_store_and_of_all() {
@@ -44,6 +47,53 @@ fn acknowledged_writes_survive_the_death_of_any_store_and_of_all() {
         for (key, value) in &written {
             assert_eq!(client.ask(&format!("GET {key}")), format!("$1|{value}|"), "{key} through store {}", at + 1);
         }
+    }
+}
+
+#[test]
+fn a_store_that_lost_its_directory_rejoins_once_no_region_counts_on_it() {
+    let mut cluster = Cluster::prepare(&[]);
+    let words = |cluster: &Cluster, more: &[&str]| {
+        let more = more.iter().map(|word| (*word).to_owned());
+        cluster.arguments(2).into_iter().chain(more).collect::<Vec<_>>()
+    };
+    for at in 0..3 {
+        let arguments = [cluster.arguments(at), vec!["--bootstrap-regions".to_owned(), "1".to_owned()]].concat();
+        cluster.spawn_with(at, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    (0..3).for_each(|at| cluster.wait_ready(at));
+    assert_eq!(cluster.client(0).ask("SET k v"), "+OK|");
+    cluster.kill(2);
+
+    let refused = |more: &[&str]| {
+        let words = words(&cluster, more);
+        failure(&run(&words.iter().map(String::as_str).collect::<Vec<_>>()))
+    };
+    assert!(refused(&["--rejoin"]).contains("holds a store already"), "its directory is there");
+    assert!(refused(&["--rejoin", "--bootstrap-regions", "1"]).contains("cannot be used with"));
+
+    std::fs::remove_dir_all(cluster.data_dir(2)).unwrap();
+    let begun = Instant::now();
+    let insist = |command: &str| {
+        while !cluster.ctl(0, command).status.success() {
+            assert!(look_again(begun, Duration::from_secs(60)), "{command}");
+        }
+    };
+    ["remove 1 3", "remove 2 3"].into_iter().for_each(insist);
+    let arguments = words(&cluster, &["--rejoin"]);
+    cluster.spawn_with(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    cluster.wait_ready(2);
+    for region in [1, 2] {
+        while !cluster.ctl(0, &format!("add {region} 3")).status.success() {
+            assert!(look_again(begun, Duration::from_secs(60)), "store 3 is given nothing");
+        }
+    }
+    // Now it counts: one of the others may die.
+    cluster.kill(1);
+    let mut told = cluster.client(2).ask("SET k w");
+    while told != "+OK|" {
+        assert!(look_again(begun, Duration::from_secs(60)), "{told}");
+        told = cluster.client(2).ask("SET k w");
     }
 }
 
