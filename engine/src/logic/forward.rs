@@ -67,6 +67,9 @@ impl<R> Worker<R> {
     ) {
         let region = self.region(slot);
         let (to, id, term) = (region.leader_store(), region.id(), region.group.term());
+        if to.is_none() {
+            self.miss_leader(now, slot);
+        }
         self.forward_to(now, to, Address { region: id, epoch, term }, request, kind);
     }
 

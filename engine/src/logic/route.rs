@@ -163,8 +163,13 @@ impl<R> Worker<R> {
                 let (to, term) = to.map_or((None, Term(0)), |(to, term)| (Some(to), term));
                 self.forward_to(now, to, Address { region, epoch, term }, request, kind);
             }
-            None if slot.is_some() => self.refuse(kind, &Outcome::NotLeader { hint: None }),
-            None => self.refuse(kind, &Outcome::UnknownRegion),
+            None => {
+                if let Some(slot) = slot {
+                    self.miss_leader(now, slot);
+                }
+                let outcome = slot.map_or(Outcome::UnknownRegion, |_| Outcome::NotLeader { hint: None });
+                self.refuse(kind, &outcome);
+            }
         }
     }
 

@@ -54,8 +54,10 @@ pub(super) const SETTLE_AFTER_ABORT: Duration = Duration::from_secs(60);
 /// How many elements a worker's buffer keeps room for, whatever it had to hold.
 const BUFFER_KEPT: usize = 1024;
 
-/// A replica that has heard of no leader for so long asks whether its region still knows it.
+/// A replica that has heard of no leader for so long asks whether its region still knows it...
 const ASK_AFTER: Duration = Duration::from_secs(10);
+/// ...and one that somebody asks something meanwhile, after this time: it may be the only way on for him.
+const ASK_WHEN_MISSED: Duration = Duration::from_secs(1);
 /// How many stores it asks besides those that it knows of its region's: those may all be gone.
 const ASKED_BESIDE: usize = 4;
 
@@ -297,7 +299,7 @@ impl<R> Worker<R> {
 
     fn look_at(&mut self, now: Time, key: SlotKey, moved: &mut usize) {
         self.expire_waiting(now, key);
-        self.ask_if_lonely(now, key);
+        self.ask_if_lonely(now, key, ASK_AFTER);
         *moved += usize::from(*moved < TRANSFERS_PER_ROUND && self.place_leader(now, key));
         if self.region(key).group.leader().is_none() {
             // Somebody may be about to need a leader.
@@ -349,14 +351,20 @@ impl<R> Worker<R> {
         self.regions.shrink(BUFFER_KEPT);
     }
 
-    /// A replica without a leader for long asks the stores of its region whether it still belongs to it, and some others in turn.
-    fn ask_if_lonely(&mut self, now: Time, key: SlotKey) {
+    /// A request has found no leader: what ends that must not wait for long, if it is that the region has gone elsewhere.
+    pub(super) fn miss_leader(&mut self, now: Time, key: SlotKey) {
+        self.ask_if_lonely(now, key, ASK_WHEN_MISSED);
+    }
+
+    /// A replica without a leader for this long asks the stores of its region whether it still belongs to it, and some others
+    /// in turn.
+    fn ask_if_lonely(&mut self, now: Time, key: SlotKey, patience: Duration) {
         let region = self.region_mut(key);
         if region.group.is_leader() || region.group.hears_leader(now) {
             region.lonely_since = now;
             return;
         }
-        if now.since(region.lonely_since) < ASK_AFTER {
+        if now.since(region.lonely_since) < patience {
             return;
         }
         region.lonely_since = now;
@@ -366,7 +374,7 @@ impl<R> Worker<R> {
         let own_store = self.config.store;
         let heard = self.heard_of(id).map_or(&[][..], |heard| &heard.replicas[..]);
         let mut stores: Vec<StoreId> = descriptor.replicas.iter().chain(heard).map(|other| other.store).collect();
-        let round = now.0 / ASK_AFTER.as_nanos() as u64;
+        let round = now.0 / patience.as_nanos() as u64;
         stores.extend(self.peers.some_heard(ASKED_BESIDE, round, now, self.config.raft.election_timeout_min));
         stores.sort_unstable();
         stores.dedup();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use multiraft::apply::{Cause, Tombstone};
 use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::liveness::{Held, SupportEpoch, SupportNews};
@@ -511,6 +512,32 @@ fn a_replica_that_hears_no_leader_asks_stores_of_other_regions_too_since_its_own
         assert_eq!((&asked[..2], asked.len()), (&OTHERS[..], 6), "{asked:?}");
     }
     assert!(others.iter().all(|other| first.contains(other) || second.contains(other)), "{first:?}, {second:?}");
+}
+
+#[test]
+fn whoever_misses_a_leader_has_the_replica_ask_for_its_region_soon() {
+    let requests: [fn(Time) -> Input<u32>; 3] = [
+        |deadline| Input::Read { region: REGION, epoch: None, freshness: Freshness::Linearizable, deadline, reply: 1 },
+        |deadline| Input::Query { region: REGION, epoch: None, query: Bytes::new(), deadline, reply: 1 },
+        |deadline| {
+            let command = Bytes::from_static(b"a");
+            Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply: 1 }
+        },
+    ];
+    for request in requests {
+        let mut store = Store::new(|_| ());
+        let mut asked = |after: Duration| {
+            store.pass(after);
+            store.said.clear();
+            store.turn(vec![request(store.now.plus(Duration::from_millis(1)))]);
+            let asks = |message: &PeerMessage| matches!(message, PeerMessage::Region(about) if matches!(about.step, RegionStep::Ask { .. }));
+            store.said.iter().filter(|(_, said)| asks(said)).map(|(to, _)| *to).collect::<Vec<u64>>()
+        };
+        assert!(asked(Duration::from_millis(900)).is_empty(), "its leader may be about to be elected");
+        assert_eq!(asked(Duration::from_millis(100)), OTHERS);
+        assert!(asked(Duration::from_millis(900)).is_empty(), "not with each request");
+        assert_eq!(asked(Duration::from_millis(100)), OTHERS);
+    }
 }
 
 #[test]
