@@ -9,7 +9,7 @@ use multiraft_router::SlotKey;
 use multiraft_storage::BytePool;
 
 use crate::logic::campaign::Attempt;
-use crate::logic::region::{Region, first_stores};
+use crate::logic::region::{Region, first_stores, has_witness};
 use crate::logic::{MergeState, Packed};
 use crate::region::check::FencedReplicas;
 use crate::region::command::{get_varint, put_varint};
@@ -95,6 +95,7 @@ pub(super) fn pack<R>(region: &Region<R>, now: Time) -> Option<(Packed, Vec<u8>)
     let Region {
         id: _,
         stores: _,
+        has_witness: _,
         descriptor,
         slept_as,
         stranger,
@@ -205,6 +206,7 @@ pub(super) fn unpack<R>(packed: &Packed, rest: &[u8], key: SlotKey, options: &Ar
     Region {
         id: descriptor.id,
         stores: first_stores(&descriptor),
+        has_witness: has_witness(&descriptor),
         descriptor,
         slept_as: Some(packed.clone()),
         stranger,

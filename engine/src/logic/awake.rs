@@ -21,6 +21,9 @@ pub(super) struct Awake<T> {
 pub(super) struct Place(u32);
 
 impl Place {
+    /// Where the first value is, if there is one.
+    pub(super) const FIRST: Self = Self(0);
+
     fn parts(self) -> (usize, usize) {
         (self.0 as usize / PIECE, self.0 as usize % PIECE)
     }

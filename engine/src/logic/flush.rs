@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 
-use multiraft_raft::{Gated, LogTicket, Message, Time};
+use multiraft_raft::{Gated, LogStep, LogTicket, Message, Output, RegionId, Time};
 use multiraft_router::SlotKey;
-use multiraft_storage::FlushToken;
+use multiraft_storage::{FlushToken, GroupRecord, LogChange};
 
 use crate::logic::worker::Worker;
 
@@ -120,4 +120,24 @@ impl<R> Worker<R> {
     pub fn waiting_for_flush(&self) -> usize {
         self.flush.waiting()
     }
+}
+
+/// Moves what a group wants logged into the batch; returns whether that was anything.
+pub(super) fn sort_records(id: RegionId, output: &mut Output<FlushToken>, log: &mut Vec<GroupRecord>) -> bool {
+    let before = log.len();
+    for step in output.log.drain(..) {
+        let change = match step {
+            LogStep::Append(entries) => LogChange::Append(entries),
+            LogStep::Truncate { index, term } => LogChange::Truncate { index, term },
+            LogStep::Reset { index, term } => LogChange::Reset { index, term },
+        };
+        log.push(GroupRecord { region: id, log: change, hard_state: None });
+    }
+    if let Some(hard_state) = output.hard_state.take() {
+        if log.len() == before {
+            log.push(GroupRecord { region: id, log: LogChange::None, hard_state: None });
+        }
+        log.last_mut().expect("invariant: a record was just pushed").hard_state = Some(hard_state);
+    }
+    log.len() > before
 }

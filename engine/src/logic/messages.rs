@@ -90,17 +90,18 @@ impl<R> Worker<R> {
             self.answer_for_the_gone(from, region, &message);
             return self.on_stranger(now, from, region, message, descriptor);
         };
-        if message.to != self.region(key).group.id() {
+        let here = self.region(key);
+        let own = here.group.id();
+        if message.to != own {
+            let is_initialised = here.initialised;
             self.answer_for_the_gone(from, region, &message);
+            return match (message.to > own, is_initialised) {
+                (true, true) => self.on_successor(region, descriptor),
+                (true, false) => self.on_stranger(now, from, region, message, descriptor),
+                (false, _) => {}
+            };
         }
-        if message.to > self.region(key).group.id() {
-            if self.region(key).initialised {
-                return self.on_successor(region, descriptor);
-            }
-            return self.on_stranger(now, from, region, message, descriptor);
-        }
-        let here = self.region_mut(key);
-        if message.to != here.group.id() || here.store_of(message.from).is_some_and(|store| store != from) {
+        if here.store_of(message.from).is_some_and(|store| store != from) {
             return;
         }
         if message.body == Body::TimeoutNow && self.settle_offer(now, key, from, &message) {
@@ -143,12 +144,14 @@ impl<R> Worker<R> {
         message: &Message,
         its: Option<&RegionDescriptor>,
     ) {
-        let asks = matches!(message.body, Body::PreVote { .. } | Body::Vote { .. });
+        if !matches!(message.body, Body::PreVote { .. } | Body::Vote { .. }) {
+            return;
+        }
         let region = self.region(key);
         let own = region.descriptor();
         let is_gone = its.is_some_and(|its| its.id == own.id && its.epoch.conf_version < own.epoch.conf_version)
             && own.replica(message.from).is_none();
-        if asks && region.initialised && is_gone {
+        if region.initialised && is_gone {
             let (id, descriptor, committed) = (own.id, Arc::clone(own), self.committed_of(key));
             self.say_of_region(from, id, RegionStep::Tell { descriptor, merged: false, committed });
         }
@@ -184,7 +187,7 @@ impl<R> Worker<R> {
         let Some(to) = region.store_of(message.to) else {
             return;
         };
-        let is_witness = region.role_of(message.to) == Some(Role::Witness);
+        let is_witness = region.has_witness && region.role_of(message.to) == Some(Role::Witness);
         // A heartbeat that opens a read round does not wait for the interval.
         let mut opens_round = false;
         if let Body::Heartbeat { round, .. } = message.body {

@@ -150,6 +150,9 @@ impl<R> Worker<R> {
             self.serve_parked(now, region);
             return Some(input);
         }
+        if self.region(slot).leader_store().is_none() {
+            self.miss_leader(now, slot);
+        }
         let is_lost = self.region(slot).leader_store().is_none() || !self.region(slot).group.hears_leader(now);
         let waits = if is_lost { [PARK_LONG, PARK_SHORT] } else { [PARK_SHORT; 2] };
         let ends = waits.map(|wait| self.parked.end(region, now.plus(wait)));

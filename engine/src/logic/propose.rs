@@ -153,14 +153,17 @@ impl<R> Worker<R> {
 fn note_proposed<R>(now: Time, waiting: &mut Waiting<R>, first: LogIndex, term: multiraft_raft::Term) {
     // A new term's entries may overwrite what an earlier leadership of this store proposed and never committed: those who
     // wait for the overwritten ones are answered when the index commits, so both may stand in the queue, in index order.
-    let start = waiting.proposed.partition_point(|proposed| proposed.index < first);
-    let overwritten: Vec<Proposed<R>> = waiting.proposed.drain(start..).collect();
     let mut fresh = waiting.incoming_replies.drain(..).zip(0..).map(|(reply, offset)| Proposed {
         index: first.plus(offset),
         term,
         reply,
         at: now,
     });
+    if waiting.proposed.back().is_none_or(|last| last.index < first) {
+        return waiting.proposed.extend(fresh);
+    }
+    let start = waiting.proposed.partition_point(|proposed| proposed.index < first);
+    let overwritten: Vec<Proposed<R>> = waiting.proposed.drain(start..).collect();
     let mut old = overwritten.into_iter().peekable();
     for proposed in fresh.by_ref() {
         while let Some(earlier) = old.next_if(|earlier| earlier.index <= proposed.index) {

@@ -24,6 +24,8 @@ pub(super) struct Region<R> {
     /// Where the first replicas live, beside the group: most messages need not look into the descriptor.
     pub(super) stores: [(ReplicaId, StoreId); INLINE_REPLICAS],
     pub(super) descriptor: Arc<RegionDescriptor>,
+    /// Some replica holds no data.
+    pub(super) has_witness: bool,
     /// What the descriptor was packed into when the replica slept last: others share it.
     pub(super) slept_as: Option<Packed>,
     /// Who spoke last of those that the descriptor does not name: a replica that has fallen behind must be able to answer a
@@ -93,6 +95,10 @@ pub(super) fn first_stores(descriptor: &RegionDescriptor) -> [(ReplicaId, StoreI
         *place = (replica.id, replica.store);
     }
     stores
+}
+
+pub(super) fn has_witness(descriptor: &RegionDescriptor) -> bool {
+    descriptor.replicas.iter().any(|replica| replica.role == Role::Witness)
 }
 
 /// Who waits in a region.
@@ -180,7 +186,16 @@ impl<R> Default for Waiting<R> {
     }
 }
 
+/// What a region that is asked now and then keeps room for, of each kind.
+const WAITING_KEPT: usize = 16;
+
 impl<R> Waiting<R> {
+    fn is_small(&self) -> bool {
+        let room = [self.incoming.capacity(), self.incoming_replies.capacity(), self.proposed.capacity()];
+        let read_room = [self.reads.capacity(), self.rounds.capacity(), self.confirmed.capacity()];
+        room.into_iter().chain(read_room).all(|room| room <= WAITING_KEPT)
+    }
+
     fn is_empty(&self) -> bool {
         self.incoming_replies.is_empty()
             && self.proposed.is_empty()
@@ -212,6 +227,7 @@ impl<R> Region<R> {
         Self {
             id: start.descriptor.id,
             stores: first_stores(&start.descriptor),
+            has_witness: has_witness(&start.descriptor),
             descriptor: Arc::clone(&start.descriptor),
             slept_as: None,
             stranger: None,
@@ -257,6 +273,7 @@ impl<R> Region<R> {
         self.departed.extend(gone.map(|replica| (replica.id, replica.store)));
         self.departed.drain(..self.departed.len().saturating_sub(DEPARTED_KEPT));
         self.stores = first_stores(&descriptor);
+        self.has_witness = has_witness(&descriptor);
         self.descriptor = descriptor;
     }
 
@@ -317,9 +334,21 @@ impl<R> Region<R> {
         self.busy.get_or_insert_default()
     }
 
-    /// Gives the memory of those who wait back when nobody does.
+    /// Whether nobody waits here.
+    pub(super) fn is_unasked(&self) -> bool {
+        self.busy.as_ref().is_none_or(|waiting| waiting.is_empty())
+    }
+
+    /// Gives the memory of those who wait back if nobody does, unless it is little: others will come.
     pub(super) fn trim(&mut self) {
-        if self.busy.as_ref().is_some_and(|waiting| waiting.is_empty()) {
+        if self.busy.as_ref().is_some_and(|waiting| waiting.is_empty() && !waiting.is_small()) {
+            self.busy = None;
+        }
+    }
+
+    /// Likewise, however little it is: nobody is expected.
+    pub(super) fn trim_all(&mut self) {
+        if self.is_unasked() {
             self.busy = None;
         }
     }

@@ -35,6 +35,8 @@ enum Cell {
 pub(super) struct Regions<R> {
     slab: Slab<Cell>,
     awake: Awake<Region<R>>,
+    /// Who was looked up last, and where he is: a step of a group looks it up many times. Invariant: he is awake, at this place.
+    last: (SlotKey, Place),
     rests: Rests,
     options: Arc<Options>,
     /// When this turn began.
@@ -44,6 +46,9 @@ pub(super) struct Regions<R> {
     /// The regions of those that were woken in this turn.
     woken: Vec<Arc<RegionDescriptor>>,
 }
+
+/// A key that nobody has.
+const NOBODY: SlotKey = SlotKey { slot: u32::MAX, generation: 0 };
 
 /// A replica as it is, for those who only look at it.
 pub(super) enum Seen<'a, R> {
@@ -67,6 +72,7 @@ impl<R> Regions<R> {
         Self {
             slab: Slab::new(),
             awake: Awake::new(),
+            last: (NOBODY, Place::FIRST),
             rests: Rests::new(),
             options,
             now: Time::ZERO,
@@ -96,6 +102,9 @@ impl<R> Regions<R> {
 
     /// The replica at `key`, which somebody has looked up in this turn.
     pub(super) fn get(&self, key: SlotKey) -> Option<&Region<R>> {
+        if key == self.last.0 {
+            return Some(self.awake.get(self.last.1));
+        }
         match self.slab.get(key)? {
             Cell::Awake(place) => Some(self.awake.get(*place)),
             Cell::Asleep(_) => unreachable!("invariant: whoever looks a replica up wakes it"),
@@ -104,15 +113,22 @@ impl<R> Regions<R> {
 
     /// The replica at `key`, awake.
     pub(super) fn get_mut(&mut self, key: SlotKey) -> Option<&mut Region<R>> {
-        let place = match self.slab.get(key)? {
+        if key != self.last.0 {
+            self.last = (key, self.find(key)?);
+        }
+        Some(self.awake.get_mut(self.last.1))
+    }
+
+    /// Where the replica at `key` is, which is awake from now on.
+    fn find(&mut self, key: SlotKey) -> Option<Place> {
+        Some(match self.slab.get(key)? {
             Cell::Awake(place) => *place,
             Cell::Asleep(asleep) => {
                 let (region, rest) = (self.unpack(key, asleep), asleep.rest);
                 self.drop_rest(rest);
                 self.rouse(key, region)
             }
-        };
-        Some(self.awake.get_mut(place))
+        })
     }
 
     fn unpack(&self, key: SlotKey, asleep: &Asleep) -> Region<R> {
@@ -138,6 +154,7 @@ impl<R> Regions<R> {
 
     /// Takes out the replica at `place`, which no cell names any more, and has the one that moves there found.
     fn take(&mut self, place: Place) -> Region<R> {
+        self.last.0 = NOBODY;
         let (region, moved) = self.awake.swap_remove(place);
         if let Some(moved) = moved {
             *self.slab.get_mut(moved.key).expect("invariant: it is awake") = Cell::Awake(place);

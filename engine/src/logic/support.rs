@@ -354,7 +354,7 @@ impl<R> Worker<R> {
     fn has_nothing_open(&self, key: SlotKey) -> bool {
         let region = self.region(key);
         region.initialised
-            && region.busy.is_none()
+            && region.is_unasked()
             && region.driving.is_none()
             && region.release_at.is_none()
             && region.merge.frozen.is_none()

@@ -316,6 +316,7 @@ impl<R> Worker<R> {
         }
         self.take_off_unused(key);
         let region = self.region_mut(key);
+        region.trim_all();
         if !std::mem::replace(&mut region.trimmed, true) {
             region.group.release_memory();
         }

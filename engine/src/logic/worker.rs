@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft_raft::{HardState, Incarnation, LogStep, Options, Output, RegionId, ReplicaId, StoreId, Term, Time};
+use multiraft_raft::{HardState, Incarnation, Options, Output, RegionId, ReplicaId, StoreId, Term, Time};
 use multiraft_router::{Deadlines, SlotKey};
 use multiraft_storage::{FlushToken, GroupRecord, LogChange};
 use multiraft_transport::Beat;
@@ -20,7 +20,7 @@ use crate::logic::beats::CALLERS;
 use crate::logic::bulk::Bulk;
 use crate::logic::campaign::Campaigns;
 use crate::logic::check::Checks;
-use crate::logic::flush::FlushQueue;
+use crate::logic::flush::{FlushQueue, sort_records};
 use crate::logic::lifecycle::Lifecycle;
 use crate::logic::merge::Merges;
 use crate::logic::output::ReplyTo;
@@ -385,9 +385,12 @@ impl<R> Worker<R> {
             for key in touched.drain(..) {
                 let Some(region) = self.regions.get_mut(key) else { continue };
                 region.touched = false;
+                let somebody_waits = region.busy.is_some();
                 self.tell_lost_links(now, key);
-                self.propose_incoming(now, key);
-                self.read_incoming(now, key);
+                if somebody_waits {
+                    self.propose_incoming(now, key);
+                    self.read_incoming(now, key);
+                }
                 self.pause_full_lanes(key);
                 let hold = self.apply_backlog > self.config.apply_queue_bytes;
                 let Some(region) = self.regions.get_mut(key) else { continue };
@@ -563,26 +566,6 @@ impl<R> Worker<R> {
     pub fn handles(&self) -> impl Iterator<Item = RegionHandle> + '_ {
         self.regions.iter().map(|(_, region)| region.handle())
     }
-}
-
-/// Moves what a group wants logged into the batch; returns whether that was anything.
-fn sort_records(id: RegionId, output: &mut Output<FlushToken>, log: &mut Vec<GroupRecord>) -> bool {
-    let before = log.len();
-    for step in output.log.drain(..) {
-        let change = match step {
-            LogStep::Append(entries) => LogChange::Append(entries),
-            LogStep::Truncate { index, term } => LogChange::Truncate { index, term },
-            LogStep::Reset { index, term } => LogChange::Reset { index, term },
-        };
-        log.push(GroupRecord { region: id, log: change, hard_state: None });
-    }
-    if let Some(hard_state) = output.hard_state.take() {
-        if log.len() == before {
-            log.push(GroupRecord { region: id, log: LogChange::None, hard_state: None });
-        }
-        log.last_mut().expect("invariant: a record was just pushed").hard_state = Some(hard_state);
-    }
-    log.len() > before
 }
 
 /// The first point of the grid that is not before `deadline`.

@@ -524,12 +524,14 @@ fn whoever_misses_a_leader_has_the_replica_ask_for_its_region_soon() {
             Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply: 1 }
         },
     ];
-    for request in requests {
+    // Who would not wait for a leader, and who is put aside until there is one.
+    let waits = [Duration::from_millis(1), Duration::from_secs(5)];
+    for (request, wait) in requests.into_iter().flat_map(|request| waits.map(|wait| (request, wait))) {
         let mut store = Store::new(|_| ());
         let mut asked = |after: Duration| {
             store.pass(after);
             store.said.clear();
-            store.turn(vec![request(store.now.plus(Duration::from_millis(1)))]);
+            store.turn(vec![request(store.now.plus(wait))]);
             let asks = |message: &PeerMessage| matches!(message, PeerMessage::Region(about) if matches!(about.step, RegionStep::Ask { .. }));
             store.said.iter().filter(|(_, said)| asks(said)).map(|(to, _)| *to).collect::<Vec<u64>>()
         };

@@ -24,6 +24,8 @@ pub struct Membership {
     members: Vec<(ReplicaId, Role)>,
     joint: bool,
     auto_leave: bool,
+    /// Somebody counts who holds no data.
+    witness: bool,
 }
 
 /// Where a vote stands.
@@ -52,7 +54,8 @@ impl Membership {
         members.dedup_by_key(|(id, _)| *id);
         members.shrink_to_fit();
         let joint = members.iter().any(|(_, role)| role.is_joint());
-        Self { members, joint, auto_leave: joint }
+        let witness = members.iter().any(|(_, role)| *role == Role::Witness);
+        Self { members, joint, auto_leave: joint, witness }
     }
 
     /// Sets whether a leader proposes to leave the joint state by itself. The replicas of a descriptor do not say so:
@@ -148,7 +151,7 @@ impl Membership {
     /// Whether there are voters without data.
     #[must_use]
     pub fn has_witness(&self) -> bool {
-        self.members.iter().any(|(_, role)| *role == Role::Witness)
+        self.witness
     }
 
     /// Where a vote stands, given each voter's answer (`None`: not yet).
@@ -199,16 +202,17 @@ impl Membership {
         // Almost every group has few voters; only a large one pays for an allocation.
         let mut few = [LogIndex::ZERO; 8];
         let mut many = Vec::new();
-        let count = self.half(half).count();
-        let indexes = if count <= few.len() {
-            &mut few[..count]
-        } else {
-            many.resize(count, LogIndex::ZERO);
-            &mut many[..]
-        };
-        for (slot, id) in indexes.iter_mut().zip(self.half(half)) {
-            *slot = reached(id);
+        let mut count = 0;
+        for id in self.half(half) {
+            let index = reached(id);
+            match few.get_mut(count) {
+                Some(slot) => *slot = index,
+                None if many.is_empty() => many.extend(few.into_iter().chain([index])),
+                None => many.push(index),
+            }
+            count += 1;
         }
+        let indexes = if many.is_empty() { &mut few[..count] } else { &mut many[..] };
         indexes.sort_unstable();
         // A majority of n is n / 2 + 1: that many have reached the (n - 1) / 2-th smallest.
         let by_most = count.checked_sub(1).map_or(LogIndex::ZERO, |last| indexes[last / 2]);
