@@ -11,6 +11,8 @@ pub enum Kind {
     KillMajority,
     /// All die at once, as when the power fails and disks keep what they were given.
     KillAll,
+    /// Two sides reach one store and not each other; it dies when it has voted for one of them, and is asked by the other.
+    KillVoter,
     /// A store stands still (SIGSTOP) for longer than any lease, and goes on.
     Pause,
     /// A store is asked to stop, hands over, and is started again.
@@ -57,7 +59,18 @@ pub enum Kind {
 
 /// Names for several kinds together.
 pub const GROUPS: [(&str, &[Kind]); 5] = [
-    ("processes", &[Kind::Kill, Kind::KillMinority, Kind::KillMajority, Kind::KillAll, Kind::Pause, Kind::Restart]),
+    (
+        "processes",
+        &[
+            Kind::Kill,
+            Kind::KillMinority,
+            Kind::KillMajority,
+            Kind::KillAll,
+            Kind::KillVoter,
+            Kind::Pause,
+            Kind::Restart,
+        ],
+    ),
     ("network", &[Kind::Partition, Kind::Loss, Kind::Delay, Kind::Duplicate]),
     ("clocks", &[Kind::Drift, Kind::Jump]),
     (
@@ -77,11 +90,12 @@ pub const GROUPS: [(&str, &[Kind]); 5] = [
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Kill,
         Self::KillMinority,
         Self::KillMajority,
         Self::KillAll,
+        Self::KillVoter,
         Self::Pause,
         Self::Restart,
         Self::Partition,
@@ -113,6 +127,7 @@ impl Kind {
             Self::KillMinority => "kill-minority",
             Self::KillMajority => "kill-majority",
             Self::KillAll => "kill-all",
+            Self::KillVoter => "kill-voter",
             Self::Pause => "pause",
             Self::Restart => "restart",
             Self::Partition => "partition",
@@ -168,7 +183,7 @@ impl Kind {
     /// Whether it is between stores.
     #[must_use]
     pub const fn is_between(self) -> bool {
-        matches!(self, Self::Partition | Self::Loss | Self::Delay | Self::Duplicate)
+        matches!(self, Self::Partition | Self::Loss | Self::Delay | Self::Duplicate | Self::KillVoter)
     }
 
     /// Whether only a store that writes can meet it.
@@ -186,7 +201,7 @@ impl Kind {
     /// Whether it may leave regions without a quorum for as long as it lasts.
     #[must_use]
     pub const fn takes_quorums(self) -> bool {
-        matches!(self, Self::KillMajority | Self::KillAll)
+        matches!(self, Self::KillMajority | Self::KillAll | Self::KillVoter)
     }
 }
 

@@ -11,6 +11,7 @@ mod disks;
 mod kind;
 mod notes;
 mod processes;
+mod voter;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -63,6 +64,8 @@ enum Cure {
     SetRight(clocks::Turned),
     /// By healing a disk.
     Disk(disks::Sick),
+    /// By letting both sides of a voter reach each other.
+    Join(voter::Voter),
 }
 
 /// Whoever strikes.
@@ -149,6 +152,7 @@ impl<'a> Nemesis<'a> {
             }
             Cure::SetRight(turned) => turned.set_right(self.cluster)?,
             Cure::Disk(sick) => sick.heal(self.disks, self.cluster)?,
+            Cure::Join(voter) => voter.heal(self.cluster)?,
         };
         self.notes.end(kind.name(), id, &numbers(&stores), &trace);
         self.notes.tell(&format!("{} ends: {trace}", kind.name()));
@@ -239,6 +243,12 @@ impl<'a> Nemesis<'a> {
                 let length = lasts(1_000, 7_000);
                 let (struck, how) = between::strike(self.cluster, kind, &hurt, &mut self.random)?;
                 (Vec::new(), Cure::Heal(struck), how, length)
+            }
+            Kind::KillVoter => {
+                let length = lasts(4_000, 6_000);
+                let (voter, how) = voter::strike(self.cluster, &mut self.random)?;
+                // It hurts all: each is cut off from somebody, and one dies twice.
+                ((0..stores).collect(), Cure::Join(voter), how, length)
             }
             Kind::Drift | Kind::Jump => {
                 let length = lasts(3_000, 8_000);
