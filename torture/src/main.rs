@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use multiraft_torture::check::{Verdict, Workload, judge};
+use multiraft_torture::cleanup;
 use multiraft_torture::history::{Format, History};
 use multiraft_torture::nemesis::Kind;
 use multiraft_torture::run::{Ground, Plan};
@@ -109,11 +110,14 @@ struct RunArguments {
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
-    match Arguments::parse().task {
+    let code = match Arguments::parse().task {
         Task::Check { file, workload, json } => check(&file, workload, json),
         Task::Run(arguments) => run(*arguments),
         Task::SelfTest { program, only, tries, seed } => self_test(program, &only, tries, seed),
-    }
+    };
+    // Whoever is interrupted sees it in how this ends, not in what became of the stores.
+    cleanup::wait_if_ending();
+    code
 }
 
 fn run(arguments: RunArguments) -> ExitCode {

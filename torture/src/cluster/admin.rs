@@ -5,11 +5,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Program;
+use crate::cleanup::{at_end, making};
 use crate::trouble::{Outcome, Trouble, While};
 
 /// How long a store that stands still is waited for.
@@ -166,8 +168,16 @@ impl Admin {
         if !self.address.ip().is_loopback() {
             program.arg("--expose");
         }
-        let output = program.args(words).env("RUST_LOG", "warn").stdin(Stdio::null()).output();
-        let output = output.trying(|| "running ctl".to_owned())?;
+        program.args(words).env("RUST_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let making = making();
+        let child = program.spawn().trying(|| "running ctl".to_owned())?;
+        let pid = Pid::from_child(&child);
+        let _end = at_end(move || {
+            // `timeout` hands it on. One that has ended, and was not waited for, takes it without harm.
+            let _ = kill_process(pid, Signal::TERM);
+        })?;
+        drop(making);
+        let output = child.wait_with_output().trying(|| "running ctl".to_owned())?;
         let text = String::from_utf8_lossy(&output.stdout);
         let said = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {
