@@ -8,6 +8,7 @@ mod between;
 mod changes;
 mod clocks;
 mod disks;
+mod drain;
 mod kind;
 mod notes;
 mod processes;
