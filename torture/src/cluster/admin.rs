@@ -198,6 +198,21 @@ impl Admin {
     }
 }
 
+/// What a store counts by that name, with whatever labels.
+pub(super) fn metric(address: SocketAddr, name: &str) -> Outcome<u64> {
+    let (head, body) = exchange(address, "GET /metrics", "").trying(|| format!("asking {address} for its metrics"))?;
+    if !head.starts_with("HTTP/1.1 200 ") {
+        return Err(Trouble::new(format!("{address} tells no metrics: {head}")));
+    }
+    Ok(sum(&body, name))
+}
+
+fn sum(metrics: &str, name: &str) -> u64 {
+    let of_name = metrics.lines().filter_map(|line| line.strip_prefix(name));
+    let told = of_name.filter(|rest| rest.starts_with(['{', ' '])).filter_map(|rest| rest.rsplit(' ').next());
+    told.filter_map(|number| number.parse::<u64>().ok()).sum()
+}
+
 /// A key as the admin endpoint writes it.
 fn hex(key: &[u8]) -> String {
     key.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -211,4 +226,15 @@ fn exchange(address: SocketAddr, request_line: &str, body: &str) -> std::io::Res
     socket.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
     Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_a_name_are_added_up_and_no_others() {
+        let told = "# TYPE a_total counter\na_total{worker=\"0\"} 2\na_total{worker=\"1\"} 3\na_total_more 7\nb 9\na_total 1\n";
+        assert_eq!((sum(told, "a_total"), sum(told, "b"), sum(told, "c")), (6, 9, 0));
+    }
 }

@@ -327,6 +327,20 @@ impl Cluster {
         (0..self.stores.len()).map(|at| self.admin(at)).collect()
     }
 
+    /// What a store counts by that name, since its start, in all its parts together.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn metric(&self, at: usize, name: &str) -> Outcome<u64> {
+        admin::metric(self.stores[at].place.metrics, name)
+    }
+
+    /// Whether stores cut their logs within a run: with pairs in memory they keep them for long.
+    #[must_use]
+    pub fn cuts_logs(&self) -> bool {
+        self.flags.windows(2).all(|flag| flag != ["--state", "mem"])
+    }
+
     /// Where everything is written.
     #[must_use]
     pub fn dir(&self) -> &Path {

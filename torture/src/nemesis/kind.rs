@@ -13,6 +13,8 @@ pub enum Kind {
     KillAll,
     /// Two sides reach one store and not each other; it dies when it has voted for one of them, and is asked by the other.
     KillVoter,
+    /// A replica can be filled by a snapshot alone: its store was dead for long, or it is new.
+    Snapshot,
     /// A store stands still (SIGSTOP) for longer than any lease, and goes on.
     Pause,
     /// A store is asked to stop, hands over, and is started again.
@@ -67,6 +69,7 @@ pub const GROUPS: [(&str, &[Kind]); 5] = [
             Kind::KillMajority,
             Kind::KillAll,
             Kind::KillVoter,
+            Kind::Snapshot,
             Kind::Pause,
             Kind::Restart,
         ],
@@ -90,12 +93,13 @@ pub const GROUPS: [(&str, &[Kind]); 5] = [
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Kill,
         Self::KillMinority,
         Self::KillMajority,
         Self::KillAll,
         Self::KillVoter,
+        Self::Snapshot,
         Self::Pause,
         Self::Restart,
         Self::Partition,
@@ -128,6 +132,7 @@ impl Kind {
             Self::KillMajority => "kill-majority",
             Self::KillAll => "kill-all",
             Self::KillVoter => "kill-voter",
+            Self::Snapshot => "snapshot",
             Self::Pause => "pause",
             Self::Restart => "restart",
             Self::Partition => "partition",

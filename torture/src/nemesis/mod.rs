@@ -12,6 +12,7 @@ mod drain;
 mod kind;
 mod notes;
 mod processes;
+mod snapshots;
 mod voter;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +66,8 @@ enum Cure {
     SetRight(clocks::Turned),
     /// By healing a disk.
     Disk(disks::Sick),
+    /// By filling a replica.
+    Fill(snapshots::Empty),
     /// By letting both sides of a voter reach each other.
     Join(voter::Voter),
 }
@@ -137,7 +140,7 @@ impl<'a> Nemesis<'a> {
     }
 
     fn end(&mut self, fault: Active) -> Outcome<()> {
-        if fault.kind.loses_data() {
+        if fault.kind.loses_data() || fault.kind == Kind::Snapshot {
             // Whoever gives a store its replicas back needs the others for that, and takes his time.
             while let Some(other) = self.active.pop() {
                 self.end(other)?;
@@ -153,6 +156,7 @@ impl<'a> Nemesis<'a> {
             }
             Cure::SetRight(turned) => turned.set_right(self.cluster)?,
             Cure::Disk(sick) => sick.heal(self.disks, self.cluster)?,
+            Cure::Fill(empty) => empty.fill(self.cluster, &mut self.random)?,
             Cure::Join(voter) => voter.heal(self.cluster)?,
         };
         self.notes.end(kind.name(), id, &numbers(&stores), &trace);
@@ -188,7 +192,7 @@ impl<'a> Nemesis<'a> {
         let minority = (stores - 1) / 2;
         let hurt = self.hurt();
         let wanted = match kind {
-            Kind::Kill | Kind::Pause | Kind::Restart | Kind::Jump => 1,
+            Kind::Kill | Kind::Pause | Kind::Restart | Kind::Jump | Kind::Snapshot => 1,
             Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog | Kind::Wipe => 1,
             Kind::PowerLoss if hurt.is_empty() && self.random.chance(400) => stores,
             Kind::PowerLoss => 1,
@@ -244,6 +248,11 @@ impl<'a> Nemesis<'a> {
                 let length = lasts(1_000, 7_000);
                 let (struck, how) = between::strike(self.cluster, kind, &hurt, &mut self.random)?;
                 (Vec::new(), Cure::Heal(struck), how, length)
+            }
+            Kind::Snapshot => {
+                let length = lasts(500, 3_000);
+                let (empty, how) = snapshots::begin(self.cluster, victims[0], &mut self.random)?;
+                (victims, Cure::Fill(empty), how, length)
             }
             Kind::KillVoter => {
                 let length = lasts(4_000, 6_000);
