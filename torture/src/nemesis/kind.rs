@@ -69,7 +69,6 @@ pub const GROUPS: [(&str, &[Kind]); 5] = [
             Kind::KillMajority,
             Kind::KillAll,
             Kind::KillVoter,
-            Kind::Snapshot,
             Kind::Pause,
             Kind::Restart,
         ],
@@ -88,7 +87,7 @@ pub const GROUPS: [(&str, &[Kind]); 5] = [
             Kind::Wipe,
         ],
     ),
-    ("regions", &[Kind::Split, Kind::Merge, Kind::Move, Kind::Members, Kind::Transfer, Kind::Drain]),
+    ("regions", &[Kind::Snapshot, Kind::Split, Kind::Merge, Kind::Move, Kind::Members, Kind::Transfer, Kind::Drain]),
 ];
 
 impl Kind {
@@ -185,6 +184,12 @@ impl Kind {
         matches!(self, Self::Delay | Self::Duplicate)
     }
 
+    /// Whether it takes more of a store than a program that embeds the engine has: whoever plans, or lines in its log.
+    #[must_use]
+    pub const fn needs_the_whole_program(self) -> bool {
+        matches!(self, Self::Drain | Self::Drift | Self::Jump)
+    }
+
     /// Whether it is between stores.
     #[must_use]
     pub const fn is_between(self) -> bool {
@@ -201,6 +206,12 @@ impl Kind {
     #[must_use]
     pub const fn loses_data(self) -> bool {
         matches!(self, Self::DamagedLog | Self::Wipe)
+    }
+
+    /// Whether it can be ended only when nothing else is wrong: whoever gives a store its replicas back needs the others for that.
+    #[must_use]
+    pub const fn needs_peace(self) -> bool {
+        self.loses_data() || matches!(self, Self::Snapshot)
     }
 
     /// Whether it may leave regions without a quorum for as long as it lasts.

@@ -43,6 +43,8 @@ struct Active {
     /// The places of the stores that it hurts.
     stores: Vec<usize>,
     ends: Instant,
+    /// It can end only after others, and nothing else begins until then.
+    waits: bool,
     cure: Cure,
 }
 
@@ -109,7 +111,8 @@ impl<'a> Nemesis<'a> {
             stop.within(left.min(pause));
             self.end_due(Instant::now())?;
             self.check_running()?;
-            if self.active.len() < AT_ONCE && Instant::now() < end {
+            let is_awaited = self.active.iter().any(|fault| fault.waits);
+            if self.active.len() < AT_ONCE && !is_awaited && Instant::now() < end {
                 self.begin_one()?;
             }
         }
@@ -132,7 +135,19 @@ impl<'a> Nemesis<'a> {
     }
 
     fn end_due(&mut self, now: Instant) -> Outcome<()> {
-        while let Some(at) = self.active.iter().position(|fault| fault.ends <= now) {
+        while let Some(at) = (0..self.active.len()).min_by_key(|at| self.active[*at].ends) {
+            if self.active[at].ends > now {
+                break;
+            }
+            let kind = self.active[at].kind;
+            // A store that is cut off writes nothing, and would never meet its sick disk.
+            let hinders = |other: &Active| kind.needs_peace() || (kind.needs_traffic() && other.kind.is_between());
+            let others = self.active.iter().enumerate().filter(|(place, other)| *place != at && hinders(other));
+            if let Some(last) = others.map(|(_, other)| other.ends).max() {
+                self.active[at].ends = last + Duration::from_millis(1);
+                self.active[at].waits = true;
+                continue;
+            }
             let fault = self.active.remove(at);
             self.end(fault)?;
         }
@@ -140,12 +155,6 @@ impl<'a> Nemesis<'a> {
     }
 
     fn end(&mut self, fault: Active) -> Outcome<()> {
-        if fault.kind.loses_data() || fault.kind == Kind::Snapshot {
-            // Whoever gives a store its replicas back needs the others for that, and takes his time.
-            while let Some(other) = self.active.pop() {
-                self.end(other)?;
-            }
-        }
         let Active { kind, id, stores, cure, .. } = fault;
         let trace = match cure {
             Cure::Start(dead) => dead.start(self.cluster)?,
@@ -181,7 +190,7 @@ impl<'a> Nemesis<'a> {
             self.next += 1;
             self.notes.begin(kind.name(), id, &numbers(&stores), &how);
             self.notes.tell(&format!("{} for {length:.1?}: {how}", kind.name()));
-            self.active.push(Active { kind, id, stores, ends, cure });
+            self.active.push(Active { kind, id, stores, ends, waits: false, cure });
             break;
         }
         Ok(())
@@ -206,7 +215,7 @@ impl<'a> Nemesis<'a> {
         let is_twice = self.active.iter().any(|fault| {
             fault.kind == kind
                 || (fault.kind.is_between() && kind.is_between())
-                || (fault.kind.loses_data() && kind.loses_data())
+                || (fault.kind.needs_peace() && kind.needs_peace())
         });
         if !may || is_twice {
             return Ok(None);
