@@ -2,17 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+mod programs;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use multiraft_torture::cluster::Program;
 use multiraft_torture::ground::Spaces;
 use multiraft_torture::stop::look_again;
+use programs::multiraft;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long an interrupted run may take to undo what it has made.
@@ -52,7 +54,7 @@ fn interrupt(signal: Signal, nemesis: &str, faults: usize) {
     let before = mine(dir.path());
     let mut command = Command::new(env!("CARGO_BIN_EXE_multiraft-torture"));
     command.args(["run", "--workload", "register", "--seconds", "100", "--seed", "7", "--nemesis", nemesis]);
-    command.arg("--program").arg(program()).env("TMPDIR", dir.path()).stdout(Stdio::piped());
+    command.arg("--program").arg(multiraft()).env("TMPDIR", dir.path()).stdout(Stdio::piped());
     let mut run = Run(command.spawn().unwrap());
     let name = format!("mr{}n", run.0.id());
     let begun = Instant::now();
@@ -102,15 +104,4 @@ fn mine(dir: &Path) -> BTreeSet<String> {
     found.extend(mounts.lines().filter(|line| line.contains(name)).map(str::to_owned));
     found.extend(fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path().display().to_string()));
     found
-}
-
-/// The program beside this test's, built if nobody has.
-fn program() -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_multiraft-torture")).with_file_name("multiraft");
-    if !path.exists() {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--locked", "--package", "multiraft-server"]);
-        assert!(build.status().unwrap().success());
-    }
-    Program::at(&path).unwrap().path().to_owned()
 }

@@ -70,6 +70,8 @@ pub struct Plan {
     pub rate: Option<u64>,
     /// The program; none: it is built.
     pub program: Option<PathBuf>,
+    /// A program that embeds the engine and is what stores run, with their clients in its process; none: stores run the program.
+    pub embedding: Option<PathBuf>,
     /// What lies between stores.
     pub ground: Ground,
     /// Where stores keep the pairs: `sled` or `mem`; none: drawn.

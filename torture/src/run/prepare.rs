@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Ground, Plan};
+use crate::check::Workload;
 use crate::cleanup::{Guard, at_end, making};
 use crate::cluster::{Cluster, Place, Program, Setup};
 use crate::ground::{Net, Proxy, Spaces};
@@ -71,13 +72,18 @@ fn remove(path: &Path) {
 
 /// The cluster, not started yet, and how it is made, for people.
 pub(super) fn cluster(plan: &Plan, dir: &Path) -> Outcome<(Cluster, Disks, Vec<String>)> {
-    let program = plan.program.as_deref().map_or_else(Program::build, Program::at)?;
+    let mut program = plan.program.as_deref().map_or_else(Program::build, Program::at)?;
+    if let Some(embedding) = &plan.embedding {
+        check_embedding(plan)?;
+        program = program.with_embedding(embedding.clone());
+    }
     let mut random = Random::of_part(plan.seed, "cluster", 0);
     // Drawn whether they are used or not: what else is drawn must not depend on it.
     let drawn = (*random.pick(&["sled", "mem"]), *random.pick(&["linearizable", "lease"]));
     let state = plan.state.clone().unwrap_or_else(|| drawn.0.to_owned());
     let reads = plan.reads.clone().unwrap_or_else(|| drawn.1.to_owned());
     let mut notes = vec![format!("state {state}, reads {reads}, fsync on")];
+    notes.extend(plan.embedding.as_ref().map(|_| "clients in the stores' processes, on the embedding API".to_owned()));
     let spaces = spaces(plan, &mut notes)?;
     let places = Place::of_stores(plan.stores, |store| spaces.as_ref().map(|spaces| spaces.address(store)));
     let net = match spaces {
@@ -116,6 +122,20 @@ pub(super) fn cluster(plan: &Plan, dir: &Path) -> Outcome<(Cluster, Disks, Vec<S
     }
     let disks = Disks::prepare(&mut cluster, &plan.kinds, &mut notes)?;
     Ok((cluster, disks, notes))
+}
+
+/// Stores that embed the engine can do what is asked of them.
+fn check_embedding(plan: &Plan) -> Outcome<()> {
+    let of_workloads = |workload: &&Workload| !matches!(workload, Workload::Register | Workload::ListAppend);
+    if let Some(workload) = plan.workloads.iter().find(of_workloads) {
+        let name = workload.name();
+        return Err(Trouble::new(format!("clients in the stores' processes do no `{name}`: register and list-append")));
+    }
+    if let Some(kind) = plan.kinds.iter().find(|kind| kind.needs_the_whole_program()) {
+        let name = kind.name();
+        return Err(Trouble::new(format!("a store that embeds the engine has no part in `{name}`: leave it out")));
+    }
+    Ok(())
 }
 
 /// What the founders are told: where the first regions are cut, evenly among the keys that clients use.

@@ -143,6 +143,7 @@ fn plan(bait: &Bait, program: PathBuf, seed: u64) -> Plan {
         clients: bait.clients,
         rate: None,
         program: Some(program),
+        embedding: None,
         ground: bait.ground,
         state: Some(bait.state.to_owned()),
         reads: Some(bait.reads.to_owned()),
