@@ -1,7 +1,7 @@
 //! Torture: clusters of real processes under faults, histories of what their clients were told, and checkers that judge them.
 //!
-//! What judges ([`check`], [`history`]) shares no code with what is judged: nothing here links the engine. Stores are processes of
-//! the program `multiraft`, which are asked over their sockets.
+//! What judges ([`check`], [`history`]) shares no code with what is judged: nothing here uses the engine. Stores are processes of
+//! the program `multiraft`, or of a small one beside this library that embeds the engine; both are asked over their sockets.
 
 pub mod check;
 pub mod cleanup;

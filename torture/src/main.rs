@@ -2,12 +2,16 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks to its user")]
 
+mod embedded;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use multiraft_torture::check::{Verdict, Workload, judge};
+use multiraft_torture::cleanup;
+use multiraft_torture::cluster::EMBEDDED;
 use multiraft_torture::history::{Format, History};
 use multiraft_torture::nemesis::Kind;
 use multiraft_torture::run::{Ground, Plan};
@@ -40,6 +44,9 @@ enum Task {
         #[arg(long, value_name = "N", default_value_t = 1)]
         seed: u64,
     },
+    /// Be a store that embeds the engine. Runs start it.
+    #[command(name = EMBEDDED, hide = true)]
+    EmbeddedStore(Box<embedded::Flags>),
     /// Judge a recorded history. Ends with 0 if all checks hold and something was answered, 1 if not, 2 if it cannot be judged.
     Check {
         /// The history, as EDN (.edn) or JSON lines (.jsonl).
@@ -82,6 +89,9 @@ struct RunArguments {
     /// The program, built with `--features torture`; by default it is built
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
+    /// Where clients are: apart, at the stores' sockets, or in the stores' processes, which then embed the engine by its public API
+    #[arg(long, value_name = "WHERE", value_parser = ["resp", "embed"], default_value = "resp")]
+    client: String,
     /// What lies between stores: namespaces (needs root), or a proxy on loopback; by default what the faults need
     #[arg(long, value_name = "NET", value_parser = ["namespaces", "proxy"])]
     net: Option<String>,
@@ -109,11 +119,15 @@ struct RunArguments {
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
-    match Arguments::parse().task {
+    let code = match Arguments::parse().task {
         Task::Check { file, workload, json } => check(&file, workload, json),
         Task::Run(arguments) => run(*arguments),
+        Task::EmbeddedStore(flags) => embedded::run(*flags),
         Task::SelfTest { program, only, tries, seed } => self_test(program, &only, tries, seed),
-    }
+    };
+    // Whoever is interrupted sees it in how this ends, not in what became of the stores.
+    cleanup::wait_if_ending();
+    code
 }
 
 fn run(arguments: RunArguments) -> ExitCode {
@@ -172,11 +186,17 @@ fn plan(arguments: RunArguments) -> Outcome<Plan> {
         command.extend(value.map(|value| format!(" --{name} {value}")));
     };
     flag("rate", arguments.rate.map(|rate| rate.to_string()));
+    flag("client", (arguments.client != "resp").then(|| arguments.client.clone()));
     flag("net", arguments.net.clone());
     flag("state", arguments.state.clone());
     flag("reads", arguments.reads.clone());
     flag("plant", arguments.plant.clone());
+    let embedding = match arguments.client.as_str() {
+        "embed" => Some(std::env::current_exe().map_err(|error| Trouble::new(error.to_string()))?),
+        _ => None,
+    };
     Ok(Plan {
+        embedding,
         workloads: arguments.workload,
         kinds,
         stores: arguments.stores,

@@ -15,6 +15,12 @@ impl Trouble {
     pub fn new(words: impl Into<String>) -> Self {
         Self(words.into())
     }
+
+    /// The words.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for Trouble {

@@ -5,11 +5,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Program;
+use crate::cleanup::{at_end, making};
 use crate::trouble::{Outcome, Trouble, While};
 
 /// How long a store that stands still is waited for.
@@ -166,8 +168,16 @@ impl Admin {
         if !self.address.ip().is_loopback() {
             program.arg("--expose");
         }
-        let output = program.args(words).env("RUST_LOG", "warn").stdin(Stdio::null()).output();
-        let output = output.trying(|| "running ctl".to_owned())?;
+        program.args(words).env("RUST_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let making = making();
+        let child = program.spawn().trying(|| "running ctl".to_owned())?;
+        let pid = Pid::from_child(&child);
+        let _end = at_end(move || {
+            // `timeout` hands it on. One that has ended, and was not waited for, takes it without harm.
+            let _ = kill_process(pid, Signal::TERM);
+        })?;
+        drop(making);
+        let output = child.wait_with_output().trying(|| "running ctl".to_owned())?;
         let text = String::from_utf8_lossy(&output.stdout);
         let said = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {
@@ -188,6 +198,21 @@ impl Admin {
     }
 }
 
+/// What a store counts by that name, with whatever labels.
+pub(super) fn metric(address: SocketAddr, name: &str) -> Outcome<u64> {
+    let (head, body) = exchange(address, "GET /metrics", "").trying(|| format!("asking {address} for its metrics"))?;
+    if !head.starts_with("HTTP/1.1 200 ") {
+        return Err(Trouble::new(format!("{address} tells no metrics: {head}")));
+    }
+    Ok(sum(&body, name))
+}
+
+fn sum(metrics: &str, name: &str) -> u64 {
+    let of_name = metrics.lines().filter_map(|line| line.strip_prefix(name));
+    let told = of_name.filter(|rest| rest.starts_with(['{', ' '])).filter_map(|rest| rest.rsplit(' ').next());
+    told.filter_map(|number| number.parse::<u64>().ok()).sum()
+}
+
 /// A key as the admin endpoint writes it.
 fn hex(key: &[u8]) -> String {
     key.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -201,4 +226,15 @@ fn exchange(address: SocketAddr, request_line: &str, body: &str) -> std::io::Res
     socket.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
     Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_a_name_are_added_up_and_no_others() {
+        let told = "# TYPE a_total counter\na_total{worker=\"0\"} 2\na_total{worker=\"1\"} 3\na_total_more 7\nb 9\na_total 1\n";
+        assert_eq!((sum(told, "a_total"), sum(told, "b"), sum(told, "c")), (6, 9, 0));
+    }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use admin::{Admin, Region, Replica, Status};
 pub use process::{Ended, Process, Signal};
-pub use program::Program;
+pub use program::{EMBEDDED, Program};
 
 use crate::ground::{Clocks, Net, clean_up_after, free_address};
 use crate::trouble::{Outcome, Trouble, While};
@@ -163,7 +163,7 @@ impl Cluster {
     /// The command line of a store that is told of the first `known` stores.
     fn arguments(&self, at: usize, known: usize) -> Vec<String> {
         let place = &self.stores[at].place;
-        let mut arguments = vec!["serve".to_owned()];
+        let mut arguments = vec![self.program.of_stores().1.to_owned()];
         let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
         let cert = |name: String| self.dir.join("certs").join(name).display().to_string();
         flag("--store", place.store.to_string());
@@ -187,7 +187,7 @@ impl Cluster {
 
     fn spawn(&mut self, at: usize, arguments: &[String]) -> Outcome<()> {
         let store = &self.stores[at];
-        let mut command = self.net.command(store.place.store, &self.program.path().display().to_string());
+        let mut command = self.net.command(store.place.store, &self.program.of_stores().0.display().to_string());
         command.args(arguments).envs(&store.environment).env("RUST_LOG", "warn,multiraft=debug");
         if !store.preload.is_empty() {
             let libraries: Vec<String> = store.preload.iter().map(|path| path.display().to_string()).collect();
@@ -325,6 +325,20 @@ impl Cluster {
     #[must_use]
     pub fn admins(&self) -> Vec<Admin> {
         (0..self.stores.len()).map(|at| self.admin(at)).collect()
+    }
+
+    /// What a store counts by that name, since its start, in all its parts together.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn metric(&self, at: usize, name: &str) -> Outcome<u64> {
+        admin::metric(self.stores[at].place.metrics, name)
+    }
+
+    /// Whether stores cut their logs within a run: with pairs in memory they keep them for long.
+    #[must_use]
+    pub fn cuts_logs(&self) -> bool {
+        self.flags.windows(2).all(|flag| flag != ["--state", "mem"])
     }
 
     /// Where everything is written.

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, kill_process};
 
-use crate::cleanup::{Guard, at_end};
+use crate::cleanup::{Guard, at_end, making};
+use crate::ground::clean_up_after;
 use crate::stop::look_again;
 use crate::trouble::{Outcome, Trouble, While};
 
@@ -18,6 +19,9 @@ pub use rustix::process::Signal;
 
 /// How many lines of its output wait to be looked at; a store prints one.
 const LINES_MAX: usize = 16;
+
+/// How long the kernel may take to end a process that was killed.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a process has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +44,18 @@ impl Process {
         let file = OpenOptions::new().create(true).append(true).open(log);
         let file = file.trying(|| format!("opening {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
+        let making = making();
         let mut child = command.spawn().trying(|| format!("starting {}", command.get_program().display()))?;
         let pid = pid_of(&child);
+        let number = child.id();
         let kill = at_end(move || {
             // One that has ended, and was not waited for, takes it without harm.
             let _ = kill_process(pid, Signal::KILL);
+            let begun = Instant::now();
+            while state_of(number).is_ok_and(|state| state != 'Z') && look_again(begun, GONE_WITHIN) {}
+            clean_up_after(number);
         });
+        drop(making);
         let kill = match kill {
             Ok(kill) => kill,
             Err(trouble) => {
@@ -111,11 +121,7 @@ impl Process {
     }
 
     pub(super) fn state(&self) -> Outcome<char> {
-        let file = format!("/proc/{}/stat", self.pid());
-        let stat = std::fs::read_to_string(&file).trying(|| format!("reading {file}"))?;
-        // After the name, which may hold anything, in brackets.
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        state.ok_or_else(|| Trouble::new(format!("{file} holds no state")))
+        state_of(self.pid())
     }
 }
 
@@ -123,6 +129,15 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The state letter of a process, as the kernel tells it.
+fn state_of(pid: u32) -> Outcome<char> {
+    let file = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&file).trying(|| format!("reading {file}"))?;
+    // After the name, which may hold anything, in brackets.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.ok_or_else(|| Trouble::new(format!("{file} holds no state")))
 }
 
 fn pid_of(child: &Child) -> Pid {

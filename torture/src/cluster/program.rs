@@ -14,7 +14,12 @@ const CLOCK: &[u8] = b"MULTIRAFT_TORTURE_CLOCK";
 pub struct Program {
     path: PathBuf,
     can_drift: bool,
+    /// What stores run instead, with its first word.
+    embedding: Option<PathBuf>,
 }
+
+/// What a program that embeds the engine is told to be a store.
+pub const EMBEDDED: &str = "embedded-store";
 
 impl Program {
     /// The program at a path.
@@ -24,7 +29,7 @@ impl Program {
     pub fn at(path: &Path) -> Outcome<Self> {
         let bytes = std::fs::read(path).trying(|| format!("reading the program {}", path.display()))?;
         let can_drift = bytes.windows(CLOCK.len()).any(|window| window == CLOCK);
-        Ok(Self { path: path.to_owned(), can_drift })
+        Ok(Self { path: path.to_owned(), can_drift, embedding: None })
     }
 
     /// Builds it, if this is run by cargo: optimized, with the feature `torture`, in a target folder of its own.
@@ -50,6 +55,17 @@ impl Program {
             return Err(Trouble::new(format!("cargo could not build the program: {hint}")));
         }
         Self::at(&target.join("release").join("multiraft"))
+    }
+
+    /// The same, for operators; stores run a program that embeds the engine and takes the same flags behind [`EMBEDDED`].
+    #[must_use]
+    pub fn with_embedding(self, path: PathBuf) -> Self {
+        Self { can_drift: false, embedding: Some(path), ..self }
+    }
+
+    /// What a store runs, and its first word.
+    pub(super) fn of_stores(&self) -> (&Path, &'static str) {
+        self.embedding.as_deref().map_or((&self.path, "serve"), |path| (path, EMBEDDED))
     }
 
     /// Where it is.

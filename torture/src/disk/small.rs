@@ -62,6 +62,7 @@ impl Small {
         fs::create_dir_all(at).trying(|| format!("making {}", at.display()))?;
         let path = at.canonicalize().trying(|| format!("finding {}", at.display()))?;
         let mounted = path.clone();
+        let _making = cleanup::making();
         let guard = cleanup::at_end(move || {
             // Nothing is mounted there if mounting failed.
             let _ = unmount(mounted, UnmountFlags::DETACH);

@@ -22,7 +22,7 @@ use std::thread;
 use serde_json::Value;
 
 use super::{Fault, Faults, Met};
-use crate::cleanup::{Guard, at_end};
+use crate::cleanup::{Guard, at_end, making};
 use crate::trouble::{Outcome, Trouble, While};
 
 /// The filter's table in a store's namespace.
@@ -54,6 +54,7 @@ impl Spaces {
         // Of an earlier process of the same number, if anybody's.
         remove(&name);
         let subnet = free_subnet(number)?;
+        let _making = making();
         let made = at_end({
             let name = name.clone();
             move || remove(&name)

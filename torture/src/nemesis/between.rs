@@ -71,7 +71,7 @@ fn silent(faults: &Faults, met: &Met, hurt: &BTreeSet<usize>) -> Vec<(u64, u64)>
 }
 
 /// The store that leads the most regions, of those that answer.
-fn leader_of_most(admins: &[Admin]) -> u64 {
+pub(super) fn leader_of_most(admins: &[Admin]) -> u64 {
     let led = admins.iter().filter_map(|admin| admin.status().ok()).map(|status| {
         let led = status.regions.iter().filter(|region| region.is_leader).count();
         (led, status.store)

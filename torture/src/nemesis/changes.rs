@@ -24,6 +24,8 @@ pub struct Changed {
     pub done: BTreeMap<Kind, u64>,
     /// Refused, or not confirmed in time.
     pub failed: u64,
+    /// What is left as it must not be, if anything.
+    pub left: Option<Trouble>,
 }
 
 impl Changed {
@@ -33,17 +35,18 @@ impl Changed {
             *self.done.entry(kind).or_default() += times;
         }
         self.failed += other.failed;
+        self.left = self.left.take().or(other.left);
     }
 }
 
 /// One operator.
 pub struct Operator<'a> {
-    admins: &'a [Admin],
-    notes: Notes<'a>,
+    pub(super) admins: &'a [Admin],
+    pub(super) notes: Notes<'a>,
     kinds: Vec<Kind>,
     /// Where a region may be cut.
     cut: &'a (dyn Fn(&mut Random) -> Vec<u8> + Sync),
-    random: Random,
+    pub(super) random: Random,
     changed: Changed,
 }
 
@@ -128,38 +131,31 @@ impl<'a> Operator<'a> {
         }
     }
 
-    /// Drains a store of its regions, for a while, and takes it back.
-    fn drain(&mut self, stop: &Stop) -> Outcome<()> {
-        let store = self.random.between(1, self.admins.len() as u64).to_string();
-        self.ask(Kind::Drain, &["drain", &store])?;
-        stop.within(Duration::from_millis(self.random.between(2_000, 8_000)));
-        for _ in 0..20 {
-            if self.ask(Kind::Drain, &["drain", &store, "--cancel"]).is_ok() {
-                return Ok(());
-            }
-            Stop::default().within(Duration::from_secs(1));
-        }
-        Err(Trouble::new(format!("store {store} was drained and cannot be taken back")))
-    }
-
     fn ask_line(&mut self, kind: Kind, command: &str) -> Outcome<()> {
         self.ask(kind, &command.split(' ').collect::<Vec<_>>())
     }
 
     fn ask(&mut self, kind: Kind, words: &[&str]) -> Outcome<()> {
+        self.told(kind, words)?;
+        self.count(kind);
+        Ok(())
+    }
+
+    /// Asks any store, and notes what it says.
+    pub(super) fn told(&mut self, kind: Kind, words: &[&str]) -> Outcome<()> {
         let told = self.random.pick(self.admins).ctl(words);
-        let command = words.join(" ");
-        match told {
-            Ok(_) => {
-                self.notes.change(kind.name(), &command, Ok(()));
-                *self.changed.done.entry(kind).or_default() += 1;
-                Ok(())
-            }
-            Err(trouble) => {
-                self.notes.change(kind.name(), &command, Err(&trouble.to_string()));
-                Err(trouble)
-            }
-        }
+        self.notes.change(kind.name(), &words.join(" "), told.as_ref().map(drop).map_err(Trouble::as_str));
+        told.map(drop)
+    }
+
+    /// Something could not be put right.
+    pub(super) fn leave(&mut self, left: Trouble) {
+        self.changed.left = Some(left);
+    }
+
+    /// A change was confirmed.
+    pub(super) fn count(&mut self, kind: Kind) {
+        *self.changed.done.entry(kind).or_default() += 1;
     }
 }
 

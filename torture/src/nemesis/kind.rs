@@ -11,6 +11,10 @@ pub enum Kind {
     KillMajority,
     /// All die at once, as when the power fails and disks keep what they were given.
     KillAll,
+    /// Two sides reach one store and not each other; it dies when it has voted for one of them, and is asked by the other.
+    KillVoter,
+    /// A replica can be filled by a snapshot alone: its store was dead for long, or it is new.
+    Snapshot,
     /// A store stands still (SIGSTOP) for longer than any lease, and goes on.
     Pause,
     /// A store is asked to stop, hands over, and is started again.
@@ -57,7 +61,18 @@ pub enum Kind {
 
 /// Names for several kinds together.
 pub const GROUPS: [(&str, &[Kind]); 5] = [
-    ("processes", &[Kind::Kill, Kind::KillMinority, Kind::KillMajority, Kind::KillAll, Kind::Pause, Kind::Restart]),
+    (
+        "processes",
+        &[
+            Kind::Kill,
+            Kind::KillMinority,
+            Kind::KillMajority,
+            Kind::KillAll,
+            Kind::KillVoter,
+            Kind::Pause,
+            Kind::Restart,
+        ],
+    ),
     ("network", &[Kind::Partition, Kind::Loss, Kind::Delay, Kind::Duplicate]),
     ("clocks", &[Kind::Drift, Kind::Jump]),
     (
@@ -72,16 +87,18 @@ pub const GROUPS: [(&str, &[Kind]); 5] = [
             Kind::Wipe,
         ],
     ),
-    ("regions", &[Kind::Split, Kind::Merge, Kind::Move, Kind::Members, Kind::Transfer, Kind::Drain]),
+    ("regions", &[Kind::Snapshot, Kind::Split, Kind::Merge, Kind::Move, Kind::Members, Kind::Transfer, Kind::Drain]),
 ];
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Kill,
         Self::KillMinority,
         Self::KillMajority,
         Self::KillAll,
+        Self::KillVoter,
+        Self::Snapshot,
         Self::Pause,
         Self::Restart,
         Self::Partition,
@@ -113,6 +130,8 @@ impl Kind {
             Self::KillMinority => "kill-minority",
             Self::KillMajority => "kill-majority",
             Self::KillAll => "kill-all",
+            Self::KillVoter => "kill-voter",
+            Self::Snapshot => "snapshot",
             Self::Pause => "pause",
             Self::Restart => "restart",
             Self::Partition => "partition",
@@ -165,10 +184,16 @@ impl Kind {
         matches!(self, Self::Delay | Self::Duplicate)
     }
 
+    /// Whether it takes more of a store than a program that embeds the engine has: whoever plans, or lines in its log.
+    #[must_use]
+    pub const fn needs_the_whole_program(self) -> bool {
+        matches!(self, Self::Drain | Self::Drift | Self::Jump)
+    }
+
     /// Whether it is between stores.
     #[must_use]
     pub const fn is_between(self) -> bool {
-        matches!(self, Self::Partition | Self::Loss | Self::Delay | Self::Duplicate)
+        matches!(self, Self::Partition | Self::Loss | Self::Delay | Self::Duplicate | Self::KillVoter)
     }
 
     /// Whether only a store that writes can meet it.
@@ -183,10 +208,16 @@ impl Kind {
         matches!(self, Self::DamagedLog | Self::Wipe)
     }
 
+    /// Whether it can be ended only when nothing else is wrong: whoever gives a store its replicas back needs the others for that.
+    #[must_use]
+    pub const fn needs_peace(self) -> bool {
+        self.loses_data() || matches!(self, Self::Snapshot)
+    }
+
     /// Whether it may leave regions without a quorum for as long as it lasts.
     #[must_use]
     pub const fn takes_quorums(self) -> bool {
-        matches!(self, Self::KillMajority | Self::KillAll)
+        matches!(self, Self::KillMajority | Self::KillAll | Self::KillVoter)
     }
 }
 

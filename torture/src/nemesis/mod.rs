@@ -8,9 +8,12 @@ mod between;
 mod changes;
 mod clocks;
 mod disks;
+mod drain;
 mod kind;
 mod notes;
 mod processes;
+mod snapshots;
+mod voter;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -40,6 +43,8 @@ struct Active {
     /// The places of the stores that it hurts.
     stores: Vec<usize>,
     ends: Instant,
+    /// It can end only after others, and nothing else begins until then.
+    waits: bool,
     cure: Cure,
 }
 
@@ -63,6 +68,10 @@ enum Cure {
     SetRight(clocks::Turned),
     /// By healing a disk.
     Disk(disks::Sick),
+    /// By filling a replica.
+    Fill(snapshots::Empty),
+    /// By letting both sides of a voter reach each other.
+    Join(voter::Voter),
 }
 
 /// Whoever strikes.
@@ -102,7 +111,8 @@ impl<'a> Nemesis<'a> {
             stop.within(left.min(pause));
             self.end_due(Instant::now())?;
             self.check_running()?;
-            if self.active.len() < AT_ONCE && Instant::now() < end {
+            let is_awaited = self.active.iter().any(|fault| fault.waits);
+            if self.active.len() < AT_ONCE && !is_awaited && Instant::now() < end {
                 self.begin_one()?;
             }
         }
@@ -125,7 +135,19 @@ impl<'a> Nemesis<'a> {
     }
 
     fn end_due(&mut self, now: Instant) -> Outcome<()> {
-        while let Some(at) = self.active.iter().position(|fault| fault.ends <= now) {
+        while let Some(at) = (0..self.active.len()).min_by_key(|at| self.active[*at].ends) {
+            if self.active[at].ends > now {
+                break;
+            }
+            let kind = self.active[at].kind;
+            // A store that is cut off writes nothing, and would never meet its sick disk.
+            let hinders = |other: &Active| kind.needs_peace() || (kind.needs_traffic() && other.kind.is_between());
+            let others = self.active.iter().enumerate().filter(|(place, other)| *place != at && hinders(other));
+            if let Some(last) = others.map(|(_, other)| other.ends).max() {
+                self.active[at].ends = last + Duration::from_millis(1);
+                self.active[at].waits = true;
+                continue;
+            }
             let fault = self.active.remove(at);
             self.end(fault)?;
         }
@@ -133,12 +155,6 @@ impl<'a> Nemesis<'a> {
     }
 
     fn end(&mut self, fault: Active) -> Outcome<()> {
-        if fault.kind.loses_data() {
-            // Whoever gives a store its replicas back needs the others for that, and takes his time.
-            while let Some(other) = self.active.pop() {
-                self.end(other)?;
-            }
-        }
         let Active { kind, id, stores, cure, .. } = fault;
         let trace = match cure {
             Cure::Start(dead) => dead.start(self.cluster)?,
@@ -149,6 +165,8 @@ impl<'a> Nemesis<'a> {
             }
             Cure::SetRight(turned) => turned.set_right(self.cluster)?,
             Cure::Disk(sick) => sick.heal(self.disks, self.cluster)?,
+            Cure::Fill(empty) => empty.fill(self.cluster, &mut self.random)?,
+            Cure::Join(voter) => voter.heal(self.cluster)?,
         };
         self.notes.end(kind.name(), id, &numbers(&stores), &trace);
         self.notes.tell(&format!("{} ends: {trace}", kind.name()));
@@ -172,7 +190,7 @@ impl<'a> Nemesis<'a> {
             self.next += 1;
             self.notes.begin(kind.name(), id, &numbers(&stores), &how);
             self.notes.tell(&format!("{} for {length:.1?}: {how}", kind.name()));
-            self.active.push(Active { kind, id, stores, ends, cure });
+            self.active.push(Active { kind, id, stores, ends, waits: false, cure });
             break;
         }
         Ok(())
@@ -183,7 +201,7 @@ impl<'a> Nemesis<'a> {
         let minority = (stores - 1) / 2;
         let hurt = self.hurt();
         let wanted = match kind {
-            Kind::Kill | Kind::Pause | Kind::Restart | Kind::Jump => 1,
+            Kind::Kill | Kind::Pause | Kind::Restart | Kind::Jump | Kind::Snapshot => 1,
             Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog | Kind::Wipe => 1,
             Kind::PowerLoss if hurt.is_empty() && self.random.chance(400) => stores,
             Kind::PowerLoss => 1,
@@ -197,7 +215,7 @@ impl<'a> Nemesis<'a> {
         let is_twice = self.active.iter().any(|fault| {
             fault.kind == kind
                 || (fault.kind.is_between() && kind.is_between())
-                || (fault.kind.loses_data() && kind.loses_data())
+                || (fault.kind.needs_peace() && kind.needs_peace())
         });
         if !may || is_twice {
             return Ok(None);
@@ -239,6 +257,17 @@ impl<'a> Nemesis<'a> {
                 let length = lasts(1_000, 7_000);
                 let (struck, how) = between::strike(self.cluster, kind, &hurt, &mut self.random)?;
                 (Vec::new(), Cure::Heal(struck), how, length)
+            }
+            Kind::Snapshot => {
+                let length = lasts(500, 3_000);
+                let (empty, how) = snapshots::begin(self.cluster, victims[0], &mut self.random)?;
+                (victims, Cure::Fill(empty), how, length)
+            }
+            Kind::KillVoter => {
+                let length = lasts(4_000, 6_000);
+                let (voter, how) = voter::strike(self.cluster, &mut self.random)?;
+                // It hurts all: each is cut off from somebody, and one dies twice.
+                ((0..stores).collect(), Cure::Join(voter), how, length)
             }
             Kind::Drift | Kind::Jump => {
                 let length = lasts(3_000, 8_000);

@@ -1,13 +1,19 @@
 //! What is held against a run, each with its verdict.
 
-use super::Fired;
+use super::{Fired, Plan};
 use crate::check::{Workload, judge};
+use crate::nemesis::{Changed, Kind};
 use crate::report::Check;
-use crate::trouble::Outcome;
+use crate::trouble::{Outcome, Trouble};
 use crate::workload::Load;
 
 /// At least so many operations a second have to be answered, over the whole run: fewer show too little.
 const ANSWERED_PER_SECOND: u64 = 5;
+
+/// How many voters a region has.
+const REPLICAS: u64 = 3;
+/// In so many seconds a store has been drained, whatever else goes on.
+const DRAINED_IN: u64 = 40;
 
 /// A check that holds if there was no trouble.
 pub(super) fn of(name: &str, outcome: Outcome<String>) -> Check {
@@ -28,6 +34,18 @@ pub(super) fn of_fire(fired: &Fired) -> Vec<Check> {
     let clients = fired.clients.iter().find_map(|client| client.as_ref().err());
     let clients = clients.map_or_else(|| Ok("every answer made sense".to_owned()), |trouble| Err(trouble.clone()));
     vec![of("faults came about and left traces", struck), of("clients and stores understand each other", clients)]
+}
+
+/// Stores were emptied, if that was asked for, there was time for it, and somebody could take what they had.
+pub(super) fn of_drains(plan: &Plan, changed: &Changed) -> Option<Check> {
+    let may_fail = plan.stores <= REPLICAS || plan.seconds < DRAINED_IN;
+    let drained = changed.done.get(&Kind::Drain).copied().unwrap_or(0);
+    let emptied = match &changed.left {
+        Some(left) => Err(left.clone()),
+        None if drained > 0 || may_fail => Ok(format!("{drained} times, and others saw it empty")),
+        None => Err(Trouble::new(format!("not once in {} s", plan.seconds))),
+    };
+    plan.kinds.contains(&Kind::Drain).then(|| of("stores were drained", emptied))
 }
 
 /// The history of a workload; and whether there is an explanation for it.

@@ -70,6 +70,8 @@ pub struct Plan {
     pub rate: Option<u64>,
     /// The program; none: it is built.
     pub program: Option<PathBuf>,
+    /// A program that embeds the engine and is what stores run, with their clients in its process; none: stores run the program.
+    pub embedding: Option<PathBuf>,
     /// What lies between stores.
     pub ground: Ground,
     /// Where stores keep the pairs: `sled` or `mem`; none: drawn.
@@ -125,6 +127,7 @@ pub fn run(plan: &Plan) -> Outcome<Summary> {
     println!("all stores serve; {} s of {} under {}", plan.seconds, names(&plan.workloads), names_of(&plan.kinds));
     let fired = fire(plan, &mut cluster, &disks, &loads, notes)?;
     let mut checks = judge::of_fire(&fired);
+    checks.extend(judge::of_drains(plan, &fired.changed));
     let mut refuted = Vec::new();
     let leaders = judge::of("one leader a term", fired.leaders.verdict());
     refuted.extend((!leaders.ok).then(|| leaders.name.clone()));
@@ -194,7 +197,10 @@ fn fire(plan: &Plan, cluster: &mut Cluster, disks: &Disks, loads: &[Load], notes
         let operators: Vec<_> = (0..OPERATORS)
             .map(|number| {
                 let random = Random::of_part(plan.seed, "operator", number);
-                let operator = Operator::new(&admins, notes, &plan.kinds, &cut, random);
+                // Two who empty stores would leave regions nowhere to go.
+                let kinds = plan.kinds.iter().copied().filter(|kind| number == 0 || *kind != Kind::Drain);
+                let kinds: Vec<Kind> = kinds.collect();
+                let operator = Operator::new(&admins, notes, &kinds, &cut, random);
                 let stop = &stop;
                 scope.spawn(move || operator.run(stop))
             })

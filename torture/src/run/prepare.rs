@@ -1,15 +1,16 @@
 //! What a run is made on: a folder, a net, a cluster.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use tempfile::TempDir;
+use std::time::{Duration, Instant};
 
 use super::{Ground, Plan};
+use crate::check::Workload;
+use crate::cleanup::{Guard, at_end, making};
 use crate::cluster::{Cluster, Place, Program, Setup};
 use crate::ground::{Net, Proxy, Spaces};
 use crate::nemesis::{Disks, Kind};
 use crate::random::Random;
+use crate::stop::look_again;
 use crate::trouble::{Outcome, Trouble, While};
 use crate::workload;
 
@@ -17,27 +18,27 @@ use crate::workload;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a client waits for an answer: longer than that, and not for ever if the store stands still.
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
+/// How long removing the folder of a run may be tried.
+const REMOVED_WITHIN: Duration = Duration::from_secs(5);
 /// How many stores begin a cluster; the others join.
 const FOUNDERS: usize = 3;
 
 /// A run's folder, which goes at the end unless it is kept.
-pub(super) enum Folder {
-    Own(TempDir),
-    Kept(PathBuf),
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Removes it.
+    own: Option<Guard>,
 }
 
 impl Folder {
     pub(super) fn as_path(&self) -> &Path {
-        match self {
-            Self::Own(dir) => dir.path(),
-            Self::Kept(path) => path,
-        }
+        &self.path
     }
 
     /// It stays.
     pub(super) fn keep(self) {
-        if let Self::Own(dir) = self {
-            let _ = dir.keep();
+        if let Some(own) = self.own {
+            own.keep();
         }
     }
 }
@@ -45,8 +46,12 @@ impl Folder {
 /// The folder, and whether it is the user's.
 pub(super) fn directory(wanted: Option<&Path>) -> Outcome<(Folder, bool)> {
     let Some(path) = wanted else {
+        let _making = making();
         let dir = tempfile::Builder::new().prefix("multiraft-torture-").tempdir();
-        return Ok((Folder::Own(dir.trying(|| "making a folder to work in".to_owned())?), false));
+        let path = dir.trying(|| "making a folder to work in".to_owned())?.keep();
+        let removed = path.clone();
+        let own = at_end(move || remove(&removed))?;
+        return Ok((Folder { path, own: Some(own) }, false));
     };
     std::fs::create_dir_all(path).trying(|| format!("making {}", path.display()))?;
     let is_empty = std::fs::read_dir(path).trying(|| format!("reading {}", path.display()))?.next().is_none();
@@ -56,18 +61,29 @@ pub(super) fn directory(wanted: Option<&Path>) -> Outcome<(Folder, bool)> {
             path.display()
         )));
     }
-    Ok((Folder::Kept(path.to_owned()), true))
+    Ok((Folder { path: path.to_owned(), own: None }, true))
+}
+
+/// Removes a folder, into which somebody may write to the last.
+fn remove(path: &Path) {
+    let begun = Instant::now();
+    while std::fs::remove_dir_all(path).is_err() && path.exists() && look_again(begun, REMOVED_WITHIN) {}
 }
 
 /// The cluster, not started yet, and how it is made, for people.
 pub(super) fn cluster(plan: &Plan, dir: &Path) -> Outcome<(Cluster, Disks, Vec<String>)> {
-    let program = plan.program.as_deref().map_or_else(Program::build, Program::at)?;
+    let mut program = plan.program.as_deref().map_or_else(Program::build, Program::at)?;
+    if let Some(embedding) = &plan.embedding {
+        check_embedding(plan)?;
+        program = program.with_embedding(embedding.clone());
+    }
     let mut random = Random::of_part(plan.seed, "cluster", 0);
     // Drawn whether they are used or not: what else is drawn must not depend on it.
     let drawn = (*random.pick(&["sled", "mem"]), *random.pick(&["linearizable", "lease"]));
     let state = plan.state.clone().unwrap_or_else(|| drawn.0.to_owned());
     let reads = plan.reads.clone().unwrap_or_else(|| drawn.1.to_owned());
     let mut notes = vec![format!("state {state}, reads {reads}, fsync on")];
+    notes.extend(plan.embedding.as_ref().map(|_| "clients in the stores' processes, on the embedding API".to_owned()));
     let spaces = spaces(plan, &mut notes)?;
     let places = Place::of_stores(plan.stores, |store| spaces.as_ref().map(|spaces| spaces.address(store)));
     let net = match spaces {
@@ -106,6 +122,20 @@ pub(super) fn cluster(plan: &Plan, dir: &Path) -> Outcome<(Cluster, Disks, Vec<S
     }
     let disks = Disks::prepare(&mut cluster, &plan.kinds, &mut notes)?;
     Ok((cluster, disks, notes))
+}
+
+/// Stores that embed the engine can do what is asked of them.
+fn check_embedding(plan: &Plan) -> Outcome<()> {
+    let of_workloads = |workload: &&Workload| !matches!(workload, Workload::Register | Workload::ListAppend);
+    if let Some(workload) = plan.workloads.iter().find(of_workloads) {
+        let name = workload.name();
+        return Err(Trouble::new(format!("clients in the stores' processes do no `{name}`: register and list-append")));
+    }
+    if let Some(kind) = plan.kinds.iter().find(|kind| kind.needs_the_whole_program()) {
+        let name = kind.name();
+        return Err(Trouble::new(format!("a store that embeds the engine has no part in `{name}`: leave it out")));
+    }
+    Ok(())
 }
 
 /// What the founders are told: where the first regions are cut, evenly among the keys that clients use.

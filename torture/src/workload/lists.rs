@@ -10,8 +10,10 @@ use crate::client::{Reply, Words, words};
 use crate::history::Value;
 use crate::trouble::Outcome;
 
-/// How many groups of lists are in use at a time.
+/// How many groups of lists are in use at a time, at least.
 const SLOTS: u64 = 6;
+/// Among many clients so many share a group.
+const CLIENTS_OF_A_GROUP: u64 = 4;
 /// Each read tells a whole list, so that lists stay short.
 const LIFE: Life = Life { uses: 120, length: Duration::from_secs(5) };
 /// How many lists there are in a group.
@@ -25,8 +27,8 @@ pub(super) struct Lists {
 }
 
 impl Lists {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { keys: Keys::new(seed, 'l', SLOTS, LIFE) }
+    pub(super) fn new(seed: u64, clients: u64) -> Self {
+        Self { keys: Keys::new(seed, 'l', SLOTS.max(clients / CLIENTS_OF_A_GROUP), LIFE) }
     }
 }
 

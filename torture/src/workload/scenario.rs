@@ -54,7 +54,7 @@ pub(super) fn of(settings: &Settings) -> Box<dyn Scenario> {
     let seed = settings.seed;
     match settings.workload {
         Workload::Register => Box::new(register::Registers::new(seed)),
-        Workload::ListAppend => Box::new(lists::Lists::new(seed)),
+        Workload::ListAppend => Box::new(lists::Lists::new(seed, settings.clients)),
         Workload::Set => Box::new(set::Sets::new(seed)),
         Workload::Counter => Box::new(counter::Counters::new(seed)),
         Workload::Bank => Box::new(bank::Banks::new(seed)),

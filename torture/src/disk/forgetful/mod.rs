@@ -97,6 +97,7 @@ impl Forgetful {
         let shared = Shared::new(tree);
         let mounted = path.clone();
         // Who has files open there keeps them until it ends.
+        let _making = cleanup::making();
         let guard = cleanup::at_end(move || {
             // Nothing is mounted there if mounting failed.
             let _ = unmount(mounted, UnmountFlags::DETACH);
