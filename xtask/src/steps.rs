@@ -27,6 +27,9 @@ const fn seconds(count: u64) -> Duration {
 /// What `cargo xtask fix` runs.
 pub(crate) const FIX: Invocation = plain(&["cargo", "fmt", "--all"]);
 
+/// With what tests of clocks add, and the other libraries that are measured beside this one.
+const FEATURES: &str = "multiraft-server/torture,multiraft-benches/peers";
+
 /// The programs as they are used.
 const RELEASE: Invocation =
     plain(&["cargo", "build", "--release", "--locked", "-p", "multiraft-server", "-p", "multiraft-sim"]);
@@ -50,7 +53,7 @@ pub(crate) const STEPS: &[Step] = &[
         name: "clippy",
         what: "lints are errors",
         limit: seconds(480),
-        // With what tests of clocks add, and the other libraries that are measured beside this one: no other step would see either.
+        // No other step would see what the features add.
         commands: &[plain(&[
             "cargo",
             "clippy",
@@ -58,7 +61,7 @@ pub(crate) const STEPS: &[Step] = &[
             "--all-targets",
             "--locked",
             "--features",
-            "multiraft-server/torture,multiraft-benches/peers",
+            FEATURES,
             "--",
             "-D",
             "warnings",
@@ -70,7 +73,8 @@ pub(crate) const STEPS: &[Step] = &[
         limit: seconds(300),
         commands: &[Invocation {
             environment: &[("RUSTDOCFLAGS", "-D warnings")],
-            words: &["cargo", "doc", "--workspace", "--no-deps", "--locked"],
+            // As for clippy: other features would have dependencies checked once more.
+            words: &["cargo", "doc", "--workspace", "--no-deps", "--locked", "--features", FEATURES],
         }],
     },
     Step {
