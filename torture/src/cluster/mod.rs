@@ -335,10 +335,12 @@ impl Cluster {
         admin::metric(self.stores[at].place.metrics, name)
     }
 
-    /// Whether stores cut their logs within a run: with pairs in memory they keep them for long.
+    /// Whether a store that is dead for long finds its peers' logs cut: with pairs in memory they keep them, and whoever plans
+    /// replaces its replicas.
     #[must_use]
     pub fn cuts_logs(&self) -> bool {
-        self.flags.windows(2).all(|flag| flag != ["--state", "mem"])
+        !self.flags.windows(2).any(|flag| flag == ["--state", "mem"])
+            && !self.flags.iter().any(|flag| flag == "--placement")
     }
 
     /// Where everything is written.

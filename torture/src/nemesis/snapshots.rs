@@ -50,26 +50,28 @@ pub(super) fn begin(cluster: &mut Cluster, at: usize, random: &mut Random) -> Ou
 impl Empty {
     /// Fills it, and sees that it was done by a snapshot. Nothing else may be wrong.
     pub(super) fn fill(self, cluster: &mut Cluster, random: &mut Random) -> Outcome<String> {
-        let mut told = String::new();
         let (at, mut dead) = match self {
             Self::New => return replace(cluster, random),
             Self::Behind(at, dead) => (at, dead),
         };
+        let mut was_behind = None;
         for _ in 0..ATTEMPTS {
             let grown = grow(cluster, at, random);
             Stop::default().within(CUT_IN);
-            told = dead.start(cluster)?;
+            let told = dead.start(cluster)?;
+            let Ok(grown) = grown else {
+                // It has no replica that could be behind, or operators are at it.
+                return was_behind.map_or_else(|| replace(cluster, random), |told: String| Err(Trouble::new(told)));
+            };
             // It counts from its start on.
-            if let (Ok(grown), Some(installed)) = (grown, wait_installed(cluster, at, 0)) {
+            if let Some(installed) = wait_installed(cluster, at, 0) {
                 return Ok(format!("{told}; {grown}; {installed} snapshots installed since"));
             }
+            was_behind = Some(format!("store {} has installed no snapshot: {told}; {grown}", at + 1));
             dead = processes::kill(cluster, &[at])?.0;
         }
         dead.start(cluster)?;
-        Err(Trouble::new(format!(
-            "store {} was behind {ATTEMPTS} times, and has installed no snapshot: {told}",
-            at + 1
-        )))
+        Err(Trouble::new(was_behind.unwrap_or_default()))
     }
 }
 
