@@ -227,7 +227,8 @@ impl GroupLog {
         assert!(from >= start, "the entries are in memory");
         let skip = from.since(start) as usize;
         let limit = (to.next().since(start) as usize).min(self.cache.len());
-        let mut end = skip;
+        // All of them together may be little enough.
+        let mut end = if self.cache_bytes <= max_bytes { limit.max(skip) } else { skip };
         let mut bytes = 0;
         while end < limit {
             bytes += self.cache[end].cost();

@@ -151,6 +151,9 @@ impl Core {
     /// Commits what a quorum holds durably, if it ends in an entry of this term (dissertation, section 3.6.2).
     pub(crate) fn maybe_commit(&mut self) {
         let RoleState::Leader(leader) = &mut self.role else { return };
+        if self.hard.commit == self.log.last_index() {
+            return;
+        }
         let (me, stable) = (self.id, self.log.stable());
         let reached = self.members.current.committed_index(|id| leader.reached(id, me, stable));
         if reached <= self.hard.commit || reached < leader.term_start {
