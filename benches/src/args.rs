@@ -44,6 +44,11 @@ pub(crate) enum Bench {
     #[cfg(feature = "peers")]
     #[command(hide = true)]
     Peer(crate::peers::Peer),
+    /// Instructions that the hot paths take, counted under valgrind, and whether that is more than it was.
+    Micro(crate::micro::Micro),
+    /// One of these paths; started by it.
+    #[command(hide = true)]
+    MicroPath(crate::micro::MicroPath),
     /// One of the stores; started by the others.
     #[command(hide = true)]
     Store(Store),

@@ -44,6 +44,8 @@ pub(crate) enum Problem {
     Wrong(String),
     #[error("{what} did not succeed: {why}")]
     Failed { what: String, why: String },
+    #[error("{0}")]
+    Micro(String),
     #[error("the planner did not come to rest: {operations} operations in an hour without a cause; drained: {drained}")]
     NoRest { operations: u64, drained: bool },
 }

@@ -12,13 +12,14 @@
 //!   failover     how long the regions of a killed store take no writes
 //!   restart      how long the first write to a region that slept takes, and a store until it serves again
 //!   peers        writes and idle groups beside other Raft libraries, each in a process; with the feature `peers` only
+//!   micro        instructions that the hot paths take, under callgrind, beside a baseline in the repository
 //!   placement    what a round of the placement planner costs; runs no stores, but a model of them on virtual time
 //! ```
 //!
 //! The parent ([`cluster`]) starts this program once more for each store, as [`store`], and talks to them in lines of text; when
 //! it is done, or fails, it ends them by their process ids and removes their directories. If it is killed or interrupted, its
 //! stores stop by themselves and a directory `multiraft-bench-*` stays behind.
-//! Nothing here reaches behind the public API of `multiraft`.
+//! Nothing but `micro` reaches behind the public API of `multiraft`: it drives the deterministic inside, as the simulator does.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks to its terminal")]
 
 mod args;
@@ -28,6 +29,7 @@ mod density;
 mod idle;
 mod keyspace;
 mod live;
+mod micro;
 #[cfg(feature = "peers")]
 mod peers;
 mod placement;
@@ -62,6 +64,8 @@ fn main() -> ExitCode {
         args::Bench::Peers(options) => peers::run(&options),
         #[cfg(feature = "peers")]
         args::Bench::Peer(options) => peers::child::run(&options),
+        args::Bench::Micro(options) => micro::run(&options),
+        args::Bench::MicroPath(options) => micro::run_path(&options),
         args::Bench::Store(options) => store::run(options),
     };
     match outcome {
