@@ -93,7 +93,7 @@ fn kind(is_quick: bool) -> String {
 }
 
 pub(super) fn change_percent(before: f64, now: f64) -> f64 {
-    if before > 0.0 { (now / before - 1.0) * 100.0 } else { 0.0 }
+    if before > 0.0 { (now - before) / before * 100.0 } else { 0.0 }
 }
 
 fn rustc() -> String {
