@@ -2,7 +2,8 @@
 //! those before it, and its time counts from then, so that a stall is seen by all that fall into it (no coordinated omission).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,7 @@ const UNDER_WAY_MAX: usize = 20_000;
 
 /// The pace of one store. Dropped, it ends.
 pub(crate) struct Pace {
-    is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    running: Option<(SyncSender<()>, JoinHandle<()>)>,
 }
 
 /// When things are due.
@@ -41,29 +41,31 @@ impl Beat {
 impl Pace {
     /// A thread of its own keeps the time: timers of a runtime are coarser, and late when it is busy.
     pub(crate) fn start(load: &Arc<Load>, beat: Beat, seed: u64) -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let (load, over, runtime) = (Arc::clone(load), Arc::clone(&is_over), Handle::current());
-        let thread = std::thread::spawn(move || keep(&load, beat, Draws::new(seed), &over, &runtime));
-        Self { is_over, thread: Some(thread) }
+        let (stop, stopped) = sync_channel(0);
+        let (load, runtime) = (Arc::clone(load), Handle::current());
+        let thread = std::thread::spawn(move || keep(&load, beat, Draws::new(seed), &stopped, &runtime));
+        Self { running: Some((stop, thread)) }
     }
 }
 
 impl Drop for Pace {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
+        if let Some((stop, thread)) = self.running.take() {
+            drop(stop);
             let _ = thread.join();
         }
     }
 }
 
-fn keep(load: &Arc<Load>, beat: Beat, mut draws: Draws, is_over: &AtomicBool, runtime: &Handle) {
+fn keep(load: &Arc<Load>, beat: Beat, mut draws: Draws, stopped: &Receiver<()>, runtime: &Handle) {
     let begin = Instant::now();
     let under_way = Arc::new(AtomicUsize::new(0));
     let mut number = 0;
-    while !is_over.load(Ordering::Acquire) {
+    loop {
         let due = begin + beat.due(number);
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        if stopped.recv_timeout(due.saturating_duration_since(Instant::now())) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
         number += 1;
         let (place, draw) = (draws.below(load.regions.len() as u64), draws.next());
         if under_way.load(Ordering::Relaxed) >= UNDER_WAY_MAX {

@@ -89,7 +89,23 @@ impl Baseline {
 fn kind(is_quick: bool) -> String {
     let build = if cfg!(debug_assertions) { "debug" } else { "release" };
     let run = if is_quick { "quick" } else { "whole" };
-    format!("a {run} run of a {build} build on {}", std::env::consts::ARCH)
+    let environment = environment();
+    let flags = if environment.is_empty() { "as the manifest says" } else { environment.trim_end() };
+    format!("a {run} run of a {build} build ({flags}) on {}", std::env::consts::ARCH)
+}
+
+/// What the environment of the build said of how to optimise: that changes what is inlined. Empty: it is as the manifest says.
+fn environment() -> String {
+    let set = [
+        ("CARGO_PROFILE_RELEASE_LTO", option_env!("CARGO_PROFILE_RELEASE_LTO")),
+        ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", option_env!("CARGO_PROFILE_RELEASE_CODEGEN_UNITS")),
+    ];
+    set.into_iter().filter_map(|(name, value)| Some(format!("{name}={} ", value?))).collect()
+}
+
+/// How to renew the baseline, as this program was built.
+pub(super) fn renewing() -> String {
+    format!("{}cargo run --release -p multiraft-benches -- micro --renew", environment())
 }
 
 pub(super) fn change_percent(before: f64, now: f64) -> f64 {

@@ -77,7 +77,7 @@ pub(crate) fn run(options: &Micro) -> Result<(), Problem> {
 }
 
 fn judge(known: &Baseline, counts: &BTreeMap<&'static str, f64>, options: &Micro) -> Result<(), Problem> {
-    let renew = "cargo run --release -p multiraft-benches -- micro --renew";
+    let renew = baseline::renewing();
     match known.judge(counts, options.quick) {
         Verdict::Fine => Ok(()),
         Verdict::Better(names) => {
@@ -90,7 +90,9 @@ fn judge(known: &Baseline, counts: &BTreeMap<&'static str, f64>, options: &Micro
             options.baseline.display(),
             known.made_elsewhere(),
         ))),
-        Verdict::Unknown(what) => Err(Problem::Micro(format!("{what}: renew the baseline with `{renew}`"))),
+        Verdict::Unknown(what) => {
+            Err(Problem::Micro(format!("{what}: build and run it likewise, or renew the baseline with `{renew}`")))
+        }
     }
 }
 
