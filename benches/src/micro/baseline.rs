@@ -40,11 +40,19 @@ impl Baseline {
         Ok(Self { file: file.map_err(|error| Problem::Micro(format!("{}: {error}", path.display())))? })
     }
 
-    pub(super) fn write(path: &Path, counts: &BTreeMap<&'static str, f64>, is_quick: bool) -> Result<(), Problem> {
-        let rounded: BTreeMap<_, _> = counts.iter().map(|(name, count)| (*name, count.round())).collect();
-        let file = json!({ "of": kind(is_quick), "rustc": rustc(), "instructions": rounded });
-        let text =
-            serde_json::to_string_pretty(&file).expect("invariant: maps of strings to numbers have a form in JSON");
+    /// The same file with these counts. What it knows of other paths stays, if it was counted likewise.
+    pub(super) fn renewed(&self, counts: &BTreeMap<&'static str, f64>, is_quick: bool) -> Self {
+        let mut file = json!({ "of": kind(is_quick), "rustc": rustc(), "instructions": {} });
+        if self.file["of"] == file["of"] {
+            file["instructions"] = self.file["instructions"].clone();
+        }
+        counts.iter().for_each(|(name, count)| file["instructions"][*name] = count.round().into());
+        Self { file }
+    }
+
+    pub(super) fn write(&self, path: &Path) -> Result<(), Problem> {
+        let text = serde_json::to_string_pretty(&self.file)
+            .expect("invariant: maps of strings to numbers have a form in JSON");
         let written = std::fs::write(path, text + "\n");
         written.map_err(|source| Problem::Io { what: "the baseline cannot be written", source })
     }
@@ -132,6 +140,17 @@ mod tests {
         assert_eq!(verdict(1050.0, 191.0), Verdict::Fine);
         assert_eq!(verdict(1051.0, 100.0), Verdict::Worse("step takes 1051 instead of 1000 (+5.1 %)".to_owned()));
         assert_eq!(verdict(1000.0, 189.0), Verdict::Better("frame".to_owned()));
+    }
+
+    #[test]
+    fn renewing_some_paths_keeps_the_others_that_were_counted_likewise() {
+        let renewed = |of: String| {
+            let file = json!({ "of": of, "instructions": { "step": 1000, "frame": 200 } });
+            let renewed = Baseline { file }.renewed(&BTreeMap::from([("frame", 150.4)]), false);
+            (renewed.of("step"), renewed.of("frame"))
+        };
+        assert_eq!(renewed(kind(false)), (Some(1000.0), Some(150.0)));
+        assert_eq!(renewed(kind(true)), (None, Some(150.0)));
     }
 
     #[test]

@@ -42,18 +42,23 @@ pub(crate) fn run(options: &Micro) -> Result<(), Problem> {
         let what = "there is no valgrind to count with: install it, or allow to skip this with --without-valgrind";
         return Err(Problem::Micro(what.to_owned()));
     }
+    if let Some(unknown) = options.only.iter().find(|name| paths::ALL.iter().all(|path| path.name != **name)) {
+        return Err(Problem::Micro(format!("{unknown} is no path: without --only all are shown")));
+    }
+    let wanted = |path: &&paths::Path| options.only.is_empty() || options.only.iter().any(|name| name == path.name);
+    let wanted: Vec<&paths::Path> = paths::ALL.iter().filter(wanted).collect();
     let known = Baseline::read(&options.baseline)?;
     let mut counts = BTreeMap::new();
-    for path in paths::ALL {
+    for path in &wanted {
         if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K{} of {}: {}", counts.len() + 1, paths::ALL.len(), path.name);
+            eprint!("\r\x1b[K{} of {}: {}", counts.len() + 1, wanted.len(), path.name);
         }
         counts.insert(path.name, callgrind::count(path.name, options)?);
     }
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K");
     }
-    let rows = paths::ALL.iter().map(|path| {
+    let rows = wanted.iter().map(|path| {
         let (now, before) = (counts[path.name], known.of(path.name));
         let change = before.map(|before| baseline::change_percent(before, now));
         vec![
@@ -70,7 +75,7 @@ pub(crate) fn run(options: &Micro) -> Result<(), Problem> {
         println!("{}", json!({ "bench": "micro", "seed": options.seed, "instructions": counted }));
     }
     if options.renew {
-        Baseline::write(&options.baseline, &counts, options.quick)?;
+        known.renewed(&counts, options.quick).write(&options.baseline)?;
         println!("{} is renewed", options.baseline.display());
     }
     if options.check { judge(&known, &counts, options) } else { Ok(()) }

@@ -13,6 +13,9 @@ pub(crate) struct Micro {
     /// Make what is counted the baseline.
     #[arg(long)]
     pub(crate) renew: bool,
+    /// Only these paths.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
     /// The baseline.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/baseline.json"))]
     pub(crate) baseline: PathBuf,

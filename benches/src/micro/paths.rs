@@ -68,7 +68,7 @@ impl Path {
             Run::LeaderStep => Ok(step::lead(if quick { 10 } else { STEPS }, seed)),
             Run::FollowerStep => Ok(step::follow(if quick { 10 } else { STEPS }, seed)),
             Run::Stores { groups, payload, rounds, part } => {
-                let (groups, rounds) = if quick { (groups.min(64), 2) } else { (groups, rounds) };
+                let (groups, rounds) = if quick { (groups.min(16), 2) } else { (groups, rounds) };
                 let mut stores = Stores::new(groups, payload, seed, dir)?;
                 stores.lead_all()?;
                 for _ in 0..WARM_UP {
