@@ -19,6 +19,8 @@ pub(crate) struct Args {
 pub(crate) enum Bench {
     /// Writes per second: clients inside the stores, each with one proposal under way, over all regions.
     Throughput(Throughput),
+    /// Reads per second, by what is promised of them: linearizable, by leases, of a bounded age, local.
+    Reads(crate::reads::Reads),
     /// Throughput over sizes, each several times: the run with the median writes per second stands for its size.
     Sweep(Sweep),
     /// What regions cost that nobody uses: memory per replica, processor time, messages.
@@ -37,6 +39,8 @@ pub(crate) enum Bench {
     Failover(Failover),
     /// All regions sleep: how long the first write to one takes, and a store that was down until it serves again.
     Restart(Restart),
+    /// A store is killed and starts on what its log holds: how long until it listens, and until it serves every region.
+    Recovery(crate::live::recovery::Recovery),
     /// The same writes on this project and on other Raft libraries, in turn: throughput, latency, processor time, memory.
     #[cfg(feature = "peers")]
     Peers(crate::peers::Peers),
@@ -44,6 +48,15 @@ pub(crate) enum Bench {
     #[cfg(feature = "peers")]
     #[command(hide = true)]
     Peer(crate::peers::Peer),
+    /// What this machine can do: disk, QUIC on loopback, ciphers, checksums, queues between threads.
+    Limits(crate::limits::Limits),
+    /// Draws the runs that lie in a folder, as SVG; with `--run` measures them first.
+    Plots(crate::plots::Plots),
+    /// Instructions that the hot paths take, counted under valgrind, and whether that is more than it was.
+    Micro(crate::micro::Micro),
+    /// One of these paths; started by it.
+    #[command(hide = true)]
+    MicroPath(crate::micro::MicroPath),
     /// One of the stores; started by the others.
     #[command(hide = true)]
     Store(Store),
@@ -63,6 +76,16 @@ pub(crate) struct Throughput {
     /// Where the state lies; the log is durable in any case. Both: one run after the other, memory last.
     #[arg(long, value_enum, default_value = "both")]
     pub(crate) state: States,
+    /// An open loop instead of clients that wait: so many a second, each due at an instant that is fixed beforehand; its time
+    /// counts from then.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) rate: Option<u64>,
+    /// All three stores in one process.
+    #[arg(long)]
+    pub(crate) one_process: bool,
+    /// Measure what the machine can do as well, and tell what was reached as a share of it.
+    #[arg(long)]
+    pub(crate) limits: bool,
     /// What the clients do. Reads are of random regions, by whatever store a client lives in.
     #[arg(long, value_enum, default_value = "write")]
     pub(crate) operation: Operation,
@@ -463,6 +486,12 @@ pub(crate) struct Store {
     pub(crate) seed: u64,
     #[arg(long)]
     pub(crate) leaders_within: u64,
+    /// This process is all stores.
+    #[arg(long)]
+    pub(crate) together: bool,
+    /// Writes, or reads, a second of all stores together that begin whether or not those before are answered.
+    #[arg(long)]
+    pub(crate) rate: Option<u64>,
     /// How many of the last stores hold nothing at first.
     #[arg(long, default_value_t = 0)]
     pub(crate) spares: usize,
@@ -498,6 +527,11 @@ mod tests {
             (vec!["density", "--seconds", "0"], "--seconds"),
             (vec!["failover", "--groups", "2"], "--groups"),
             (vec!["failover", "--within", "0"], "--within"),
+            (vec!["throughput", "--rate", "0"], "--rate"),
+            (vec!["reads", "--operation", "all"], "--operation"),
+            (vec!["recovery", "--size", "0"], "--size"),
+            (vec!["limits", "--batch", "0"], "--batch"),
+            (vec!["micro", "--check", "--renew"], "--renew"),
             (vec!["moving"], "moving"),
         ] {
             let refused = Args::try_parse_from(std::iter::once("multiraft-benches").chain(words.clone()));

@@ -17,6 +17,11 @@ use crate::keyspace::{DONE, KeySpace};
 const LATENCY_US_MAX: u64 = 60_000_000;
 /// How long a client rests after an error that says nothing of when to try again.
 const REST: Duration = Duration::from_millis(20);
+/// How many keys of a region are read, at most.
+const FILLED: u64 = 8;
+/// How many clients write them, and how often each tries.
+const FILLING: usize = 32;
+const ATTEMPTS: u32 = 50;
 
 /// Times in microseconds, to three digits.
 pub(crate) fn latencies() -> Histogram<u64> {
@@ -95,7 +100,7 @@ pub(crate) struct Load {
     /// How the clients read; `None`: they write.
     pub(crate) consistency: Option<Consistency>,
     pub(crate) value: Vec<u8>,
-    pub(crate) tally: Tally,
+    pub(crate) tally: Arc<Tally>,
 }
 
 /// Starts the clients with these numbers; they go on until the set is dropped.
@@ -109,48 +114,92 @@ pub(crate) fn start(load: &Arc<Load>, numbers: impl Iterator<Item = u64>, seed: 
 
 async fn client(load: Arc<Load>, mut draws: Draws) {
     loop {
-        let place = draws.below(load.regions.len() as u64);
-        if let Some(consistency) = load.consistency {
-            read(&load, consistency, place, draws.next()).await;
-            continue;
-        }
-        let command = load.keys.put(place, draws.next(), &load.value);
-        let region = load.regions[usize::try_from(place).expect("a place in a list in memory")];
-        let begin = Instant::now();
-        match load.engine.propose(region, command).await {
-            Ok(answer) if answer == DONE => load.tally.note(Ok(begin.elapsed())),
-            Ok(answer) => load.tally.note(Err(Failed::Otherwise(String::from_utf8_lossy(&answer).into_owned()))),
-            Err(ProposeError::Busy { retry_after }) => {
-                load.tally.note(Err(Failed::Busy));
-                tokio::time::sleep(retry_after).await;
-            }
-            Err(error) => {
-                load.tally.note(Err(Failed::Otherwise(error.to_string())));
-                tokio::time::sleep(REST).await;
-            }
+        let (place, draw) = (draws.below(load.regions.len() as u64), draws.next());
+        if let Some(rest) = operate(&load, place, draw, Instant::now()).await {
+            tokio::time::sleep(rest).await;
         }
     }
 }
 
-async fn read(load: &Load, consistency: Consistency, place: u64, draw: u64) {
-    let key = load.keys.key(place, draw);
+/// Writes or reads once, and notes how that went, with the time since `begin`. Gives how long to rest, if it failed.
+pub(crate) async fn operate(load: &Load, place: u64, draw: u64, begin: Instant) -> Option<Duration> {
+    match load.consistency {
+        Some(consistency) => read(load, consistency, (place, draw), begin).await,
+        None => write(load, place, draw, begin).await,
+    }
+}
+
+async fn write(load: &Load, place: u64, draw: u64, begin: Instant) -> Option<Duration> {
+    let command = load.keys.put(place, draw, &load.value);
     let region = load.regions[usize::try_from(place).expect("a place in a list in memory")];
-    let begin = Instant::now();
+    match load.engine.propose(region, command).await {
+        Ok(answer) if answer == DONE => {
+            load.tally.note(Ok(begin.elapsed()));
+            None
+        }
+        Ok(answer) => fail(load, String::from_utf8_lossy(&answer).into_owned()),
+        Err(ProposeError::Busy { retry_after }) => {
+            load.tally.note(Err(Failed::Busy));
+            Some(retry_after)
+        }
+        Err(error) => fail(load, error.to_string()),
+    }
+}
+
+async fn read(load: &Load, consistency: Consistency, drawn: (u64, u64), begin: Instant) -> Option<Duration> {
+    let (place, draw) = drawn;
+    let key = load.keys.key(place, draw % FILLED);
+    let region = load.regions[usize::try_from(place).expect("a place in a list in memory")];
+    let must_be_there = matches!(consistency, Consistency::Linearizable | Consistency::Lease);
     match load.engine.read(region, key, consistency).await {
+        Ok(value) if must_be_there && value != load.value => {
+            fail(load, format!("what is read has {} bytes, and {} were written", value.len(), load.value.len()))
+        }
         Ok(_) => {
             load.tally.note(Ok(begin.elapsed()));
             // Some reads wait for nothing; the other tasks are to have their turn all the same.
             tokio::task::consume_budget().await;
+            None
         }
         Err(ReadError::Busy { retry_after }) => {
             load.tally.note(Err(Failed::Busy));
-            tokio::time::sleep(retry_after).await;
+            Some(retry_after)
         }
-        Err(error) => {
-            load.tally.note(Err(Failed::Otherwise(error.to_string())));
-            tokio::time::sleep(REST).await;
-        }
+        Err(error) => fail(load, error.to_string()),
     }
+}
+
+fn fail(load: &Load, why: String) -> Option<Duration> {
+    load.tally.note(Err(Failed::Otherwise(why)));
+    Some(REST)
+}
+
+/// Writes the keys that are read, of every `stores`th region from the `first` on.
+pub(crate) async fn fill(load: &Arc<Load>, first: u64, stores: u64) -> Result<(), String> {
+    let mut tasks = JoinSet::new();
+    for client in 0..FILLING {
+        let load = Arc::clone(load);
+        tasks.spawn(async move {
+            let places = (first..load.regions.len() as u64).step_by(stores as usize).skip(client).step_by(FILLING);
+            for (place, draw) in places.flat_map(|place| (0..FILLED).map(move |draw| (place, draw))) {
+                let region = load.regions[usize::try_from(place).expect("a place in a list in memory")];
+                let mut attempts = ATTEMPTS;
+                // The same value to the same key: may be repeated.
+                while let Err(error) = load.engine.propose(region, load.keys.put(place, draw, &load.value)).await {
+                    attempts -= 1;
+                    if attempts == 0 {
+                        return Err(error.to_string());
+                    }
+                    tokio::time::sleep(REST).await;
+                }
+            }
+            Ok(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.map_err(|error| error.to_string())??;
+    }
+    Ok(())
 }
 
 /// Numbers that a seed decides (SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::args::{Cluster, Operation, State};
+use crate::progress::Progress;
 use crate::usage;
 
 /// How many stores hold the regions of a benchmark.
@@ -22,6 +23,8 @@ pub(crate) const STORES: u64 = 3;
 const START_WITHIN: Duration = Duration::from_secs(120);
 /// How long one may take to answer beyond what was asked for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// How long all keys that are read may take to be written.
+const FILL_WITHIN: Duration = Duration::from_secs(600);
 /// How long one may take to stop when asked to, before it is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -44,6 +47,8 @@ pub(crate) enum Problem {
     Wrong(String),
     #[error("{what} did not succeed: {why}")]
     Failed { what: String, why: String },
+    #[error("{0}")]
+    Micro(String),
     #[error("the planner did not come to rest: {operations} operations in an hour without a cause; drained: {drained}")]
     NoRest { operations: u64, drained: bool },
 }
@@ -56,6 +61,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) operation: Operation,
     pub(crate) payload: u64,
     pub(crate) state: State,
+    /// Writes, or reads, a second that begin whether or not those before are answered; `None`: each client waits for its answer.
+    pub(crate) rate: Option<u64>,
+    /// All stores are in one process.
+    pub(crate) together: bool,
     /// Stores beyond the three, which hold nothing at first.
     pub(crate) spares: u64,
     /// Whether replicas are placed by planning, so that a store can be emptied.
@@ -78,6 +87,8 @@ impl<'a> Plan<'a> {
             operation: Operation::Write,
             payload: 0,
             state,
+            rate: None,
+            together: false,
             spares: 0,
             places: false,
             keeps_leaders: false,
@@ -96,12 +107,17 @@ pub(crate) fn files(dir: &Path, store: u64) -> (PathBuf, PathBuf, PathBuf) {
     (dir.join("ca.pem"), dir.join(format!("store-{store}.pem")), dir.join(format!("store-{store}.key")))
 }
 
+/// Where a store keeps what it has.
+pub(crate) fn data_dir(dir: &Path, store: u64) -> PathBuf {
+    dir.join(format!("data-{store}"))
+}
+
 /// Running stores.
 pub(crate) struct Stores {
     children: Vec<Store>,
     addresses: Vec<SocketAddr>,
     /// Dropped after the children are gone.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 struct Store {
@@ -124,9 +140,10 @@ impl Stores {
         }
         write_certificates(dir.path(), plan.stores())?;
         let addresses = free_addresses(plan.stores())?;
-        let mut stores = Self { children: Vec::new(), addresses, _dir: dir };
-        for number in 1..=plan.stores() {
-            let child = spawn(number, stores._dir.path(), &stores.addresses, plan, plan.cluster.leaders_within)?;
+        let _progress = Progress::until("starting");
+        let mut stores = Self { children: Vec::new(), addresses, dir };
+        for number in if plan.together { 1..=1 } else { 1..=plan.stores() } {
+            let child = spawn(number, stores.dir.path(), &stores.addresses, plan, plan.cluster.leaders_within)?;
             stores.children.push(child);
         }
         stores.all("ready", START_WITHIN)?;
@@ -138,20 +155,40 @@ impl Stores {
         Ok((stores, leaderless))
     }
 
+    /// Where all stores are.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where a store keeps what it has.
+    pub(crate) fn data_dir(&self, store: u64) -> PathBuf {
+        data_dir(self.dir.path(), store)
+    }
+
+    /// Has every key that is read written once.
+    pub(crate) fn fill(&mut self) -> Result<(), Problem> {
+        let _progress = Progress::until("filling");
+        self.tell("fill")?;
+        self.all("filled", FILL_WITHIN).map(drop)
+    }
+
     /// Lets the clients run.
     pub(crate) fn load(&mut self, time: Duration) -> Result<(), Problem> {
+        let _progress = Progress::of("warming up", time);
         self.tell(&format!("load {}", time.as_millis()))?;
         self.all("loaded", time + ANSWER_WITHIN).map(drop)
     }
 
     /// What each store measures in a window.
     pub(crate) fn measure(&mut self, time: Duration) -> Result<Vec<Value>, Problem> {
+        let _progress = Progress::of("measuring", time);
         self.tell(&format!("measure {}", time.as_millis()))?;
         self.all("measured", time + ANSWER_WITHIN)
     }
 
     /// Has one store do a job of [`crate::live`]; gives what came out.
     pub(crate) fn drive(&mut self, store: u64, job: &Value, within: Duration) -> Result<Value, Problem> {
+        let _progress = Progress::until("at work");
         let child = self.child(store)?;
         child.tell(&format!("drive {job}"))?;
         child.answer("driven", Instant::now() + within, within)
@@ -178,7 +215,7 @@ impl Stores {
 
     /// Starts a store once more on what it has left, and returns when it listens.
     pub(crate) fn start_again(&mut self, store: u64, plan: &Plan<'_>) -> Result<(), Problem> {
-        let again = spawn(store, self._dir.path(), &self.addresses, plan, 0)?;
+        let again = spawn(store, self.dir.path(), &self.addresses, plan, 0)?;
         let child = self.child(store)?;
         *child = again;
         for stage in ["ready", "led"] {
@@ -280,10 +317,14 @@ fn spawn(
     ] {
         command.args([name, &value.to_string()]);
     }
-    for (name, is_set) in [("--places", plan.places), ("--keeps-leaders", plan.keeps_leaders)] {
+    for (name, is_set) in
+        [("--together", plan.together), ("--places", plan.places), ("--keeps-leaders", plan.keeps_leaders)]
+    {
         command.args(is_set.then_some(name));
     }
-    for (name, value) in [("--snapshot-rate", plan.snapshot_rate), ("--replicas-at-once", plan.replicas_at_once)] {
+    for (name, value) in
+        [("--rate", plan.rate), ("--snapshot-rate", plan.snapshot_rate), ("--replicas-at-once", plan.replicas_at_once)]
+    {
         command.args(value.into_iter().flat_map(|value| [name.to_owned(), value.to_string()]));
     }
     command

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   throughput   writes per second under clients that run inside the stores
+//!   reads        reads per second, by what is promised of them
 //!   sweep        the same over numbers of regions, clients and sizes of values, with medians
 //!   idle         what regions cost that nobody uses: memory, processor time, messages
 //!   density      what regions cost that were written to once: memory a replica, processor time, packets, turns
@@ -11,14 +12,18 @@
 //!   snapshot     how fast a replica is filled, and what writes notice of it
 //!   failover     how long the regions of a killed store take no writes
 //!   restart      how long the first write to a region that slept takes, and a store until it serves again
+//!   recovery     how long a killed store takes to start, on a log of a given size
 //!   peers        writes and idle groups beside other Raft libraries, each in a process; with the feature `peers` only
+//!   limits       what the machine can do by the same means: its disk, one QUIC connection, ciphers, queues; runs no stores
+//!   plots        draws what runs have given, or runs them all and draws that
+//!   micro        instructions that the hot paths take, under callgrind, beside a baseline in the repository
 //!   placement    what a round of the placement planner costs; runs no stores, but a model of them on virtual time
 //! ```
 //!
 //! The parent ([`cluster`]) starts this program once more for each store, as [`store`], and talks to them in lines of text; when
 //! it is done, or fails, it ends them by their process ids and removes their directories. If it is killed or interrupted, its
 //! stores stop by themselves and a directory `multiraft-bench-*` stays behind.
-//! Nothing here reaches behind the public API of `multiraft`.
+//! Nothing but `micro` reaches behind the public API of `multiraft`: it drives the deterministic inside, as the simulator does.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks to its terminal")]
 
 mod args;
@@ -27,10 +32,16 @@ mod cluster;
 mod density;
 mod idle;
 mod keyspace;
+mod limits;
 mod live;
+mod micro;
+mod pace;
 #[cfg(feature = "peers")]
 mod peers;
 mod placement;
+mod plots;
+mod progress;
+mod reads;
 mod report;
 mod store;
 mod sweep;
@@ -57,11 +68,17 @@ fn main() -> ExitCode {
         args::Bench::Drain(options) => live::drain::run(&options),
         args::Bench::Snapshot(options) => live::snapshot::run(&options),
         args::Bench::Failover(options) => live::failover::run(&options),
+        args::Bench::Reads(options) => reads::run(&options),
+        args::Bench::Plots(options) => plots::run(&options),
+        args::Bench::Recovery(options) => live::recovery::run(&options),
         args::Bench::Restart(options) => live::restart::run(&options),
         #[cfg(feature = "peers")]
         args::Bench::Peers(options) => peers::run(&options),
         #[cfg(feature = "peers")]
         args::Bench::Peer(options) => peers::child::run(&options),
+        args::Bench::Limits(options) => limits::run(&options),
+        args::Bench::Micro(options) => micro::run(&options),
+        args::Bench::MicroPath(options) => micro::run_path(&options),
         args::Bench::Store(options) => store::run(options),
     };
     match outcome {

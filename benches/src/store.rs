@@ -1,9 +1,10 @@
-//! One store: a process that the parent has started and speaks to in lines.
+//! One store, or all of them: a process that the parent has started and speaks to in lines.
 //!
 //! ```text
 //!   parent                          store
 //!                                   {"at":"ready"}              it listens
 //!                                   {"at":"led", ...}           leaders are known and steady, or the time was up
+//!   fill                      -->   {"at":"filled"}             every key that is read was written
 //!   load MILLISECONDS         -->   {"at":"loaded"}             its clients have run that long
 //!   measure MILLISECONDS      -->   {"at":"measured", ...}      the window of that length is over
 //!   drive JOB                 -->   {"at":"driven", ...}        a job of `live`, in JSON, is done
@@ -18,12 +19,14 @@ use multiraft::placement::{Kind, Kinds};
 use multiraft::{Bootstrap, Config, Engine, Placement, StateKind, StoreCounters, StoreId, Term, Tls};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::args::{Operation, State, Store};
 use crate::clients::{self, Load, Tally};
-use crate::cluster::{Problem, STORES, files};
+use crate::cluster::{Problem, STORES, data_dir, files, number};
 use crate::keyspace::{KeySpace, PutMap, value};
 use crate::live;
+use crate::pace::{Beat, Pace};
 use crate::usage;
 
 /// How often a store looks whether all its regions have a leader.
@@ -34,19 +37,24 @@ const STEADY: Duration = Duration::from_secs(2);
 /// Runs until the input ends.
 pub(crate) fn run(options: Store) -> Result<(), Problem> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(options.threads)
+        .worker_threads(options.threads * if options.together { STORES as usize } else { 1 })
         .enable_all()
         .build()
         .map_err(|source| Problem::Io { what: "the runtime cannot be started", source })?;
     let (commands, gone) = read_commands();
     runtime.block_on(async {
-        let engine = start(&options).await?;
+        let mut engines = Vec::new();
+        for store in if options.together { 1..=STORES } else { options.store..=options.store } {
+            engines.push(start(&Store { store, ..options.clone() }).await?);
+        }
         say(&json!({ "at": "ready" }));
         let outcome = tokio::select! {
-            outcome = follow(&options, &engine, commands) => outcome,
+            outcome = follow(&options, &engines, commands) => outcome,
             _ = gone => Ok(()),
         };
-        engine.shutdown().await;
+        for engine in engines {
+            engine.shutdown().await;
+        }
         outcome
     })
 }
@@ -89,7 +97,7 @@ pub(crate) async fn start(options: &Store) -> Result<Engine, Problem> {
     let holders: Vec<StoreId> = stores[..stores.len() - options.spares.min(stores.len())].to_vec();
     let mut builder = Engine::builder()
         .store(StoreId(options.store))
-        .data_dir(options.dir.join(format!("data-{}", options.store)))
+        .data_dir(data_dir(&options.dir, options.store))
         .listen(listen)
         .tls(tls)
         .state_machine(PutMap)
@@ -121,39 +129,77 @@ fn emptying(replicas_at_once: Option<usize>) -> Placement {
 }
 
 /// Does what the parent asks for.
-async fn follow(options: &Store, engine: &Engine, mut commands: mpsc::Receiver<String>) -> Result<(), Problem> {
-    let leaderless = wait_for_leaders(engine, Duration::from_secs(options.leaders_within)).await;
+async fn follow(options: &Store, engines: &[Engine], mut commands: mpsc::Receiver<String>) -> Result<(), Problem> {
+    let mut leaderless = 0;
+    for engine in engines {
+        leaderless = wait_for_leaders(engine, Duration::from_secs(options.leaders_within)).await.max(leaderless);
+    }
     say(&json!({ "at": "led", "leaderless": leaderless }));
     let keys = KeySpace::new(options.groups);
-    let load = Arc::new(Load {
-        engine: engine.clone(),
-        keys,
-        regions: engine.regions().iter().map(|region| region.id).collect(),
-        consistency: options.operation.consistency(),
-        value: value(options.payload),
-        tally: Tally::new(),
-    });
-    let mut running = None;
+    let tally = Arc::new(Tally::new());
+    let load = |engine: &Engine| {
+        Arc::new(Load {
+            engine: engine.clone(),
+            keys,
+            regions: engine.regions().iter().map(|region| region.id).collect(),
+            consistency: options.operation.consistency(),
+            value: value(options.payload),
+            tally: Arc::clone(&tally),
+        })
+    };
+    let loads: Vec<Arc<Load>> = engines.iter().map(load).collect();
+    let mut running = Vec::new();
     while let Some(line) = commands.recv().await {
         if let Some(job) = line.strip_prefix("drive ") {
-            say(&live::drive(engine, keys, job).await?);
+            say(&live::drive(&engines[0], keys, job).await?);
             continue;
         }
         let time = line.split_whitespace().nth(1).and_then(|time| time.parse().ok()).map(Duration::from_millis);
         match (line.split_whitespace().next(), time) {
+            (Some("fill"), None) => {
+                for load in &loads {
+                    let store = load.engine.store().0;
+                    let filled = clients::fill(load, store - 1, STORES).await;
+                    filled.map_err(|what| Problem::Said { store, what })?;
+                }
+                say(&json!({ "at": "filled" }));
+            }
             (Some("load"), Some(time)) => {
-                // Of clients 0, 1, 2, ... every third one, so that the stores' shares differ by one at most.
-                let own = (0..options.clients).filter(|number| number % STORES == options.store - 1);
-                running = Some(clients::start(&load, own, options.seed));
+                running.extend(loads.iter().map(|load| Running::start(load, options)));
                 tokio::time::sleep(time).await;
                 say(&json!({ "at": "loaded" }));
             }
-            (Some("measure"), Some(time)) => say(&measure(engine, &load.tally, time).await),
+            (Some("measure"), Some(time)) => say(&measure(engines, &tally, time).await),
             _ => return Err(Problem::Said { store: options.store, what: format!("`{line}` is no command") }),
         }
     }
     drop(running);
     Ok(())
+}
+
+/// The load of one store. Dropped, it ends.
+enum Running {
+    /// Each client waits for its answer.
+    Closed { _clients: JoinSet<()> },
+    /// Nobody waits.
+    Open { _pace: Pace },
+}
+
+impl Running {
+    fn start(load: &Arc<Load>, options: &Store) -> Self {
+        let first = load.engine.store().0 - 1;
+        match options.rate {
+            Some(rate) => {
+                let beat = Beat { rate, first, stores: STORES };
+                Self::Open { _pace: Pace::start(load, beat, options.seed.wrapping_add(first << 32)) }
+            }
+            None => {
+                // Of clients 0, 1, 2, ... every third one, so that the stores' shares differ by one at most.
+                let own = (0..options.clients).filter(|number| number % STORES == first);
+                Self::Closed { _clients: clients::start(load, own, options.seed) }
+            }
+        }
+    }
 }
 
 /// Waits until this store knows a leader of each of its regions and these do not change any more; says of how many regions
@@ -176,18 +222,22 @@ async fn wait_for_leaders(engine: &Engine, within: Duration) -> usize {
     }
 }
 
-async fn measure(engine: &Engine, tally: &Tally, time: Duration) -> Value {
-    let counters = engine.status().await.counters;
-    let cpu = usage::cpu_micros();
+async fn measure(engines: &[Engine], tally: &Tally, time: Duration) -> Value {
+    let before = counters(engines).await;
+    let (cpu, dirtied) = (usage::cpu_micros(), usage::dirtied_bytes());
     let begin = Instant::now();
     tally.open();
     tokio::time::sleep(time).await;
     let counted = tally.close();
     let seconds = begin.elapsed().as_secs_f64();
-    let cpu = usage::cpu_micros() - cpu;
+    let (cpu, dirtied) = (usage::cpu_micros() - cpu, usage::dirtied_bytes() - dirtied);
     // Before the look at every region, which takes memory for itself.
     let rss_bytes = usage::rss_bytes();
-    let status = engine.status().await;
+    let after = counters(engines).await;
+    let mut regions = Vec::new();
+    for engine in engines {
+        regions.extend(engine.status().await.regions);
+    }
     let latencies: Vec<(u64, u64)> =
         counted.latencies.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
     json!({
@@ -198,26 +248,44 @@ async fn measure(engine: &Engine, tally: &Tally, time: Duration) -> Value {
         "first_error": counted.first_error,
         "busy": counted.busy,
         "cpu_us": cpu,
+        "dirtied_bytes": dirtied,
         "rss_bytes": rss_bytes,
-        "replicas": status.regions.len(),
-        "asleep": status.regions.iter().filter(|region| region.asleep).count(),
-        "leaderless": status.regions.iter().filter(|region| region.leader.is_none()).count(),
-        "counters": difference(&status.counters, &counters),
+        "replicas": regions.len(),
+        "asleep": regions.iter().filter(|region| region.asleep).count(),
+        "leaderless": regions.iter().filter(|region| region.leader.is_none()).count(),
+        "counters": difference(&after, &before),
     })
 }
 
-fn difference(after: &StoreCounters, before: &StoreCounters) -> Value {
+/// What the engines of this process have counted, together.
+async fn counters(engines: &[Engine]) -> Value {
+    let mut all = Vec::new();
+    for engine in engines {
+        all.push(named(&engine.status().await.counters));
+    }
+    let sum = |name: &str| all.iter().map(|counters| number(counters, name)).sum::<u64>();
+    all[0].as_object().into_iter().flatten().map(|(name, _)| (name.clone(), Value::from(sum(name)))).collect()
+}
+
+fn difference(after: &Value, before: &Value) -> Value {
+    let names = after.as_object().into_iter().flatten();
+    names
+        .map(|(name, count)| (name.clone(), Value::from(count.as_u64().unwrap_or_default() - number(before, name))))
+        .collect()
+}
+
+fn named(counters: &StoreCounters) -> Value {
     json!({
-        "log_syncs": after.log_syncs - before.log_syncs,
-        "log_entries": after.log_entries - before.log_entries,
-        "log_bytes": after.log_bytes - before.log_bytes,
-        "packets_sent": after.packets_sent - before.packets_sent,
-        "frames_sent": after.frames_sent - before.frames_sent,
-        "messages_sent": after.messages_sent - before.messages_sent,
-        "bytes_sent": after.bytes_sent - before.bytes_sent,
-        "beats_sent": after.beats_sent - before.beats_sent,
-        "elections_won": after.elections_won - before.elections_won,
-        "forwarded": after.forwarded - before.forwarded,
-        "turns": after.turns - before.turns,
+        "log_syncs": counters.log_syncs,
+        "log_entries": counters.log_entries,
+        "log_bytes": counters.log_bytes,
+        "packets_sent": counters.packets_sent,
+        "frames_sent": counters.frames_sent,
+        "messages_sent": counters.messages_sent,
+        "bytes_sent": counters.bytes_sent,
+        "beats_sent": counters.beats_sent,
+        "elections_won": counters.elections_won,
+        "forwarded": counters.forwarded,
+        "turns": counters.turns,
     })
 }

@@ -48,6 +48,8 @@ fn points(options: &Sweep) -> Vec<Point> {
                         clients: *clients,
                         payload: *payload,
                         operation: Operation::Write,
+                        rate: None,
+                        together: false,
                         warmup: Duration::from_secs(options.warmup),
                         window: Duration::from_secs(options.seconds),
                     };

@@ -1,6 +1,7 @@
 //! What the operating system says that this process uses. From `/proc`: on other systems than Linux all is zero.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The kernel's unit of processor time in `/proc`, 100 a second on every architecture that Linux runs on today.
@@ -15,6 +16,23 @@ pub(crate) fn cpu_micros() -> u64 {
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     ticks * MICROS_PER_TICK
+}
+
+/// Bytes that were written to the disk below `path`, by whomever; `None` where that cannot be told.
+pub(crate) fn disk_bytes_written(path: &Path) -> Option<u64> {
+    let device = fs::metadata(path).ok()?.dev();
+    let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xf_ff00));
+    let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    // The seventh number is of sectors of 512 bytes, whatever the disk's are.
+    Some(stat.split_whitespace().nth(6)?.parse::<u64>().ok()? * 512)
+}
+
+/// Bytes of the page cache that this process has made dirty, as `/proc` has it: where the kernel keeps files in large pieces, a
+/// piece counts whole that a few bytes were written to.
+pub(crate) fn dirtied_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("write_bytes:")).unwrap_or_default();
+    line.trim().parse().unwrap_or_default()
 }
 
 /// Memory of this process that is resident, in bytes.

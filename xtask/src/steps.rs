@@ -31,8 +31,18 @@ pub(crate) const FIX: Invocation = plain(&["cargo", "fmt", "--all"]);
 const FEATURES: &str = "multiraft-server/torture,multiraft-benches/peers";
 
 /// The programs as they are used.
-const RELEASE: Invocation =
-    plain(&["cargo", "build", "--release", "--locked", "-p", "multiraft-server", "-p", "multiraft-sim"]);
+const RELEASE: Invocation = plain(&[
+    "cargo",
+    "build",
+    "--release",
+    "--locked",
+    "-p",
+    "multiraft-server",
+    "-p",
+    "multiraft-sim",
+    "-p",
+    "multiraft-benches",
+]);
 
 /// Everything that `cargo xtask check` runs.
 pub(crate) const STEPS: &[Step] = &[
@@ -167,6 +177,15 @@ pub(crate) const STEPS: &[Step] = &[
         commands: &[
             RELEASE,
             plain(&["sh", "-c", "exec \"${CARGO_TARGET_DIR:-target}/release/multiraft-sim\" run --seeds 0..500"]),
+        ],
+    },
+    Step {
+        name: "instructions",
+        what: "hot paths take no more instructions than they did, but for 5 %",
+        limit: seconds(240),
+        commands: &[
+            RELEASE,
+            plain(&["sh", "-c", "exec \"${CARGO_TARGET_DIR:-target}/release/multiraft-benches\" micro --check"]),
         ],
     },
     Step {

@@ -1,6 +1,6 @@
 //! What happens to regions while they are written to.
 //!
-//! The parent's side of each benchmark ([`split_merge`], [`drain`], [`snapshot`], [`failover`], [`restart`]) starts the stores and prints; what is timed runs inside the first store
+//! The parent's side of each benchmark ([`split_merge`], [`drain`], [`snapshot`], [`failover`], [`restart`], [`recovery`]) starts the stores and prints; what is timed runs inside the first store
 //! as a *job*: the writers, the calls that change regions, and in the end the reading of all that was written. So all times are
 //! of one clock, and a client's way to a leader elsewhere is in them.
 //!
@@ -21,6 +21,7 @@ pub(crate) mod drain;
 mod emptying;
 pub(crate) mod failover;
 mod filling;
+pub(crate) mod recovery;
 mod regaining;
 pub(crate) mod restart;
 pub(crate) mod snapshot;

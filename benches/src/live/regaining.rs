@@ -19,11 +19,11 @@ const AFTER: u64 = 1;
 /// Rest after a write that failed; the engine has rested between its own attempts already.
 const REST: Duration = Duration::from_millis(5);
 
-/// Writes once to every region.
+/// Writes once to every region, or `count` keys of it.
 pub(super) async fn once(engine: &Engine, keys: KeySpace, job: &Value) -> Result<Value, Problem> {
-    let [groups, payload] = ["groups", "payload"].map(|name| number(job, name));
+    let [groups, payload, count] = ["groups", "payload", "count"].map(|name| number(job, name));
     let begin = Instant::now();
-    fill(engine, keys, 0..groups, BEFORE + 1, payload as usize).await?;
+    fill(engine, keys, 0..groups, count.max(BEFORE + 1), payload as usize).await?;
     Ok(json!({ "seconds": begin.elapsed().as_secs_f64() }))
 }
 

@@ -44,6 +44,8 @@ impl Peer for Stores {
                 workers: options.workers,
                 seed: options.seed,
                 leaders_within: 0,
+                together: false,
+                rate: None,
                 spares: 0,
                 places: false,
                 keeps_leaders: false,

@@ -15,7 +15,12 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     // On the public interface alone, like any program of a user. Histories of its processes are judged as simulated ones are.
     ("server", &["multiraft", "multiraft-allocator"], &["multiraft-sim", "multiraft-torture"]),
     ("examples", &["multiraft"], &[]),
-    ("benches", &["multiraft", "multiraft-allocator"], &[]),
+    // What counts instructions drives the engine's deterministic core, as the simulator does.
+    (
+        "benches",
+        &["multiraft", "multiraft-allocator", "multiraft-raft", "multiraft-storage", "multiraft-transport"],
+        &[],
+    ),
     ("torture", &["multiraft"], &[]),
     // It drives the engine's deterministic core; nothing that is shipped depends on it.
     ("sim", &["multiraft", "multiraft-raft", "multiraft-storage", "multiraft-transport", "multiraft-router"], &[]),
