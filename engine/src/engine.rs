@@ -459,6 +459,7 @@ impl Engine {
             incarnation: running.incarnation,
             regions,
             damaged: running.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            lacks_promises: running.lacks_promises,
             peers,
             counters,
         }

@@ -41,6 +41,10 @@ pub struct StoreStatus {
     pub regions: Vec<RegionStatus>,
     /// Regions whose durable records are damaged and that are kept out of service here, with the reason.
     pub damaged: Vec<(multiraft_raft::RegionId, String)>,
+    /// The log has lost records, and may have held votes of replicas that nothing else here tells of. Until the store has
+    /// [rejoined](crate::Builder::rejoin) it takes no replica of a region that it does not know, and one of each child of a split only
+    /// to have it replaced.
+    pub lacks_promises: bool,
     /// The links to the other stores.
     pub peers: Vec<PeerStatus>,
     /// What has been counted since the start.

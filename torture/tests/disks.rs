@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use multiraft_torture::cluster::Region;
 use multiraft_torture::disk::damage::{Kind, strike};
 use multiraft_torture::disk::forgetful::Forgetful;
 use multiraft_torture::disk::shim::{Order, Shim, SyncFails};
@@ -211,6 +212,35 @@ fn a_store_with_a_zeroed_block_is_repaired() {
 #[test]
 fn a_store_that_has_lost_its_newest_segment_is_repaired() {
     damage_one(Kind::LostSegment);
+}
+
+#[test]
+fn a_store_that_may_have_forgotten_votes_says_so_and_names_the_children_of_splits_that_it_cannot_serve() {
+    let mut stores = Stores::prepare(3);
+    stores.cluster.found().unwrap();
+    stores.write(&mut Writer::default(), 400);
+    stores.settle();
+    stores.cluster.kill(2).unwrap();
+    strike(&stores.cluster.stores[2].data, Kind::LostSegment, &mut Random::new(3)).unwrap();
+    stores.cluster.start(2).unwrap();
+    stores.repair(2);
+    assert!(stores.cluster.admin(2).status().unwrap().lacks_promises);
+    assert!(!stores.cluster.admin(0).status().unwrap().lacks_promises);
+    let key = "key:000000600000";
+    let owner = |regions: Vec<Region>| regions.into_iter().find(|region| region.owns(key.as_bytes())).unwrap().id;
+    let region = owner(stores.cluster.admin(0).regions().unwrap());
+    stores.cluster.admin(0).ctl(&["split", &region.to_string(), key]).unwrap();
+    let child = owner(stores.cluster.admin(0).regions().unwrap());
+    assert_ne!(child, region);
+    eventually("the child is named", || {
+        let status = stores.cluster.admin(2).status().unwrap();
+        status.damaged.iter().any(|damaged| damaged["region"] == child)
+    });
+    // Once its replica is replaced it counts on this store as on any other.
+    stores.repair(2);
+    eventually("the child is served", || {
+        stores.cluster.admin(2).status().unwrap().regions.iter().any(|region| region.id == child)
+    });
 }
 
 #[test]

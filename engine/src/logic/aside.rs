@@ -9,11 +9,14 @@ use multiraft_router::SlotKey;
 use multiraft_transport::RegionStep;
 
 use crate::apply::Cause;
+use crate::assembly::FENCED_REASON;
 use crate::logic::worker::Worker;
 use crate::logic::{ApplyTask, Notice};
 
 /// How often the stores of its region are asked whether it goes on without a replica that is out of service.
 const ASK_INTERVAL: Duration = Duration::from_secs(10);
+
+const CHILD_REASON: &str = "the log may have lost what this replica of a split's child has voted: replace it";
 
 /// How long a fenced replica that leads waits for another one to take over.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,7 +53,7 @@ impl<R> Worker<R> {
             self.keep_promises(key);
             self.remove_region(id);
             self.set_aside(id, replica, known);
-            self.notices.push(Notice::SetAside { region: id });
+            self.notices.push(Notice::SetAside { region: id, reason: FENCED_REASON });
         }
         self.ask_of_those_aside(now);
     }
@@ -62,6 +65,15 @@ impl<R> Worker<R> {
         if self.region_mut(key).group.transfer_leader(now, target.id).is_ok() {
             self.touch(key);
         }
+    }
+
+    /// A child of a split has its state here, and its replica may have voted before the log lost what it held: it is what a start
+    /// would find, and goes as such a replica does.
+    pub(super) fn set_child_aside(&mut self, child: Arc<RegionDescriptor>) {
+        let newest = child.replicas.iter().map(|replica| replica.id).max().unwrap_or_default();
+        let region = child.id;
+        self.set_aside(region, newest, child);
+        self.notices.push(Notice::SetAside { region, reason: CHILD_REASON });
     }
 
     /// What another store says of a region, whose replica here may be out of service: if the region goes on without that very

@@ -255,9 +255,8 @@ impl<R> Worker<R> {
             return;
         };
         if self.lives.residue.bars(region, own) {
-            // What it may have voted before is lost: another replica has to take its place.
             tracing::error!(%region, "a child's replica is kept out of service: the log may have lost its vote");
-            return;
+            return self.set_child_aside(descriptor);
         }
         let is_gone = self.tombstone(region).is_some_and(|tombstone| tombstone.forbids(own));
         if is_gone || self.lives.removing.contains_key(&region) {

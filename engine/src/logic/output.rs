@@ -415,10 +415,12 @@ pub enum Notice {
         /// Its store.
         store: StoreId,
     },
-    /// The replica here is out of service from now on: its region has fenced it.
+    /// The replica here is out of service from now on.
     SetAside {
         /// The region.
         region: RegionId,
+        /// Why, and what to do.
+        reason: &'static str,
     },
     /// A replica here that was out of service is gone, durably: another one may take its place.
     Cleared {

@@ -94,6 +94,8 @@ pub(crate) struct Running {
     /// Reads that no worker sees.
     pub(crate) leased: Arc<Leased>,
     pub(crate) damaged: Arc<Mutex<Vec<(RegionId, String)>>>,
+    /// The log may have lost votes of replicas that nothing else here tells of.
+    pub(crate) lacks_promises: bool,
     /// Ids that the root region has given to this store.
     pub(crate) ids: Ids,
     /// What stores have told whoever plans.
@@ -405,6 +407,7 @@ impl Parts {
             support,
             leased,
             damaged,
+            lacks_promises: self.assembled.residue.may_lack,
             ids: Ids::above(self.ids_upto),
             inbox,
             placement: Mutex::default(),

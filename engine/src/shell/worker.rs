@@ -10,7 +10,6 @@ use multiraft_storage::{LogBatch, SharedLog, SubmitError};
 use multiraft_transport::{ForwardOutcome, ForwardReply, Lane, PeerMessage, Permit, Transport};
 use tokio::sync::oneshot;
 
-use crate::assembly::FENCED_REASON;
 use crate::directory::Directory;
 use crate::events::{Event, EventSender};
 use crate::logic::{
@@ -100,10 +99,10 @@ pub(super) struct Damage {
 }
 
 impl Damage {
-    fn add(&self, region: RegionId) {
+    fn add(&self, region: RegionId, reason: &str) {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         list.retain(|(other, _)| *other != region);
-        list.push((region, FENCED_REASON.to_owned()));
+        list.push((region, reason.to_owned()));
     }
 
     /// A replica is gone for good, with what may have been lost of it.
@@ -291,7 +290,7 @@ impl WorkerShell {
                 continue;
             }
             match notice {
-                Notice::SetAside { region } => self.damage.add(region),
+                Notice::SetAside { region, reason } => self.damage.add(region, reason),
                 Notice::Cleared { region } => self.damage.clear(region, &self.log),
                 notice => tell(&self.directory, &self.events, self.index, notice),
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use multiraft::apply::{Cause, Destroyed, Tombstone};
 use multiraft::assembly::bootstrap_regions;
-use multiraft::logic::{Adopt, ApplyTask, Input, Worker};
+use multiraft::logic::{Adopt, ApplyTask, Input, Notice, Residue, TurnOutput, Worker};
 use multiraft::{Incarnation, RaftOptions, RegionDescriptor, RegionId, StoreId};
 use multiraft_raft::{Body, LogIndex, Message, ReplicaId, Term, Time};
 use multiraft_storage::{LogOptions, LogWriter, SimDisk};
@@ -23,8 +23,13 @@ struct Store {
 
 impl Store {
     fn new() -> Self {
+        Self::with(Residue::default())
+    }
+
+    fn with(residue: Residue) -> Self {
         let (log, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
         let worker = Worker::new(worker_config(&[StoreId(2), StoreId(3)]), recovered.token(0), &[], Time::ZERO);
+        let worker = worker.with_residue(residue);
         let mut store = Self { worker, log, now: Time::ZERO };
         store.run(vec![link(2), link(3)]);
         store
@@ -232,4 +237,34 @@ fn a_childs_home_waits_with_a_campaign_until_the_replica_beside_the_parents_lead
     said.extend(store.run(Vec::new()).1);
     assert_eq!(told(&said, |body| matches!(body, Body::PreVote { .. })), []);
     assert_eq!(campaigns(&mut store, Vec::new())[..2], [StoreId(2), StoreId(3)], "nobody has begun");
+}
+
+#[test]
+fn a_child_whose_vote_the_log_may_have_lost_is_named_and_goes_once_it_is_replaced() {
+    let mut store = Store::with(Residue { may_lack: true, ..Residue::default() });
+    let child = child();
+    let mut out = TurnOutput::default();
+    store.worker.turn(store.now, &mut vec![adopt(&child, true)], &mut out);
+    assert!(store.worker.status(child.id).is_none() && out.apply.is_empty());
+    let named: Vec<RegionId> = out.notices.iter().filter_map(set_aside).collect();
+    assert_eq!(named, [child.id]);
+    assert_eq!(store.worker.led_page(0, 1024).aside, [(child.id, child.replica_on(StoreId(1)).unwrap().id)]);
+    // It gives no vote, and asks what becomes of it.
+    let (tasks, said) = store.run(vec![vote(&child)]);
+    assert_eq!((tasks, said.len()), (Vec::new(), 0));
+    store.now = store.now.plus(std::time::Duration::from_secs(1));
+    let (_, said) = store.run(Vec::new());
+    let asks = |message: &PeerMessage| matches!(message, PeerMessage::Region(about) if matches!(about.step, RegionStep::Ask { .. }));
+    assert_eq!(said.iter().filter(|(_, message)| asks(message)).count(), 2, "{said:?}");
+    let mut without = RegionDescriptor::clone(&child);
+    without.replicas.retain(|replica| replica.store != StoreId(1));
+    without.epoch.conf_version += 1;
+    let step = RegionStep::Tell { descriptor: Arc::new(without), merged: false, committed: (LogIndex(3), Term(2)) };
+    let told = PeerMessage::Region(RegionMessage { region: child.id, step });
+    let (tasks, _) = store.run(vec![Input::Messages { from: StoreId(2), messages: vec![told] }]);
+    assert!(matches!(&tasks[..], [ApplyTask::Destroy { region, .. }] if *region == child.id), "{tasks:?}");
+}
+
+fn set_aside(notice: &Notice) -> Option<RegionId> {
+    if let Notice::SetAside { region, .. } = notice { Some(*region) } else { None }
 }

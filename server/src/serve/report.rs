@@ -14,6 +14,10 @@ pub(crate) struct StatusReport {
     pub(crate) regions: Vec<RegionReport>,
     /// Regions that are out of service here, because their records are damaged.
     pub(crate) damaged: Vec<DamageReport>,
+    /// The log has lost votes of replicas that nothing else here may tell of: the store has to rejoin before it takes replicas of regions
+    /// that are new to it.
+    #[serde(default)]
+    pub(crate) lacks_promises: bool,
     pub(crate) peers: Vec<PeerReport>,
     pub(crate) counters: CounterReport,
 }
@@ -141,6 +145,7 @@ impl From<StoreStatus> for StatusReport {
             incarnation: status.incarnation.get(),
             regions: status.regions.iter().map(RegionReport::from).collect(),
             damaged: status.damaged.into_iter().map(damage).collect(),
+            lacks_promises: status.lacks_promises,
             peers: status.peers.into_iter().map(peer).collect(),
             counters: CounterReport {
                 log_syncs: counters.log_syncs,

@@ -94,6 +94,9 @@ pub struct Status {
     pub regions: Vec<Region>,
     /// Regions whose replica there was found damaged.
     pub damaged: Vec<Value>,
+    /// Its log may have lost votes of replicas that it does not know: it has to begin anew.
+    #[serde(default)]
+    pub lacks_promises: bool,
 }
 
 #[derive(Debug, Deserialize)]

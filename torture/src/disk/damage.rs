@@ -237,7 +237,7 @@ fn refuse_if_it_runs(data: &Path) -> Outcome<()> {
 }
 
 /// Everything in the directory goes; it stays itself, since it may be a mount's.
-fn wipe(data: &Path) -> Outcome<Damage> {
+pub(crate) fn wipe(data: &Path) -> Outcome<Damage> {
     let trying = || format!("wiping {}", data.display());
     let mut bytes = 0;
     for entry in fs::read_dir(data).trying(trying)? {

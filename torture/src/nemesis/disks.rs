@@ -241,10 +241,10 @@ impl Sick {
         (self.kind == Kind::SyncFails).then_some(self.at)
     }
 
-    /// The disk is well again, and the store runs.
-    pub(super) fn heal(self, disks: &Disks, cluster: &mut Cluster) -> Outcome<String> {
+    /// The disk is well again, and the store runs. `None`: it has never been sick, since the store had nothing to write.
+    pub(super) fn heal(self, disks: &Disks, cluster: &mut Cluster) -> Outcome<Option<String>> {
         let store = cluster.stores[self.at].place.store;
-        match self.what {
+        Ok(Some(match self.what {
             Ill::Full { .. } => {
                 let Disk::Small(small) = &disks.disks[self.at] else {
                     return Err(Trouble::new("the disk is not small"));
@@ -253,13 +253,18 @@ impl Sick {
                     .give_back()?
                     .ok_or_else(|| Trouble::new(format!("the disk of store {store} was not full")))?;
                 let (lasted, free) = (was.lasted, was.free_after);
-                Ok(format!("store {store} had no byte free for {lasted:.1?}, and {free} after that"))
+                format!("store {store} had no byte free for {lasted:.1?}, and {free} after that")
             }
             Ill::Ordered { counter, before, .. } => {
                 let shim = disks.shim()?;
                 let hits = || -> Outcome<u64> { Ok(shim.hits(store)?.get(counter).copied().unwrap_or(0) - before) };
                 let begun = Instant::now();
                 while hits()? == 0 {
+                    // Clients may have nothing to do with its regions, and all of these may have gone elsewhere.
+                    if !give_it_something_to_write(cluster, self.at)? {
+                        shim.heal(store)?;
+                        return Ok(None);
+                    }
                     if !look_again(begun, ENDS_WITHIN) {
                         return Err(Trouble::new(format!("store {store} has not met its sick disk: no {counter}")));
                     }
@@ -271,19 +276,42 @@ impl Sick {
                 if self.kind == Kind::SyncFails {
                     cluster.start(self.at)?;
                 }
-                Ok(format!("store {store}: {hits} {}{ended}", counter.replace('_', " ")))
+                format!("store {store}: {hits} {}{ended}", counter.replace('_', " "))
             }
             Ill::Damaged { damage, .. } if self.kind == Kind::Wipe => {
                 let rejoined = rejoined(cluster, self.at)?;
-                Ok(format!("{damage}; {rejoined}"))
+                format!("{damage}; {rejoined}")
             }
             Ill::Damaged { dead, damage } => {
                 let started = dead.start(cluster)?;
                 let repaired = if self.kind == Kind::TornLog { String::new() } else { repaired(cluster, self.at)? };
-                Ok(format!("{damage}; {started}{repaired}"))
+                let began_anew = if cluster.admin(self.at).status()?.lacks_promises {
+                    // What it may have voted for is lost, and it would not take the children of splits.
+                    cluster.kill(self.at)?;
+                    let wiped = damage::wipe(&cluster.stores[self.at].data)?;
+                    format!("; it may have forgotten votes, so: {wiped}; {}", rejoined(cluster, self.at)?)
+                } else {
+                    String::new()
+                };
+                format!("{damage}; {started}{repaired}{began_anew}")
             }
-        }
+        }))
     }
+}
+
+/// Has something written to a region that a store has a replica of: a consistency check is an entry of its log. Says whether there is
+/// such a region.
+fn give_it_something_to_write(cluster: &Cluster, at: usize) -> Outcome<bool> {
+    let others: Vec<Admin> =
+        (0..cluster.stores.len()).filter(|other| *other != at).map(|at| cluster.admin(at)).collect();
+    let Some(regions) = others.iter().find_map(|other| other.regions().ok()) else { return Ok(true) };
+    let mut here = regions.iter().filter(|region| region.replica_on(at as u64 + 1).is_some()).peekable();
+    let has_any = here.peek().is_some();
+    for region in here {
+        // Whatever comes of it: it may have no leader just now.
+        let _ = others.iter().any(|other| other.ctl(&["check", &region.id.to_string()]).is_ok());
+    }
+    Ok(has_any)
 }
 
 /// A store that cannot sync has to end, and to say why.

@@ -164,7 +164,15 @@ impl<'a> Nemesis<'a> {
                 struck.heal(self.cluster, &hurt)?
             }
             Cure::SetRight(turned) => turned.set_right(self.cluster)?,
-            Cure::Disk(sick) => sick.heal(self.disks, self.cluster)?,
+            Cure::Disk(sick) => match sick.heal(self.disks, self.cluster)? {
+                Some(trace) => trace,
+                None => {
+                    let why = "the store had nothing to write";
+                    self.notes.end(kind.name(), id, &numbers(&stores), why);
+                    self.notes.tell(&format!("{} ends: {why}", kind.name()));
+                    return Ok(());
+                }
+            },
             Cure::Fill(empty) => empty.fill(self.cluster, &mut self.random)?,
             Cure::Join(voter) => voter.heal(self.cluster)?,
         };
