@@ -256,3 +256,37 @@ fn a_log_that_stands_still_is_seen_and_one_that_is_done_has_no_work() {
     wait_for(&heard, &BTreeMap::from([(0, 3)]));
     assert!(log.progress().rounds > stuck.rounds);
 }
+
+#[test]
+fn behind_a_write_for_many_groups_the_next_waits_for_more_and_behind_one_for_few_it_does_not() {
+    let gather = Duration::from_millis(300);
+    let disk = SimDisk::new(1);
+    let (log, _, heard) = start_with(&disk, 10_000, LogOptions { gather, ..LogOptions::small() });
+    let of_groups = |seq, groups| batch(0, seq, (0..groups).map(|group| append(100 * seq + group, 1, 1, 1)).collect());
+    let next = |seq| {
+        let Ok(Heard::Flushed(tickets)) = heard.recv_timeout(PATIENCE) else { panic!("the log reports in time") };
+        assert_eq!(tickets, [LogTicket { lane: 0, seq }]);
+    };
+    let begun = Instant::now();
+    for seq in 1..=3 {
+        log.submit(of_groups(seq, 4)).unwrap();
+        next(seq);
+    }
+    assert!(begun.elapsed() < gather, "it waits for nobody");
+    let begun = Instant::now();
+    log.submit(of_groups(4, 5)).unwrap();
+    next(4);
+    assert!(begun.elapsed() < gather);
+    log.submit(of_groups(5, 1)).unwrap();
+    log.submit(of_groups(6, 1)).unwrap();
+    next(6);
+    assert!(begun.elapsed() >= gather, "both went with one write");
+    // The end waits for nobody either.
+    log.submit(of_groups(7, 5)).unwrap();
+    next(7);
+    let begun = Instant::now();
+    log.submit(of_groups(8, 1)).unwrap();
+    log.shutdown();
+    next(8);
+    assert!(begun.elapsed() < gather);
+}

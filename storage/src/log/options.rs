@@ -2,6 +2,8 @@
 
 use super::format::{ALIGN, SEGMENT_HEADER, TRAILER};
 
+use std::time::Duration;
+
 /// The largest segment: offsets have 32 bits, and a batch larger than a segment gets a larger one of its own.
 const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 const SEGMENT_BYTES_MIN: u32 = 16 << 10;
@@ -26,6 +28,10 @@ pub struct LogOptions {
     pub record_bytes_max: u32,
     /// How many bytes of batches may wait in a [`SharedLog`](super::SharedLog) before it answers `Busy`.
     pub queue_bytes_max: usize,
+    /// How long a [`SharedLog`](super::SharedLog) lets pass at least from the beginning of a write to that of the next, if that write
+    /// had records of more than four groups: more are on their way, and one flush for all of them costs less and takes no longer
+    /// than several. A write of few is followed by the next at once, so a lone client never waits for this. Zero: never.
+    pub gather: Duration,
 }
 
 impl Default for LogOptions {
@@ -38,6 +44,7 @@ impl Default for LogOptions {
             rewrite_step_bytes: 256 << 10,
             record_bytes_max: 256 << 10,
             queue_bytes_max: 256 << 20,
+            gather: Duration::from_micros(800),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use multiraft_raft::{LogIndex, RegionId};
 
@@ -23,6 +23,11 @@ const SPACE_RETRY: Duration = Duration::from_millis(50);
 
 /// How long the attempt to make a spare segment rests after it has failed. A writer that needs one meanwhile tries by itself.
 const SPARE_RETRY: Duration = Duration::from_secs(1);
+
+/// A write of so many records, one for each group and turn, says that more are on their way...
+const GATHER_FROM: usize = 5;
+/// ...and what has come is enough.
+const GATHER_BYTES: usize = 1 << 20;
 
 /// Who wants to know what became durable. Called on the log's thread, in order: must be quick and must not block.
 pub trait FlushListener: Send {
@@ -112,7 +117,10 @@ impl SharedLog {
         log.threads.push(thread::Builder::new().name("log-writer".into()).spawn(move || {
             let counters = Arc::clone(&writer.counters);
             let waiting = VecDeque::new();
-            Service { queue, writer, listener, jobs, counters, waiting, told_no_space: false }.run();
+            let gather = options.gather;
+            let gathers_until = None;
+            Service { queue, writer, listener, jobs, counters, waiting, told_no_space: false, gather, gathers_until }
+                .run();
         })?);
         Ok(log)
     }
@@ -261,6 +269,10 @@ struct Service {
     /// Taken from the queue, not durable yet for want of space; in order.
     waiting: VecDeque<(LogBatch, usize)>,
     told_no_space: bool,
+    /// See [`super::LogOptions::gather`].
+    gather: Duration,
+    /// Before this a write waits for what else may come.
+    gathers_until: Option<Instant>,
 }
 
 impl Service {
@@ -277,6 +289,10 @@ impl Service {
                 self.writer.on_spare_job(spare);
             }
             let has_batches = !work.batches.is_empty();
+            if has_batches {
+                let records: usize = work.batches.iter().map(|(batch, _)| batch.records.len()).sum();
+                self.gathers_until = (records >= GATHER_FROM).then(|| Instant::now() + self.gather);
+            }
             let outcome = self.commit(work.batches).and_then(|()| {
                 if work.settle {
                     self.writer.settle_damage()?;
@@ -311,6 +327,16 @@ impl Service {
             }
         }
         state.idle = false;
+        if let Some(until) = self.gathers_until.filter(|_| !state.batches.is_empty()) {
+            // Nobody who hands in a batch wakes it meanwhile.
+            while !state.closing && self.queue.bytes.load(Ordering::Relaxed) < GATHER_BYTES {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                state = self.queue.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
         Work {
             batches: std::mem::take(&mut state.batches),
             spare: state.spare.take(),
