@@ -233,6 +233,9 @@ impl<'a> Nemesis<'a> {
             // Who has no regions writes nothing, and would not notice.
             well.retain(|at| self.cluster.admin(*at).status().is_ok_and(|status| !status.regions.is_empty()));
         }
+        if kind.loses_data() {
+            well.retain(|at| self.can_do_without(*at));
+        }
         self.random.shuffle(&mut well);
         let mut victims: Vec<usize> = well.into_iter().take(wanted).collect();
         victims.sort_unstable();
@@ -302,6 +305,18 @@ impl<'a> Nemesis<'a> {
             other => return Err(Trouble::new(format!("the fault `{}` is not one of the nemesis", other.name()))),
         };
         Ok(Some(Begun { stores, cure, how, length }))
+    }
+
+    /// Whether every region has a quorum without what this store has of it, for good. Operators move and change regions all the time:
+    /// some have two voters now and then, of which neither may be lost.
+    fn can_do_without(&self, at: usize) -> bool {
+        let store = at as u64 + 1;
+        (0..self.cluster.stores.len()).filter(|other| *other != at).all(|other| {
+            let Ok(regions) = self.cluster.admin(other).regions() else { return false };
+            regions.iter().filter(|region| region.replica_on(store).is_some()).all(|region| {
+                region.replicas.iter().filter(|replica| replica.role == "voter" && replica.store != store).count() > 1
+            })
+        })
     }
 
     /// The places of the stores that something hurts.
