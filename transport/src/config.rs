@@ -154,7 +154,9 @@ pub struct LinkConfig {
     pub loopback_mtu: u16,
     /// How much may be on its way before the first acknowledgement: large, because stores share fast networks.
     pub initial_window_bytes: u64,
-    /// How much a lane may have on its way, or received by QUIC and not yet read.
+    /// How much a lane may have on its way, or received by QUIC and not yet read. Not more than a quarter of the socket's buffer: what
+    /// all lanes of all peers send at once has to fit in there, or packets are lost and the connection slows down. Not less than
+    /// the path carries in a round trip, where that is long.
     pub lane_window_bytes: u32,
     /// The most peers that may be known at a time, the uninvited included.
     pub peers_max: usize,
@@ -171,7 +173,7 @@ impl Default for LinkConfig {
             socket_buffer_bytes: 4 << 20,
             loopback_mtu: 6500,
             initial_window_bytes: 1 << 20,
-            lane_window_bytes: 4 << 20,
+            lane_window_bytes: 1 << 20,
             peers_max: 1024,
         }
     }
