@@ -234,7 +234,8 @@ impl<'a> Nemesis<'a> {
             well.retain(|at| self.cluster.admin(*at).status().is_ok_and(|status| !status.regions.is_empty()));
         }
         if kind.loses_data() {
-            well.retain(|at| self.can_do_without(*at));
+            // Whoever stands still would not say what it knows of regions, but be waited for.
+            well.retain(|at| hurt.is_empty() && self.can_do_without(*at));
         }
         self.random.shuffle(&mut well);
         let mut victims: Vec<usize> = well.into_iter().take(wanted).collect();
