@@ -70,8 +70,8 @@ impl<R> Worker<R> {
     /// A child of a split has its state here, and its replica may have voted before the log lost what it held: it is what a start
     /// would find, and goes as such a replica does.
     pub(super) fn set_child_aside(&mut self, child: Arc<RegionDescriptor>) {
-        let newest = child.replicas.iter().map(|replica| replica.id).max().unwrap_or_default();
         let region = child.id;
+        let newest = child.replicas.iter().map(|replica| replica.id).max().unwrap_or_default();
         self.set_aside(region, newest, child);
         self.notices.push(Notice::SetAside { region, reason: CHILD_REASON });
     }

@@ -521,7 +521,8 @@ impl<R> Worker<R> {
 
     /// A replica is out of service, with its state.
     pub(super) fn set_aside(&mut self, region: RegionId, replica: ReplicaId, known: Arc<RegionDescriptor>) {
-        self.lives.residue.suspects.insert(region, replica);
+        let newest = self.lives.residue.suspects.entry(region).or_default();
+        *newest = replica.max(*newest);
         self.lives.residue.held.insert(region, known);
     }
 

@@ -56,8 +56,9 @@ const BUFFER_KEPT: usize = 1024;
 
 /// A replica that has heard of no leader for so long asks whether its region still knows it...
 const ASK_AFTER: Duration = Duration::from_secs(10);
-/// ...and one that somebody asks something meanwhile, after this time: it may be the only way on for him.
-const ASK_WHEN_MISSED: Duration = Duration::from_secs(1);
+/// ...and one that somebody asks something meanwhile, after this time: it may be the only way on for him. Elections take less, also
+/// of as many regions as a store may have led.
+const ASK_WHEN_MISSED: Duration = Duration::from_secs(3);
 /// How many stores it asks besides those that it knows of its region's: those may all be gone.
 const ASKED_BESIDE: usize = 4;
 
