@@ -118,6 +118,9 @@ pub fn run(plan: &Plan) -> Outcome<Summary> {
     let (dir, kept) = prepare::directory(plan.out.as_deref())?;
     let (mut cluster, disks, mut ground) = prepare::cluster(plan, dir.as_path())?;
     cluster.found()?;
+    if let Some(plant) = &plan.plant {
+        check_planted(&cluster, plant)?;
+    }
     let loads: Vec<Load> = plan.workloads.iter().map(|workload| load(plan, &cluster, *workload)).collect();
     for load in &loads {
         load.prepare(PREPARED_WITHIN)?;
@@ -166,6 +169,19 @@ pub fn run(plan: &Plan) -> Outcome<Summary> {
         dir.keep();
     }
     Ok(Summary { refuted, ..summary })
+}
+
+/// A store says which bug it has: one that is built without bugs would pass, and nobody know why.
+fn check_planted(cluster: &Cluster, plant: &str) -> Outcome<()> {
+    for at in 0..cluster.stores.len() {
+        if !cluster.log(at)?.lines().any(|line| line.contains("A BUG IS PLANTED") && line.contains(plant)) {
+            return Err(Trouble::new(format!(
+                "store {} does not have the bug `{plant}`: it is not built with the feature `torture`",
+                at + 1
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn load(plan: &Plan, cluster: &Cluster, workload: Workload) -> Load {
