@@ -44,6 +44,9 @@ fn verdict(load: &Load) -> Verdict {
     judge(&History::read(text.as_bytes(), Format::Edn).unwrap(), None).unwrap()
 }
 
+/// How often stores of one manner are tried at most.
+const RUNS_MAX: usize = 5;
+
 /// How many answered operations a workload's run has; those that move slowly have fewer.
 fn enough(workload: Workload) -> u64 {
     if workload == Workload::Scan { 1_000 } else { 2_000 }
@@ -109,10 +112,15 @@ fn found(workload: Workload, manner: Manner) -> Vec<&'static str> {
 
 #[track_caller]
 fn finds(workload: Workload, manner: Manner, anomalies: &[&str]) {
-    let found = found(workload, manner);
-    for anomaly in anomalies {
-        assert!(found.contains(anomaly), "{}, {manner:?}: {anomaly} is not among {found:?}", workload.name());
+    // What a lie does to a history depends on who was under way beside: one run may not have all that it can do.
+    let mut seen = Vec::new();
+    for _ in 0..RUNS_MAX {
+        seen.extend(found(workload, manner));
+        if anomalies.iter().all(|anomaly| seen.contains(anomaly)) {
+            return;
+        }
     }
+    panic!("{}, {manner:?}: {anomalies:?} are not all among {seen:?}", workload.name());
 }
 
 #[test]
