@@ -6,16 +6,7 @@ mod support;
 use std::process::Command;
 
 use serde_json::Value;
-use support::{finish, program};
-
-/// The only line of a run that leaves no files.
-fn run(words: &[&str]) -> Value {
-    let dir = tempfile::tempdir().unwrap();
-    let mut lines = finish(dir.path(), words);
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "directories are left behind");
-    assert_eq!(lines.len(), 1);
-    lines.remove(0)
-}
+use support::{finish, program, run};
 
 fn assert_positive(line: &Value, names: &[&str]) {
     for name in names {

@@ -4,16 +4,7 @@
 mod support;
 
 use serde_json::Value;
-use support::finish;
-
-/// Runs it to its end; gives its only line of JSON, once nothing is left behind.
-fn run(words: &[&str]) -> Value {
-    let dir = tempfile::tempdir().unwrap();
-    let mut lines = finish(dir.path(), words);
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "directories are left behind");
-    assert_eq!(lines.len(), 1);
-    lines.remove(0)
-}
+use support::run;
 
 /// Figures of a kind are there, in order.
 fn assert_ascends(figures: &Value, line: &Value) {

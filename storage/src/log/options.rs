@@ -1,8 +1,8 @@
 //! What an embedder may choose about a log.
 
-use super::format::{ALIGN, SEGMENT_HEADER, TRAILER};
-
 use std::time::Duration;
+
+use super::format::{ALIGN, SEGMENT_HEADER, TRAILER};
 
 /// The largest segment: offsets have 32 bits, and a batch larger than a segment gets a larger one of its own.
 const SEGMENT_BYTES_MAX: u32 = 1 << 30;

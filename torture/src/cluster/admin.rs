@@ -175,12 +175,15 @@ impl Admin {
         let making = making();
         let child = program.spawn().trying(|| "running ctl".to_owned())?;
         let pid = Pid::from_child(&child);
-        let _end = at_end(move || {
+        let end = at_end(move || {
             // `timeout` hands it on. One that has ended, and was not waited for, takes it without harm.
             let _ = kill_process(pid, Signal::TERM);
         })?;
         drop(making);
-        let output = child.wait_with_output().trying(|| "running ctl".to_owned())?;
+        let output = child.wait_with_output();
+        // It has been waited for: its number may be another's by now.
+        end.keep();
+        let output = output.trying(|| "running ctl".to_owned())?;
         let text = String::from_utf8_lossy(&output.stdout);
         let said = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {

@@ -302,8 +302,7 @@ impl Sick {
 /// Has something written to a region that a store has a replica of: a consistency check is an entry of its log. Says whether there is
 /// such a region.
 fn give_it_something_to_write(cluster: &Cluster, at: usize) -> Outcome<bool> {
-    let others: Vec<Admin> =
-        (0..cluster.stores.len()).filter(|other| *other != at).map(|at| cluster.admin(at)).collect();
+    let others = others(cluster, at);
     let Some(regions) = others.iter().find_map(|other| other.regions().ok()) else { return Ok(true) };
     let mut here = regions.iter().filter(|region| region.replica_on(at as u64 + 1).is_some()).peekable();
     let has_any = here.peek().is_some();
@@ -337,8 +336,7 @@ fn ended_by_itself(cluster: &mut Cluster, at: usize) -> Outcome<String> {
 /// Has every replica replaced that a store names as damaged, as an operator does, until there is none.
 fn repaired(cluster: &Cluster, at: usize) -> Outcome<String> {
     let (begun, store) = (Instant::now(), cluster.stores[at].place.store);
-    let others: Vec<Admin> =
-        (0..cluster.stores.len()).filter(|other| *other != at).map(|at| cluster.admin(at)).collect();
+    let others = others(cluster, at);
     let (mut named, mut refused) = (BTreeSet::<u64>::new(), String::new());
     until(
         begun,
@@ -367,8 +365,7 @@ fn repaired(cluster: &Cluster, at: usize) -> Outcome<String> {
 /// given replicas again.
 fn rejoined(cluster: &mut Cluster, at: usize) -> Outcome<String> {
     let (begun, store) = (Instant::now(), cluster.stores[at].place.store.to_string());
-    let others: Vec<Admin> =
-        (0..cluster.stores.len()).filter(|other| *other != at).map(|at| cluster.admin(at)).collect();
+    let others = others(cluster, at);
     let mut removed = BTreeSet::new();
     let is_on = |region: &Region| region.replica_on(at as u64 + 1).is_some();
     until(
@@ -406,6 +403,10 @@ fn rejoined(cluster: &mut Cluster, at: usize) -> Outcome<String> {
         },
     )?;
     Ok(format!("{} regions gave it up, and it rejoined, which took {:.1?}", removed.len(), begun.elapsed()))
+}
+
+fn others(cluster: &Cluster, at: usize) -> Vec<Admin> {
+    (0..cluster.stores.len()).filter(|other| *other != at).map(|other| cluster.admin(other)).collect()
 }
 
 /// Tries again until it is so.
