@@ -209,8 +209,9 @@ impl Engine {
         {
             return Ok(found);
         }
-        if consistency == Consistency::Lease
-            && let Some(found) = self.read_by_lease((region, epoch), &query, deadline).await
+        let lease = consistency == Consistency::Lease;
+        if (lease || consistency == Consistency::Linearizable)
+            && let Some(found) = self.read_past_worker((region, epoch), &query, lease, deadline).await
         {
             return found;
         }

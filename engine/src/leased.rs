@@ -1,4 +1,4 @@
-//! Reads on the caller's thread: of the state as it is, and by lease.
+//! Reads on the caller's thread: of the state as it is, by lease, and by the index that a leader elsewhere has told.
 
 use std::sync::PoisonError;
 
@@ -28,23 +28,24 @@ impl Engine {
         found
     }
 
-    /// Reads past the worker: from the state here, if this store leads the region and its lease lasts, or once the leader's store
-    /// has told its index. `None`: the worker has to see to it.
+    /// Reads past the worker: from the state here, if this store leads the region and a lease will do and lasts, or once the
+    /// leader's store has told its index. `None`: the worker has to see to it.
     ///
-    /// The order is what makes it right (R4): the read comes in, the lease is seen to last, the view is taken.
-    pub(crate) async fn read_by_lease(
+    /// The order is what makes it right (R2a, R4): the read comes in, what is listed is looked at, the view is taken.
+    pub(crate) async fn read_past_worker(
         &self,
         (region, epoch): (RegionId, Option<RegionEpoch>),
         query: &[u8],
+        lease: bool,
         deadline: Time,
     ) -> Option<Result<Bytes, ReadError>> {
         let running = self.running();
         let leased = &running.leased;
-        let looked_up = match leased.look(region, epoch) {
+        let looked_up = match leased.look(region, epoch, lease) {
             Look::Here { epoch } => epoch,
             Look::There { leader, term, epoch } => {
                 let (reply, answer) = Completion::new();
-                if !leased.ask(leader, (region, epoch, term), reply) {
+                if !leased.ask(leader, (region, epoch, term), lease, reply) {
                     return None;
                 }
                 // A store from which nothing comes for so long may be out of reach: the worker knows.

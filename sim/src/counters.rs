@@ -215,10 +215,12 @@ counters! {
     reads_by_round 3_000,
     /// Reads by lease.
     reads_by_lease 2_000,
+    /// Reads that a worker confirmed because another store had asked for them.
+    reads_by_word 100,
     /// Reads by lease that their stores answered without a worker.
     reads_past_workers 500,
-    /// Reads by lease for which a store asked the leader's.
-    reads_asked_for 300,
+    /// Reads for which a store asked the leader's, without a worker.
+    reads_asked_for 1_000,
     /// Such questions that were answered without a worker.
     reads_answered_past_workers 1_000,
     /// Reads of bounded age that a replica answered from what it had.

@@ -154,12 +154,7 @@ impl<R> Worker<R> {
             ForwardRequest::Propose { session, command } => {
                 self.propose_here(slot, epoch, session, command, to);
             }
-            ForwardRequest::ReadIndex { lease } => {
-                if lease {
-                    self.list(slot);
-                }
-                self.read_here(slot, to, lease);
-            }
+            ForwardRequest::ReadIndex { lease } => self.read_for_store(slot, (from, forward.term), to, lease),
             ForwardRequest::Transfer { to: target } => self.transfer_here(now, slot, target, to),
             ForwardRequest::Query { query } => self.query_here(slot, epoch, query, to),
             ForwardRequest::Admin { request } => match AdminRequest::decode(&request) {

@@ -1,7 +1,7 @@
 //! What callers and links may know of regions without asking a worker: who leads them, and the leases of those that are led here
-//! (R4 of `docs/liveness.md`).
+//! (R2 and R4 of `docs/liveness.md`).
 //!
-//! A worker lists a region once somebody has read it by lease, keeps what is listed in step with each turn, before anything of
+//! A worker lists a region once somebody has read it, keeps what is listed in step with each turn, before anything of
 //! the turn leaves, and takes it off when nobody has looked for a while. Of support nothing is written here: a lease names
 //! what it rests on, which is renewed, and ended, for all regions at once.
 //!
@@ -21,6 +21,8 @@ use crate::region::command::EpochRule;
 const SHARDS: usize = 64;
 /// Of so many stores a lease names the support. Of more voters the others do without.
 pub(super) const BACKING_MAX: usize = 4;
+/// So many partners a leader has at most: with more voters beside it, one of them is not enough.
+pub(super) const PARTNERS_MAX: usize = 2;
 
 /// How a region stands on this store, as its worker knew at the end of its last turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,18 +39,31 @@ pub struct Standing {
     pub lease: Option<Lease>,
 }
 
-/// A lease: it lasts as long as enough of what it rests on does.
+/// How a leader may have its reads confirmed. Its lease lasts as long as enough of what it rests on does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// A read sees everything up to this at least.
     pub index: LogIndex,
+    /// The stores of voters each of which is a quorum together with the leader; zero: nobody.
+    pub(super) partners: [StoreId; PARTNERS_MAX],
     /// How much of `backing` it needs beside the leader itself.
     pub(super) needed: usize,
     /// The support under which voters have promised.
     pub(super) backing: [Option<Held>; BACKING_MAX],
 }
 
-/// Where a read by lease is to be answered.
+/// What another store says that asks for an index, beside the region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// Which store it is.
+    pub store: StoreId,
+    /// The term of its replica, after the reads had come in for which it asks; zero: it has none.
+    pub term: Term,
+    /// If a lease will do: a reading of the own clock, made after the question had come in.
+    pub lease_at: Option<Time>,
+}
+
+/// Where a read is to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     /// Here, from a view of the state that is taken now or later, if the region is still at this epoch in that view.
@@ -76,26 +91,46 @@ impl Lease {
         let held = self.backing.iter().flatten().filter(|held| now < held.until());
         held.take(self.needed).count() == self.needed
     }
+
+    /// Whether it lasts at this reading, or whatever any clock reads if there is none.
+    fn serves_at(&self, now: Option<Time>) -> bool {
+        now.map_or(self.needed == 0, |now| self.holds_at(now))
+    }
 }
 
 impl Standing {
-    /// Where a read by lease is answered that names `epoch`, or none. `now` was read after the read had come in.
+    /// Where a read is answered that names `epoch`, or none. If a lease will do, `lease_at` is what the clock read after the read
+    /// had come in.
     #[must_use]
-    pub fn look(&self, epoch: Option<RegionEpoch>, now: Time) -> Look {
+    pub fn look(&self, epoch: Option<RegionEpoch>, lease_at: Option<Time>) -> Look {
         if epoch.is_some_and(|epoch| !EpochRule::COMMAND.admits(epoch, self.epoch)) {
             return Look::Worker;
         }
         match &self.lease {
-            Some(lease) if self.applied >= lease.index && lease.holds_at(now) => Look::Here { epoch: self.epoch },
+            Some(lease) if self.applied >= lease.index && lease.serves_at(lease_at) => Look::Here { epoch: self.epoch },
             None if self.leader != StoreId::ZERO => {
                 Look::There { leader: self.leader, term: self.term, epoch: self.epoch }
             }
             _ => Look::Worker,
         }
     }
+
+    /// From which index on a read may be served that another store asks for, and a term whose leader had committed it; `None`: the
+    /// worker has to be asked.
+    ///
+    /// That a voter's replica was in the leader's term after the read had come in is its share in confirming the leader, as an
+    /// answered heartbeat would be (R2a).
+    #[must_use]
+    pub fn index_for(&self, asker: &Asker) -> Option<(LogIndex, Term)> {
+        let is_whole = |lease: &&Lease| {
+            let completes = asker.term == self.term && lease.partners.contains(&asker.store);
+            completes || lease.serves_at(asker.lease_at)
+        };
+        self.lease.as_ref().filter(is_whole).map(|lease| (lease.index, self.term))
+    }
 }
 
-/// How the regions that are read by lease stand on one store. Shared by its workers, which write, and all who read.
+/// How the regions that are read stand on one store. Shared by its workers, which write, and all who read.
 #[derive(Debug)]
 pub struct Leases {
     shards: [RwLock<FxHashMap<RegionId, Listed>>; SHARDS],
@@ -115,20 +150,16 @@ impl Default for Leases {
 }
 
 impl Leases {
-    /// Where a read by lease is answered. `now` was read after the read had come in.
+    /// Where a read is answered, as [`Standing::look`].
     #[must_use]
-    pub fn look(&self, region: RegionId, epoch: Option<RegionEpoch>, now: Time) -> Look {
-        self.with(region, |standing| standing.look(epoch, now)).unwrap_or(Look::Worker)
+    pub fn look(&self, region: RegionId, epoch: Option<RegionEpoch>, lease_at: Option<Time>) -> Look {
+        self.with(region, |standing| standing.look(epoch, lease_at)).unwrap_or(Look::Worker)
     }
 
-    /// From which index on a read may be served that another store asks for, and a term whose leader had committed it; `None`: the
-    /// worker has to be asked. `now` was read after the question had come in.
+    /// What to answer another store that asks for an index, as [`Standing::index_for`].
     #[must_use]
-    pub fn index_at(&self, region: RegionId, now: Time) -> Option<(LogIndex, Term)> {
-        self.with(region, |standing| {
-            let lease = standing.lease.as_ref().filter(|lease| lease.holds_at(now))?;
-            Some((lease.index, standing.term))
-        })?
+    pub fn index_for(&self, region: RegionId, asker: &Asker) -> Option<(LogIndex, Term)> {
+        self.with(region, |standing| standing.index_for(asker))?
     }
 
     /// Whether the state here is known to hold everything up to `index`.
@@ -209,7 +240,7 @@ mod tests {
             term: Term(5),
             applied: LogIndex(10),
             leader: StoreId::ZERO,
-            lease: Some(Lease { index: LogIndex(10), needed, backing: all }),
+            lease: Some(Lease { index: LogIndex(10), partners: [StoreId::ZERO; PARTNERS_MAX], needed, backing: all }),
         }
     }
 
@@ -219,13 +250,14 @@ mod tests {
         let (first, second) = (held(100), held(200));
         let one = standing(1, &[&first, &second]);
         let both = standing(2, &[&first, &second]);
-        assert_eq!([99, 199, 200].map(|now| one.look(None, Time(now))), [here, here, Look::Worker]);
-        assert_eq!([99, 100].map(|now| both.look(None, Time(now))), [here, Look::Worker]);
+        assert_eq!([99, 199, 200].map(|now| one.look(None, Some(Time(now)))), [here, here, Look::Worker]);
+        assert_eq!([99, 100].map(|now| both.look(None, Some(Time(now)))), [here, Look::Worker]);
         first.extend(Time(150));
-        assert_eq!(both.look(None, Time(149)), here, "renewed without the region's worker");
+        assert_eq!(both.look(None, Some(Time(149))), here, "renewed without the region's worker");
         second.end();
-        assert_eq!(both.look(None, Time(50)), Look::Worker, "given up");
-        assert_eq!(standing(0, &[]).look(None, Time(u64::MAX)), here, "the only voter");
+        assert_eq!(both.look(None, Some(Time(50))), Look::Worker, "given up");
+        assert_eq!(standing(0, &[]).look(None, None), here, "the only voter");
+        assert_eq!(both.look(None, None), Look::Worker, "no lease will do");
     }
 
     #[cfg(feature = "torture")]
@@ -234,12 +266,12 @@ mod tests {
         let second = 1_000_000_000;
         let (mut old, support) = (crate::plant::OldReading::default(), held(12 * second));
         let standing = standing(1, &[&support]);
-        let mut look = |seconds: u64| standing.look(None, old.at(Time(seconds * second)));
+        let mut look = |seconds: u64| standing.look(None, Some(old.at(Time(seconds * second))));
         assert_eq!(look(10), Look::Here { epoch: EPOCH });
         // After a pause of four seconds; and later, when the clock is read again.
         assert_eq!(look(14), Look::Here { epoch: EPOCH });
         assert_eq!(look(15), Look::Worker);
-        assert_eq!(standing.look(None, Time(14 * second)), Look::Worker, "as it is");
+        assert_eq!(standing.look(None, Some(Time(14 * second))), Look::Worker, "as it is");
     }
 
     #[test]
@@ -247,11 +279,13 @@ mod tests {
         let backing = held(100);
         let mut behind = standing(1, &[&backing]);
         behind.applied = LogIndex(9);
-        assert_eq!(behind.look(None, Time(1)), Look::Worker);
+        assert_eq!(behind.look(None, Some(Time(1))), Look::Worker);
         let leases = Leases::default();
         leases.list(RegionId(8), behind);
-        assert_eq!(leases.index_at(RegionId(8), Time(1)), Some((LogIndex(10), Term(5))));
-        assert_eq!(leases.index_at(RegionId(8), Time(100)), None);
+        let asker = |now| Asker { store: StoreId(2), term: Term::ZERO, lease_at: Some(Time(now)) };
+        let index_at = |now| leases.index_for(RegionId(8), &asker(now));
+        assert_eq!(index_at(1), Some((LogIndex(10), Term(5))));
+        assert_eq!(index_at(100), None);
         assert_eq!([9, 10].map(|index| leases.holds(RegionId(8), LogIndex(index))), [true, false]);
     }
 
@@ -259,7 +293,7 @@ mod tests {
     fn another_epoch_goes_to_the_worker() {
         let backing = held(100);
         let standing = standing(1, &[&backing]);
-        let at = |version| standing.look(Some(RegionEpoch { conf_version: 9, version }), Time(1));
+        let at = |version| standing.look(Some(RegionEpoch { conf_version: 9, version }), Some(Time(1)));
         assert_eq!([6, 7, 8].map(at), [Look::Worker, Look::Here { epoch: EPOCH }, Look::Worker]);
     }
 
@@ -269,9 +303,9 @@ mod tests {
         let mut standing = standing(1, &[&backing]);
         (standing.lease, standing.leader) = (None, StoreId(2));
         let there = Look::There { leader: StoreId(2), term: Term(5), epoch: EPOCH };
-        assert_eq!(standing.look(None, Time(1)), there);
+        assert_eq!(standing.look(None, Some(Time(1))), there);
         standing.leader = StoreId::ZERO;
-        assert_eq!(standing.look(None, Time(1)), Look::Worker);
+        assert_eq!(standing.look(None, Some(Time(1))), Look::Worker);
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub use input::{
     Adopt, Applied, DiskUse, Freshness, Input, KeptSnapshot, RegionChange, RegionHandle, RegionStart, Residue,
     SnapshotInstalled, SplitDone,
 };
-pub use leases::{Lease, Leases, Look, Standing};
+pub use leases::{Asker, Lease, Leases, Look, Standing};
 pub use merge::MERGE_TIMEOUT;
 pub use output::{
     ApplyTask, Counters, FetchTask, LaneKind, LocateTask, LookupTask, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask,

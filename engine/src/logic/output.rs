@@ -455,6 +455,8 @@ pub struct Counters {
     pub reads_by_round: u64,
     /// Those among them that needed no message.
     pub reads_by_lease: u64,
+    /// Those among them for which the word of the store that asked was enough.
+    pub reads_by_word: u64,
     /// Reads of a bounded age that needed no message; not among them.
     pub reads_by_age: u64,
     /// Rounds of stores begun for reads.

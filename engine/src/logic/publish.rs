@@ -2,28 +2,33 @@
 
 use std::sync::Arc;
 
-use multiraft_raft::{RegionId, StoreId};
+use multiraft_raft::{LogIndex, RegionId, StoreId, Term};
 use multiraft_router::SlotKey;
 
-use crate::logic::leases::{BACKING_MAX, Lease, Leases, Standing};
+use crate::logic::leases::{Asker, BACKING_MAX, Lease, Leases, PARTNERS_MAX, Standing};
 use crate::logic::regions::Seen;
 use crate::logic::worker::Worker;
 use crate::region::holds_data;
 
 impl<R> Worker<R> {
-    /// Lists what is read by lease there; before the first turn. Shared by the workers of a store.
+    /// Lists what is read there; before the first turn. Shared by the workers of a store.
     #[must_use]
     pub fn with_leases(mut self, leases: Arc<Leases>) -> Self {
         self.leases = leases;
         self
     }
 
-    /// A region is read by lease: from the end of this turn on callers need not ask for it here.
+    /// A region is read: from the end of this turn on callers need not ask for it here.
     pub(super) fn list(&mut self, key: SlotKey) {
-        if self.config.leases {
+        if !self.region(key).listed {
             self.region_mut(key).listed = true;
             self.touch(key);
         }
+    }
+
+    /// The index of a region that is led here, if the asker's word is all that a read there lacks (R2a).
+    pub(super) fn index_by_word(&self, key: SlotKey, from: StoreId, term: Term) -> Option<(LogIndex, Term)> {
+        self.standing_of(key)?.index_for(&Asker { store: from, term, lease_at: None })
     }
 
     /// Brings what is listed of a region up to date. To be called after everything that may change how it stands, in the same
@@ -75,12 +80,16 @@ impl<R> Worker<R> {
         let membership = region.group.membership();
         // In two halves it is counted by the worker.
         let index = region.group.fortified_read_index().filter(|_| !membership.is_joint())?;
-        let (mut backing, mut found, mut voters) = ([const { None }; BACKING_MAX], 0, 0);
-        for voter in membership.voters() {
-            voters += 1;
-            if voter == region.group.id() {
-                continue;
-            }
+        let own = usize::from(membership.is_voter(region.group.id()));
+        let needed = (membership.voters().count() / 2 + 1).saturating_sub(own);
+        let others = || membership.voters().filter(|voter| *voter != region.group.id());
+        let mut partners = [StoreId::ZERO; PARTNERS_MAX];
+        if needed == 1 {
+            let stores = others().filter_map(|voter| region.store_of(voter));
+            partners.iter_mut().zip(stores).for_each(|(place, store)| *place = store);
+        }
+        let (mut backing, mut found) = ([const { None }; BACKING_MAX], 0);
+        for voter in others().filter(|_| self.config.leases) {
             let record = region.group.promised_epoch(voter);
             let held = region.store_of(voter).and_then(|store| self.supports.held(store));
             if let Some((_, held)) = held.filter(|(epoch, _)| record == Some(*epoch))
@@ -90,9 +99,7 @@ impl<R> Worker<R> {
                 found += 1;
             }
         }
-        let own = usize::from(membership.is_voter(region.group.id()));
-        let needed = (voters / 2 + 1_usize).saturating_sub(own);
-        Some(Lease { index, needed, backing })
+        Some(Lease { index, partners, needed, backing })
     }
 
     /// A region of which something else is listed than how it stands, or that is listed by mistake: for drivers that check their

@@ -1,5 +1,4 @@
-//! Questions of callers on this store to leaders elsewhere, for the index of a read by lease: asked and answered without a
-//! worker.
+//! Questions of callers on this store to leaders elsewhere, for the index of a read: asked and answered without a worker.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -52,12 +51,14 @@ impl<R> Questions<R> {
         worker_of_request(id) == CALLERS
     }
 
-    /// A question to `to`, which leads `region` in `term` as far as is known; `None`: too many are open there.
+    /// A question to `to`, which leads `region` in `term`: that of the replica here, looked at after the read had come in.
+    /// `None`: too many are open there.
     pub fn ask(
         &mut self,
         now: Time,
         to: StoreId,
         (region, epoch, term): (RegionId, RegionEpoch, Term),
+        lease: bool,
         reply: R,
     ) -> Option<Forward> {
         let (first, timeout) = (self.first, self.timeout);
@@ -69,7 +70,7 @@ impl<R> Questions<R> {
         let id = request_id(open.first + open.places.len() as u64, CALLERS);
         open.places.push_back(Some(Question { region, asked: now, reply }));
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        Some(Forward { id, region, epoch, term, timeout_ms, request: ForwardRequest::ReadIndex { lease: true } })
+        Some(Forward { id, region, epoch, term, timeout_ms, request: ForwardRequest::ReadIndex { lease } })
     }
 
     /// The question that `from` answers under this name; `None` if nobody waits for that any more.
@@ -114,7 +115,7 @@ mod tests {
     fn each_answer_finds_its_question_once() {
         let mut questions = questions();
         let ids: Vec<u64> =
-            (0..3).map(|n| questions.ask(Time(u64::from(n)), TO, ABOUT, n).expect("there is room").id).collect();
+            (0..3).map(|n| questions.ask(Time(u64::from(n)), TO, ABOUT, true, n).expect("there is room").id).collect();
         assert!(ids.iter().all(|id| Questions::<u32>::is_named(*id)));
         let taken = questions.take(TO, ids[1]).expect("it is open");
         assert_eq!(taken, Question { region: RegionId(7), asked: Time(1), reply: 1 });
@@ -123,7 +124,7 @@ mod tests {
         assert_eq!(questions.take(TO, ids[0]).map(|question| question.reply), Some(0));
         let left: Vec<u32> = questions.take_all(TO).into_iter().map(|question| question.reply).collect();
         assert_eq!(left, [2]);
-        let next = questions.ask(Time(5), TO, ABOUT, 5).expect("there is room").id;
+        let next = questions.ask(Time(5), TO, ABOUT, true, 5).expect("there is room").id;
         assert!(!ids.contains(&next), "no name is used twice");
         assert_eq!(questions.take(TO, ids[2]), None);
     }
@@ -132,10 +133,10 @@ mod tests {
     fn who_waits_for_long_is_forgotten_and_makes_room() {
         let mut questions = questions();
         for n in 0..OPEN_MAX as u32 {
-            assert!(questions.ask(Time(0), TO, ABOUT, n).is_some());
+            assert!(questions.ask(Time(0), TO, ABOUT, true, n).is_some());
         }
-        assert_eq!(questions.ask(Time(99), TO, ABOUT, 0), None);
-        assert!(questions.ask(Time(99), StoreId(3), ABOUT, 0).is_some(), "each store has its own");
-        assert!(questions.ask(Time(100), TO, ABOUT, 0).is_some());
+        assert_eq!(questions.ask(Time(99), TO, ABOUT, true, 0), None);
+        assert!(questions.ask(Time(99), StoreId(3), ABOUT, true, 0).is_some(), "each store has its own");
+        assert!(questions.ask(Time(100), TO, ABOUT, true, 0).is_some());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft_raft::{LogIndex, ReadReady, RegionEpoch, RegionId, Term, Time};
+use multiraft_raft::{LogIndex, ReadReady, RegionEpoch, RegionId, StoreId, Term, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::ForwardRequest;
 
@@ -72,7 +72,7 @@ impl<R> Worker<R> {
             self.counters.reads_by_age += 1;
             return self.reply(reply, known);
         }
-        if freshness == Freshness::Lease {
+        if !matches!(freshness, Freshness::Within(_)) {
             self.list(slot);
         }
         self.read_here(slot, ReplyTo::Caller(reply), freshness != Freshness::Linearizable);
@@ -129,6 +129,17 @@ impl<R> Worker<R> {
         let charge = self.query_bytes.charge(query.len() + QUERY_OVERHEAD);
         self.region_mut(slot).waiting().reads.push(Reading::Query { epoch, query, to, _charge: charge });
         self.touch(slot);
+    }
+
+    /// Another store asks for an index: its question may be all that is lacking to confirm the leader.
+    pub(super) fn read_for_store(&mut self, slot: SlotKey, (from, term): (StoreId, Term), to: ReplyTo<R>, lease: bool) {
+        self.list(slot);
+        let Some((index, term)) = self.index_by_word(slot, from, term) else {
+            return self.read_here(slot, to, lease);
+        };
+        self.counters.reads += 1;
+        self.counters.reads_by_word += 1;
+        self.answer(to, Outcome::ReadAt { index, term });
     }
 
     /// A read waits for the end of the turn, to share its round with the others.

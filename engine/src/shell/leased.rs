@@ -1,7 +1,7 @@
-//! Reads by lease that no worker sees: questions to leaders elsewhere, and answers to theirs.
+//! Reads that no worker sees: questions to leaders elsewhere, and answers to theirs.
 //!
 //! ```text
-//!  caller --question--> control lane --> link thread of the leader's store: is there a lease? --answer--> control lane
+//!  caller --question--> control lane --> link thread of the leader's store: is it confirmed?   --answer--> control lane
 //!    ^                                                     | no: to the worker, which answers                |
 //!    +---- link thread: is the index applied here? <-------+-------------------------------------------------+
 //!                             | no: to the worker, which waits for it
@@ -14,7 +14,7 @@ use multiraft_raft::{RegionEpoch, RegionId, StoreId, Term, Time};
 use multiraft_router::{Clock, Mailbox};
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, Lane, PeerMessage, Transport};
 
-use crate::logic::{Input, Leases, Look, Outcome, Question, Questions, worker_of};
+use crate::logic::{Asker, Input, Leases, Look, Outcome, Question, Questions, worker_of};
 use crate::shell::Completion;
 use crate::shell::fault::Fault;
 use crate::shell::worker::{LOOKUP_RETRY, Work};
@@ -22,7 +22,7 @@ use crate::shell::worker::{LOOKUP_RETRY, Work};
 /// What a read that waits for its index counts for in a worker's queue.
 const WAITING_READ_BYTES: u64 = 128;
 
-/// What callers and the link thread share of reads by lease.
+/// What callers and the link thread share of reads.
 pub(crate) struct Leased {
     leases: Arc<Leases>,
     questions: Mutex<Questions<Completion>>,
@@ -59,9 +59,9 @@ impl Leased {
         self.questions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a read by lease is answered that has come in.
-    pub(crate) fn look(&self, region: RegionId, epoch: Option<RegionEpoch>) -> Look {
-        self.leases.look(region, epoch, self.lease_time())
+    /// Where a read is answered that has come in, and for which a `lease` will do or not.
+    pub(crate) fn look(&self, region: RegionId, epoch: Option<RegionEpoch>, lease: bool) -> Look {
+        self.leases.look(region, epoch, lease.then(|| self.lease_time()))
     }
 
     /// At which reading of the clock a lease must last for what has come in.
@@ -84,9 +84,15 @@ impl Leased {
 
     /// Asks the store of a leader from which index on a read may be served; the answer is given once that is applied here. False:
     /// it could not be asked.
-    pub(crate) fn ask(&self, to: StoreId, about: (RegionId, RegionEpoch, Term), reply: Completion) -> bool {
+    pub(crate) fn ask(
+        &self,
+        to: StoreId,
+        about: (RegionId, RegionEpoch, Term),
+        lease: bool,
+        reply: Completion,
+    ) -> bool {
         let Some(transport) = self.transport.get().and_then(Weak::upgrade) else { return false };
-        let Some(forward) = self.questions().ask(self.clock.now(), to, about, reply) else { return false };
+        let Some(forward) = self.questions().ask(self.clock.now(), to, about, lease, reply) else { return false };
         let id = forward.id;
         let sent = transport.send(to, Lane::Control, &[PeerMessage::Forward(forward)]);
         if sent.is_err() {
@@ -114,9 +120,10 @@ impl Leased {
         let (mut answers, mut answered) = (Vec::new(), Vec::new());
         messages.retain_mut(|message| match message {
             PeerMessage::Forward(Forward {
-                id, region, request: ForwardRequest::ReadIndex { lease: true }, ..
+                id, region, term, request: ForwardRequest::ReadIndex { lease }, ..
             }) => {
-                let found = self.leases.index_at(*region, now).filter(|_| serves);
+                let asker = Asker { store: from, term: *term, lease_at: lease.then_some(now) };
+                let found = self.leases.index_for(*region, &asker).filter(|_| serves);
                 let Some((index, term)) = found else { return true };
                 let outcome = ForwardOutcome::ReadAt { index, term };
                 answers.push(PeerMessage::ForwardReply(ForwardReply { id: *id, outcome }));
@@ -173,7 +180,7 @@ impl Leased {
 
 fn is_of_reads(message: &PeerMessage) -> bool {
     match message {
-        PeerMessage::Forward(forward) => forward.request == ForwardRequest::ReadIndex { lease: true },
+        PeerMessage::Forward(forward) => matches!(forward.request, ForwardRequest::ReadIndex { .. }),
         PeerMessage::ForwardReply(reply) => Questions::<Completion>::is_named(reply.id),
         _ => false,
     }

@@ -1,11 +1,11 @@
-//! What a worker lists of leases for callers that read without it (R4 of `docs/liveness.md`): in step with each turn, before
+//! What a worker lists for callers that read without it (R2a and R4 of `docs/liveness.md`): in step with each turn, before
 //! anything of the turn leaves.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use multiraft::liveness::SupportNews;
-use multiraft::logic::{Freshness, Input, Leases, Look, Outcome, TurnOutput};
+use multiraft::logic::{Asker, Freshness, Input, Leases, Look, Outcome, TurnOutput};
 use multiraft::{LogIndex, StoreId};
 use multiraft_raft::{Body, Term, Time};
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage};
@@ -22,15 +22,20 @@ fn listed(until: Time) -> (Store, Arc<Leases>) {
     (store, leases)
 }
 
+/// What a store is told that has no replica, by a lease.
+fn index_at(leases: &Leases, now: Time) -> Option<(LogIndex, Term)> {
+    leases.index_for(REGION, &Asker { store: StoreId(9), term: Term::ZERO, lease_at: Some(now) })
+}
+
 fn is_here(leases: &Leases, now: Time) -> bool {
-    matches!(leases.look(REGION, None, now), Look::Here { .. })
+    matches!(leases.look(REGION, None, Some(now)), Look::Here { .. })
 }
 
 #[test]
 fn a_region_is_listed_once_it_is_read_by_lease_and_renewed_without_its_worker() {
     let (mut store, leases) = listed(Time::NEVER);
     assert!(is_here(&leases, store.now));
-    assert_eq!(leases.index_at(REGION, store.now), Some((LogIndex(1), store.term())));
+    assert_eq!(index_at(&leases, store.now), Some((LogIndex(1), store.term())));
     let held = [store.hold(2, 5, store.now.plus(Duration::from_secs(1))), store.hold(3, 6, Time::ZERO)];
     store.read_as(Freshness::Lease, 2);
     assert!(is_here(&leases, store.now), "one of two is enough");
@@ -40,12 +45,13 @@ fn a_region_is_listed_once_it_is_read_by_lease_and_renewed_without_its_worker() 
 }
 
 #[test]
-fn without_the_embedders_word_nothing_is_listed() {
+fn without_the_embedders_word_no_lease_is_listed() {
     let leases = Arc::new(Leases::default());
     let (mut store, _) = Store::fortified(|config| config.leases = false, Time::NEVER);
     store.worker = std::mem::replace(&mut store.worker, Store::new(|_| ()).worker).with_leases(Arc::clone(&leases));
     store.read_as(Freshness::Lease, 1);
-    assert_eq!(leases.standing(REGION), None);
+    assert!(leases.standing(REGION).is_some());
+    assert!(!is_here(&leases, store.now) && index_at(&leases, store.now).is_none());
 }
 
 /// Takes one turn and carries nothing out: what stands in the list by then holds before anything has left.
@@ -64,7 +70,7 @@ fn a_lease_is_taken_back_before_leadership_is_offered() {
     let offers =
         |message: &PeerMessage| matches!(message, PeerMessage::Raft(raft) if raft.message.body == Body::TimeoutNow);
     assert!(out.sends.iter().flat_map(|sent| &sent.messages).any(offers));
-    assert!(!is_here(&leases, store.now) && leases.index_at(REGION, store.now).is_none());
+    assert!(!is_here(&leases, store.now) && index_at(&leases, store.now).is_none());
 }
 
 #[test]
@@ -73,9 +79,9 @@ fn a_leader_that_steps_down_lists_the_next_one() {
     let term = store.term().get() + 1;
     let body = Body::Append { prev_index: LogIndex(1), prev_term: store.term(), commit: LogIndex(1), entries: vec![] };
     store.hear(3, term, body);
-    let there = leases.look(REGION, None, store.now);
+    let there = leases.look(REGION, None, Some(store.now));
     assert!(matches!(there, Look::There { leader: StoreId(3), term: Term(at), .. } if at == term), "{there:?}");
-    assert!(leases.index_at(REGION, store.now).is_none());
+    assert!(index_at(&leases, store.now).is_none());
 }
 
 #[test]
@@ -88,7 +94,7 @@ fn what_is_committed_is_in_the_index_before_anybody_hears_of_it_and_read_here_on
     let out = turn_only(&mut store, vec![acknowledged]);
     assert_eq!(out.apply.len(), 1, "committed, and on its way to the state");
     assert!(!is_here(&leases, store.now));
-    assert_eq!(leases.index_at(REGION, store.now), Some((LogIndex(2), store.term())), "others wait for it themselves");
+    assert_eq!(index_at(&leases, store.now), Some((LogIndex(2), store.term())), "others wait for it themselves");
     store.apply(&out);
     assert!(is_here(&leases, store.now));
 }
@@ -107,20 +113,53 @@ fn a_read_that_a_leader_elsewhere_has_confirmed_waits_for_its_index() {
     assert!(store.answered.contains(&(7, Outcome::ReadAt { index, term })) && leases.holds(REGION, index));
 }
 
+/// Asks as another store, whose replica is in `term`.
+fn ask(store: &mut Store, from: u64, (id, lease, term): (u64, bool, Term)) {
+    store.said.clear();
+    let request = ForwardRequest::ReadIndex { lease };
+    let epoch = multiraft::RegionEpoch::default();
+    let forward = PeerMessage::Forward(Forward { id, region: REGION, epoch, term, timeout_ms: 1000, request });
+    store.turn(vec![Input::Messages { from: StoreId(from), messages: vec![forward] }]);
+}
+
+fn answers(store: &Store) -> Vec<(u64, PeerMessage)> {
+    store.said.iter().filter(|(_, said)| matches!(said, PeerMessage::ForwardReply(_))).cloned().collect()
+}
+
 #[test]
 fn a_question_by_lease_of_another_store_is_answered_by_the_lease() {
     let (mut store, _) = listed(Time::NEVER);
-    store.said.clear();
-    let ask = |id, lease| {
-        let request = ForwardRequest::ReadIndex { lease };
-        let (epoch, term) = (multiraft::RegionEpoch::default(), Term(0));
-        PeerMessage::Forward(Forward { id, region: REGION, epoch, term, timeout_ms: 1000, request })
-    };
-    store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![ask(1, true), ask(2, false)] }]);
     let outcome = ForwardOutcome::ReadAt { index: LogIndex(1), term: store.term() };
-    let answers: Vec<_> = store.said.iter().filter(|(_, said)| matches!(said, PeerMessage::ForwardReply(_))).collect();
-    assert_eq!(answers, [&(2, PeerMessage::ForwardReply(ForwardReply { id: 1, outcome }))]);
-    assert_eq!(store.rounds().len(), 2, "the other one gets a round");
+    ask(&mut store, 2, (1, true, Term::ZERO));
+    assert_eq!(answers(&store), [(2, PeerMessage::ForwardReply(ForwardReply { id: 1, outcome }))]);
+    ask(&mut store, 2, (2, false, Term::ZERO));
+    assert_eq!((answers(&store), store.rounds().len()), (vec![], 2), "this one gets a round");
+}
+
+#[test]
+fn the_word_of_a_voter_in_the_leaders_term_completes_a_quorum_of_three() {
+    let (mut store, leases) = listed(Time::ZERO);
+    let term = store.term();
+    let outcome = ForwardOutcome::ReadAt { index: LogIndex(1), term };
+    for (id, lease) in [(1, false), (2, true)] {
+        ask(&mut store, 3, (id, lease, term));
+        assert_eq!(answers(&store), [(3, PeerMessage::ForwardReply(ForwardReply { id, outcome: outcome.clone() }))]);
+        assert_eq!(store.rounds(), []);
+    }
+    let of = |store, term| leases.index_for(REGION, &Asker { store: StoreId(store), term, lease_at: None });
+    assert_eq!([2, 3, 4].map(|store| of(store, term).is_some()), [true, true, false], "the last is no voter");
+    let (before, after) = (Term(term.get() - 1), Term(term.get() + 1));
+    assert_eq!([of(2, before), of(2, after), of(2, Term::ZERO)], [None; 3], "of another term, or of none");
+}
+
+#[test]
+fn a_voters_word_does_not_confirm_a_leader_that_offers_leadership() {
+    let (mut store, leases) = listed(Time::NEVER);
+    let (term, deadline) = (store.term(), store.now.plus(Duration::from_secs(5)));
+    turn_only(&mut store, vec![Input::Transfer { region: REGION, to: StoreId(2), deadline, reply: 2 }]);
+    assert_eq!(leases.index_for(REGION, &Asker { store: StoreId(3), term, lease_at: None }), None);
+    ask(&mut store, 3, (1, false, term));
+    assert_eq!(answers(&store), []);
 }
 
 #[test]

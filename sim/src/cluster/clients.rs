@@ -326,7 +326,9 @@ impl Cluster {
         let input = match running.task {
             Task::Operate { action: Action::Read, .. } => {
                 let freshness = self.freshness_of(client, waiter);
-                if freshness == Freshness::Lease && self.read_by_lease(store, waiter, region, epoch) {
+                let lease = freshness == Freshness::Lease;
+                let is_bounded = matches!(freshness, Freshness::Within(_));
+                if !is_bounded && self.read_past_worker(store, waiter, region, epoch, lease) {
                     return self.schedule.plan_in(patience * 5 / 4, Event::Deadline { waiter });
                 }
                 Input::Read { region, epoch, freshness, deadline, reply: waiter }

@@ -183,6 +183,7 @@ impl Cluster {
                 self.counters.read_rounds += counted.rounds;
                 self.counters.reads_by_round += counted.reads_by_round;
                 self.counters.reads_by_lease += counted.reads_by_lease;
+                self.counters.reads_by_word += counted.reads_by_word;
                 self.counters.reads_by_age += counted.reads_by_age;
             }
         }

@@ -1,7 +1,7 @@
-//! Reads by lease past the workers: what callers and the link thread of a real store do with the table that its workers keep.
+//! Reads past the workers: what callers and the link thread of a real store do with the table that its workers keep.
 
-use multiraft::logic::{Input, LaneKind, Look, Outcome, Question, Questions, Standing};
-use multiraft_raft::{LogIndex, RegionEpoch, RegionId, StoreId, Term, Time};
+use multiraft::logic::{Asker, Input, LaneKind, Look, Outcome, Question, Questions, Standing};
+use multiraft_raft::{LogIndex, RegionEpoch, RegionId, StoreId, Term};
 use multiraft_transport::{Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage};
 
 use super::{Cluster, Waiter, id_of, place_of};
@@ -9,17 +9,18 @@ use crate::check::Violation;
 use crate::plant::Plant;
 
 const LISTED: &str = "what is listed of a region is how it stands";
-/// One of so many reads by lease goes to the worker in any case: what it does with them is judged as well.
+/// One of so many reads goes to the worker in any case: what it does with them is judged as well.
 const BY_WORKER: u64 = 8;
 
 impl Cluster {
-    /// Reads by lease without the worker; false: it has to see to it.
-    pub(super) fn read_by_lease(
+    /// Reads without the worker, where a `lease` will do or not; false: it has to see to it.
+    pub(super) fn read_past_worker(
         &mut self,
         store: usize,
         waiter: Waiter,
         region: RegionId,
         epoch: Option<RegionEpoch>,
+        lease: bool,
     ) -> bool {
         if waiter.0.is_multiple_of(BY_WORKER) {
             return false;
@@ -28,8 +29,8 @@ impl Cluster {
         let kept = self.keep_standing(store, region);
         let Some(process) = &mut self.nodes[store].process else { return false };
         let look = match kept {
-            Some(kept) => kept.look(epoch, local),
-            None => process.leases.look(region, epoch, local),
+            Some(kept) => kept.look(epoch, lease.then_some(local)),
+            None => process.leases.look(region, epoch, lease.then_some(local)),
         };
         match look {
             Look::Worker => false,
@@ -42,7 +43,7 @@ impl Cluster {
                 if self.network.session(store, place_of(leader)).is_none() {
                     return false;
                 }
-                let Some(question) = process.questions.ask(local, leader, (region, epoch, term), waiter) else {
+                let Some(question) = process.questions.ask(local, leader, (region, epoch, term), lease, waiter) else {
                     return false;
                 };
                 self.counters.reads_asked_for += 1;
@@ -61,9 +62,12 @@ impl Cluster {
                 PeerMessage::Forward(Forward {
                     id,
                     region,
-                    request: ForwardRequest::ReadIndex { lease: true },
+                    term,
+                    request: ForwardRequest::ReadIndex { lease },
                     ..
-                }) if let Some((index, term)) = self.lease_index(store, region, local) => {
+                }) if let Some((index, term)) =
+                    self.index_for(store, region, &Asker { store: from, term, lease_at: lease.then_some(local) }) =>
+                {
                     let outcome = ForwardOutcome::ReadAt { index, term };
                     answers.push(PeerMessage::ForwardReply(ForwardReply { id, outcome }));
                 }
@@ -99,12 +103,16 @@ impl Cluster {
         }
     }
 
-    fn lease_index(&mut self, store: usize, region: RegionId, local: Time) -> Option<(LogIndex, Term)> {
+    fn index_for(&mut self, store: usize, region: RegionId, asker: &Asker) -> Option<(LogIndex, Term)> {
         if let Some(kept) = self.keep_standing(store, region) {
-            let lease = kept.lease.filter(|lease| lease.holds_at(local))?;
-            return Some((lease.index, kept.term));
+            return kept.index_for(asker);
         }
-        self.nodes[store].process.as_ref()?.leases.index_at(region, local)
+        let leases = &self.nodes[store].process.as_ref()?.leases;
+        if self.plant == Some(Plant::LoneWord) {
+            let standing = leases.standing(region).filter(|standing| standing.term == asker.term)?;
+            return standing.lease.map(|lease| (lease.index, standing.term));
+        }
+        leases.index_for(region, asker)
     }
 
     /// How a region stood when it was last read here by a lease: what a store would go by that does not take it back (a planted
