@@ -60,13 +60,11 @@ pub enum Plant {
     StaleClock,
     /// A lease that callers read by is not taken back while its support lasts: not before a transfer, a split, a freeze, or a write.
     KeptLease,
-    /// The word of the store that asks for an index is taken for that of a majority, however many voters there are.
-    LoneWord,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 28] = [
         Self::LyingDisk,
         Self::ForgottenVote,
         Self::ForgottenTerm,
@@ -95,6 +93,5 @@ impl Plant {
         Self::ForgottenPromise,
         Self::StaleClock,
         Self::KeptLease,
-        Self::LoneWord,
     ];
 }

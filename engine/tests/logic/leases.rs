@@ -153,6 +153,19 @@ fn the_word_of_a_voter_in_the_leaders_term_completes_a_quorum_of_three() {
 }
 
 #[test]
+fn the_word_of_one_voter_is_not_enough_of_five() {
+    let leases = Arc::new(Leases::default());
+    let mut store = Store::leading_among(5, |_| ());
+    store.worker = std::mem::replace(&mut store.worker, Store::new(|_| ()).worker).with_leases(Arc::clone(&leases));
+    let term = store.term();
+    ask(&mut store, 2, (1, false, term));
+    assert_eq!(answers(&store), []);
+    let standing = leases.standing(REGION).unwrap();
+    assert_eq!((standing.term, standing.lease.is_some()), (term, true));
+    assert_eq!(leases.index_for(REGION, &Asker { store: StoreId(2), term, lease_at: None }), None);
+}
+
+#[test]
 fn a_voters_word_does_not_confirm_a_leader_that_offers_leadership() {
     let (mut store, leases) = listed(Time::NEVER);
     let (term, deadline) = (store.term(), store.now.plus(Duration::from_secs(5)));

@@ -27,8 +27,9 @@ fn epoch(number: u64) -> SupportEpoch {
     SupportEpoch { incarnation: Incarnation(1), number }
 }
 
-/// One worker of store 1, whose replica of the region is number 1, beside stores 2 and 3.
+/// One worker of store 1, whose replica of the region is number 1, beside stores 2 and 3, or as many as are asked for.
 pub(crate) struct Store {
+    others: Vec<u64>,
     pub(crate) worker: Worker<u32>,
     log: LogWriter,
     pub(crate) now: Time,
@@ -42,13 +43,18 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn new(change: impl FnOnce(&mut WorkerConfig)) -> Self {
+        Self::among(3, change)
+    }
+
+    fn among(count: u64, change: impl FnOnce(&mut WorkerConfig)) -> Self {
         let (log, _, recovered) = LogWriter::open(Arc::new(SimDisk::new(1)), LogOptions::small()).unwrap();
-        let stores: Vec<StoreId> = (1..=3).map(StoreId).collect();
+        let stores: Vec<StoreId> = (1..=count).map(StoreId).collect();
         let starts: Vec<_> = bootstrap_regions(&[], &stores)[1..].iter().cloned().map(empty_start).collect();
         let mut config = worker_config(&stores[1..]);
         change(&mut config);
         let worker = Worker::new(config, recovered.token(0), &starts, Time::ZERO);
         let mut store = Self {
+            others: (2..=count).collect(),
             worker,
             log,
             now: Time::ZERO,
@@ -57,7 +63,7 @@ impl Store {
             beats: Vec::new(),
             becomes: None,
         };
-        for peer in OTHERS {
+        for peer in store.others.clone() {
             store.turn(vec![Input::Link { peer: StoreId(peer), up: Some(Incarnation(1)) }]);
         }
         store
@@ -65,7 +71,7 @@ impl Store {
 
     /// Takes a turn, and carries out all that follows from it on this store.
     pub(crate) fn turn(&mut self, inputs: Vec<Input<u32>>) {
-        let Self { worker, log, now, said, answered, beats, becomes } = self;
+        let Self { worker, log, now, said, answered, beats, becomes, .. } = self;
         take_turns((worker, log), *now, inputs, |out, inputs| {
             for send in &mut out.sends {
                 said.extend(send.messages.drain(..).map(|message| (send.to.get(), message)));
@@ -143,22 +149,27 @@ impl Store {
 
     /// Leads the region, with everything told.
     fn leading(change: impl FnOnce(&mut WorkerConfig)) -> Self {
-        let mut store = Self::new(change);
+        Self::leading_among(3, change)
+    }
+
+    pub(crate) fn leading_among(count: u64, change: impl FnOnce(&mut WorkerConfig)) -> Self {
+        let mut store = Self::among(count, change);
         store.pass(Duration::from_millis(2500));
         let term = store.worker.status(REGION).unwrap().term;
         if !store.is_leader() {
-            store.hear(2, term.get() + 1, Body::PreVoteReply { granted: true });
-            store.hear(2, term.get() + 1, Body::VoteReply { granted: true });
+            let enough = store.others[..store.others.len() / 2].to_vec();
+            enough.iter().for_each(|peer| store.hear(*peer, term.get() + 1, Body::PreVoteReply { granted: true }));
+            enough.iter().for_each(|peer| store.hear(*peer, term.get() + 1, Body::VoteReply { granted: true }));
         }
         assert!(store.is_leader());
         store.accept_all();
         store
     }
 
-    /// Both followers hold everything.
+    /// The followers hold everything.
     fn accept_all(&mut self) {
         let status = self.worker.status(REGION).unwrap();
-        for peer in OTHERS {
+        for peer in self.others.clone() {
             let outcome = AppendOutcome::Accepted { match_index: status.last_index };
             self.hear(peer, status.term.get(), Body::AppendReply(outcome));
         }

@@ -107,12 +107,7 @@ impl Cluster {
         if let Some(kept) = self.keep_standing(store, region) {
             return kept.index_for(asker);
         }
-        let leases = &self.nodes[store].process.as_ref()?.leases;
-        if self.plant == Some(Plant::LoneWord) {
-            let standing = leases.standing(region).filter(|standing| standing.term == asker.term)?;
-            return standing.lease.map(|lease| (lease.index, standing.term));
-        }
-        leases.index_for(region, asker)
+        self.nodes[store].process.as_ref()?.leases.index_for(region, asker)
     }
 
     /// How a region stood when it was last read here by a lease: what a store would go by that does not take it back (a planted
