@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use multiraft::Consistency;
 
+use crate::cluster::STORES;
+
 /// Benchmarks of multiraft on three store processes, over QUIC on loopback, with a log that is flushed.
 #[derive(Debug, Parser)]
 #[command(name = "multiraft-benches")]
@@ -83,6 +85,10 @@ pub(crate) struct Throughput {
     /// All three stores in one process.
     #[arg(long)]
     pub(crate) one_process: bool,
+    /// Each client lives in the store that leads the regions that it writes to, so that nothing is sent on to another one: as many
+    /// clients in each store as it leads of the regions.
+    #[arg(long, conflicts_with_all = ["one_process", "rate"])]
+    pub(crate) at_leaders: bool,
     /// Measure what the machine can do as well, and tell what was reached as a share of it.
     #[arg(long)]
     pub(crate) limits: bool,
@@ -174,6 +180,9 @@ pub(crate) struct Sweep {
     /// Where the state lies.
     #[arg(long, value_enum, default_value = "mem")]
     pub(crate) state: States,
+    /// Each client lives in the store that leads the regions that it writes to.
+    #[arg(long)]
+    pub(crate) at_leaders: bool,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
 }
@@ -390,14 +399,20 @@ pub(crate) struct Writes {
     pub(crate) payload: u64,
 }
 
+/// How many workers a store has if it shares the machine with the two others.
+fn workers() -> u64 {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    (cores / STORES).max(1)
+}
+
 /// What the stores of any benchmark are given.
 #[derive(Clone, Debug, Group)]
 pub(crate) struct Cluster {
     /// Threads of each store's asynchronous runtime, which carries its clients and its links.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=256))]
     pub(crate) threads: u64,
-    /// Workers of each store; 0: as many as there are cores.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=256))]
+    /// Workers of each store; by default the machine's cores are divided among the three stores, and each has one at least.
+    #[arg(long, default_value_t = workers(), value_parser = clap::value_parser!(u64).range(0..=256))]
     pub(crate) workers: u64,
     /// Where to make the stores' directories (default: the system's place for temporary files). To mean anything, it must
     /// lie on a real disk.
@@ -486,6 +501,9 @@ pub(crate) struct Store {
     pub(crate) seed: u64,
     #[arg(long)]
     pub(crate) leaders_within: u64,
+    /// Clients write to regions that are led here.
+    #[arg(long)]
+    pub(crate) at_leaders: bool,
     /// This process is all stores.
     #[arg(long)]
     pub(crate) together: bool,

@@ -97,6 +97,8 @@ pub(crate) struct Load {
     pub(crate) keys: KeySpace,
     /// In key order.
     pub(crate) regions: Vec<RegionId>,
+    /// Which of them the clients go to.
+    pub(crate) places: Vec<u64>,
     /// How the clients read; `None`: they write.
     pub(crate) consistency: Option<Consistency>,
     pub(crate) value: Vec<u8>,
@@ -114,7 +116,8 @@ pub(crate) fn start(load: &Arc<Load>, numbers: impl Iterator<Item = u64>, seed: 
 
 async fn client(load: Arc<Load>, mut draws: Draws) {
     loop {
-        let (place, draw) = (draws.below(load.regions.len() as u64), draws.next());
+        let (place, draw) = (draws.below(load.places.len() as u64), draws.next());
+        let place = load.places[usize::try_from(place).expect("a place in a list in memory")];
         if let Some(rest) = operate(&load, place, draw, Instant::now()).await {
             tokio::time::sleep(rest).await;
         }

@@ -11,12 +11,13 @@
 //!   (end of input)            -->   it stops the engine and exits
 //! ```
 
+use std::collections::HashSet;
 use std::io::{BufRead, Write, stdin, stdout};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use multiraft::placement::{Kind, Kinds};
-use multiraft::{Bootstrap, Config, Engine, Placement, StateKind, StoreCounters, StoreId, Term, Tls};
+use multiraft::{Bootstrap, Config, Engine, Placement, RegionId, StateKind, StoreCounters, StoreId, Term, Tls};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -137,17 +138,19 @@ async fn follow(options: &Store, engines: &[Engine], mut commands: mpsc::Receive
     say(&json!({ "at": "led", "leaderless": leaderless }));
     let keys = KeySpace::new(options.groups);
     let tally = Arc::new(Tally::new());
-    let load = |engine: &Engine| {
-        Arc::new(Load {
+    let mut loads = Vec::new();
+    for engine in engines {
+        let regions: Vec<RegionId> = engine.regions().iter().map(|region| region.id).collect();
+        loads.push(Arc::new(Load {
             engine: engine.clone(),
             keys,
-            regions: engine.regions().iter().map(|region| region.id).collect(),
+            places: if options.at_leaders { led_places(engine, &regions).await } else { all_places(&regions) },
+            regions,
             consistency: options.operation.consistency(),
             value: value(options.payload),
             tally: Arc::clone(&tally),
-        })
-    };
-    let loads: Vec<Arc<Load>> = engines.iter().map(load).collect();
+        }));
+    }
     let mut running = Vec::new();
     while let Some(line) = commands.recv().await {
         if let Some(job) = line.strip_prefix("drive ") {
@@ -195,11 +198,30 @@ impl Running {
             }
             None => {
                 // Of clients 0, 1, 2, ... every third one, so that the stores' shares differ by one at most.
-                let own = (0..options.clients).filter(|number| number % STORES == first);
+                let own = (0..options.clients * STORES).filter(|number| number % STORES == first);
+                let share = if options.at_leaders {
+                    let (led, all) = (load.places.len() as u64, load.regions.len() as u64);
+                    (options.clients * led + all / 2) / all.max(1)
+                } else {
+                    (options.clients + STORES - 1 - first) / STORES
+                };
+                let own = own.take(usize::try_from(share).unwrap_or(usize::MAX));
                 Self::Closed { _clients: clients::start(load, own, options.seed) }
             }
         }
     }
+}
+
+fn all_places(regions: &[RegionId]) -> Vec<u64> {
+    (0..regions.len() as u64).collect()
+}
+
+/// The places of the regions that are led here.
+async fn led_places(engine: &Engine, regions: &[RegionId]) -> Vec<u64> {
+    let status = engine.status().await;
+    let led: HashSet<RegionId> =
+        status.regions.iter().filter(|region| region.is_leader).map(|region| region.descriptor.id).collect();
+    (0..).zip(regions).filter(|(_, region)| led.contains(region)).map(|(place, _)| place).collect()
 }
 
 /// Waits until this store knows a leader of each of its regions and these do not change any more; says of how many regions

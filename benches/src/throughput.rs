@@ -56,6 +56,8 @@ pub(crate) struct Size {
     pub(crate) rate: Option<u64>,
     /// All stores in one process.
     pub(crate) together: bool,
+    /// Clients live where the regions are led that they write to.
+    pub(crate) at_leaders: bool,
     pub(crate) warmup: Duration,
     pub(crate) window: Duration,
 }
@@ -70,6 +72,7 @@ impl Size {
             operation: options.operation,
             rate: options.rate,
             together: options.one_process,
+            at_leaders: options.at_leaders,
             warmup: Duration::from_secs(options.load.warmup.unwrap_or(warmup)),
             window: Duration::from_secs(options.load.seconds.unwrap_or(seconds)),
         }
@@ -143,6 +146,7 @@ impl Figures {
             operation: size.operation,
             rate: size.rate,
             together: size.together,
+            at_leaders: size.at_leaders,
             ..Plan::new(cluster, size.groups, state)
         };
         let (mut stores, leaderless) = Stores::start(&plan)?;
@@ -237,6 +241,7 @@ impl Figures {
             "write_amplification": self.write_amplification.map(rounded),
             "dirtied_bytes_per_write": self.dirtied_bytes_per_write.round(),
             "rate": self.size.rate,
+            "at_leaders": self.size.at_leaders,
             "processes": if self.size.together { 1 } else { STORES },
             "seed": self.seed,
             "errors": self.errors,

@@ -45,6 +45,7 @@ impl Peer for Stores {
                 seed: options.seed,
                 leaders_within: 0,
                 together: false,
+                at_leaders: false,
                 rate: None,
                 spares: 0,
                 places: false,
