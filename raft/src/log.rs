@@ -238,7 +238,10 @@ impl GroupLog {
             end += 1;
         }
         entries.reserve_exact(end - skip);
-        entries.extend(self.cache.range(skip..end).cloned());
+        let (front, back) = self.cache.as_slices();
+        let cut = |at: usize| at.min(front.len());
+        entries.extend_from_slice(&front[cut(skip)..cut(end)]);
+        entries.extend_from_slice(&back[skip - cut(skip)..end - cut(end)]);
     }
 
     /// Whether these consecutive entries are the ones that the log holds.

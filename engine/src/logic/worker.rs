@@ -431,26 +431,33 @@ impl<R> Worker<R> {
         let region = self.region(key);
         let (id, handle) = (region.id(), region.handle());
         let logged = sort_records(id, output, &mut out.log);
-        for event in output.events.drain(..) {
-            self.on_event(key, event);
+        // Most of it is empty most of the time, and looking is cheaper than emptying.
+        if !output.events.is_empty() {
+            for event in output.events.drain(..) {
+                self.on_event(key, event);
+            }
         }
         for message in output.messages.drain(..) {
             self.send_raft(key, message);
         }
         let region = self.region_mut(key);
         region.round_told = region.round_told.max(region.round_seen);
-        for gated in output.gated.drain(..) {
-            self.flush.gate(key, gated);
+        if !output.gated.is_empty() {
+            for gated in output.gated.drain(..) {
+                self.flush.gate(key, gated);
+            }
         }
         if !output.committed.is_empty() {
             self.hand_out(key, std::mem::take(&mut output.committed), out);
         }
-        let (mut reads, mut failed) = (std::mem::take(&mut output.reads), std::mem::take(&mut output.reads_failed));
-        self.on_reads(key, &mut reads, &mut failed);
-        (output.reads, output.reads_failed) = (reads, failed);
-        out.fetches.extend(output.fetches.drain(..).map(|fetch| FetchTask { handle, fetch }));
-        for replica in output.snapshots.drain(..) {
-            self.want_snapshot(key, replica);
+        if !output.reads.is_empty() || !output.reads_failed.is_empty() {
+            self.on_reads(key, &mut output.reads, &mut output.reads_failed);
+        }
+        if !output.fetches.is_empty() || !output.snapshots.is_empty() {
+            out.fetches.extend(output.fetches.drain(..).map(|fetch| FetchTask { handle, fetch }));
+            for replica in output.snapshots.drain(..) {
+                self.want_snapshot(key, replica);
+            }
         }
         logged
     }
