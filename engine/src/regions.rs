@@ -243,6 +243,9 @@ impl Engine {
     /// A new voter first joins as a learner and catches up, so that it can help as soon as it counts. If that takes too long
     /// the learner stays, and the same call may be made again.
     ///
+    /// Refused if those left could not elect a leader without stores that have not been heard of for an election timeout: of three
+    /// voters of which one is down, the one that is down may be removed, and no other.
+    ///
     /// # Errors
     /// [`RegionError`]. After [`RegionError::Uncertain`] and [`RegionError::Busy`] some of the changes may have been made: look
     /// at the region.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use multiraft_raft::{
-    ChangeOp, EntryKind, LogIndex, MembershipChange, Proposal, ProposeError, RegionEpoch, RegionId, Time,
+    ChangeOp, EntryKind, LogIndex, Membership, MembershipChange, Proposal, ProposeError, RegionEpoch, RegionId,
+    Replica, Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_transport::ForwardRequest;
@@ -112,7 +113,7 @@ impl<R> Worker<R> {
             return self.answer(to, Outcome::Busy { retry_after: RETRY });
         }
         let refusal = match request {
-            AdminRequest::Membership(change) => self.unfit_membership(slot, change),
+            AdminRequest::Membership(change) => self.unfit_membership(now, slot, change),
             AdminRequest::Command(AdminCommand::Split { children }) => {
                 split_descriptor(current, children).err().map(|fault| fault.to_string())
             }
@@ -196,9 +197,30 @@ impl<R> Worker<R> {
     }
 
     /// Why a membership change cannot be; the core checks the rest.
-    fn unfit_membership(&self, slot: SlotKey, change: &MembershipChange) -> Option<String> {
+    fn unfit_membership(&self, now: Time, slot: SlotKey, change: &MembershipChange) -> Option<String> {
         let region = self.region(slot);
-        multiraft_raft::apply_to_replicas(&region.descriptor().replicas, change).err().map(|error| error.to_string())
+        match multiraft_raft::apply_to_replicas(&region.descriptor().replicas, change) {
+            Ok(after) => self.silent_majority(now, &after),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// Why nobody could lead among these replicas, if those that are not heard of are dead: a region that goes on without a few of
+    /// its voters must not lose the rest to a change.
+    fn silent_majority(&self, now: Time, replicas: &[Replica]) -> Option<String> {
+        let silence = self.config.raft.election_timeout_min;
+        let lives = |store| store == self.config.store || self.peers.is_heard(store, now, silence);
+        let roles = replicas.iter().map(|replica| (replica.id, replica.role)).collect();
+        let living: Vec<_> = replicas.iter().filter(|replica| lives(replica.store)).map(|replica| replica.id).collect();
+        if Membership::from_roles(roles).is_quorum(|id| living.contains(&id)) {
+            return None;
+        }
+        let silent = replicas.iter().filter(|replica| !lives(replica.store)).map(|replica| replica.store.to_string());
+        let silent = silent.collect::<Vec<_>>().join(", ");
+        Some(format!(
+            "the voters left would be no majority without store {silent}, of which nothing is heard: wait until it is back, or take \
+             its replica out first"
+        ))
     }
 
     fn propose_admin(&mut self, now: Time, slot: SlotKey, epoch: RegionEpoch, request: &AdminRequest, to: ReplyTo<R>) {

@@ -569,6 +569,24 @@ fn a_member_that_is_removed_is_let_go_of_what_it_promised() {
 }
 
 #[test]
+fn a_voter_is_not_removed_if_the_rest_are_no_majority_of_the_living() {
+    let remove = |id| AdminRequest::Membership(MembershipChange::Simple(ChangeOp::Remove { id: ReplicaId(id) }));
+    let ask = |store: &mut Store, request| {
+        store.answered.clear();
+        let deadline = store.now.plus(Duration::from_secs(5));
+        store.turn(vec![Input::Admin { region: REGION, epoch: None, request, deadline, reply: 1 }]);
+        store.answered.pop().map(|(_, outcome)| outcome)
+    };
+    let mut store = Store::leading_among(3, |_| ());
+    store.turn(vec![Input::Link { peer: StoreId(3), up: None }]);
+    match ask(&mut store, remove(2)) {
+        Some(Outcome::Refused { reason }) => assert!(reason.contains("without store 3"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(ask(&mut store, remove(3)), None, "the one that is not heard of may go: it is proposed");
+}
+
+#[test]
 fn a_leader_whose_replica_goes_leaves_nobody_bound() {
     let (mut store, _) = Store::fortified(|_| (), Time::ZERO);
     let status = store.worker.status(REGION).unwrap();

@@ -12,7 +12,7 @@ use crate::disk::forgetful::Forgetful;
 use crate::disk::shim::{Order, Shim, SyncFails};
 use crate::disk::small::Small;
 use crate::random::Random;
-use crate::stop::look_again;
+use crate::stop::{Stop, look_again};
 use crate::trouble::{Outcome, Trouble};
 
 /// How large a disk in memory is: a log with its spares, a state, and some room.
@@ -25,6 +25,8 @@ const SYNC_TAKES: Duration = Duration::from_millis(2);
 const POWER_LOSSES_MIN: u64 = 4;
 /// How soon a store whose disk refuses to sync has to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
+/// How long a change of a region may be on its way that was asked for before the others noticed that a store is dead.
+const CHANGES_END_WITHIN: Duration = Duration::from_secs(3);
 /// How long a store that comes back with a damaged log may take until all its replicas are in service again.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(120);
 
@@ -146,6 +148,14 @@ impl Disks {
             }
             Kind::TornLog | Kind::DamagedLog | Kind::Wipe => {
                 let (dead, _) = processes::kill(cluster, &[at])?;
+                if kind.loses_data() {
+                    // Changes that began while it lived end, and by then none begins that needs it.
+                    Stop::default().within(CHANGES_END_WITHIN);
+                    if !can_do_without(cluster, at) {
+                        dead.start(cluster)?;
+                        return Ok(None);
+                    }
+                }
                 let options: &[damage::Kind] = match kind {
                     Kind::TornLog => &[damage::Kind::TornWrite],
                     Kind::Wipe => &[damage::Kind::Wiped],
@@ -403,6 +413,18 @@ fn rejoined(cluster: &mut Cluster, at: usize) -> Outcome<String> {
         },
     )?;
     Ok(format!("{} regions gave it up, and it rejoined, which took {:.1?}", removed.len(), begun.elapsed()))
+}
+
+/// Whether every region has a quorum without what this store has of it, for good. Operators move and change regions all the time:
+/// some have two voters now and then, of which neither may be lost.
+pub(super) fn can_do_without(cluster: &Cluster, at: usize) -> bool {
+    let store = at as u64 + 1;
+    others(cluster, at).iter().all(|other| {
+        let Ok(regions) = other.regions() else { return false };
+        regions.iter().filter(|region| region.replica_on(store).is_some()).all(|region| {
+            region.replicas.iter().filter(|replica| replica.role == "voter" && replica.store != store).count() > 1
+        })
+    })
 }
 
 fn others(cluster: &Cluster, at: usize) -> Vec<Admin> {

@@ -234,8 +234,10 @@ impl<'a> Nemesis<'a> {
             well.retain(|at| self.cluster.admin(*at).status().is_ok_and(|status| !status.regions.is_empty()));
         }
         if kind.loses_data() {
-            // Whoever stands still would not say what it knows of regions, but be waited for.
-            well.retain(|at| hurt.is_empty() && self.can_do_without(*at));
+            // Whoever stands still would not say what it knows of regions, but be waited for; and where messages are late, changes
+            // of which nobody has heard yet may be on their way.
+            let is_quiet = hurt.is_empty() && !self.active.iter().any(|fault| fault.kind.is_between());
+            well.retain(|at| is_quiet && disks::can_do_without(self.cluster, *at));
         }
         self.random.shuffle(&mut well);
         let mut victims: Vec<usize> = well.into_iter().take(wanted).collect();
@@ -306,18 +308,6 @@ impl<'a> Nemesis<'a> {
             other => return Err(Trouble::new(format!("the fault `{}` is not one of the nemesis", other.name()))),
         };
         Ok(Some(Begun { stores, cure, how, length }))
-    }
-
-    /// Whether every region has a quorum without what this store has of it, for good. Operators move and change regions all the time:
-    /// some have two voters now and then, of which neither may be lost.
-    fn can_do_without(&self, at: usize) -> bool {
-        let store = at as u64 + 1;
-        (0..self.cluster.stores.len()).filter(|other| *other != at).all(|other| {
-            let Ok(regions) = self.cluster.admin(other).regions() else { return false };
-            regions.iter().filter(|region| region.replica_on(store).is_some()).all(|region| {
-                region.replicas.iter().filter(|replica| replica.role == "voter" && replica.store != store).count() > 1
-            })
-        })
     }
 
     /// The places of the stores that something hurts.
