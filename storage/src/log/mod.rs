@@ -25,6 +25,7 @@ mod shared;
 mod staging;
 mod stats;
 mod sweep;
+mod window;
 mod writer;
 
 pub use batch::{FlushToken, GroupRecord, LogBatch, LogChange, RecoveredGroup};
