@@ -4,6 +4,7 @@
 //! lets a [`LogWriter`] make them durable with one write and one sync; a [`FlushToken`] for each worker comes out. A
 //! [`LogReader`] reads entries back. The format is described in `docs/log-format.md`.
 
+mod ahead;
 mod batch;
 mod blocks;
 mod damage;

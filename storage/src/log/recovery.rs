@@ -6,19 +6,22 @@
 //! given up after a failed sync, with pages in the system's cache that never reached the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread::{self, Scope};
 
 use multiraft_raft::{LogTicket, RegionId};
 
+use super::ahead::{Frames, Piece};
 use super::batch::{FlushToken, RecoveredGroup};
 use super::damage::{Affected, Damage, TornTail};
 use super::error::{LogError, StepError};
 use super::format::{self, BadHeader, Footer, SEGMENT_HEADER, Seed, SegmentHeader};
 use super::index::Index;
-use super::options::LogOptions;
+use super::options::{LogOptions, OPENING_THREADS_MAX};
 use super::reader::LogReader;
 use super::region_list::RegionList;
-use super::replay::{Replay, SegmentEnd, Source};
+use super::replay::{Replay, SegmentEnd, Source, limit_of};
 use super::segment::{
     Active, META_NAME, Segment, SegmentTable, Segments, Spare, footer_regions, open_segment, parse_name, seal,
     segment_name, spare_name,
@@ -28,6 +31,8 @@ use super::writer::LogWriter;
 use crate::disk::Disk;
 
 const META_NEW_NAME: &str = "LOG.new";
+/// Up to so many bytes, further threads gain next to nothing, and lose some on a machine that is busy with other things.
+const ALONE_BYTES_MAX: u64 = 32 << 20;
 
 /// What a log held when it was opened.
 #[derive(Debug)]
@@ -200,28 +205,65 @@ impl Setup {
         let mut window = Window::default();
         self.drop_half_opened(&mut window)?;
         self.find_floor(&mut replay, &mut window);
+        let last = self.read_segments(&mut replay, window);
+        Ok(self.conclude(replay, last))
+    }
+
+    /// Reads all segments from the floor on. Answers the last of them, how it ended, and whether its header is damaged.
+    fn read_segments(&self, replay: &mut Replay, window: Window) -> Option<(Arc<Segment>, SegmentEnd, bool)> {
         let last_number = self.opened.keys().next_back().copied();
         let mut last = None;
-        for number in replay.floor..=last_number.unwrap_or(replay.floor) {
-            let Some(opened) = self.opened.get(&number) else {
-                replay.on_missing(number, self.disk.describe(&segment_name(number)));
-                continue;
-            };
-            let file = self.disk.describe(&opened.segment.name);
-            if opened.header.is_none() {
-                replay.on_bad_header(number, file.clone());
+        thread::scope(|scope| {
+            let mut frames = Frames::new(window);
+            self.check_ahead(scope, replay.floor, &mut frames);
+            for number in replay.floor..=last_number.unwrap_or(replay.floor) {
+                let Some(opened) = self.opened.get(&number) else {
+                    replay.on_missing(number, self.disk.describe(&segment_name(number)));
+                    continue;
+                };
+                let file = self.disk.describe(&opened.segment.name);
+                if opened.header.is_none() {
+                    replay.on_bad_header(number, file.clone());
+                }
+                let (is_last, end_hint) = (Some(number) == last_number, self.end_hint(number));
+                let source = Source { segment: &opened.segment, file, is_last, end_hint };
+                let end = replay.read_segment(&source, &mut frames);
+                last = Some((Arc::clone(&opened.segment), end, opened.header.is_none()));
             }
-            let next_header = number.checked_add(1).and_then(|next| self.opened.get(&next)?.header);
-            let source = Source {
-                segment: &opened.segment,
-                file,
-                is_last: Some(number) == last_number,
-                end_hint: next_header.map(|header| header.previous_end).filter(|end| *end != 0),
-            };
-            let end = replay.read_segment(&source, &mut window);
-            last = Some((Arc::clone(&opened.segment), end, opened.header.is_none()));
+        });
+        last
+    }
+
+    /// Lets threads check the frames that are about to be read, if there are enough of them.
+    fn check_ahead<'s>(&'s self, scope: &'s Scope<'s, '_>, floor: u32, frames: &mut Frames<'s>) {
+        let chosen = self.options.opening_threads;
+        let segments = || self.opened.range(floor..).map(|(number, opened)| (*number, &*opened.segment));
+        let most: u64 = segments().map(|(_, segment)| u64::from(segment.capacity)).sum();
+        if chosen == 1 || (chosen == 0 && most < ALONE_BYTES_MAX) {
+            return;
         }
-        Ok(self.conclude(replay, last))
+        let mut pieces = Vec::new();
+        for (number, segment) in segments() {
+            let expected = frames.window.footer(segment).map(|footer| footer.end).or_else(|| self.end_hint(number));
+            let end = frames.window.end_of_frames(segment).min(expected.unwrap_or(u32::MAX));
+            pieces.extend(Piece::all(segment, end, limit_of(segment, expected)));
+        }
+        let bytes: u64 = pieces.iter().map(Piece::length).sum();
+        let threads = match chosen {
+            0 if bytes < ALONE_BYTES_MAX => return,
+            0 => thread::available_parallelism().map_or(1, NonZero::get),
+            chosen => chosen,
+        };
+        if threads == 1 {
+            return;
+        }
+        frames.check_ahead(scope, &pieces, threads.min(pieces.len()).min(OPENING_THREADS_MAX));
+    }
+
+    /// Where a segment's frames end, as the next one's header has it.
+    fn end_hint(&self, number: u32) -> Option<u32> {
+        let next = self.opened.get(&number.checked_add(1)?)?.header;
+        next.map(|header| header.previous_end).filter(|end| *end != 0)
     }
 
     /// Decides where writing goes on, and who is suspect.

@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use multiraft_raft::RegionId;
 
+use super::ahead::Frames;
 use super::damage::{Affected, Damage, DamageKind};
 use super::format::{DirectoryEntry, FRAME_HEADER, Footer, Loc, SEGMENT_HEADER};
 use super::index::Index;
 use super::ledger::Ledger;
 use super::record::{RecordInfo, RecordKind};
 use super::segment::Segment;
-use super::window::Window;
 
 /// Everything learnt from the segments so far.
 #[derive(Debug, Default)]
@@ -64,17 +64,17 @@ impl Replay {
     }
 
     /// Reads one segment. Must be called in the order of the segments.
-    pub(super) fn read_segment(&mut self, source: &Source<'_>, window: &mut Window) -> SegmentEnd {
+    pub(super) fn read_segment(&mut self, source: &Source<'_>, frames: &mut Frames<'_>) -> SegmentEnd {
         let damage_before = self.damage.len();
         self.removed.clear();
         self.broken.clear();
-        let footer = window.footer(source.segment);
+        let footer = frames.window.footer(source.segment);
         let expected = footer.as_ref().map(|footer| footer.end).or(source.end_hint);
         let has_bad_header = self
             .damage
             .last()
             .is_some_and(|damage| damage.kind == DamageKind::SegmentHeader && damage.file == source.file);
-        let mut end = self.read_frames(source, window, expected);
+        let mut end = self.read_frames(source, frames, expected);
         end.sealed = footer.is_some();
         if end.torn && source.is_last && (has_bad_header || self.damage.len() > damage_before) {
             // A medium that has lost something in this file may have lost the last frame too, which was perhaps
@@ -157,10 +157,9 @@ impl Replay {
         (self.index.regions().into_iter().filter(here).collect(), self.removed.clone())
     }
 
-    fn read_frames(&mut self, source: &Source<'_>, window: &mut Window, expected: Option<u32>) -> SegmentEnd {
+    fn read_frames(&mut self, source: &Source<'_>, frames: &mut Frames<'_>, expected: Option<u32>) -> SegmentEnd {
         let segment = source.segment;
-        let capacity = segment.capacity as usize;
-        let limit = expected.map_or(capacity, |end| capacity.min(end as usize));
+        let limit = limit_of(segment, expected);
         let mut at = SEGMENT_HEADER as u32;
         let mut last_frame = at;
         let ends_here = |at, last_frame, torn| SegmentEnd { end: at, last_frame, torn, ..SegmentEnd::default() };
@@ -168,11 +167,11 @@ impl Replay {
             if expected.is_some_and(|end| at >= end) {
                 return ends_here(at, last_frame, false);
             }
-            let next = match window.checked_frame(segment, at, limit) {
+            let next = match frames.next(segment, at, limit) {
                 Some(frame) => {
                     let end = frame.end();
                     let is_whole = frame.records.iter().all(|(_, record)| record.is_some());
-                    let mut is_not_last = || window.find_frame(segment, end, limit, limit).is_some();
+                    let mut is_not_last = || frames.window.find_frame(segment, end, limit, limit).is_some();
                     if is_whole || expected.is_some() || !source.is_last || is_not_last() {
                         self.note_marks(frame.header.floor, frame.header.settled);
                         self.apply_records(source, frame.records);
@@ -184,7 +183,7 @@ impl Replay {
                 }
                 None => {
                     // Bytes that no frame claims, in front of a frame or of the known end: written after a sync, so not torn.
-                    let next = window.find_frame(segment, at + 1, limit, limit).or(expected);
+                    let next = frames.window.find_frame(segment, at + 1, limit, limit).or(expected);
                     if let Some(next) = next {
                         self.report(source, at, next - at, DamageKind::Frame);
                     }
@@ -193,7 +192,7 @@ impl Replay {
             };
             match next {
                 Some(next) => at = next,
-                None => return ends_here(at, last_frame, window.has_begun(segment, at, limit)),
+                None => return ends_here(at, last_frame, frames.window.has_begun(segment, at, limit)),
             }
         }
     }
@@ -324,4 +323,9 @@ impl Replay {
         self.floor = self.floor.max(floor);
         self.settled = self.settled.max(settled);
     }
+}
+
+/// Where to look for frames no further, if they are expected to end there.
+pub(super) fn limit_of(segment: &Segment, expected: Option<u32>) -> usize {
+    expected.map_or(segment.capacity, |end| segment.capacity.min(end)) as usize
 }

@@ -99,6 +99,12 @@ impl Window {
         None
     }
 
+    /// A place behind all frames of a segment, as far as searching has shown.
+    pub(super) fn end_of_frames(&self, segment: &Segment) -> u32 {
+        let quiet = self.quiet.filter(|(number, _)| *number == segment.number);
+        quiet.map_or(segment.capacity, |(_, from)| from)
+    }
+
     /// Whether a write of a frame has at least begun at `at`.
     pub(super) fn has_begun(&mut self, segment: &Segment, at: u32, limit: usize) -> bool {
         let head = self.get(segment, at as usize, FRAME_HEADER, limit);
