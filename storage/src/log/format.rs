@@ -204,6 +204,20 @@ pub(crate) fn close_frame(
     header.length
 }
 
+impl FrameHeader {
+    /// What stands at a place where a frame may begin; no checksum vouches for it.
+    pub(crate) fn peek(head: &[u8], at: Loc) -> Option<Self> {
+        let fits = u32_at(head, 0) == FRAME_MAGIC && u32_at(head, 8) == at.segment && u32_at(head, 12) == at.offset;
+        fits.then(|| Self {
+            at,
+            length: u32_at(head, 16),
+            records: u32_at(head, 20),
+            floor: u32_at(head, 24),
+            settled: u32_at(head, 28),
+        })
+    }
+}
+
 /// A frame whose header and directory are intact; its records are not checked yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame<'a> {
@@ -212,24 +226,12 @@ pub(crate) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// Looks for a frame at `at` of a whole segment's bytes.
-    pub(crate) fn decode(segment: &'a [u8], at: Loc, seed: Seed) -> Option<Self> {
-        let start = at.offset as usize;
-        let head = segment.get(start..start.checked_add(FRAME_HEADER)?)?;
-        if u32_at(head, 0) != FRAME_MAGIC || u32_at(head, 8) != at.segment || u32_at(head, 12) != at.offset {
-            return None;
-        }
-        let header = FrameHeader {
-            at,
-            length: u32_at(head, 16),
-            records: u32_at(head, 20),
-            floor: u32_at(head, 24),
-            settled: u32_at(head, 28),
-        };
-        let body = segment.get(start..start.checked_add(header.length as usize)?)?;
-        let directory_at = body.len().checked_sub((header.records as usize).checked_mul(DIRECTORY_ENTRY)?)?;
-        let directory = body.get(directory_at..).filter(|_| directory_at >= FRAME_HEADER)?;
-        let whole = seed.of(&head[8..], directory) == u32_at(head, 4) && (header.length as usize).is_multiple_of(ALIGN);
+    /// Checks the bytes of a frame, of which there are as many as its header says.
+    pub(crate) fn check(frame: &'a [u8], header: FrameHeader, seed: Seed) -> Option<Self> {
+        let directory_at = frame.len().checked_sub((header.records as usize).checked_mul(DIRECTORY_ENTRY)?)?;
+        let directory = frame.get(directory_at..).filter(|_| directory_at >= FRAME_HEADER)?;
+        let whole =
+            seed.of(&frame[8..FRAME_HEADER], directory) == u32_at(frame, 4) && frame.len().is_multiple_of(ALIGN);
         whole.then_some(Self { header, directory })
     }
 
@@ -248,25 +250,25 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// The first place from `from` on where a frame begins, if there is any.
-pub(crate) fn find_frame(segment: &[u8], number: u32, from: u32, seed: Seed) -> Option<u32> {
-    let mut at = (from as usize).next_multiple_of(ALIGN);
-    while at + FRAME_HEADER <= segment.len() {
-        if u32_at(segment, at) == FRAME_MAGIC
-            && Frame::decode(segment, Loc { segment: number, offset: at as u32 }, seed).is_some()
-        {
-            return Some(at as u32);
+/// The first place in bytes that begin at a multiple of [`ALIGN`] where the mark of a frame stands, if there is any.
+pub(crate) fn find_mark(bytes: &[u8]) -> Option<usize> {
+    // Eight places at a time: nearly all of what is searched is no frame.
+    const STEP: usize = 8 * ALIGN;
+    let is_mark = |place: &[u8]| u32_at(place, 0) == FRAME_MAGIC;
+    let mut at = 0;
+    for step in bytes.chunks_exact(STEP) {
+        if step.chunks_exact(ALIGN).fold(false, |found, place| found | is_mark(place)) {
+            break;
         }
-        at += ALIGN;
+        at += STEP;
     }
-    None
+    let rest = bytes[at..].chunks(ALIGN).position(|place| place.len() >= 4 && is_mark(place));
+    rest.map(|place| at + place * ALIGN)
 }
 
-/// Whether a write of a frame has at least begun at `at`: tells a torn tail from a clean end.
-pub(crate) fn frame_begun(segment: &[u8], at: Loc) -> bool {
-    segment
-        .get(at.offset as usize..at.offset as usize + FRAME_HEADER)
-        .is_some_and(|head| u32_at(head, 0) == FRAME_MAGIC && u32_at(head, 8) == at.segment)
+/// Whether a write of a frame has at least begun with this head: tells a torn tail from a clean end.
+pub(crate) fn frame_begun(head: &[u8], segment: u32) -> bool {
+    u32_at(head, 0) == FRAME_MAGIC && u32_at(head, 8) == segment
 }
 
 /// The last bytes of a sealed segment: where its frames end, and the last record of each region in it.
@@ -311,15 +313,17 @@ impl Footer {
         out
     }
 
-    /// Looks for a footer at the end of a whole segment's bytes.
+    /// How many bytes the footer takes that these last [`TRAILER`] bytes of a segment say is there.
+    pub(crate) fn peek(trailer: &[u8], number: u32) -> Option<usize> {
+        let fits = u32_at(trailer, 0) == TRAILER_MAGIC && u32_at(trailer, 8) == number;
+        fits.then(|| Self::length(u32_at(trailer, 16) as usize))
+    }
+
+    /// Looks for a footer at the end of a segment's bytes.
     pub(crate) fn decode(bytes: &[u8], number: u32, seed: Seed) -> Option<Self> {
         let trailer_at = bytes.len().checked_sub(TRAILER)?;
         let trailer = &bytes[trailer_at..];
-        if u32_at(trailer, 0) != TRAILER_MAGIC || u32_at(trailer, 8) != number {
-            return None;
-        }
-        let count = u32_at(trailer, 16) as usize;
-        let directory = &bytes[trailer_at.checked_sub(count.checked_mul(FOOTER_ENTRY)?)?..trailer_at];
+        let directory = &bytes[bytes.len().checked_sub(Self::peek(trailer, number)?)?..trailer_at];
         if seed.of(&trailer[8..], directory) != u32_at(trailer, 4) {
             return None;
         }
@@ -340,6 +344,19 @@ mod tests {
     use super::*;
 
     const AT: Loc = Loc { segment: 7, offset: 64 };
+
+    impl<'a> Frame<'a> {
+        fn decode(segment: &'a [u8], at: Loc, seed: Seed) -> Option<Self> {
+            let from = segment.get(at.offset as usize..)?;
+            let header = FrameHeader::peek(from.get(..FRAME_HEADER)?, at)?;
+            Self::check(from.get(..header.length as usize)?, header, seed)
+        }
+    }
+
+    fn find_frame(segment: &[u8], number: u32, from: usize, seed: Seed) -> Option<u32> {
+        let at = (from + find_mark(&segment[from..])?) as u32;
+        Frame::decode(segment, Loc { segment: number, offset: at }, seed).map(|_| at)
+    }
 
     fn frame(seed: Seed) -> Vec<u8> {
         let mut bytes = vec![0; 64];

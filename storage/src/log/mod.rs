@@ -4,6 +4,7 @@
 //! lets a [`LogWriter`] make them durable with one write and one sync; a [`FlushToken`] for each worker comes out. A
 //! [`LogReader`] reads entries back. The format is described in `docs/log-format.md`.
 
+mod ahead;
 mod batch;
 mod blocks;
 mod damage;
@@ -25,6 +26,7 @@ mod shared;
 mod staging;
 mod stats;
 mod sweep;
+mod window;
 mod writer;
 
 pub use batch::{FlushToken, GroupRecord, LogBatch, LogChange, RecoveredGroup};

@@ -8,6 +8,9 @@ use super::format::{ALIGN, SEGMENT_HEADER, TRAILER};
 const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 const SEGMENT_BYTES_MIN: u32 = 16 << 10;
 
+/// More threads than this have never anything to do: the one that they work for is slower than they are.
+pub(crate) const OPENING_THREADS_MAX: usize = 8;
+
 /// Choices for one log. The defaults suit a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
@@ -32,6 +35,12 @@ pub struct LogOptions {
     /// had records of more than four groups: more are on their way, and one flush for all of them costs less and takes no longer
     /// than several. A write of few is followed by the next at once, so a lone client never waits for this. Zero: never.
     pub gather: Duration,
+    /// How many threads check the log while it is opened, beside the one that opens it. They take the log piece by piece, in its
+    /// order, and each keeps at most two pieces of 1 MiB ahead. For that each takes less than 1 MiB of memory as a rule, at
+    /// most 12 MiB where records are tiny, and room for the longest frame; nothing of it grows with the log. One: no further
+    /// thread. Zero: as many as there are processors, none for less than 32 MiB of log. At most eight. The same comes out with
+    /// any number.
+    pub opening_threads: usize,
 }
 
 impl Default for LogOptions {
@@ -45,6 +54,7 @@ impl Default for LogOptions {
             record_bytes_max: 256 << 10,
             queue_bytes_max: 256 << 20,
             gather: Duration::from_micros(800),
+            opening_threads: 0,
         }
     }
 }

@@ -6,29 +6,33 @@
 //! given up after a failed sync, with pages in the system's cache that never reached the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread::{self, Scope};
 
 use multiraft_raft::{LogTicket, RegionId};
 
+use super::ahead::{Frames, Piece};
 use super::batch::{FlushToken, RecoveredGroup};
 use super::damage::{Affected, Damage, TornTail};
 use super::error::{LogError, StepError};
-use super::format::{self, BadHeader, Footer, Frame, Loc, SEGMENT_HEADER, Seed, SegmentHeader, find_frame};
+use super::format::{self, BadHeader, Footer, SEGMENT_HEADER, Seed, SegmentHeader};
 use super::index::Index;
-use super::options::LogOptions;
+use super::options::{LogOptions, OPENING_THREADS_MAX};
 use super::reader::LogReader;
 use super::region_list::RegionList;
-use super::replay::{Replay, SegmentEnd, Source};
+use super::replay::{Replay, SegmentEnd, Source, limit_of};
 use super::segment::{
     Active, META_NAME, Segment, SegmentTable, Segments, Spare, footer_regions, open_segment, parse_name, seal,
     segment_name, spare_name,
 };
+use super::window::Window;
 use super::writer::LogWriter;
 use crate::disk::Disk;
 
 const META_NEW_NAME: &str = "LOG.new";
-/// How much is read at once around a place that cannot be read.
-const PAGE: usize = 4096;
+/// Up to so many bytes, further threads gain next to nothing, and lose some on a machine that is busy with other things.
+const ALONE_BYTES_MAX: u64 = 32 << 20;
 
 /// What a log held when it was opened.
 #[derive(Debug)]
@@ -198,34 +202,68 @@ impl Setup {
             let suspects = BTreeSet::new();
             return Ok(ReadLog { replay, suspects, torn: None, last: None, next_number: Some(1) });
         }
-        let mut buffer = Buffer::default();
-        self.drop_half_opened(&mut buffer)?;
-        self.find_floor(&mut replay, &mut buffer);
+        let mut window = Window::default();
+        self.drop_half_opened(&mut window)?;
+        self.find_floor(&mut replay, &mut window);
+        let last = self.read_segments(&mut replay, window);
+        Ok(self.conclude(replay, last))
+    }
+
+    /// Reads all segments from the floor on. Answers the last of them, how it ended, and whether its header is damaged.
+    fn read_segments(&self, replay: &mut Replay, window: Window) -> Option<(Arc<Segment>, SegmentEnd, bool)> {
         let last_number = self.opened.keys().next_back().copied();
         let mut last = None;
-        for number in replay.floor..=last_number.unwrap_or(replay.floor) {
-            let Some(opened) = self.opened.get(&number) else {
-                replay.on_missing(number, self.disk.describe(&segment_name(number)));
-                continue;
-            };
-            let file = self.disk.describe(&opened.segment.name);
-            if opened.header.is_none() {
-                replay.on_bad_header(number, file.clone());
+        thread::scope(|scope| {
+            let mut frames = Frames::new(window);
+            self.check_ahead(scope, replay.floor, &mut frames);
+            for number in replay.floor..=last_number.unwrap_or(replay.floor) {
+                let Some(opened) = self.opened.get(&number) else {
+                    replay.on_missing(number, self.disk.describe(&segment_name(number)));
+                    continue;
+                };
+                let file = self.disk.describe(&opened.segment.name);
+                if opened.header.is_none() {
+                    replay.on_bad_header(number, file.clone());
+                }
+                let (is_last, end_hint) = (Some(number) == last_number, self.end_hint(number));
+                let source = Source { segment: &opened.segment, file, is_last, end_hint };
+                let end = replay.read_segment(&source, &mut frames);
+                last = Some((Arc::clone(&opened.segment), end, opened.header.is_none()));
             }
-            let bytes = buffer.load(&opened.segment);
-            let next_header = number.checked_add(1).and_then(|next| self.opened.get(&next)?.header);
-            let source = Source {
-                number,
-                file,
-                bytes,
-                seed: opened.segment.seed,
-                is_last: Some(number) == last_number,
-                end_hint: next_header.map(|header| header.previous_end).filter(|end| *end != 0),
-            };
-            let end = replay.read_segment(&source);
-            last = Some((Arc::clone(&opened.segment), end, opened.header.is_none()));
+        });
+        last
+    }
+
+    /// Lets threads check the frames that are about to be read, if there are enough of them.
+    fn check_ahead<'s>(&'s self, scope: &'s Scope<'s, '_>, floor: u32, frames: &mut Frames<'s>) {
+        let chosen = self.options.opening_threads;
+        let segments = || self.opened.range(floor..).map(|(number, opened)| (*number, &*opened.segment));
+        let most: u64 = segments().map(|(_, segment)| u64::from(segment.capacity)).sum();
+        if chosen == 1 || (chosen == 0 && most < ALONE_BYTES_MAX) {
+            return;
         }
-        Ok(self.conclude(replay, last))
+        let mut pieces = Vec::new();
+        for (number, segment) in segments() {
+            let expected = frames.window.footer(segment).map(|footer| footer.end).or_else(|| self.end_hint(number));
+            let end = frames.window.end_of_frames(segment).min(expected.unwrap_or(u32::MAX));
+            pieces.extend(Piece::all(segment, end, limit_of(segment, expected)));
+        }
+        let bytes: u64 = pieces.iter().map(Piece::length).sum();
+        let threads = match chosen {
+            0 if bytes < ALONE_BYTES_MAX => return,
+            0 => thread::available_parallelism().map_or(1, NonZero::get),
+            chosen => chosen,
+        };
+        if threads == 1 {
+            return;
+        }
+        frames.check_ahead(scope, &pieces, threads.min(pieces.len()).min(OPENING_THREADS_MAX));
+    }
+
+    /// Where a segment's frames end, as the next one's header has it.
+    fn end_hint(&self, number: u32) -> Option<u32> {
+        let next = self.opened.get(&number.checked_add(1)?)?.header;
+        next.map(|header| header.previous_end).filter(|end| *end != 0)
     }
 
     /// Decides where writing goes on, and who is suspect.
@@ -256,18 +294,18 @@ impl Setup {
 
     /// A segment that was named but never written, after one that was not sealed yet: the crash came in between. It
     /// becomes a spare again.
-    fn drop_half_opened(&mut self, buffer: &mut Buffer) -> Result<(), LogError> {
+    fn drop_half_opened(&mut self, window: &mut Window) -> Result<(), LogError> {
         let mut numbers = self.opened.keys().rev().copied();
         let (Some(last), Some(before)) = (numbers.next(), numbers.next()) else { return Ok(()) };
         if before + 1 != last {
             return Ok(());
         }
         let opened = &self.opened[&last];
-        if find_frame(buffer.load(&opened.segment), last, SEGMENT_HEADER as u32, opened.segment.seed).is_some() {
+        let whole = opened.segment.capacity as usize;
+        if window.find_frame(&opened.segment, SEGMENT_HEADER as u32, whole, whole).is_some() {
             return Ok(());
         }
-        let previous = &self.opened[&before];
-        if Footer::decode(buffer.load(&previous.segment), before, previous.segment.seed).is_none() {
+        if window.footer(&self.opened[&before].segment).is_none() {
             self.retire(last)?;
         }
         Ok(())
@@ -295,13 +333,13 @@ impl Setup {
     /// else already, under their old name. If its header cannot tell, every mark that there is counts. Reading must learn
     /// of no higher mark afterwards: what it then had already taken for lost would be gone by intent to the next start,
     /// which would let regions serve again that this one has left out.
-    fn find_floor(&self, replay: &mut Replay, buffer: &mut Buffer) {
+    fn find_floor(&self, replay: &mut Replay, window: &mut Window) {
         let Some(last) = self.opened.values().next_back() else { return };
         if last.header.is_some() {
-            return note_marks_of(last, replay, buffer);
+            return note_marks_of(last, replay, window);
         }
         for opened in self.opened.values() {
-            note_marks_of(opened, replay, buffer);
+            note_marks_of(opened, replay, window);
         }
     }
 
@@ -376,8 +414,8 @@ impl Setup {
     fn rewrite_footer_before(&self, number: u32) -> Result<(), LogError> {
         let Some(before) = number.checked_sub(1).and_then(|before| self.opened.get(&before)) else { return Ok(()) };
         let segment = &before.segment;
-        let mut buffer = Buffer::default();
-        match Footer::decode(buffer.load(segment), segment.number, segment.seed) {
+        let mut window = Window::default();
+        match window.footer(segment) {
             Some(footer) => Ok(seal(&*self.disk, segment, &footer)?),
             None => Ok(()),
         }
@@ -434,23 +472,23 @@ impl Setup {
 }
 
 /// Takes over the marks in a segment's header, frames and footer.
-fn note_marks_of(opened: &Opened, replay: &mut Replay, buffer: &mut Buffer) {
+fn note_marks_of(opened: &Opened, replay: &mut Replay, window: &mut Window) {
     if let Some(header) = opened.header {
         replay.note_marks(header.floor, header.settled);
     }
-    let bytes = buffer.load(&opened.segment);
-    let (number, seed) = (opened.segment.number, opened.segment.seed);
-    if let Some(footer) = Footer::decode(bytes, number, seed) {
+    let segment = &opened.segment;
+    if let Some(footer) = window.footer(segment) {
         replay.note_marks(footer.floor, footer.settled);
     }
+    let limit = segment.capacity as usize;
     let mut at = SEGMENT_HEADER as u32;
     loop {
-        match Frame::decode(bytes, Loc { segment: number, offset: at }, seed) {
+        match window.frame(segment, at, limit) {
             Some(frame) => {
                 replay.note_marks(frame.header.floor, frame.header.settled);
                 at = frame.end();
             }
-            None => match find_frame(bytes, number, at + 1, seed) {
+            None => match window.find_frame(segment, at + 1, limit, limit) {
                 Some(next) => at = next,
                 None => return,
             },
@@ -470,33 +508,6 @@ fn sound_groups(index: &Index) -> BTreeMap<RegionId, RecoveredGroup> {
         Some((region, group??))
     };
     index.regions().into_iter().filter_map(sound).collect()
-}
-
-/// The bytes of one segment at a time, read once as long as the same one is asked for.
-#[derive(Default)]
-struct Buffer {
-    bytes: Vec<u8>,
-    holds: Option<u32>,
-}
-
-impl Buffer {
-    /// A whole file; what cannot be read becomes zeros, which no checksum accepts.
-    fn load(&mut self, segment: &Segment) -> &[u8] {
-        if self.holds == Some(segment.number) {
-            return &self.bytes;
-        }
-        self.holds = Some(segment.number);
-        self.bytes.resize(segment.capacity as usize, 0);
-        if segment.file.read_at(&mut self.bytes, 0).is_err() {
-            for (number, page) in self.bytes.chunks_mut(PAGE).enumerate() {
-                if let Err(error) = segment.file.read_at(page, (number * PAGE) as u64) {
-                    tracing::error!(file = segment.name, offset = number * PAGE, %error, "a log page cannot be read");
-                    page.fill(0);
-                }
-            }
-        }
-        &self.bytes
-    }
 }
 
 /// Writes the last frame once more and syncs: only one frame can be unsynced, and a page that the system believes clean

@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use multiraft_raft::RegionId;
 
+use super::ahead::Frames;
 use super::damage::{Affected, Damage, DamageKind};
-use super::format::{DirectoryEntry, FRAME_HEADER, Footer, Frame, Loc, SEGMENT_HEADER, Seed, find_frame, frame_begun};
+use super::format::{DirectoryEntry, FRAME_HEADER, Footer, Loc, SEGMENT_HEADER};
 use super::index::Index;
 use super::ledger::Ledger;
-use super::record::{self, RecordInfo, RecordKind};
+use super::record::{RecordInfo, RecordKind};
+use super::segment::Segment;
 
 /// Everything learnt from the segments so far.
 #[derive(Debug, Default)]
@@ -33,12 +35,10 @@ pub(super) struct Replay {
     broken: BTreeMap<RegionId, u32>,
 }
 
-/// One segment as it lies in memory.
+/// One segment to be read.
 pub(super) struct Source<'a> {
-    pub(super) number: u32,
+    pub(super) segment: &'a Segment,
     pub(super) file: String,
-    pub(super) bytes: &'a [u8],
-    pub(super) seed: Seed,
     /// No later segment exists.
     pub(super) is_last: bool,
     /// Where its frames end, as the next segment's header has it.
@@ -64,17 +64,17 @@ impl Replay {
     }
 
     /// Reads one segment. Must be called in the order of the segments.
-    pub(super) fn read_segment(&mut self, source: &Source<'_>) -> SegmentEnd {
+    pub(super) fn read_segment(&mut self, source: &Source<'_>, frames: &mut Frames<'_>) -> SegmentEnd {
         let damage_before = self.damage.len();
         self.removed.clear();
         self.broken.clear();
-        let footer = Footer::decode(source.bytes, source.number, source.seed);
+        let footer = frames.window.footer(source.segment);
         let expected = footer.as_ref().map(|footer| footer.end).or(source.end_hint);
         let has_bad_header = self
             .damage
             .last()
             .is_some_and(|damage| damage.kind == DamageKind::SegmentHeader && damage.file == source.file);
-        let mut end = self.read_frames(source, expected);
+        let mut end = self.read_frames(source, frames, expected);
         end.sealed = footer.is_some();
         if end.torn && source.is_last && (has_bad_header || self.damage.len() > damage_before) {
             // A medium that has lost something in this file may have lost the last frame too, which was perhaps
@@ -88,7 +88,7 @@ impl Replay {
         if let Some(footer) = &footer {
             self.note_marks(footer.floor, footer.settled);
         } else if !source.is_last {
-            self.report(source, source.bytes.len() as u32, 0, DamageKind::Footer);
+            self.report(source, source.segment.capacity, 0, DamageKind::Footer);
             if expected.is_none() {
                 self.add_hole(source, end.end);
             }
@@ -157,10 +157,9 @@ impl Replay {
         (self.index.regions().into_iter().filter(here).collect(), self.removed.clone())
     }
 
-    fn read_frames(&mut self, source: &Source<'_>, expected: Option<u32>) -> SegmentEnd {
-        let limit = expected.map_or(source.bytes.len(), |end| source.bytes.len().min(end as usize));
-        let frames = &source.bytes[..limit];
-        let find = |from| find_frame(frames, source.number, from, source.seed);
+    fn read_frames(&mut self, source: &Source<'_>, frames: &mut Frames<'_>, expected: Option<u32>) -> SegmentEnd {
+        let segment = source.segment;
+        let limit = limit_of(segment, expected);
         let mut at = SEGMENT_HEADER as u32;
         let mut last_frame = at;
         let ends_here = |at, last_frame, torn| SegmentEnd { end: at, last_frame, torn, ..SegmentEnd::default() };
@@ -168,24 +167,23 @@ impl Replay {
             if expected.is_some_and(|end| at >= end) {
                 return ends_here(at, last_frame, false);
             }
-            let place = Loc { segment: source.number, offset: at };
-            let frame = Frame::decode(frames, place, source.seed);
-            let next = match &frame {
+            let next = match frames.next(segment, at, limit) {
                 Some(frame) => {
-                    let records = check_records(source, frame);
-                    let is_whole = records.iter().all(|(_, record)| record.is_some());
-                    if is_whole || expected.is_some() || !source.is_last || find(frame.end()).is_some() {
+                    let end = frame.end();
+                    let is_whole = frame.records.iter().all(|(_, record)| record.is_some());
+                    let mut is_not_last = || frames.window.find_frame(segment, end, limit, limit).is_some();
+                    if is_whole || expected.is_some() || !source.is_last || is_not_last() {
                         self.note_marks(frame.header.floor, frame.header.settled);
-                        self.apply_records(source, records);
+                        self.apply_records(source, frame.records);
                         last_frame = at;
-                        Some(frame.end())
+                        Some(end)
                     } else {
                         None
                     }
                 }
                 None => {
                     // Bytes that no frame claims, in front of a frame or of the known end: written after a sync, so not torn.
-                    let next = find(at + 1).or(expected);
+                    let next = frames.window.find_frame(segment, at + 1, limit, limit).or(expected);
                     if let Some(next) = next {
                         self.report(source, at, next - at, DamageKind::Frame);
                     }
@@ -194,14 +192,14 @@ impl Replay {
             };
             match next {
                 Some(next) => at = next,
-                None => return ends_here(at, last_frame, frame_begun(frames, place)),
+                None => return ends_here(at, last_frame, frames.window.has_begun(segment, at, limit)),
             }
         }
     }
 
     fn apply_records(&mut self, source: &Source<'_>, records: Vec<(DirectoryEntry, Option<RecordInfo>)>) {
         for (entry, record) in records {
-            let at = Loc { segment: source.number, offset: entry.offset };
+            let at = Loc { segment: source.segment.number, offset: entry.offset };
             self.check_chain(&entry, at);
             match record {
                 Some(record) => {
@@ -214,7 +212,7 @@ impl Replay {
                 }
                 None => {
                     self.index.change(entry.region, |group| group.head.last_record = at);
-                    if !self.is_settled(source.number) {
+                    if !self.is_settled(source.segment.number) {
                         self.suspect(entry.region);
                     }
                     let affected = Affected::Regions(vec![entry.region]);
@@ -224,7 +222,7 @@ impl Replay {
                         length: u64::from(entry.length),
                         kind: DamageKind::Record,
                         affected,
-                        settled: self.is_settled(source.number),
+                        settled: self.is_settled(source.segment.number),
                     });
                 }
             }
@@ -276,14 +274,14 @@ impl Replay {
                 DamageKind::Frame if proved => damage.affected = Affected::Regions(broken.clone()),
                 DamageKind::Frame => {
                     damage.affected = Affected::Unknown;
-                    holes.push(Loc { segment: source.number, offset: damage.offset as u32 });
+                    holes.push(Loc { segment: source.segment.number, offset: damage.offset as u32 });
                 }
                 DamageKind::Footer if end_known => damage.affected = Affected::Regions(Vec::new()),
                 _ => {}
             }
             explained |= damage.kind == DamageKind::Frame;
         }
-        if !self.is_settled(source.number) {
+        if !self.is_settled(source.segment.number) {
             self.holes.extend(holes);
         }
         if !explained {
@@ -300,8 +298,8 @@ impl Replay {
     }
 
     fn add_hole(&mut self, source: &Source<'_>, offset: u32) {
-        if !self.is_settled(source.number) {
-            self.holes.push(Loc { segment: source.number, offset });
+        if !self.is_settled(source.segment.number) {
+            self.holes.push(Loc { segment: source.segment.number, offset });
         }
     }
 
@@ -312,7 +310,7 @@ impl Replay {
             length: u64::from(length),
             kind,
             affected: Affected::Unknown,
-            settled: self.is_settled(source.number),
+            settled: self.is_settled(source.segment.number),
         });
     }
 
@@ -327,14 +325,7 @@ impl Replay {
     }
 }
 
-/// Checks each record of a frame; a damaged one keeps its directory entry.
-fn check_records(source: &Source<'_>, frame: &Frame<'_>) -> Vec<(DirectoryEntry, Option<RecordInfo>)> {
-    let check = |entry: DirectoryEntry| {
-        let at = Loc { segment: source.number, offset: entry.offset };
-        let start = entry.offset as usize;
-        let bytes = source.bytes.get(start..start.saturating_add(entry.length as usize));
-        let record = bytes.and_then(|bytes| record::decode(bytes, entry.region, at, entry.prev, source.seed));
-        (entry, record.map(|(info, _)| info))
-    };
-    frame.entries().map(check).collect()
+/// Where to look for frames no further, if they are expected to end there.
+pub(super) fn limit_of(segment: &Segment, expected: Option<u32>) -> usize {
+    expected.map_or(segment.capacity, |end| segment.capacity.min(end)) as usize
 }
