@@ -213,16 +213,16 @@ counters! {
     read_rounds 3_000,
     /// Reads that they confirmed.
     reads_by_round 3_000,
-    /// Reads by lease.
-    reads_by_lease 2_000,
+    /// Reads by lease that a worker has seen to. Those of other stores come to it only where their word does not do.
+    reads_by_lease 1_500,
     /// Reads that a worker confirmed because another store had asked for them.
-    reads_by_word 100,
+    reads_by_word 300,
     /// Reads by lease that their stores answered without a worker.
     reads_past_workers 500,
     /// Reads for which a store asked the leader's, without a worker.
-    reads_asked_for 1_000,
+    reads_asked_for 5_000,
     /// Such questions that were answered without a worker.
-    reads_answered_past_workers 1_000,
+    reads_answered_past_workers 5_000,
     /// Reads of bounded age that a replica answered from what it had.
     reads_by_age 500,
     /// Consistency checks that came to their end.
