@@ -147,6 +147,15 @@ impl Shim {
             .trying(|| format!("reading what went wrong with the disk of store {store}"))
     }
 
+    /// Some of these, together.
+    ///
+    /// # Errors
+    /// As before.
+    pub fn hits_of(&self, store: u64, counters: &[&str]) -> Outcome<u64> {
+        let hits = self.hits(store)?;
+        Ok(counters.iter().map(|counter| hits.get(*counter).copied().unwrap_or(0)).sum())
+    }
+
     fn file(&self, store: u64) -> PathBuf {
         self.dir.join(format!("disk-{store}"))
     }

@@ -130,7 +130,9 @@ impl Disks {
                 Ill::Full { ballast: small.fill()? }
             }
             Kind::DiskFull => {
-                self.order(store, &data.join(LOG), Order { full: true, ..Order::default() }, "writes_refused")?
+                // A log that begins a segment reserves the space for it before it writes.
+                let order = Order { full: true, ..Order::default() };
+                self.order(store, &data.join(LOG), order, &["writes_refused", "reservations_refused"])?
             }
             Kind::DiskSlow => {
                 let delay = Duration::from_millis(random.between(50, 600));
@@ -139,12 +141,12 @@ impl Disks {
                 } else {
                     Order { sync_delay: delay / 4, write_delay: delay / 4, ..Order::default() }
                 };
-                self.order(store, &data, order, "syncs_delayed")?
+                self.order(store, &data, order, &["syncs_delayed"])?
             }
             Kind::SyncFails => {
                 let after = SyncFails::FromAfter(random.below(20));
                 let order = Order { sync_fails: Some(after), ..Order::default() };
-                self.order(store, &data.join(LOG), order, "syncs_failed")?
+                self.order(store, &data.join(LOG), order, &["syncs_failed"])?
             }
             Kind::TornLog | Kind::DamagedLog | Kind::Wipe => {
                 let (dead, _) = processes::kill(cluster, &[at])?;
@@ -177,11 +179,11 @@ impl Disks {
         Ok(Some((Sick { kind, at, what }, how)))
     }
 
-    fn order(&self, store: u64, data: &std::path::Path, order: Order, counter: &'static str) -> Outcome<Ill> {
+    fn order(&self, store: u64, data: &std::path::Path, order: Order, counters: Counters) -> Outcome<Ill> {
         let shim = self.shim()?;
-        let before = shim.hits(store)?.get(counter).copied().unwrap_or(0);
+        let before = shim.hits_of(store, counters)?;
         shim.order(store, data, &order)?;
-        Ok(Ill::Ordered { order, counter, before })
+        Ok(Ill::Ordered { order, counters, before })
     }
 
     /// Power goes at some stores, in the middle of what they write: they stand still, nothing reaches their disks any more, they die,
@@ -221,10 +223,13 @@ impl Disks {
     }
 }
 
+/// What the shim counts of one kind of fault.
+type Counters = &'static [&'static str];
+
 /// What a disk has.
 enum Ill {
     Full { ballast: u64 },
-    Ordered { order: Order, counter: &'static str, before: u64 },
+    Ordered { order: Order, counters: Counters, before: u64 },
     Damaged { dead: processes::Dead, damage: String },
 }
 
@@ -265,9 +270,9 @@ impl Sick {
                 let (lasted, free) = (was.lasted, was.free_after);
                 format!("store {store} had no byte free for {lasted:.1?}, and {free} after that")
             }
-            Ill::Ordered { counter, before, .. } => {
+            Ill::Ordered { counters, before, .. } => {
                 let shim = disks.shim()?;
-                let hits = || -> Outcome<u64> { Ok(shim.hits(store)?.get(counter).copied().unwrap_or(0) - before) };
+                let hits = || -> Outcome<u64> { Ok(shim.hits_of(store, counters)? - before) };
                 let begun = Instant::now();
                 while hits()? == 0 {
                     // Clients may have nothing to do with its regions, and all of these may have gone elsewhere.
@@ -276,7 +281,8 @@ impl Sick {
                         return Ok(None);
                     }
                     if !look_again(begun, ENDS_WITHIN) {
-                        return Err(Trouble::new(format!("store {store} has not met its sick disk: no {counter}")));
+                        let counters = counters.join(" or ");
+                        return Err(Trouble::new(format!("store {store} has not met its sick disk: no {counters}")));
                     }
                 }
                 let ended =
@@ -286,7 +292,7 @@ impl Sick {
                 if self.kind == Kind::SyncFails {
                     cluster.start(self.at)?;
                 }
-                format!("store {store}: {hits} {}{ended}", counter.replace('_', " "))
+                format!("store {store}: {hits} {}{ended}", counters.join(" or ").replace('_', " "))
             }
             Ill::Damaged { damage, .. } if self.kind == Kind::Wipe => {
                 let rejoined = rejoined(cluster, self.at)?;
