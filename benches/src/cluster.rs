@@ -65,6 +65,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) rate: Option<u64>,
     /// All stores are in one process.
     pub(crate) together: bool,
+    /// They talk over channels instead of QUIC.
+    pub(crate) channels: bool,
     /// Stores beyond the three, which hold nothing at first.
     pub(crate) spares: u64,
     /// Whether replicas are placed by planning, so that a store can be emptied.
@@ -89,6 +91,7 @@ impl<'a> Plan<'a> {
             state,
             rate: None,
             together: false,
+            channels: false,
             spares: 0,
             places: false,
             keeps_leaders: false,
@@ -317,9 +320,12 @@ fn spawn(
     ] {
         command.args([name, &value.to_string()]);
     }
-    for (name, is_set) in
-        [("--together", plan.together), ("--places", plan.places), ("--keeps-leaders", plan.keeps_leaders)]
-    {
+    for (name, is_set) in [
+        ("--together", plan.together),
+        ("--channels", plan.channels),
+        ("--places", plan.places),
+        ("--keeps-leaders", plan.keeps_leaders),
+    ] {
         command.args(is_set.then_some(name));
     }
     for (name, value) in

@@ -73,6 +73,7 @@ pub(crate) fn run(options: &Reads) -> Result<(), Problem> {
             operation: *operation,
             rate: options.rate,
             together: options.one_process,
+            channels: false,
             warmup: Duration::from_secs(options.load.warmup.unwrap_or(warmup)),
             window: Duration::from_secs(options.load.seconds.unwrap_or(seconds)),
         };

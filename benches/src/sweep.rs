@@ -50,6 +50,7 @@ fn points(options: &Sweep) -> Vec<Point> {
                         operation: Operation::Write,
                         rate: None,
                         together: false,
+                        channels: false,
                         warmup: Duration::from_secs(options.warmup),
                         window: Duration::from_secs(options.seconds),
                     };

@@ -56,6 +56,8 @@ pub(crate) struct Size {
     pub(crate) rate: Option<u64>,
     /// All stores in one process.
     pub(crate) together: bool,
+    /// They talk over channels.
+    pub(crate) channels: bool,
     pub(crate) warmup: Duration,
     pub(crate) window: Duration,
 }
@@ -70,6 +72,7 @@ impl Size {
             operation: options.operation,
             rate: options.rate,
             together: options.one_process,
+            channels: options.channels,
             warmup: Duration::from_secs(options.load.warmup.unwrap_or(warmup)),
             window: Duration::from_secs(options.load.seconds.unwrap_or(seconds)),
         }
@@ -143,6 +146,7 @@ impl Figures {
             operation: size.operation,
             rate: size.rate,
             together: size.together,
+            channels: size.channels,
             ..Plan::new(cluster, size.groups, state)
         };
         let (mut stores, leaderless) = Stores::start(&plan)?;
@@ -238,6 +242,7 @@ impl Figures {
             "dirtied_bytes_per_write": self.dirtied_bytes_per_write.round(),
             "rate": self.size.rate,
             "processes": if self.size.together { 1 } else { STORES },
+            "links": if self.size.channels { "channels" } else { "quic" },
             "seed": self.seed,
             "errors": self.errors,
             "leaderless": self.leaderless,

@@ -91,7 +91,7 @@ fn stores_of_different_clusters_have_no_links() {
 
 #[test]
 fn a_store_that_was_declared_dead_is_told_so_and_has_no_link() {
-    struct Fenced(std::sync::mpsc::Sender<(StoreId, String)>);
+    struct Fenced(std::sync::mpsc::SyncSender<(StoreId, String)>);
     impl multiraft_transport::Handler for Fenced {
         fn on_frame(&self, _: multiraft_transport::ReceivedFrame) {}
         fn on_link(&self, peer: StoreId, event: multiraft_transport::LinkEvent) {
@@ -113,7 +113,7 @@ fn a_store_that_was_declared_dead_is_told_so_and_has_no_link() {
     let mut fences = config(&network, 1, 1);
     fences.fenced.insert(StoreId(2));
     let living = Store::start(fences);
-    let (told, hears) = std::sync::mpsc::channel();
+    let (told, hears) = std::sync::mpsc::sync_channel(8);
     let _dead = Transport::start(config(&network, 2, 1), Arc::new(Fenced(told))).expect("starts");
     let (by, reason) = hears.recv_timeout(support::PATIENCE).expect("told");
     assert_eq!(by, StoreId(1));

@@ -17,12 +17,13 @@ use tokio::{
 use super::{
     LocalNetwork,
     queue::Put,
-    snapshot,
-    wire::{Errand, Wire},
+    snapshot::{self, Incoming},
+    wire::Wire,
 };
 use crate::{
-    DownReason, Handler, Lane, LaneStatus, LinkEvent, LinkStatus, PeerMessage, PeerStatus, Permit, ReceivedFrame,
-    SendError, SnapshotError, SnapshotHeader, SnapshotSender, TransportConfig, TransportError, footprint,
+    APPEND_LANES_MAX, DownReason, Handler, Lane, LaneStatus, LinkEvent, LinkStatus, PeerMessage, PeerStatus, Permit,
+    ReceivedFrame, SendError, SnapshotError, SnapshotHeader, SnapshotSender, TransportConfig, TransportError,
+    footprint,
     metrics::{LaneMetrics, PeerMetrics},
     peer::Budget,
     snapshot::Throttle,
@@ -204,7 +205,7 @@ impl Peer {
     fn status(&self) -> PeerStatus {
         let link = self.link().clone();
         let queued = |lane: Lane| link.as_ref().map_or(0, |(wire, side)| wire.ends[*side].queued_bytes(lane));
-        let lanes = Lane::all(self.sent.len()).zip(&self.sent);
+        let lanes = Lane::all(APPEND_LANES_MAX).zip(&self.sent);
         PeerStatus {
             store: self.id,
             address: None,
@@ -251,7 +252,7 @@ impl Drop for Gone {
 }
 
 /// Takes `wire` as the link, at this side of it.
-pub(super) async fn adopt(wire: Arc<Wire>, side: usize, errands: mpsc::UnboundedReceiver<Errand>) {
+pub(super) async fn adopt(wire: Arc<Wire>, side: usize, incoming: mpsc::Receiver<Incoming>) {
     let (own, theirs) = (&wire.ends[side], &wire.ends[1 - side]);
     if wire.down_reason(side).is_some() {
         own.node.network.on_over(&wire, side);
@@ -262,7 +263,7 @@ pub(super) async fn adopt(wire: Arc<Wire>, side: usize, errands: mpsc::Unbounded
     peer.metrics.connections.add(1);
     peer.metrics.is_up.set(1.0);
     tracing::info!(peer = %peer.id, %incarnation, "link is up");
-    tokio::spawn(tend(Arc::clone(&wire), side, errands));
+    tokio::spawn(tend(Arc::clone(&wire), side, incoming));
     // Last, so that a handler that panics leaves a link that is tended. The task runs after this returns.
     own.node.handler.on_link(peer.id, LinkEvent::Up { incarnation, session: wire.number });
 }
@@ -287,13 +288,13 @@ fn retire(wire: &Arc<Wire>, side: usize, reason: DownReason) {
 }
 
 /// Runs the link until it ends, then retires it.
-async fn tend(wire: Arc<Wire>, side: usize, errands: mpsc::UnboundedReceiver<Errand>) {
-    let reason = run_link(&wire, side, errands).await;
+async fn tend(wire: Arc<Wire>, side: usize, incoming: mpsc::Receiver<Incoming>) {
+    let reason = run_link(&wire, side, incoming).await;
     retire(&wire, side, reason);
 }
 
 /// The tasks end with the set, at the latest when this returns.
-async fn run_link(wire: &Arc<Wire>, side: usize, mut errands: mpsc::UnboundedReceiver<Errand>) -> DownReason {
+async fn run_link(wire: &Arc<Wire>, side: usize, mut incoming: mpsc::Receiver<Incoming>) -> DownReason {
     let (own, theirs) = (&wire.ends[side], &wire.ends[1 - side]);
     let mut tasks = JoinSet::new();
     for lane in Lane::all(theirs.node.config.append_lanes) {
@@ -301,13 +302,20 @@ async fn run_link(wire: &Arc<Wire>, side: usize, mut errands: mpsc::UnboundedRec
     }
     loop {
         tokio::select! {
-            () = own.ended.notified() => {
+            () = own.told.notified() => {
                 if let Some(reason) = wire.down_reason(side) {
                     return reason;
                 }
+                for lane in own.take_ready() {
+                    let wire = Arc::clone(wire);
+                    tasks.spawn(async move {
+                        let own = &wire.ends[side];
+                        own.node.handler.on_lane_ready(own.peer.id, lane);
+                    });
+                }
             }
-            Some(errand) = errands.recv() => {
-                tasks.spawn(run_errand(Arc::clone(wire), side, errand));
+            Some(incoming) = incoming.recv() => {
+                tasks.spawn(snapshot::carry(Arc::clone(wire), side, incoming));
             }
             Some(ended) = tasks.join_next() => {
                 if let Some(reason) = consequence(ended) {
@@ -323,16 +331,6 @@ fn consequence(ended: Result<(), JoinError>) -> Option<DownReason> {
     ended.err().filter(|error| !error.is_cancelled()).map(|error| DownReason::Internal(error.to_string()))
 }
 
-async fn run_errand(wire: Arc<Wire>, side: usize, errand: Errand) {
-    match errand {
-        Errand::LaneReady(lane) => {
-            let own = &wire.ends[side];
-            own.node.handler.on_lane_ready(own.peer.id, lane);
-        }
-        Errand::Snapshot(incoming) => snapshot::carry(wire, side, incoming).await,
-    }
-}
-
 /// Delivers what the peer sends on a lane, but only as fast as the handler gives memory back.
 async fn read_lane(wire: Arc<Wire>, side: usize, lane: Lane) {
     let (own, theirs) = (&wire.ends[side], &wire.ends[1 - side]);
@@ -343,8 +341,7 @@ async fn read_lane(wire: Arc<Wire>, side: usize, lane: Lane) {
         let taken = out.queue().take();
         sent.queued.set(taken.queued_bytes as f64);
         if taken.is_ready {
-            // An error means that the link is over.
-            let _ = theirs.errands.send(Errand::LaneReady(lane));
+            theirs.tell_ready(lane);
         }
         let Some(frame) = taken.frame else {
             out.wake.notified().await;

@@ -155,10 +155,10 @@ impl State {
             return;
         }
         self.last_number += 1;
-        let ((a_end, a_errands), (b_end, b_errands)) = (End::new(a, pair.1), End::new(b, pair.0));
+        let ((a_end, a_incoming), (b_end, b_incoming)) = (End::new(a, pair.1), End::new(b, pair.0));
         let wire = Arc::new(Wire::new(self.last_number, [a_end, b_end]));
-        for (side, (node, errands)) in [(a, a_errands), (b, b_errands)].into_iter().enumerate() {
-            node.runtime.spawn(adopt(Arc::clone(&wire), side, errands));
+        for (side, (node, incoming)) in [(a, a_incoming), (b, b_incoming)].into_iter().enumerate() {
+            node.runtime.spawn(adopt(Arc::clone(&wire), side, incoming));
         }
         self.wires.insert(pair, Held { wire, is_over: [false; 2] });
     }

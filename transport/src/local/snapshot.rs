@@ -4,9 +4,12 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    time::timeout,
+};
 
-use super::wire::{End, Errand, Wire};
+use super::wire::{End, Wire};
 use crate::{
     SnapshotChunk, SnapshotError, SnapshotHeader, SnapshotReceiver, SnapshotSender,
     snapshot::{Carrier, Command, OPEN_TIMEOUT},
@@ -25,8 +28,10 @@ type Chunks = mpsc::Sender<Result<SnapshotChunk, SnapshotError>>;
 pub(super) fn open(wire: &Wire, side: usize, header: SnapshotHeader) -> Result<SnapshotSender, SnapshotError> {
     let (from, to) = (&wire.ends[side], &wire.ends[1 - side]);
     let (sender, carrier) = SnapshotSender::new(header.first_chunk, from.node.config.limits.chunk_bytes_max);
-    let incoming = Errand::Snapshot(Incoming { header, carrier });
-    to.errands.send(incoming).map_err(|_| SnapshotError::NotConnected(to.node.config.store))?;
+    to.incoming.try_send(Incoming { header, carrier }).map_err(|error| match error {
+        TrySendError::Full(_) => SnapshotError::Abandoned,
+        TrySendError::Closed(_) => SnapshotError::NotConnected(to.node.config.store),
+    })?;
     Ok(sender)
 }
 
@@ -55,6 +60,8 @@ pub(super) async fn carry(wire: Arc<Wire>, side: usize, incoming: Incoming) {
     };
     let is_whole = carried == Ok(true);
     let _ = report.send(carried.map(drop));
+    // Frees the sender, who may wait for room.
+    drop(commands);
     if !is_whole {
         // After what has arrived before. The receiver must not take that for the whole.
         let _ = chunks.send(Err(SnapshotError::Abandoned)).await;

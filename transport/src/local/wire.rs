@@ -1,7 +1,10 @@
 //! One link between two stores: the lanes in both directions, and how it ended.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,11 +16,14 @@ use super::{
     queue::Queue,
     snapshot::Incoming,
 };
-use crate::{DownReason, Lane};
+use crate::{APPEND_LANES_MAX, DownReason, Lane};
 
 /// How long two stores stay without a link after one of them has closed it: what makes a handler fail again and again must not
 /// keep a core busy.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// How many snapshots may wait until the receiver looks at them.
+const INCOMING_MAX: usize = 64;
 
 /// A link.
 pub(super) struct Wire {
@@ -36,12 +42,14 @@ pub(super) struct End {
     pub(super) peer: Arc<Peer>,
     /// What it sends, by [`Lane::index`].
     pub(super) out: Vec<OutLane>,
-    /// What there is to be done on its link thread.
-    pub(super) errands: mpsc::UnboundedSender<Errand>,
+    /// For the snapshots that it is sent.
+    pub(super) incoming: mpsc::Sender<Incoming>,
     /// One for each snapshot that the other may be sending to it.
     pub(super) streams: Arc<Semaphore>,
-    /// The link was closed.
-    pub(super) ended: Notify,
+    /// By [`Lane::index`], a bit for each lane of which it does not know yet that there is room again.
+    ready: AtomicU32,
+    /// The link was closed, or a lane has room.
+    pub(super) told: Notify,
 }
 
 /// A lane in one direction.
@@ -49,14 +57,6 @@ pub(super) struct OutLane {
     queue: Mutex<Queue>,
     /// For its reader.
     pub(super) wake: Notify,
-}
-
-/// What the other end has for this one's link thread.
-pub(super) enum Errand {
-    /// A lane that was full has room.
-    LaneReady(Lane),
-    /// A snapshot is coming.
-    Snapshot(Incoming),
 }
 
 impl Wire {
@@ -76,7 +76,7 @@ impl Wire {
         }
         for end in &self.ends {
             end.out.iter().for_each(|lane| lane.queue().close());
-            end.ended.notify_one();
+            end.told.notify_one();
         }
     }
 
@@ -95,9 +95,9 @@ impl Wire {
 }
 
 impl End {
-    pub(super) fn new(node: &Arc<Node>, peer: StoreId) -> (Self, mpsc::UnboundedReceiver<Errand>) {
+    pub(super) fn new(node: &Arc<Node>, peer: StoreId) -> (Self, mpsc::Receiver<Incoming>) {
         let config = &node.config;
-        let (errands, receiver) = mpsc::unbounded_channel();
+        let (incoming, receiver) = mpsc::channel(INCOMING_MAX);
         let end = Self {
             node: Arc::clone(node),
             peer: node.peer_or_new(peer),
@@ -107,11 +107,24 @@ impl End {
                     wake: Notify::new(),
                 })
                 .collect(),
-            errands,
+            incoming,
             streams: Arc::new(Semaphore::new(config.snapshots.streams_max as usize)),
-            ended: Notify::new(),
+            ready: AtomicU32::new(0),
+            told: Notify::new(),
         };
         (end, receiver)
+    }
+
+    /// One of its lanes that was full has room.
+    pub(super) fn tell_ready(&self, lane: Lane) {
+        self.ready.fetch_or(1 << lane.index(), Ordering::Relaxed);
+        self.told.notify_one();
+    }
+
+    /// The lanes of which that was told and not taken.
+    pub(super) fn take_ready(&self) -> impl Iterator<Item = Lane> {
+        let ready = self.ready.swap(0, Ordering::Relaxed);
+        Lane::all(APPEND_LANES_MAX).filter(move |lane| ready & (1 << lane.index()) != 0)
     }
 
     /// What waits on one of its lanes.
