@@ -172,9 +172,9 @@ impl State {
         }
         self.wires.remove(&pair);
         let Some(pause) = wire.pause() else { return self.connect(pair) };
-        let node = &wire.ends[side].node;
+        // Of those that are there, since an end may belong to a store that has gone. Whoever goes or comes meanwhile makes its links itself.
+        let Some(node) = [pair.0, pair.1].iter().find_map(|store| self.stores.get(store)) else { return };
         let network = node.network.clone();
-        // If that store ends meanwhile, there is no link to be made.
         node.runtime.spawn(async move {
             tokio::time::sleep(pause).await;
             network.connect(pair);
