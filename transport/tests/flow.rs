@@ -1,5 +1,7 @@
 //! What is full holds up nothing else, and nobody for ever.
 
+#![allow(clippy::print_stdout, reason = "tests tell what they measured")]
+
 #[macro_use]
 mod support;
 

@@ -1,5 +1,7 @@
 //! Snapshots: whole, resumed, held up, broken off, slowed down; and what they do to everybody else.
 
+#![allow(clippy::print_stdout, reason = "tests tell what they measured")]
+
 #[macro_use]
 mod support;
 

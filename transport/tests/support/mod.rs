@@ -83,7 +83,7 @@ pub(crate) fn quic(tls: Tls) -> Network {
 
 /// What the stores of a test are on, where that makes no difference.
 pub(crate) enum Net {
-    Quic(Authority),
+    Quic(Box<Authority>),
     Local(LocalNetwork),
 }
 
@@ -115,7 +115,7 @@ macro_rules! on_every_network {
             $(
                 #[test]
                 fn $test() {
-                    super::$test(&super::Net::Quic(super::support::Authority::new()));
+                    super::$test(&super::Net::Quic(Box::new(super::support::Authority::new())));
                 }
             )*
         }
