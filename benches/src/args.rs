@@ -89,6 +89,9 @@ pub(crate) struct Throughput {
     /// clients in each store as it leads of the regions.
     #[arg(long, conflicts_with_all = ["one_process", "rate"])]
     pub(crate) at_leaders: bool,
+    /// These talk over channels (a local network), instead of QUIC.
+    #[arg(long, requires = "one_process")]
+    pub(crate) channels: bool,
     /// Measure what the machine can do as well, and tell what was reached as a share of it.
     #[arg(long)]
     pub(crate) limits: bool,
@@ -507,6 +510,9 @@ pub(crate) struct Store {
     /// This process is all stores.
     #[arg(long)]
     pub(crate) together: bool,
+    /// They talk over channels.
+    #[arg(long)]
+    pub(crate) channels: bool,
     /// Writes, or reads, a second of all stores together that begin whether or not those before are answered.
     #[arg(long)]
     pub(crate) rate: Option<u64>,
@@ -546,6 +552,7 @@ mod tests {
             (vec!["failover", "--groups", "2"], "--groups"),
             (vec!["failover", "--within", "0"], "--within"),
             (vec!["throughput", "--rate", "0"], "--rate"),
+            (vec!["throughput", "--channels"], "--one-process"),
             (vec!["reads", "--operation", "all"], "--operation"),
             (vec!["recovery", "--size", "0"], "--size"),
             (vec!["limits", "--batch", "0"], "--batch"),

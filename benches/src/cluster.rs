@@ -67,6 +67,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) together: bool,
     /// Clients live where the regions are led that they write to.
     pub(crate) at_leaders: bool,
+    /// They talk over channels instead of QUIC.
+    pub(crate) channels: bool,
     /// Stores beyond the three, which hold nothing at first.
     pub(crate) spares: u64,
     /// Whether replicas are placed by planning, so that a store can be emptied.
@@ -92,6 +94,7 @@ impl<'a> Plan<'a> {
             rate: None,
             together: false,
             at_leaders: false,
+            channels: false,
             spares: 0,
             places: false,
             keeps_leaders: false,
@@ -323,6 +326,7 @@ fn spawn(
     for (name, is_set) in [
         ("--together", plan.together),
         ("--at-leaders", plan.at_leaders),
+        ("--channels", plan.channels),
         ("--places", plan.places),
         ("--keeps-leaders", plan.keeps_leaders),
     ] {

@@ -74,6 +74,7 @@ pub(crate) fn run(options: &Reads) -> Result<(), Problem> {
             rate: options.rate,
             together: options.one_process,
             at_leaders: false,
+            channels: false,
             warmup: Duration::from_secs(options.load.warmup.unwrap_or(warmup)),
             window: Duration::from_secs(options.load.seconds.unwrap_or(seconds)),
         };

@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use multiraft::placement::{Kind, Kinds};
-use multiraft::{Bootstrap, Config, Engine, Placement, RegionId, StateKind, StoreCounters, StoreId, Term, Tls};
+use multiraft::{
+    Bootstrap, Builder, Config, Engine, LocalNetwork, Placement, RegionId, StateKind, StoreCounters, StoreId, Term, Tls,
+};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -44,9 +46,10 @@ pub(crate) fn run(options: Store) -> Result<(), Problem> {
         .map_err(|source| Problem::Io { what: "the runtime cannot be started", source })?;
     let (commands, gone) = read_commands();
     runtime.block_on(async {
+        let network = options.channels.then(LocalNetwork::new);
         let mut engines = Vec::new();
         for store in if options.together { 1..=STORES } else { options.store..=options.store } {
-            engines.push(start(&Store { store, ..options.clone() }).await?);
+            engines.push(start(&Store { store, ..options.clone() }, network.clone()).await?);
         }
         say(&json!({ "at": "ready" }));
         let outcome = tokio::select! {
@@ -80,14 +83,9 @@ fn read_commands() -> (mpsc::Receiver<String>, oneshot::Receiver<()>) {
     (receiver, gone)
 }
 
-pub(crate) async fn start(options: &Store) -> Result<Engine, Problem> {
-    let own = usize::try_from(options.store).ok().and_then(|store| store.checked_sub(1));
-    let listen = own.and_then(|own| options.addresses.get(own));
-    let listen =
-        *listen.ok_or_else(|| Problem::Said { store: options.store, what: "no address is mine".to_owned() })?;
+/// Starts a store, over QUIC or on `network`.
+pub(crate) async fn start(options: &Store, network: Option<LocalNetwork>) -> Result<Engine, Problem> {
     let said = |what: String| Problem::Said { store: options.store, what };
-    let (ca, certificate, key) = files(&options.dir, options.store);
-    let tls = Tls::from_pem_files(ca, certificate, key).map_err(|error| said(error.to_string()))?;
     let mut config = Config::default();
     config.workers = options.workers;
     config.balance_leaders = !options.keeps_leaders;
@@ -99,8 +97,6 @@ pub(crate) async fn start(options: &Store) -> Result<Engine, Problem> {
     let mut builder = Engine::builder()
         .store(StoreId(options.store))
         .data_dir(data_dir(&options.dir, options.store))
-        .listen(listen)
-        .tls(tls)
         .state_machine(PutMap)
         .state(match options.state {
             State::Mem => StateKind::Memory,
@@ -111,12 +107,26 @@ pub(crate) async fn start(options: &Store) -> Result<Engine, Problem> {
         let boundaries = KeySpace::new(options.groups).boundaries();
         builder = builder.bootstrap(Bootstrap { boundaries, stores: holders });
     }
-    for (store, address) in stores.into_iter().zip(&options.addresses) {
-        if store != StoreId(options.store) {
-            builder = builder.peer(store, *address);
+    builder = match network {
+        Some(network) => builder.local_network(network),
+        None => over_quic(builder, options, &stores)?,
+    };
+    builder.start().await.map_err(|error| said(error.to_string()))
+}
+
+fn over_quic(mut builder: Builder, options: &Store, stores: &[StoreId]) -> Result<Builder, Problem> {
+    let said = |what: String| Problem::Said { store: options.store, what };
+    let own = usize::try_from(options.store).ok().and_then(|store| store.checked_sub(1));
+    let listen = own.and_then(|own| options.addresses.get(own));
+    let listen = *listen.ok_or_else(|| said("no address is mine".to_owned()))?;
+    let (ca, certificate, key) = files(&options.dir, options.store);
+    let tls = Tls::from_pem_files(ca, certificate, key).map_err(|error| said(error.to_string()))?;
+    for (store, address) in stores.iter().zip(&options.addresses) {
+        if *store != StoreId(options.store) {
+            builder = builder.peer(*store, *address);
         }
     }
-    builder.start().await.map_err(|error| said(error.to_string()))
+    Ok(builder.listen(listen).tls(tls))
 }
 
 /// Planning that empties stores and replaces what is lost, and moves nothing else.

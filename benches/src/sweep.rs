@@ -51,6 +51,7 @@ fn points(options: &Sweep) -> Vec<Point> {
                         rate: None,
                         together: false,
                         at_leaders: options.at_leaders,
+                        channels: false,
                         warmup: Duration::from_secs(options.warmup),
                         window: Duration::from_secs(options.seconds),
                     };

@@ -58,6 +58,8 @@ pub(crate) struct Size {
     pub(crate) together: bool,
     /// Clients live where the regions are led that they write to.
     pub(crate) at_leaders: bool,
+    /// They talk over channels.
+    pub(crate) channels: bool,
     pub(crate) warmup: Duration,
     pub(crate) window: Duration,
 }
@@ -73,6 +75,7 @@ impl Size {
             rate: options.rate,
             together: options.one_process,
             at_leaders: options.at_leaders,
+            channels: options.channels,
             warmup: Duration::from_secs(options.load.warmup.unwrap_or(warmup)),
             window: Duration::from_secs(options.load.seconds.unwrap_or(seconds)),
         }
@@ -147,6 +150,7 @@ impl Figures {
             rate: size.rate,
             together: size.together,
             at_leaders: size.at_leaders,
+            channels: size.channels,
             ..Plan::new(cluster, size.groups, state)
         };
         let (mut stores, leaderless) = Stores::start(&plan)?;
@@ -243,6 +247,7 @@ impl Figures {
             "rate": self.size.rate,
             "at_leaders": self.size.at_leaders,
             "processes": if self.size.together { 1 } else { STORES },
+            "links": if self.size.channels { "channels" } else { "quic" },
             "seed": self.seed,
             "errors": self.errors,
             "leaderless": self.leaderless,

@@ -29,6 +29,15 @@ fn an_open_loop_in_one_process_keeps_its_rate_and_tells_a_share_of_the_limits() 
 }
 
 #[test]
+fn stores_of_one_process_write_over_channels() {
+    let line =
+        run(&["throughput", "--quick", "--groups", "6", "--state", "mem", "--one-process", "--channels", "--json"]);
+    assert_eq!((&line["links"], &line["processes"]), (&"channels".into(), &1.into()), "{line}");
+    assert_positive(&line, &["writes_per_s", "messages_per_frame", "wire_bytes_per_write", "entries_per_fsync"]);
+    assert_eq!((&line["errors"], &line["leaderless"]), (&0.into(), &0.into()), "{line}");
+}
+
+#[test]
 fn reads_of_each_kind_find_what_was_written() {
     let dir = tempfile::tempdir().unwrap();
     let words = ["reads", "--quick", "--groups", "6", "--operation", "linearizable,local", "--json"];

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use multiraft_raft::{ClusterId, StoreId};
 use multiraft_storage::{MemStore, SledConfig, SledStore, StateStore};
-use multiraft_transport::{PeerAddress, Tls};
+use multiraft_transport::{LocalNetwork, Network, PeerAddress, Tls};
 
 use crate::apply::Backend;
 use crate::config::Config;
@@ -54,6 +54,7 @@ pub struct Builder {
     listen: Option<SocketAddr>,
     peers: Vec<(StoreId, PeerAddress)>,
     tls: Option<Tls>,
+    local_network: Option<LocalNetwork>,
     machine: Option<Machine>,
     state: StateKind,
     bootstrap: Option<Bootstrap>,
@@ -71,6 +72,7 @@ impl Builder {
             listen: None,
             peers: Vec::new(),
             tls: None,
+            local_network: None,
             machine: None,
             state: StateKind::default(),
             bootstrap: None,
@@ -98,22 +100,34 @@ impl Builder {
         self
     }
 
-    /// Where the store listens for other stores (UDP).
+    /// Where the store listens for other stores (UDP). Not with [`Builder::local_network`].
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = Some(address);
         self
     }
 
     /// Where another store listens. Call once for each; a store with a [`Seat`] needs only those to begin with through which it
-    /// reaches the root region, and learns of the others when it joins.
+    /// reaches the root region, and learns of the others when it joins. Needless with [`Builder::local_network`].
     pub fn peer(mut self, store: StoreId, address: impl Into<PeerAddress>) -> Self {
         self.peers.push((store, address.into()));
         self
     }
 
-    /// Certificates and key; both ends of every link prove which store they are.
+    /// Certificates and key; both ends of every link prove which store they are. Not with [`Builder::local_network`].
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// The store's links go to the other stores of this process on the same network, by their ids: no QUIC, no certificates, no
+    /// addresses, neither [`Builder::listen`] nor [`Builder::tls`] nor [`Builder::peer`]. For an embedder's tests, and for trying out a
+    /// cluster in one process.
+    ///
+    /// Everything else is as it is between processes: threads, log, flushes, liveness, snapshots, the order and the bounds of what is
+    /// sent. Messages are neither encoded nor encrypted, so it does not show what the network costs; and stores that share a process
+    /// fail together.
+    pub fn local_network(mut self, network: LocalNetwork) -> Self {
+        self.local_network = Some(network);
         self
     }
 
@@ -217,15 +231,31 @@ impl Builder {
             cluster: self.cluster,
             store,
             data_dir: self.data_dir.ok_or_else(|| missing("data_dir"))?,
-            listen: self.listen.ok_or_else(|| missing("listen"))?,
+            network: network(self.listen, self.tls, self.local_network)?,
             peers: self.peers,
-            tls: self.tls.ok_or_else(|| missing("tls"))?,
             backend,
             free_bytes_min,
             rejoins: self.rejoins,
             bootstrap: self.bootstrap.map(|bootstrap| (bootstrap.boundaries, bootstrap.stores)),
         })
     }
+}
+
+/// One of the two ways in which stores reach each other.
+fn network(
+    listen: Option<SocketAddr>,
+    tls: Option<Tls>,
+    local_network: Option<LocalNetwork>,
+) -> Result<Network, StartError> {
+    let Some(network) = local_network else {
+        let listen = listen.ok_or_else(|| missing("listen"))?;
+        return Ok(Network::Quic { listen, tls: tls.ok_or_else(|| missing("tls"))? });
+    };
+    if listen.is_some() || tls.is_some() {
+        let what = "a store is on a local network or on QUIC: call Builder::local_network, or listen and tls, not both";
+        return Err(StartError::Config(what.to_owned()));
+    }
+    Ok(Network::Local(network))
 }
 
 fn missing(what: &str) -> StartError {

@@ -79,9 +79,9 @@ impl Engine {
         self.running.store
     }
 
-    /// Where it listens for other stores.
+    /// Where it listens for other stores; `None` on a [local network](crate::Builder::local_network).
     #[must_use]
-    pub fn local_addr(&self) -> std::net::SocketAddr {
+    pub fn local_addr(&self) -> Option<std::net::SocketAddr> {
         self.running.transport.local_addr()
     }
 

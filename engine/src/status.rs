@@ -65,15 +65,15 @@ pub struct PeerStatus {
     pub holds_support: bool,
     /// Whether this store gives it its support.
     pub gives_support: bool,
-    /// How many QUIC connections to it are open; never more than one once a dial from both sides has been resolved.
+    /// How many connections to it are open; never more than one once a dial from both sides has been resolved.
     pub connections: u64,
-    /// Packets sent: UDP datagrams, so also what QUIC adds by itself, such as acknowledgements.
+    /// Packets sent: UDP datagrams, so also what QUIC adds by itself, such as acknowledgements. None on a local network.
     pub packets_sent: u64,
     /// Frames sent on all lanes.
     pub frames_sent: u64,
     /// Messages in these frames.
     pub messages_sent: u64,
-    /// Bytes of these frames.
+    /// Bytes of these frames; on a local network, which has no frames of bytes, of the messages in memory, about.
     pub bytes_sent: u64,
 }
 

@@ -127,7 +127,7 @@ fn link() {
     let key = KeyPair::generate().expect("a key");
     let ca = (params.self_signed(&key).expect("signed").pem(), Issuer::new(params, key));
     let (a, a_counter) = start(1, &ca, BTreeMap::new());
-    let (b, b_counter) = start(2, &ca, BTreeMap::from([(StoreId(1), a.local_addr())]));
+    let (b, b_counter) = start(2, &ca, BTreeMap::from([(StoreId(1), a.local_addr().expect("it listens"))]));
     a_counter.wait(|counter| counter.ups.load(Ordering::Acquire) > 0);
     b_counter.wait(|counter| counter.ups.load(Ordering::Acquire) > 0);
     for (length, batch, total) in [(100, 1, 200_000), (100, 64, 2_000_000), (4096, 16, 100_000), (65_536, 1, 10_000)] {

@@ -9,7 +9,7 @@ use std::{
 
 use multiraft_raft::{ClusterId, Incarnation, StoreId};
 
-use crate::{Limits, Tls};
+use crate::{Lane, Limits, LocalNetwork, Tls};
 
 /// Where a peer listens: `host:port`, resolved anew at each dial.
 #[derive(Clone, PartialEq, Eq)]
@@ -51,47 +51,72 @@ impl fmt::Debug for PeerAddress {
     }
 }
 
-/// Everything a transport needs to know. Start from [`TransportConfig::new`].
+/// What there is between the stores.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Network {
+    /// QUIC, with certificates on both sides.
+    Quic {
+        /// Where to listen (UDP), and to dial from. Port zero lets the system choose.
+        listen: SocketAddr,
+        /// Certificates and key. The certificate must carry [`store_dns_name`](crate::store_dns_name) of the store.
+        tls: Tls,
+    },
+    /// Queues between stores of this process.
+    Local(LocalNetwork),
+}
+
+/// Everything a transport needs to know. Start from [`TransportConfig::new`] or [`TransportConfig::local`].
 #[derive(Clone, Debug)]
 pub struct TransportConfig {
     /// The cluster; stores of another one are refused.
     pub cluster: ClusterId,
-    /// This store. Its certificate must carry [`store_dns_name`](crate::store_dns_name) of it.
+    /// This store.
     pub store: StoreId,
     /// Of this process: larger than that of every earlier process of this store.
     pub incarnation: Incarnation,
-    /// Where to listen (UDP), and to dial from. Port zero lets the system choose.
-    pub listen: SocketAddr,
-    /// The peers to keep a link to. A store that is not among them may still dial in.
+    /// How it reaches the others.
+    pub network: Network,
+    /// The peers to keep a link to. A store that is not among them may still dial in. On a local network all stores have links with
+    /// each other, and the addresses say nothing.
     pub peers: BTreeMap<StoreId, PeerAddress>,
     /// Stores that have been declared dead: they are never dialed, and told so when they dial in.
     pub fenced: BTreeSet<StoreId>,
-    /// Certificates and key.
-    pub tls: Tls,
     /// How many append lanes to send on, 1 to [`APPEND_LANES_MAX`](crate::APPEND_LANES_MAX).
     pub append_lanes: usize,
     /// What a frame may hold. Must be the same on all stores.
     pub limits: Limits,
     /// How much may wait.
     pub queues: QueueConfig,
-    /// How connections are kept.
+    /// How connections are kept. Not used on a local network.
     pub link: LinkConfig,
     /// How snapshots travel.
     pub snapshots: SnapshotConfig,
 }
 
 impl TransportConfig {
-    /// The defaults, with nobody to talk to.
+    /// The defaults, over QUIC, with nobody to talk to.
     #[must_use]
     pub fn new(cluster: ClusterId, store: StoreId, incarnation: Incarnation, listen: SocketAddr, tls: Tls) -> Self {
+        Self::over(Network::Quic { listen, tls }, cluster, store, incarnation)
+    }
+
+    /// The defaults, with whoever is on `network`.
+    #[must_use]
+    pub fn local(cluster: ClusterId, store: StoreId, incarnation: Incarnation, network: LocalNetwork) -> Self {
+        Self::over(Network::Local(network), cluster, store, incarnation)
+    }
+
+    /// The defaults, over any network.
+    #[must_use]
+    pub fn over(network: Network, cluster: ClusterId, store: StoreId, incarnation: Incarnation) -> Self {
         Self {
             cluster,
             store,
             incarnation,
-            listen,
+            network,
             peers: BTreeMap::new(),
             fenced: BTreeSet::new(),
-            tls,
             append_lanes: 2,
             limits: Limits::default(),
             queues: QueueConfig::default(),
@@ -101,7 +126,8 @@ impl TransportConfig {
     }
 }
 
-/// How much may wait for the network or for the handler, for each peer, in bytes.
+/// How much may wait for the network or for the handler, for each peer, in bytes: of the wire for what is to be sent over QUIC, else
+/// of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueConfig {
     /// In each append lane, to be sent.
@@ -119,6 +145,17 @@ pub struct QueueConfig {
     /// A frame is closed and the next begun when it has reached this length, so that the other end need not wait for
     /// many megabytes before it sees the first message.
     pub frame_target_bytes: usize,
+}
+
+impl QueueConfig {
+    /// How much may wait in a lane to be sent.
+    pub(crate) fn send_bytes(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Liveness => self.liveness_send_bytes,
+            Lane::Control => self.control_send_bytes,
+            Lane::Append(_) => self.append_send_bytes,
+        }
+    }
 }
 
 impl Default for QueueConfig {

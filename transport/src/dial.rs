@@ -137,8 +137,7 @@ async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>, address: &PeerAddress) -> 
 
 /// The first address of the socket's own family.
 async fn resolve(shared: &Shared, address: &PeerAddress) -> Result<SocketAddr, DialError> {
-    let is_v6 = shared.config.listen.is_ipv6();
-    let found = lookup_host(address.as_str()).await?.find(|found| found.is_ipv6() == is_v6);
+    let found = lookup_host(address.as_str()).await?.find(|found| found.is_ipv6() == shared.is_v6);
     found.ok_or(DialError::NoAddress)
 }
 

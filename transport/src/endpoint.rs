@@ -44,12 +44,12 @@ pub(crate) fn bind(listen: SocketAddr, link: &LinkConfig) -> io::Result<UdpSocke
 }
 
 /// Makes the endpoint that listens and dials. To be called inside the runtime.
-pub(crate) fn open(config: &TransportConfig, socket: UdpSocket) -> io::Result<Endpoint> {
+pub(crate) fn open(config: &TransportConfig, tls: &Tls, socket: UdpSocket) -> io::Result<Endpoint> {
     let mut endpoint = EndpointConfig::default();
     let datagram_max = config.link.loopback_mtu.max(ETHERNET_MTU);
     endpoint.max_udp_payload_size(datagram_max).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let socket = Joining::new(TokioRuntime.wrap_udp_socket(socket)?, datagram_max);
-    let server = server(config, &config.tls, false);
+    let server = server(config, tls, false);
     Endpoint::new_with_abstract_socket(endpoint, Some(server), Arc::new(socket), Arc::new(TokioRuntime))
 }
 

@@ -5,6 +5,9 @@
 //! snapshots on streams of their own below them ([`SnapshotSender`]). Both ends prove by certificate which store they
 //! are ([`Tls`]). A [`Transport`] runs all links of a store on one thread and tells its [`Handler`] what arrives.
 //!
+//! Stores of one process can do without: on a [`LocalNetwork`] messages go from one store's queue to another's handler, with the
+//! same promises, neither encoded nor encrypted.
+//!
 //! The codec stands alone: what moves frames by other means, a simulator for one, needs nothing but [`FrameBuilder`]
 //! and [`decode_frame`].
 
@@ -16,10 +19,12 @@ mod endpoint;
 mod handler;
 mod lane;
 mod link;
+mod local;
 mod message;
 mod metrics;
 mod peer;
 mod queue;
+mod quic;
 mod shared;
 mod snapshot;
 mod socket;
@@ -33,9 +38,10 @@ pub use codec::{
     decode_frame, decode_snapshot_chunk, decode_snapshot_header, encode_descriptor, encode_snapshot_chunk,
     encode_snapshot_header, footprint, fuzz_decode,
 };
-pub use config::{LinkConfig, PeerAddress, QueueConfig, SnapshotConfig, TransportConfig};
+pub use config::{LinkConfig, Network, PeerAddress, QueueConfig, SnapshotConfig, TransportConfig};
 pub use handler::{DownReason, Handler, LinkEvent, Permit, ReceivedFrame};
 pub use lane::{APPEND_LANES_MAX, Lane};
+pub use local::LocalNetwork;
 pub use message::{
     Beat, BeatReplies, BeatReply, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage,
     RaftMessage, RegionMessage, RegionStep, SessionId, SessionSeq, SnapshotChunk, SnapshotHeader, SnapshotMessage,

@@ -8,7 +8,7 @@ use std::sync::{
 use multiraft_raft::{Incarnation, StoreId};
 use quinn::Connection;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::AbortHandle,
 };
 
@@ -91,7 +91,7 @@ impl Link {
 impl Peer {
     pub(crate) fn new(id: StoreId, append_lanes: usize, queues: &QueueConfig) -> Self {
         let lanes = Lane::all(append_lanes).map(|lane| SendLane::new(id, lane, queues)).collect();
-        let budgets = Lane::all(APPEND_LANES_MAX).map(|lane| Budget::new(id, lane, append_lanes, queues)).collect();
+        let budgets = Budget::all(id, append_lanes, queues);
         Self {
             id,
             lanes,
@@ -149,14 +149,9 @@ impl Peer {
 
 impl SendLane {
     fn new(peer: StoreId, lane: Lane, queues: &QueueConfig) -> Self {
-        let limit = match lane {
-            Lane::Liveness => queues.liveness_send_bytes,
-            Lane::Control => queues.control_send_bytes,
-            Lane::Append(_) => queues.append_send_bytes,
-        };
         Self {
             lane,
-            queue: Mutex::new(SendQueue::new(limit, queues.frame_target_bytes)),
+            queue: Mutex::new(SendQueue::new(queues.send_bytes(lane), queues.frame_target_bytes)),
             wake: Notify::new(),
             metrics: LaneMetrics::sent(peer, lane),
         }
@@ -169,6 +164,11 @@ impl SendLane {
 }
 
 impl Budget {
+    /// For all lanes that any peer may send on.
+    pub(crate) fn all(peer: StoreId, append_lanes: usize, queues: &QueueConfig) -> Vec<Self> {
+        Lane::all(APPEND_LANES_MAX).map(|lane| Self::new(peer, lane, append_lanes, queues)).collect()
+    }
+
     fn new(peer: StoreId, lane: Lane, append_lanes: usize, queues: &QueueConfig) -> Self {
         let bytes = match lane {
             Lane::Liveness => queues.liveness_receive_bytes,
@@ -178,6 +178,28 @@ impl Budget {
         // Permits are taken in numbers of 32 bits.
         let bytes = bytes.clamp(1, u32::MAX as usize);
         Self { permits: Arc::new(Semaphore::new(bytes)), bytes, metrics: LaneMetrics::received(peer, lane) }
+    }
+
+    /// Waits for `bytes` of the budget, or for all of it if that is less.
+    pub(crate) async fn acquire(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let bytes = u32::try_from(bytes.min(self.bytes)).expect("a budget fits into 32 bits");
+        if let Ok(permits) = Arc::clone(&self.permits).try_acquire_many_owned(bytes) {
+            return permits;
+        }
+        self.metrics.waits.add(1);
+        let permits = Arc::clone(&self.permits).acquire_many_owned(bytes).await;
+        permits.expect("invariant: nobody closes the semaphore")
+    }
+
+    /// A frame was received, and its permits are taken.
+    pub(crate) fn on_frame(&self, messages: usize, bytes: usize) {
+        self.metrics.frame(messages, bytes);
+        self.metrics.queued.set(self.taken() as f64);
+    }
+
+    /// How much of it is not given back yet.
+    pub(crate) fn taken(&self) -> usize {
+        self.bytes - self.permits.available_permits()
     }
 }
 

@@ -26,6 +26,8 @@ use crate::{
 /// The transport's inside.
 pub(crate) struct Shared {
     pub(crate) config: TransportConfig,
+    /// Whether it listens on an address of IPv6.
+    pub(crate) is_v6: bool,
     /// For the connections to come.
     tls: RwLock<Tls>,
     pub(crate) handler: Arc<dyn Handler>,
@@ -44,11 +46,18 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: TransportConfig, handler: Arc<dyn Handler>, endpoint: Endpoint, runtime: Handle) -> Self {
+    pub(crate) fn new(
+        config: TransportConfig,
+        tls: Tls,
+        handler: Arc<dyn Handler>,
+        (endpoint, is_v6): (Endpoint, bool),
+        runtime: Handle,
+    ) -> Self {
         let throttle = Throttle::new(config.snapshots.bytes_per_second);
         let receive_throttle = Throttle::new(config.snapshots.receive_bytes_per_second);
         Self {
-            tls: RwLock::new(config.tls.clone()),
+            tls: RwLock::new(tls),
+            is_v6,
             config,
             handler,
             endpoint: Mutex::new(Some(endpoint)),

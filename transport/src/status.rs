@@ -5,8 +5,8 @@ use std::time::Duration;
 use multiraft_raft::{Incarnation, StoreId};
 
 use crate::{
-    Lane, PeerAddress,
-    peer::{Link, Peer},
+    APPEND_LANES_MAX, Lane, PeerAddress,
+    peer::{Budget, Link, Peer},
 };
 
 /// One peer, as it is at a moment.
@@ -14,7 +14,7 @@ use crate::{
 pub struct PeerStatus {
     /// Who.
     pub store: StoreId,
-    /// Where it is dialed; `None` for a peer that only dials in.
+    /// Where it is dialed; `None` for a peer that only dials in, and on a local network.
     pub address: Option<PeerAddress>,
     /// The link, if there is one.
     pub link: Option<LinkStatus>,
@@ -23,7 +23,7 @@ pub struct PeerStatus {
     /// How many dials have come to nothing.
     pub dial_failures: u64,
     /// Packets sent on its links, the present one and those before: UDP datagrams, so also what QUIC adds by itself, such as
-    /// acknowledgements.
+    /// acknowledgements. None on a local network.
     pub packets_sent: u64,
     /// All lanes that this store sends on.
     pub sent: Vec<LaneStatus>,
@@ -42,7 +42,7 @@ pub struct LinkStatus {
     pub session: u64,
     /// The peer's incarnation.
     pub incarnation: Incarnation,
-    /// The estimated round trip.
+    /// The estimated round trip. It, and what follows, is zero on a local network.
     pub round_trip: Duration,
     /// Packets that were lost.
     pub lost_packets: u64,
@@ -59,7 +59,7 @@ pub struct LaneStatus {
     pub frames: u64,
     /// Messages.
     pub messages: u64,
-    /// Bytes, before encryption.
+    /// Bytes: over QUIC of the frames, before encryption; on a local network of the messages in memory, about.
     pub bytes: u64,
     /// Bytes waiting: to be sent, or to be given back by the handler.
     pub queued_bytes: usize,
@@ -68,7 +68,7 @@ pub struct LaneStatus {
 }
 
 impl PeerStatus {
-    pub(crate) fn of(peer: &Peer, append_lanes_max: usize) -> Self {
+    pub(crate) fn of(peer: &Peer) -> Self {
         let (address, link, packets_sent) = {
             let state = peer.state();
             let link = state.link.as_ref().map(|link| {
@@ -88,9 +88,7 @@ impl PeerStatus {
             let queued = lane.queue().queued_bytes();
             LaneStatus::of(lane.lane, &lane.metrics, queued)
         });
-        let received = Lane::all(append_lanes_max).zip(peer.budgets()).map(|(lane, budget)| {
-            LaneStatus::of(lane, &budget.metrics, budget.bytes - budget.permits.available_permits())
-        });
+        let received = LaneStatus::received(peer.budgets());
         Self {
             store: peer.id,
             address,
@@ -99,7 +97,7 @@ impl PeerStatus {
             dial_failures: peer.metrics.dial_failures.get(),
             packets_sent,
             sent: sent.collect(),
-            received: received.filter(|lane| lane.frames > 0).collect(),
+            received,
             snapshot_bytes_sent: peer.metrics.snapshot_bytes_sent.get(),
             snapshot_bytes_received: peer.metrics.snapshot_bytes_received.get(),
         }
@@ -107,7 +105,15 @@ impl PeerStatus {
 }
 
 impl LaneStatus {
-    fn of(lane: Lane, metrics: &crate::metrics::LaneMetrics, queued_bytes: usize) -> Self {
+    /// Of the lanes that something was received on.
+    pub(crate) fn received(budgets: &[Budget]) -> Vec<Self> {
+        let lanes = Lane::all(APPEND_LANES_MAX)
+            .zip(budgets)
+            .map(|(lane, budget)| Self::of(lane, &budget.metrics, budget.taken()));
+        lanes.filter(|lane| lane.frames > 0).collect()
+    }
+
+    pub(crate) fn of(lane: Lane, metrics: &crate::metrics::LaneMetrics, queued_bytes: usize) -> Self {
         Self {
             lane,
             frames: metrics.frames.get(),

@@ -1,4 +1,4 @@
-//! The public handle: one thread with one single-threaded runtime that runs all links.
+//! The public handle, over whichever network the store is on; and the thread that all its links run on.
 
 use std::{
     fmt, io,
@@ -8,35 +8,31 @@ use std::{
     time::Duration,
 };
 
-use multiraft_raft::StoreId;
-use tokio::{
-    runtime::{Builder, Runtime},
-    time::timeout,
-};
+use multiraft_raft::{Incarnation, StoreId};
 
 use crate::{
-    APPEND_LANES_MAX, DownReason, Handler, Lane, PeerAddress, PeerMessage, PeerStatus, SnapshotError, SnapshotHeader,
-    SnapshotSender, Tls, TlsError, TooLarge, TransportConfig, accept, endpoint, link::CloseCode, peer::Peer,
-    queue::Put, shared::Shared, snapshot,
+    APPEND_LANES_MAX, Handler, Lane, Network, PeerAddress, PeerMessage, PeerStatus, SnapshotError, SnapshotHeader,
+    SnapshotSender, Tls, TlsError, TooLarge, TransportConfig, local::LocalLinks, quic::QuicLinks, snapshot,
 };
-
-/// How long a stopping transport waits for its last packets to get out.
-const FAREWELL: Duration = Duration::from_millis(150);
 
 /// The links of one store to all others.
 ///
 /// All methods may be called from any thread. Dropping it shuts it down.
 pub struct Transport {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    local_addr: SocketAddr,
+    store: StoreId,
+    links: Links,
+}
+
+enum Links {
+    Quic(QuicLinks),
+    Local(LocalLinks),
 }
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transport")
-            .field("store", &self.shared.config.store)
-            .field("local_addr", &self.local_addr)
+            .field("store", &self.store)
+            .field("local_addr", &self.local_addr())
             .finish_non_exhaustive()
     }
 }
@@ -56,6 +52,24 @@ pub enum TransportError {
     /// The certificate is not this store's.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A store with this id is on the local network already.
+    #[error(
+        "store {0} is on the local network already: give each store its own id, and shut one down before it starts again"
+    )]
+    StoreTaken(StoreId),
+    /// A later life of this store has been on the local network.
+    #[error(
+        "store {store} comes with incarnation {found} after {newest} was seen: \
+         two processes run as this store, or its data directory was rolled back"
+    )]
+    Stale {
+        /// The store.
+        store: StoreId,
+        /// What it comes with.
+        found: Incarnation,
+        /// The latest that was seen.
+        newest: Incarnation,
+    },
     /// A setting makes no sense.
     #[error("{setting} is {value}: {rule}")]
     Config {
@@ -93,43 +107,32 @@ pub enum SendError {
 }
 
 impl Transport {
-    /// Binds the socket and starts the link thread. When it returns, the store can be dialed.
+    /// Binds the socket, or takes its place on the local network, and starts the link thread. When it returns, the store can be
+    /// dialed.
     ///
     /// # Errors
-    /// The address is taken, the certificate is not this store's, a setting makes no sense.
+    /// The address or the place is taken, the certificate is not this store's, a setting makes no sense.
     pub fn start(config: TransportConfig, handler: Arc<dyn Handler>) -> Result<Self, TransportError> {
         check(&config)?;
-        config.tls.verify_own(config.store)?;
-        let bind_error = |source| TransportError::Bind { address: config.listen, source };
-        let socket = endpoint::bind(config.listen, &config.link).map_err(bind_error)?;
-        let local_addr = socket.local_addr().map_err(bind_error)?;
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let endpoint = {
-            let _inside = runtime.enter();
-            endpoint::open(&config, socket)?
+        let store = config.store;
+        let links = match config.network.clone() {
+            Network::Quic { listen, tls } => Links::Quic(QuicLinks::start(config, (listen, tls), handler)?),
+            Network::Local(network) => Links::Local(LocalLinks::start(config, network, handler)?),
         };
-        let peers = config.peers.clone();
-        let shared = Arc::new(Shared::new(config, handler, endpoint, runtime.handle().clone()));
-        let transport = {
-            let name = format!("multiraft-link-{}", shared.config.store);
-            let inside = Arc::clone(&shared);
-            let thread = thread::Builder::new().name(name).spawn(move || run(runtime, &inside))?;
-            Self { shared, thread: Mutex::new(Some(thread)), local_addr }
-        };
-        for (id, address) in peers {
-            transport.add_peer(id, address);
-        }
-        Ok(transport)
+        Ok(Self { store, links })
     }
 
-    /// Where it listens, with the port that the system chose.
+    /// Where it listens, with the port that the system chose; `None` on a local network.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.links {
+            Links::Quic(links) => Some(links.local_addr()),
+            Links::Local(_) => None,
+        }
     }
 
-    /// Queues `messages` for `peer`: all of them or none, in this order, after what is queued already. Encodes them at
-    /// once; never waits for the network.
+    /// Queues `messages` for `peer`: all of them or none, in this order, after what is queued already. Encodes (on a local network:
+    /// copies) them at once; never waits for the network.
     ///
     /// Queued is not delivered: what is queued when the link goes down is lost.
     ///
@@ -139,20 +142,28 @@ impl Transport {
     /// # Panics
     /// If the entries of an append are not consecutive.
     pub fn send(&self, peer: StoreId, lane: Lane, messages: &[PeerMessage]) -> Result<(), SendError> {
-        let limits = &self.shared.config.limits;
-        let peer = self.shared.peer(peer).ok_or(SendError::UnknownPeer)?;
-        let lane = peer.lane(lane).ok_or(SendError::UnknownLane(lane))?;
-        messages.iter().try_for_each(|message| limits.admit(message))?;
-        let put = lane.queue().put(messages, limits);
-        match put {
-            Put::Queued { wake } => {
-                if wake {
-                    lane.wake.notify_one();
-                }
+        match &self.links {
+            Links::Quic(links) => links.send(peer, lane, messages),
+            Links::Local(links) => links.send(peer, lane, &mut messages.to_vec()),
+        }
+    }
+
+    /// [`Transport::send`] for messages that the caller needs no more: leaves `messages` empty if they were queued, and as they were
+    /// if not. On a local network that spares copies.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn hand_over(&self, peer: StoreId, lane: Lane, messages: &mut Vec<PeerMessage>) -> Result<(), SendError> {
+        match &self.links {
+            Links::Quic(links) => {
+                links.send(peer, lane, messages)?;
+                messages.clear();
                 Ok(())
             }
-            Put::Full => Err(SendError::Full),
-            Put::Closed => Err(SendError::NotConnected),
+            Links::Local(links) => links.send(peer, lane, messages),
         }
     }
 
@@ -161,20 +172,24 @@ impl Transport {
     /// # Errors
     /// There is no link.
     pub fn open_snapshot(&self, peer: StoreId, header: SnapshotHeader) -> Result<SnapshotSender, SnapshotError> {
-        let found = self.shared.peer(peer).ok_or(SnapshotError::NotConnected(peer))?;
-        snapshot::open(&self.shared, &found, header)
+        match &self.links {
+            Links::Quic(links) => links.open_snapshot(peer, header),
+            Links::Local(links) => links.open_snapshot(peer, header),
+        }
     }
 
     /// Keeps a link to `peer` from now on, at `address`; changes the address if the peer is known. One that was declared dead is
     /// left alone. False: there are too
-    /// many peers, see [`LinkConfig::peers_max`](crate::LinkConfig::peers_max).
+    /// many peers, see [`LinkConfig::peers_max`](crate::LinkConfig::peers_max); never so on a local network, where there are no
+    /// addresses either.
     pub fn add_peer(&self, peer: StoreId, address: impl Into<PeerAddress>) -> bool {
-        if peer == self.shared.config.store || self.shared.config.fenced.contains(&peer) {
-            return true;
+        match &self.links {
+            Links::Quic(links) => links.add_peer(peer, address.into()),
+            Links::Local(links) => {
+                links.add_peer(peer);
+                true
+            }
         }
-        let Some(peer) = self.shared.name_peer(peer, address.into()) else { return false };
-        peer.changed.notify_one();
-        true
     }
 
     /// Changes where `peer` is dialed. A link that is up stays up.
@@ -183,53 +198,50 @@ impl Transport {
     }
 
     /// Closes the link to `peer` and dials it no more. It is unknown once its link is down; if it dials in after that, it is let
-    /// in like any store of the cluster.
+    /// in like any store of the cluster. On a local network it dials in when it starts again, or names this store with
+    /// [`Transport::add_peer`].
     pub fn remove_peer(&self, peer: StoreId) {
-        if let Some(peer) = self.shared.peer(peer) {
-            {
-                let mut state = peer.state();
-                state.address = None;
-                state.is_removed = true;
-            }
-            close(&peer, "the peer was removed");
-            peer.changed.notify_one();
+        match &self.links {
+            Links::Quic(links) => links.remove_peer(peer),
+            Links::Local(links) => links.remove_peer(peer),
         }
     }
 
     /// Uses other certificates from the next connection on, without disturbing those that are up: for certificates that
-    /// are about to expire.
+    /// are about to expire. Has no effect on a local network.
     ///
     /// # Errors
     /// The certificate is not this store's.
     pub fn set_tls(&self, tls: Tls) -> Result<(), TlsError> {
-        tls.verify_own(self.shared.config.store)?;
-        self.shared.set_tls(tls);
-        Ok(())
+        match &self.links {
+            Links::Quic(links) => links.set_tls(tls),
+            Links::Local(_) => tls.verify_own(self.store),
+        }
     }
 
     /// Closes the present connection to `peer`; it is dialed anew. For tests and operators.
     pub fn disconnect(&self, peer: StoreId) {
-        if let Some(peer) = self.shared.peer(peer) {
-            close(&peer, "closed on request");
+        match &self.links {
+            Links::Quic(links) => links.disconnect(peer),
+            Links::Local(links) => links.disconnect(peer),
         }
     }
 
     /// All known peers, in the order of their ids.
     #[must_use]
     pub fn status(&self) -> Vec<PeerStatus> {
-        self.shared.peers().values().map(|peer| PeerStatus::of(peer, APPEND_LANES_MAX)).collect()
+        match &self.links {
+            Links::Quic(links) => links.status(),
+            Links::Local(links) => links.status(),
+        }
     }
 
-    /// Closes all links, tells the peers, ends the link thread; frees the address; takes some 150 ms. Doing it again does nothing.
-    /// Called from a handler, it does not wait for the thread that it runs on.
+    /// Closes all links, tells the peers, ends the link thread; frees the address, or the place on the local network; takes some
+    /// 150 ms over QUIC. Doing it again does nothing. Called from a handler, it does not wait for the thread that it runs on.
     pub fn shutdown(&self) {
-        self.shared.begin_stop();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.thread().id() != thread::current().id()
-        {
-            // A panic on that thread was reported there.
-            let _ = thread.join();
+        match &self.links {
+            Links::Quic(links) => links.shutdown(),
+            Links::Local(links) => links.shutdown(),
         }
     }
 }
@@ -240,32 +252,25 @@ impl Drop for Transport {
     }
 }
 
-fn close(peer: &Peer, reason: &str) {
-    if let Some(link) = &peer.state().link {
-        CloseCode::Requested.close(&link.connection, reason);
-    }
-}
+/// The thread that all links of a store run on.
+pub(crate) struct LinkThread(Mutex<Option<JoinHandle<()>>>);
 
-/// The link thread.
-fn run(runtime: Runtime, shared: &Arc<Shared>) {
-    runtime.block_on(async {
-        if let Some(endpoint) = shared.endpoint() {
-            tokio::spawn(accept::accept(Arc::clone(shared), endpoint));
+impl LinkThread {
+    pub(crate) fn start(store: StoreId, run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let thread = thread::Builder::new().name(format!("multiraft-link-{store}")).spawn(run)?;
+        Ok(Self(Mutex::new(Some(thread))))
+    }
+
+    /// Waits for its end, unless this is the thread itself.
+    pub(crate) fn join(&self) {
+        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.thread().id() != thread::current().id()
+        {
+            // A panic on that thread was reported there.
+            let _ = thread.join();
         }
-        shared.stop.notified().await;
-        for peer in shared.peers().values() {
-            let session = peer.state().link.as_ref().map(|link| link.session);
-            if let Some(session) = session {
-                shared.retire(peer, session, DownReason::Shutdown);
-            }
-        }
-        let Some(endpoint) = shared.take_endpoint() else { return };
-        endpoint.close(CloseCode::Shutdown.number(), b"this store is shutting down");
-        // Past that, peers find out by their idle timeout.
-        let _ = timeout(FAREWELL, endpoint.wait_idle()).await;
-    });
-    // Name look-ups under way have threads of their own: they are not waited for.
-    runtime.shutdown_background();
+    }
 }
 
 fn check(config: &TransportConfig) -> Result<(), TransportError> {

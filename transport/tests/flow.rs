@@ -1,14 +1,24 @@
 //! What is full holds up nothing else, and nobody for ever.
 
+#![allow(clippy::print_stdout, reason = "tests tell what they measured")]
+
+#[macro_use]
 mod support;
 
 use multiraft_raft::StoreId;
 use multiraft_transport::{Lane, SendError, TransportConfig};
-use support::{Authority, Store, message, pair_of};
+use support::{Net, Store, message, pair_of};
+
+on_every_network! {
+    a_handler_that_gives_nothing_back_stops_the_sender_until_it_does,
+    a_full_append_lane_holds_up_no_other_lane,
+    what_waits_in_a_lane_goes_out_together,
+    a_batch_is_taken_whole_or_not_at_all,
+}
 
 /// Small windows and budgets, so that little is needed to fill them.
-fn narrow(authority: &Authority, store: u64) -> TransportConfig {
-    let mut config = authority.config(store, 1);
+fn narrow(net: &Net, store: u64) -> TransportConfig {
+    let mut config = net.config(store, 1);
     config.link.lane_window_bytes = 64 << 10;
     config.queues.append_send_bytes = 256 << 10;
     config.queues.append_receive_bytes = 256 << 10;
@@ -40,10 +50,8 @@ fn fill(a: &Store, b: &Store, size: usize) -> u64 {
     }
 }
 
-#[test]
-fn a_handler_that_gives_nothing_back_stops_the_sender_until_it_does() {
-    let authority = Authority::new();
-    let (a, b) = pair_of(narrow(&authority, 1), narrow(&authority, 2));
+fn a_handler_that_gives_nothing_back_stops_the_sender_until_it_does(net: &Net) {
+    let (a, b) = pair_of(narrow(net, 1), narrow(net, 2));
     let sent = fill(&a, &b, 4000);
     // Queue, windows and budget, of 4000 bytes each: everything is bounded.
     assert!(sent * 4000 < 2 << 20, "{sent} messages were taken");
@@ -58,10 +66,8 @@ fn a_handler_that_gives_nothing_back_stops_the_sender_until_it_does() {
     a.transport.send(StoreId(2), LANE, &[message(sent, 4000)]).expect("room again");
 }
 
-#[test]
-fn a_full_append_lane_holds_up_no_other_lane() {
-    let authority = Authority::new();
-    let (a, b) = pair_of(narrow(&authority, 1), narrow(&authority, 2));
+fn a_full_append_lane_holds_up_no_other_lane(net: &Net) {
+    let (a, b) = pair_of(narrow(net, 1), narrow(net, 2));
     fill(&a, &b, 4000);
     for id in 0..100 {
         for lane in [Lane::Liveness, Lane::Control, Lane::Append(1)] {
@@ -74,12 +80,10 @@ fn a_full_append_lane_holds_up_no_other_lane() {
     assert!(lane.queued_bytes > 0, "it is held up still");
 }
 
-#[test]
-fn what_waits_in_a_lane_goes_out_together() {
-    let authority = Authority::new();
-    let config = narrow(&authority, 1);
+fn what_waits_in_a_lane_goes_out_together(net: &Net) {
+    let config = narrow(net, 1);
     let frame_bytes = config.queues.frame_target_bytes as u64;
-    let (a, b) = pair_of(config, narrow(&authority, 2));
+    let (a, b) = pair_of(config, narrow(net, 2));
     let sent = fill(&a, &b, 20);
     let lane = |store: &Store| {
         let status = store.transport.status();
@@ -95,10 +99,8 @@ fn what_waits_in_a_lane_goes_out_together() {
     assert!(frames <= before.queued_bytes as u64 / frame_bytes + 2, "{frames} frames of {before:?}");
 }
 
-#[test]
-fn a_batch_is_taken_whole_or_not_at_all() {
-    let authority = Authority::new();
-    let (a, b) = pair_of(narrow(&authority, 1), narrow(&authority, 2));
+fn a_batch_is_taken_whole_or_not_at_all(net: &Net) {
+    let (a, b) = pair_of(narrow(net, 1), narrow(net, 2));
     let batch: Vec<_> = (0..10).map(|id| message(id, 1000)).collect();
     let mut taken = 0;
     while taken < 1000 && a.transport.send(StoreId(2), LANE, &batch).is_ok() {

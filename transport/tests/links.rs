@@ -1,5 +1,6 @@
 //! One link per pair of stores: who dials, who restarts, which connection counts.
 
+#[macro_use]
 mod support;
 
 use std::{
@@ -15,7 +16,15 @@ use multiraft_raft::{Incarnation, StoreId};
 use multiraft_transport::{
     DownReason, Handler, Lane, LinkEvent, ReceivedFrame, SnapshotHeader, SnapshotReceiver, Transport,
 };
-use support::{Authority, Event, Store, message, pair, pair_of, relay::Relay};
+use support::{Authority, Event, Net, Store, address_of, message, pair, pair_of, relay::Relay};
+
+on_every_network! {
+    a_closed_link_comes_back_by_itself,
+    a_peer_that_restarts_orderly_comes_back_with_its_new_incarnation,
+    all_of_five_stores_find_each_other,
+    a_handler_that_panics_costs_its_link_only,
+    links_that_come_and_go_tell_a_consistent_story,
+}
 
 /// Messages there and back, so that whatever else was on its way has arrived too.
 fn ping_pong(a: &Store, b: &Store, times: u64) {
@@ -37,10 +46,10 @@ fn a_simultaneous_dial_ends_in_one_connection() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 start.wait();
-                a.transport.add_peer(StoreId(2), b.transport.local_addr());
+                a.transport.add_peer(StoreId(2), b.address());
             });
             start.wait();
-            b.transport.add_peer(StoreId(1), a.transport.local_addr());
+            b.transport.add_peer(StoreId(1), a.address());
         });
         assert_eq!(a.events.up().0, StoreId(2));
         assert_eq!(b.events.up().0, StoreId(1));
@@ -52,10 +61,8 @@ fn a_simultaneous_dial_ends_in_one_connection() {
     }
 }
 
-#[test]
-fn a_closed_link_comes_back_by_itself() {
-    let authority = Authority::new();
-    let (a, b) = pair(&authority);
+fn a_closed_link_comes_back_by_itself(net: &Net) {
+    let (a, b) = pair(net);
     let mut before = 0;
     for _ in 0..5 {
         a.transport.disconnect(StoreId(2));
@@ -71,15 +78,12 @@ fn a_closed_link_comes_back_by_itself() {
     assert_eq!((a.events.link_events_left(), b.events.link_events_left()), (0, 0));
 }
 
-#[test]
-fn a_peer_that_restarts_orderly_comes_back_with_its_new_incarnation() {
-    let authority = Authority::new();
-    let (a, b) = pair(&authority);
+fn a_peer_that_restarts_orderly_comes_back_with_its_new_incarnation(net: &Net) {
+    let (a, b) = pair(net);
     b.transport.shutdown();
     assert_eq!(a.events.down().0, StoreId(2));
-    let mut again = authority.config(2, 2);
-    again.listen = b.transport.local_addr();
-    again.peers.insert(StoreId(1), a.transport.local_addr().into());
+    let mut again = net.config_again(&b, 2);
+    again.peers.insert(StoreId(1), address_of(&a.transport));
     let b = Store::start(again);
     assert_eq!(a.events.up().1, Incarnation(2));
     b.events.up();
@@ -95,7 +99,7 @@ fn killed_and_restarted(survivor_id: u64, restarted_id: u64) {
         config
     };
     let survivor = Store::start(patient(survivor_id, 1));
-    let relay = Relay::to(survivor.transport.local_addr());
+    let relay = Relay::to(survivor.address());
     let mut config = patient(restarted_id, 1);
     config.peers.insert(StoreId(survivor_id), relay.address().into());
     let old = Store::start(config);
@@ -103,7 +107,7 @@ fn killed_and_restarted(survivor_id: u64, restarted_id: u64) {
     old.events.up();
     relay.cut();
     let mut config = patient(restarted_id, 2);
-    config.peers.insert(StoreId(survivor_id), survivor.transport.local_addr().into());
+    config.peers.insert(StoreId(survivor_id), survivor.address().into());
     let new = Store::start(config);
     assert_eq!(survivor.events.down(), (StoreId(restarted_id), DownReason::Replaced));
     let (peer, incarnation, _) = survivor.events.up();
@@ -132,7 +136,7 @@ fn given_up_by_one_side(holder_id: u64, other_id: u64) {
         config
     };
     let holder = Store::start(patient(holder_id));
-    let relay = Relay::to(holder.transport.local_addr());
+    let relay = Relay::to(holder.address());
     let mut config = patient(other_id);
     config.peers.insert(StoreId(holder_id), relay.address().into());
     let other = Store::start(config);
@@ -141,7 +145,7 @@ fn given_up_by_one_side(holder_id: u64, other_id: u64) {
     relay.cut();
     other.transport.disconnect(StoreId(holder_id));
     assert_eq!(other.events.down().1, DownReason::Requested);
-    other.transport.set_peer_address(StoreId(holder_id), holder.transport.local_addr());
+    other.transport.set_peer_address(StoreId(holder_id), holder.address());
     assert_eq!(holder.events.down(), (StoreId(other_id), DownReason::Replaced));
     assert_eq!(holder.events.up().1, Incarnation(1));
     other.events.up();
@@ -168,7 +172,7 @@ fn a_silent_peer_is_given_up_after_the_idle_timeout() {
         config
     };
     let a = Store::start(hasty(1));
-    let relay = Relay::to(a.transport.local_addr());
+    let relay = Relay::to(a.address());
     let mut config = hasty(2);
     config.peers.insert(StoreId(1), relay.address().into());
     let b = Store::start(config);
@@ -185,20 +189,18 @@ fn an_earlier_process_of_a_store_is_turned_away() {
     let authority = Authority::new();
     let (a, _b) = pair_of(authority.config(1, 1), authority.config(2, 5));
     let mut config = authority.config(2, 4);
-    config.peers.insert(StoreId(1), a.transport.local_addr().into());
+    config.peers.insert(StoreId(1), a.address().into());
     let old = Store::start(config);
     support::log::wait(&["a dial failed", "store 2 comes with incarnation 4 after 5 was seen"]);
     assert_eq!(old.events.link_events_left(), 0);
     assert_eq!(a.events.link_events_left(), 0);
 }
 
-#[test]
-fn all_of_five_stores_find_each_other() {
-    let authority = Authority::new();
-    let stores: Vec<_> = (1..=5).map(|id| Store::start(authority.config(id, 1))).collect();
+fn all_of_five_stores_find_each_other(net: &Net) {
+    let stores: Vec<_> = (1..=5).map(|id| Store::start(net.config(id, 1))).collect();
     for (at, store) in stores.iter().enumerate() {
         for (other_at, other) in stores.iter().enumerate().filter(|(other_at, _)| *other_at != at) {
-            store.transport.add_peer(StoreId(other_at as u64 + 1), other.transport.local_addr());
+            store.transport.add_peer(StoreId(other_at as u64 + 1), address_of(&other.transport));
         }
     }
     for store in &stores {
@@ -213,7 +215,7 @@ fn all_of_five_stores_find_each_other() {
 fn lost_packets_cost_time_and_nothing_else() {
     let authority = Authority::new();
     let a = Store::start(authority.config(1, 1));
-    let relay = Relay::to(a.transport.local_addr());
+    let relay = Relay::to(a.address());
     let mut config = authority.config(2, 1);
     config.peers.insert(StoreId(1), relay.address().into());
     let b = Store::start(config);
@@ -232,7 +234,7 @@ fn lost_packets_cost_time_and_nothing_else() {
 #[test]
 fn renewed_certificates_serve_the_next_connection() {
     let (old, new) = (Authority::new(), Authority::new());
-    let (a, b) = pair(&old);
+    let (a, b) = pair_of(old.config(1, 1), old.config(2, 1));
     for (store, id) in [(&a, 1), (&b, 2)] {
         store.transport.set_tls(new.tls(StoreId(id))).expect("its own");
         store.transport.set_tls(new.tls(StoreId(9))).expect_err("another one's");
@@ -247,7 +249,7 @@ fn renewed_certificates_serve_the_next_connection() {
     // Who has the old authority's only is out.
     support::log::capture();
     let mut config = old.config(3, 1);
-    config.peers.insert(StoreId(1), a.transport.local_addr().into());
+    config.peers.insert(StoreId(1), a.address().into());
     let _late = Store::start(config);
     support::log::wait(&["a dial failed", "invalid peer certificate"]);
     assert_eq!(a.events.link_events_left(), 0);
@@ -262,7 +264,7 @@ fn no_more_peers_than_allowed() {
     let (a, _b) = pair_of(config, authority.config(2, 1));
     assert!(!a.transport.add_peer(StoreId(3), "127.0.0.1:9"));
     let mut config = authority.config(4, 1);
-    config.peers.insert(StoreId(1), a.transport.local_addr().into());
+    config.peers.insert(StoreId(1), a.address().into());
     let _fourth = Store::start(config);
     support::log::wait(&["a dial failed", "too many peers: 1 are known already"]);
     assert_eq!(a.events.link_events_left(), 0);
@@ -286,13 +288,11 @@ impl Handler for Clumsy {
     fn on_snapshot(&self, _: StoreId, _: SnapshotHeader, _: SnapshotReceiver) {}
 }
 
-#[test]
-fn a_handler_that_panics_costs_its_link_only() {
-    let authority = Authority::new();
+fn a_handler_that_panics_costs_its_link_only(net: &Net) {
     let clumsy = Arc::new(Clumsy(support::Recorder::default()));
-    let transport = Transport::start(authority.config(1, 1), Arc::clone(&clumsy) as Arc<dyn Handler>).expect("starts");
-    let mut config = authority.config(2, 1);
-    config.peers.insert(StoreId(1), transport.local_addr().into());
+    let transport = Transport::start(net.config(1, 1), Arc::clone(&clumsy) as Arc<dyn Handler>).expect("starts");
+    let mut config = net.config(2, 1);
+    config.peers.insert(StoreId(1), address_of(&transport));
     let b = Store::start(config);
     clumsy.0.up();
     b.events.up();
@@ -327,17 +327,15 @@ fn tells_a_consistent_story(store: &Store) -> usize {
     links
 }
 
-#[test]
-fn links_that_come_and_go_tell_a_consistent_story() {
-    let authority = Authority::new();
+fn links_that_come_and_go_tell_a_consistent_story(net: &Net) {
     let hasty = |store| {
-        let mut config = authority.config(store, 1);
+        let mut config = net.config(store, 1);
         config.link.backoff_max = Duration::from_millis(20);
         config
     };
     let (a, b) = (Store::start(hasty(1)), Store::start(hasty(2)));
-    a.transport.add_peer(StoreId(2), b.transport.local_addr());
-    b.transport.add_peer(StoreId(1), a.transport.local_addr());
+    a.transport.add_peer(StoreId(2), address_of(&b.transport));
+    b.transport.add_peer(StoreId(1), address_of(&a.transport));
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         for (from, to) in [(&a, StoreId(2)), (&b, StoreId(1))] {

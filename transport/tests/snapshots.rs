@@ -1,5 +1,8 @@
 //! Snapshots: whole, resumed, held up, broken off, slowed down; and what they do to everybody else.
 
+#![allow(clippy::print_stdout, reason = "tests tell what they measured")]
+
+#[macro_use]
 mod support;
 
 use std::{
@@ -13,7 +16,21 @@ use multiraft_raft::{
     Incarnation, KeyRange, LogIndex, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
 use multiraft_transport::{CaptureId, Lane, SnapshotChunk, SnapshotError, SnapshotHeader};
-use support::{Authority, Store, message, pair, pair_of};
+use support::{Net, Store, message, pair, pair_of};
+
+on_every_network! {
+    a_snapshot_arrives_whole_and_blocking_threads_can_take_part,
+    a_broken_transfer_is_resumed_from_the_first_missing_chunk,
+    either_side_can_give_a_transfer_up,
+    chunks_out_of_order_or_too_long_are_refused_at_the_sender,
+    a_receiver_that_does_not_read_holds_up_its_sender_only,
+    the_throttle_holds_all_transfers_together,
+    bulk_does_not_delay_small_messages,
+    a_sender_that_waits_for_a_dead_receiver_is_freed_by_its_canceller,
+    a_receiver_that_waits_for_a_dead_sender_is_freed_by_its_canceller_and_tells_the_sender,
+    a_transfer_that_breaks_again_and_again_sends_little_twice,
+    the_receivers_throttle_holds_all_transfers_together,
+}
 
 fn header(first_chunk: u64) -> SnapshotHeader {
     let descriptor = RegionDescriptor {
@@ -40,10 +57,8 @@ fn chunk(number: u64, last: bool, length: usize) -> SnapshotChunk {
     SnapshotChunk { number, last, data: Bytes::from(vec![number as u8; length]), crc: number as u32, whole_crc }
 }
 
-#[test]
-fn a_snapshot_arrives_whole_and_blocking_threads_can_take_part() {
-    let authority = Authority::new();
-    let (a, b) = pair(&authority);
+fn a_snapshot_arrives_whole_and_blocking_threads_can_take_part(net: &Net) {
+    let (a, b) = pair(net);
     // Chunks of all sizes, also longer than the window and empty.
     let lengths = [0, 1, 1000, 100_000, 1 << 20, 4 << 20, 5];
     thread::scope(|scope| {
@@ -65,10 +80,8 @@ fn a_snapshot_arrives_whole_and_blocking_threads_can_take_part() {
     });
 }
 
-#[test]
-fn a_broken_transfer_is_resumed_from_the_first_missing_chunk() {
-    let authority = Authority::new();
-    let (a, b) = pair(&authority);
+fn a_broken_transfer_is_resumed_from_the_first_missing_chunk(net: &Net) {
+    let (a, b) = pair(net);
     let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
     for number in 0..2 {
         sender.send_blocking(chunk(number, false, 1000)).expect("sent");
@@ -93,10 +106,8 @@ fn a_broken_transfer_is_resumed_from_the_first_missing_chunk() {
     sender.finish_blocking().expect("all was read");
 }
 
-#[test]
-fn either_side_can_give_a_transfer_up() {
-    let authority = Authority::new();
-    let (a, b) = pair(&authority);
+fn either_side_can_give_a_transfer_up(net: &Net) {
+    let (a, b) = pair(net);
     // The sender goes.
     let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
     sender.send_blocking(chunk(0, false, 10)).expect("sent");
@@ -116,10 +127,8 @@ fn either_side_can_give_a_transfer_up() {
     assert_eq!((a.events.link_events_left(), b.events.link_events_left()), (0, 0));
 }
 
-#[test]
-fn chunks_out_of_order_or_too_long_are_refused_at_the_sender() {
-    let authority = Authority::new();
-    let (a, _b) = pair(&authority);
+fn chunks_out_of_order_or_too_long_are_refused_at_the_sender(net: &Net) {
+    let (a, _b) = pair(net);
     let mut sender = a.transport.open_snapshot(StoreId(2), header(3)).expect("up");
     let error = sender.send_blocking(chunk(4, false, 1));
     assert_eq!(error, Err(SnapshotError::OutOfOrder { expected: 3, found: 4 }));
@@ -131,10 +140,8 @@ fn chunks_out_of_order_or_too_long_are_refused_at_the_sender() {
     assert_eq!(a.transport.open_snapshot(StoreId(3), header(0)).err(), Some(SnapshotError::NotConnected(StoreId(3))));
 }
 
-#[test]
-fn a_receiver_that_does_not_read_holds_up_its_sender_only() {
-    let authority = Authority::new();
-    let (a, b) = pair(&authority);
+fn a_receiver_that_does_not_read_holds_up_its_sender_only(net: &Net) {
+    let (a, b) = pair(net);
     let mut stuck = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
     let (_, _, mut unread) = b.events.snapshot();
     let mut going = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
@@ -178,12 +185,10 @@ fn time_of_two(a: &Store, b: &Store) -> Duration {
     started.elapsed()
 }
 
-#[test]
-fn the_throttle_holds_all_transfers_together() {
-    let authority = Authority::new();
-    let mut config = authority.config(1, 1);
+fn the_throttle_holds_all_transfers_together(net: &Net) {
+    let mut config = net.config(1, 1);
     config.snapshots.bytes_per_second = 4 << 20;
-    let (a, b) = pair_of(config, authority.config(2, 1));
+    let (a, b) = pair_of(config, net.config(2, 1));
     let took = time_of_two(&a, &b);
     println!("2 MiB at 4 MiB/s took {took:?}");
     // Half a second, less the burst.
@@ -207,12 +212,10 @@ fn round_trips(a: &support::Store, b: &support::Store, count: u64) -> Vec<u128> 
     times
 }
 
-#[test]
-fn bulk_does_not_delay_small_messages() {
-    let authority = Authority::new();
-    let mut config = authority.config(1, 1);
+fn bulk_does_not_delay_small_messages(net: &Net) {
+    let mut config = net.config(1, 1);
     config.snapshots.bytes_per_second = 1 << 40;
-    let (a, b) = pair_of(config, authority.config(2, 1));
+    let (a, b) = pair_of(config, net.config(2, 1));
     let show = |what, times: &[u128]| {
         println!("{what}: p50 {} us, p99 {} us", times[times.len() / 2], times[times.len() * 99 / 100]);
     };
@@ -247,10 +250,8 @@ fn bulk_does_not_delay_small_messages() {
     assert!(loaded[loaded.len() * 99 / 100] < 100_000, "{loaded:?}");
 }
 
-#[test]
-fn a_sender_that_waits_for_a_dead_receiver_is_freed_by_its_canceller() {
-    let authority = Authority::new();
-    let (a, b) = pair(&authority);
+fn a_sender_that_waits_for_a_dead_receiver_is_freed_by_its_canceller(net: &Net) {
+    let (a, b) = pair(net);
     let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
     // Never read, and never dropped.
     let (_, _, mut unread) = b.events.snapshot();
@@ -271,10 +272,8 @@ fn a_sender_that_waits_for_a_dead_receiver_is_freed_by_its_canceller() {
     assert_eq!(end, Some(SnapshotError::Abandoned));
 }
 
-#[test]
-fn a_receiver_that_waits_for_a_dead_sender_is_freed_by_its_canceller_and_tells_the_sender() {
-    let authority = Authority::new();
-    let (a, b) = pair(&authority);
+fn a_receiver_that_waits_for_a_dead_sender_is_freed_by_its_canceller_and_tells_the_sender(net: &Net) {
+    let (a, b) = pair(net);
     let mut sender = a.transport.open_snapshot(StoreId(2), header(0)).expect("up");
     let (_, _, mut stream) = b.events.snapshot();
     let canceller = stream.canceller();
@@ -287,12 +286,10 @@ fn a_receiver_that_waits_for_a_dead_sender_is_freed_by_its_canceller_and_tells_t
     assert_eq!(error, Some(SnapshotError::Abandoned));
 }
 
-#[test]
-fn a_transfer_that_breaks_again_and_again_sends_little_twice() {
+fn a_transfer_that_breaks_again_and_again_sends_little_twice(net: &Net) {
     const CHUNK: usize = 64 << 10;
     const CHUNKS: u64 = 64;
-    let authority = Authority::new();
-    let (a, b) = pair(&authority);
+    let (a, b) = pair(net);
     let mut next = 0;
     let mut streams = 0;
     while next < CHUNKS {
@@ -335,12 +332,10 @@ fn a_transfer_that_breaks_again_and_again_sends_little_twice() {
     assert!(sent - needed <= streams * each, "{sent} bytes for {needed}");
 }
 
-#[test]
-fn the_receivers_throttle_holds_all_transfers_together() {
-    let authority = Authority::new();
-    let mut config = authority.config(2, 1);
+fn the_receivers_throttle_holds_all_transfers_together(net: &Net) {
+    let mut config = net.config(2, 1);
     config.snapshots.receive_bytes_per_second = 4 << 20;
-    let mut fast = authority.config(1, 1);
+    let mut fast = net.config(1, 1);
     fast.snapshots.bytes_per_second = 0;
     let (a, b) = pair_of(fast, config);
     let took = time_of_two(&a, &b);

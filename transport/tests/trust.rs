@@ -5,7 +5,7 @@ mod support;
 use multiraft_raft::{ClusterId, Incarnation, StoreId};
 use multiraft_transport::{DownReason, Lane, Tls, Transport, TransportError};
 use support::{
-    Authority, Recorder, Store, log, message, pair,
+    Authority, Recorder, Store, log, message, pair_of,
     raw::{self, RawPeer},
 };
 
@@ -18,7 +18,7 @@ fn refused(
 ) {
     log::capture();
     let one = Store::start(one);
-    two.peers.insert(StoreId(1), one.transport.local_addr().into());
+    two.peers.insert(StoreId(1), one.address().into());
     let two = Store::start(two);
     log::wait(&[&["a dial failed"], dialer].concat());
     log::wait(&[&["an incoming connection came to nothing"], answerer].concat());
@@ -31,7 +31,7 @@ fn a_certificate_of_another_authority_is_refused_by_who_is_dialed() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let mut two = theirs.config(2, 1);
     // It would trust us, we do not trust it.
-    two.tls = theirs.tls_trusting(&ours, StoreId(2));
+    two.network = support::quic(theirs.tls_trusting(&ours, StoreId(2)));
     refused(ours.config(1, 1), two, &["aborted by peer", "invalid peer certificate"], &["invalid peer certificate"]);
 }
 
@@ -39,7 +39,7 @@ fn a_certificate_of_another_authority_is_refused_by_who_is_dialed() {
 fn a_certificate_of_another_authority_is_refused_by_who_dials() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let mut two = theirs.config(2, 1);
-    two.tls = ours.tls_trusting(&theirs, StoreId(2));
+    two.network = support::quic(ours.tls_trusting(&theirs, StoreId(2)));
     refused(ours.config(1, 1), two, &["invalid peer certificate"], &["aborted by peer", "invalid peer certificate"]);
 }
 
@@ -70,7 +70,7 @@ fn a_store_that_answers_at_another_ones_address_is_refused() {
     let authority = Authority::new();
     let three = Store::start(authority.config(3, 1));
     let mut one = authority.config(1, 1);
-    one.peers.insert(StoreId(2), three.transport.local_addr().into());
+    one.peers.insert(StoreId(2), three.address().into());
     let one = Store::start(one);
     log::wait(&["a dial failed", "peer=2", "store-2.multiraft", "store-3.multiraft"]);
     assert_eq!((one.events.link_events_left(), three.events.link_events_left()), (0, 0));
@@ -81,7 +81,7 @@ fn a_store_that_claims_to_be_another_is_refused() {
     log::capture();
     let authority = Authority::new();
     let one = Store::start(authority.config(1, 1));
-    let raw = RawPeer::dial(&authority, 3, StoreId(1), one.transport.local_addr());
+    let raw = RawPeer::dial(&authority, 3, StoreId(1), one.address());
     raw.greet(&raw::hello(2, Incarnation(1))).expect_err("refused");
     let reason = raw.closed();
     assert!(reason.starts_with("7: the certificate does not prove that this is store 2"), "{reason}");
@@ -93,7 +93,7 @@ fn a_store_that_claims_to_be_another_is_refused() {
 fn a_wildcard_proves_nothing() {
     let authority = Authority::new();
     let one = Store::start(authority.config(1, 1));
-    let raw = RawPeer::dial_as(&authority, "*.multiraft", StoreId(1), one.transport.local_addr());
+    let raw = RawPeer::dial_as(&authority, "*.multiraft", StoreId(1), one.address());
     raw.greet(&raw::hello(2, Incarnation(1))).expect_err("refused");
     let reason = raw.closed();
     assert!(reason.starts_with("7: the certificate does not prove that this is store 2"), "{reason}");
@@ -103,7 +103,7 @@ fn a_wildcard_proves_nothing() {
 #[test]
 fn an_unknown_store_with_a_good_certificate_is_let_in() {
     let authority = Authority::new();
-    let (a, b) = pair(&authority);
+    let (a, b) = pair_of(authority.config(1, 1), authority.config(2, 1));
     // Store 1 was told of nobody.
     a.transport.send(StoreId(2), Lane::Control, &[message(1, 1)]).expect("up");
     assert_eq!(b.events.messages(Lane::Control, 1), [message(1, 1)]);
@@ -114,7 +114,7 @@ fn an_unknown_store_with_a_good_certificate_is_let_in() {
 fn another_wire_version_is_named() {
     let authority = Authority::new();
     let one = Store::start(authority.config(1, 1));
-    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.address());
     let mut hello = raw::hello(2, Incarnation(1));
     hello[4] = 7;
     raw.greet(&hello).expect_err("refused");
@@ -125,7 +125,7 @@ fn another_wire_version_is_named() {
 fn a_hello_that_is_none_is_refused() {
     let authority = Authority::new();
     let one = Store::start(authority.config(1, 1));
-    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.address());
     raw.greet(b"GET / HTTP/1.1\r\n\r\n").expect_err("refused");
     assert_eq!(raw.closed(), "9: the first bytes are not multiraft's");
     assert_eq!(one.events.link_events_left(), 0);
@@ -135,7 +135,7 @@ fn a_hello_that_is_none_is_refused() {
 fn violation(bytes: &[u8]) -> (DownReason, String) {
     let authority = Authority::new();
     let one = Store::start(authority.config(1, 1));
-    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.address());
     let _streams = raw.greet(&raw::hello(2, Incarnation(1))).expect("greeted");
     assert_eq!(one.events.up().0, StoreId(2));
     raw.runtime.block_on(async {
@@ -149,7 +149,7 @@ fn violation(bytes: &[u8]) -> (DownReason, String) {
     assert_eq!(one.events.link_events_left(), 0);
     // The store is as good as before.
     let mut two = authority.config(2, 2);
-    two.peers.insert(StoreId(1), one.transport.local_addr().into());
+    two.peers.insert(StoreId(1), one.address().into());
     let two = Store::start(two);
     one.events.up();
     two.events.up();
@@ -183,7 +183,7 @@ fn a_lane_that_does_not_exist_closes_the_link() {
 fn snapshot_violation(bytes: &[u8]) -> DownReason {
     let authority = Authority::new();
     let one = Store::start(authority.config(1, 1));
-    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.address());
     let _streams = raw.greet(&raw::hello(2, Incarnation(1))).expect("greeted");
     one.events.up();
     raw.runtime.block_on(async {
@@ -214,7 +214,7 @@ fn a_dialer_that_says_nothing_is_told_to_go() {
     let mut config = authority.config(1, 1);
     config.link.handshake_timeout = std::time::Duration::from_millis(300);
     let one = Store::start(config);
-    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.address());
     assert_eq!(raw.closed(), "10: the greeting took too long");
     assert_eq!(one.events.link_events_left(), 0);
 }
@@ -223,7 +223,7 @@ fn a_dialer_that_says_nothing_is_told_to_go() {
 fn a_lane_that_ends_closes_the_link() {
     let authority = Authority::new();
     let one = Store::start(authority.config(1, 1));
-    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.transport.local_addr());
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.address());
     let _streams = raw.greet(&raw::hello(2, Incarnation(1))).expect("greeted");
     one.events.up();
     raw.runtime.block_on(async {
@@ -240,7 +240,7 @@ fn a_lane_that_ends_closes_the_link() {
 fn a_store_with_another_ones_certificate_does_not_start() {
     let authority = Authority::new();
     let mut config = authority.config(1, 1);
-    config.tls = authority.tls(StoreId(4));
+    config.network = support::quic(authority.tls(StoreId(4)));
     let error = Transport::start(config, std::sync::Arc::new(Recorder::default())).expect_err("not its certificate");
     assert!(matches!(error, TransportError::Tls(_)));
     let text = error.to_string();

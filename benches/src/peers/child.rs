@@ -33,7 +33,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Problem> {
     let runtime = runtime.map_err(|source| Problem::Io { what: "no asynchronous runtime could be started", source })?;
     let measured = async {
         match options.kind {
-            PeerKind::Multiraft => Box::pin(measure::<on_multiraft::Stores>(options)).await,
+            PeerKind::Multiraft | PeerKind::MultiraftChannels => {
+                Box::pin(measure::<on_multiraft::Stores>(options)).await
+            }
             PeerKind::RaftRs => Box::pin(measure::<on_raft_rs::Stores>(options)).await,
             PeerKind::Openraft => Box::pin(measure::<on_openraft::Stores>(options)).await,
         }

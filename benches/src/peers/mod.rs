@@ -220,7 +220,7 @@ mod tests {
         let lock = "[[package]]\nname = \"raft\"\nversion = \"0.7.0\"\n\n[[package]]\nname = \"raft-engine\"\nversion = \"0.4.2\"\n";
         assert_eq!(version(PeerKind::RaftRs, lock), "0.7.0+0.4.2");
         assert_eq!(version(PeerKind::Openraft, lock), "");
-        for peer in [PeerKind::Multiraft, PeerKind::RaftRs, PeerKind::Openraft] {
+        for peer in PeerKind::ALL {
             assert!(version(peer, LOCK).starts_with("0."), "{peer:?}");
         }
     }

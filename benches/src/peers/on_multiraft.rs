@@ -1,5 +1,5 @@
-//! This project as a peer: three engines in one process, as an embedder starts them, QUIC over loopback with certificates on
-//! both sides between them. State in memory.
+//! This project as a peer: three engines in one process, as an embedder starts them; between them QUIC over loopback with
+//! certificates on both sides, or a local network: channels, as between the stores of the other peers. State in memory.
 //!
 //! Clients go to the engine that leads, as the other peers' do: nothing is sent on from one store to another.
 
@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use multiraft::{Engine, RegionId};
+use multiraft::{Engine, LocalNetwork, RegionId};
 
 use super::load::{Counts, Peer};
-use super::options::Peer as Options;
+use super::options::{Peer as Options, PeerKind};
 use crate::args::{Operation, State, Store};
 use crate::cluster::{Problem, STORES, free_addresses, write_certificates};
 use crate::keyspace::DONE;
@@ -29,6 +29,7 @@ impl Peer for Stores {
     async fn start(options: &Options) -> Result<Self, Problem> {
         write_certificates(&options.dir, STORES)?;
         let addresses = free_addresses(STORES)?;
+        let network = (options.kind == PeerKind::MultiraftChannels).then(LocalNetwork::new);
         let mut engines = Vec::new();
         for number in 1..=STORES {
             let options = Store {
@@ -44,8 +45,9 @@ impl Peer for Stores {
                 workers: options.workers,
                 seed: options.seed,
                 leaders_within: 0,
-                together: false,
+                together: true,
                 at_leaders: false,
+                channels: network.is_some(),
                 rate: None,
                 spares: 0,
                 places: false,
@@ -53,7 +55,7 @@ impl Peer for Stores {
                 snapshot_rate: None,
                 replicas_at_once: None,
             };
-            engines.push(store::start(&options).await?);
+            engines.push(store::start(&options, network.clone()).await?);
         }
         let regions: Vec<RegionId> = engines[0].regions().iter().map(|region| region.id).collect();
         let leaders = regions.iter().map(|_| AtomicUsize::new(0)).collect();

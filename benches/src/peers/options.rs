@@ -27,7 +27,7 @@ pub(crate) struct Peers {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub(crate) rounds: Option<u64>,
     /// Who is measured.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [PeerKind::Multiraft, PeerKind::RaftRs, PeerKind::Openraft])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = PeerKind::ALL)]
     pub(crate) only: Vec<PeerKind>,
     /// A short run: other defaults for groups (12), clients (16), seconds, warm-up, settle, idle and rounds (1).
     #[arg(long)]
@@ -39,16 +39,22 @@ pub(crate) struct Peers {
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PeerKind {
+    /// Over QUIC, as between processes.
     Multiraft,
+    /// Over channels, as the others.
+    MultiraftChannels,
     RaftRs,
     Openraft,
 }
 
 impl PeerKind {
+    pub(crate) const ALL: [Self; 4] = [Self::Multiraft, Self::MultiraftChannels, Self::RaftRs, Self::Openraft];
+
     /// As on the command line and in the figures.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Multiraft => "multiraft",
+            Self::MultiraftChannels => "multiraft-channels",
             Self::RaftRs => "raft-rs",
             Self::Openraft => "openraft",
         }
@@ -57,7 +63,7 @@ impl PeerKind {
     /// The packages that it is made of.
     pub(crate) fn packages(self) -> &'static [&'static str] {
         match self {
-            Self::Multiraft => &["multiraft"],
+            Self::Multiraft | Self::MultiraftChannels => &["multiraft"],
             Self::RaftRs => &["raft", "raft-engine"],
             Self::Openraft => &["openraft"],
         }

@@ -325,23 +325,23 @@ impl ApplyThread {
             if *size > REPLIES_AT_ONCE_BYTES {
                 let messages = std::mem::take(messages);
                 *size = 0;
-                self.send(store, &messages);
+                self.send(store, messages);
             }
         }
         for (store, (_, messages)) in by_store {
-            self.send(store, &messages);
+            self.send(store, messages);
         }
     }
 
-    fn send(&self, store: StoreId, messages: &[PeerMessage]) {
+    fn send(&self, store: StoreId, mut messages: Vec<PeerMessage>) {
         if messages.is_empty() {
             return;
         }
         if store == self.store {
-            return deliver_local(&self.workers, store, messages.to_vec());
+            return deliver_local(&self.workers, store, messages);
         }
         // An answer that cannot be sent is an unknown outcome at the other end.
-        if let Err(error) = self.transport.send(store, Lane::Control, messages) {
+        if let Err(error) = self.transport.hand_over(store, Lane::Control, &mut messages) {
             tracing::debug!(peer = %store, %error, "answers could not be sent");
         }
     }

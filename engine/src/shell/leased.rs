@@ -94,7 +94,7 @@ impl Leased {
         let Some(transport) = self.transport.get().and_then(Weak::upgrade) else { return false };
         let Some(forward) = self.questions().ask(self.clock.now(), to, about, lease, reply) else { return false };
         let id = forward.id;
-        let sent = transport.send(to, Lane::Control, &[PeerMessage::Forward(forward)]);
+        let sent = transport.hand_over(to, Lane::Control, &mut vec![PeerMessage::Forward(forward)]);
         if sent.is_err() {
             self.questions().take(to, id);
         }
@@ -139,7 +139,7 @@ impl Leased {
             && let Some(transport) = self.transport.get().and_then(Weak::upgrade)
         {
             // What cannot be sent is asked for again.
-            let _ = transport.send(from, Lane::Control, &answers);
+            let _ = transport.hand_over(from, Lane::Control, &mut answers);
         }
         if !answered.is_empty() {
             self.on_answers(from, answered);

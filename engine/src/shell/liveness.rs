@@ -242,9 +242,9 @@ impl LivenessThread {
         // An answer and the heartbeat after it share a frame.
         for part in sends.chunk_by(|(a, first), (b, second)| a == b && first.lane() == second.lane()) {
             let (to, lane) = (part[0].0, part[0].1.lane());
-            let messages: Vec<_> = part.iter().map(|(_, message)| PeerMessage::Support(*message)).collect();
+            let mut messages: Vec<_> = part.iter().map(|(_, message)| PeerMessage::Support(*message)).collect();
             // What does not get through is followed by the next, or asked for again.
-            let _ = self.transport.send(to, lane, &messages);
+            let _ = self.transport.hand_over(to, lane, &mut messages);
         }
     }
 

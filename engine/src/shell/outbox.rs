@@ -38,13 +38,13 @@ impl Outbox {
 
     /// Sends a turn's messages; appends to `full` the peers whose append lane is full now.
     pub(super) fn send(&mut self, sends: &mut Vec<Outgoing>, full: &mut Vec<StoreId>) {
-        for Outgoing { to, lane, messages } in sends.drain(..) {
+        for Outgoing { to, lane, mut messages } in sends.drain(..) {
             let lane = match lane {
                 LaneKind::Liveness => Lane::Liveness,
                 LaneKind::Control => Lane::Control,
                 LaneKind::Append => self.append_lane,
             };
-            if !self.waiting.contains_key(&(to, lane)) && !self.put(to, lane, &messages) {
+            if !self.waiting.contains_key(&(to, lane)) && !self.put(to, lane, &mut messages) {
                 continue;
             }
             if lane == self.append_lane {
@@ -74,11 +74,12 @@ impl Outbox {
         let lanes: Vec<(StoreId, Lane)> = self.waiting.keys().copied().collect();
         for key in lanes {
             let Some(mut queue) = self.waiting.remove(&key) else { continue };
-            while let Some(batch) = queue.batches.front() {
+            while let Some(batch) = queue.batches.front_mut() {
+                let messages = batch.len();
                 if self.put(key.0, key.1, batch) {
                     break;
                 }
-                queue.messages -= batch.len();
+                queue.messages -= messages;
                 queue.batches.pop_front();
             }
             if !queue.batches.is_empty() {
@@ -97,9 +98,9 @@ impl Outbox {
         self.waiting.retain(|(to, _), _| *to != peer);
     }
 
-    /// Hands messages to a lane; returns whether it was full.
-    fn put(&self, to: StoreId, lane: Lane, messages: &[PeerMessage]) -> bool {
-        match self.transport.send(to, lane, messages) {
+    /// Hands messages to a lane; returns whether it was full, which leaves them as they are.
+    fn put(&self, to: StoreId, lane: Lane, messages: &mut Vec<PeerMessage>) -> bool {
+        match self.transport.hand_over(to, lane, messages) {
             Ok(()) => false,
             Err(SendError::Full) => true,
             // Without a link there is nowhere to send: the logic is told of links apart, and sends anew.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
@@ -13,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use multiraft_raft::{ClusterId, Incarnation, RegionId, StoreId};
 use multiraft_router::{Clock, Limit, Mailbox, Pool, PoolConfig, Prepared};
 use multiraft_storage::{LogOptions, LogReader, LogWriter, RealDisk, Recovered, SharedLog};
-use multiraft_transport::{PeerAddress, Tls, Transport, TransportConfig};
+use multiraft_transport::{Network, PeerAddress, Transport, TransportConfig};
 
 use crate::apply::AppliedRegion;
 use crate::apply::Backend;
@@ -58,9 +57,8 @@ pub(crate) struct StartPlan {
     pub(crate) cluster: ClusterId,
     pub(crate) store: StoreId,
     pub(crate) data_dir: PathBuf,
-    pub(crate) listen: SocketAddr,
+    pub(crate) network: Network,
     pub(crate) peers: Vec<(StoreId, PeerAddress)>,
-    pub(crate) tls: Tls,
     pub(crate) backend: OpenBackend,
     /// With fewer bytes free on its disk the store may refuse the next write.
     pub(crate) free_bytes_min: u64,
@@ -193,7 +191,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
         reader,
         assembled,
     };
-    parts.run(writer, &recovered, plan.listen, plan.peers, plan.tls)
+    parts.run(writer, &recovered, plan.network, plan.peers)
 }
 
 /// A store that has run before must not start on an empty log: it would vote as if it had promised nothing.
@@ -290,9 +288,8 @@ impl Parts {
         self,
         writer: LogWriter,
         recovered: &Recovered,
-        listen: SocketAddr,
+        network: Network,
         peers: Vec<(StoreId, PeerAddress)>,
-        tls: Tls,
     ) -> Result<Running, StartError> {
         let io = |what: &str| {
             let what = what.to_owned();
@@ -329,7 +326,7 @@ impl Parts {
             incarnation: self.incarnation,
             leased: Arc::clone(&leased),
         };
-        let transport = self.start_transport(handler, append_lanes, listen, &peers, tls)?;
+        let transport = self.start_transport(handler, append_lanes, network, &peers)?;
         leased.connect(&transport);
         let damaged = Arc::new(Mutex::new(self.assembled.damaged.clone()));
         let flushes = Flushes { mailboxes: mailboxes.clone(), fault: fault.clone(), damaged: Arc::clone(&damaged) };
@@ -421,11 +418,10 @@ impl Parts {
         &self,
         handler: LinkHandler,
         append_lanes: usize,
-        listen: SocketAddr,
+        network: Network,
         peers: &[(StoreId, PeerAddress)],
-        tls: Tls,
     ) -> Result<Arc<Transport>, StartError> {
-        let mut config = TransportConfig::new(self.cluster, self.store, self.incarnation, listen, tls);
+        let mut config = TransportConfig::over(network, self.cluster, self.store, self.incarnation);
         config.peers = peers.iter().filter(|(store, _)| *store != self.store).cloned().collect();
         config.fenced = self.dead.clone();
         config.append_lanes = append_lanes;

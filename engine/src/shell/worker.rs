@@ -351,7 +351,7 @@ impl WorkerShell {
     /// Answers a peer. What cannot be sent is asked for again.
     fn say(&self, store: StoreId, id: u64, outcome: ForwardOutcome) {
         let message = PeerMessage::ForwardReply(ForwardReply { id, outcome });
-        let _ = self.transport.send(store, Lane::Control, &[message]);
+        let _ = self.transport.hand_over(store, Lane::Control, &mut vec![message]);
     }
 
     fn apply_again(&mut self) -> bool {
@@ -369,7 +369,7 @@ impl WorkerShell {
         for share in self.out.beats.drain(..) {
             for (to, message) in merger.handle_share(share) {
                 // A heartbeat that does not get through is followed by the next.
-                let _ = self.transport.send(to, Lane::Liveness, &[message]);
+                let _ = self.transport.hand_over(to, Lane::Liveness, &mut vec![message]);
             }
         }
     }

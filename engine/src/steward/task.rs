@@ -153,7 +153,7 @@ impl Steward {
         let Some(seat) = self.seat.as_ref().filter(|_| self.joining.is_none()) else { return };
         let record = StoreRecord {
             id: engine.store(),
-            address: seat.address.clone().unwrap_or_else(|| engine.local_addr().to_string()),
+            address: seat.address.clone().or_else(|| own_address(engine)).unwrap_or_default(),
             weight: seat.weight,
             labels: seat.labels.clone(),
             standing: StoreStanding::Up,
@@ -434,6 +434,11 @@ async fn tell(engine: &Engine, report: &Report) -> Option<Term> {
         Ok(Outcome::Applied { reply, .. }) => reply.as_ref().try_into().ok().map(u64::from_be_bytes).map(Term),
         _ => None,
     }
+}
+
+/// What others reach this store by, unless they were told: where it listens. On a local network its id is enough.
+fn own_address(engine: &Engine) -> Option<String> {
+    engine.local_addr().map(|address| address.to_string())
 }
 
 /// The stores as the root region's replica here knows them.

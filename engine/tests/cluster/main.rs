@@ -7,6 +7,7 @@ mod check;
 mod check_own;
 mod leases;
 mod liveness;
+mod local;
 mod own_state;
 mod placement;
 mod placement_pace;

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use multiraft::{
-    ApplyContext, Bootstrap, Builder, Config, Engine, KeyRange, RegionView, StateError, StateKind, StateMachine,
-    StateTxn, StoreId, Tls,
+    ApplyContext, Bootstrap, Builder, Config, Engine, KeyRange, LocalNetwork, RegionView, StateError, StateKind,
+    StateMachine, StateTxn, StoreId, Tls,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
@@ -95,6 +95,8 @@ pub struct Cluster {
     pub config: Config,
     /// Other ways from a store to another than straight to its address.
     pub routes: BTreeMap<(u64, u64), SocketAddr>,
+    /// What the stores are on instead of QUIC.
+    pub local: Option<LocalNetwork>,
 }
 
 impl Cluster {
@@ -129,6 +131,7 @@ impl Cluster {
             kind: StateKind::Memory,
             config,
             routes: BTreeMap::new(),
+            local: None,
         }
     }
 
@@ -166,14 +169,16 @@ impl Cluster {
         let mut builder = Engine::builder()
             .store(StoreId(store))
             .data_dir(self.data_dir(store))
-            .listen(self.addresses[store as usize - 1])
-            .tls(self.tls(store))
             .state(self.kind.clone())
             .config(self.config.clone());
         if store <= self.bootstrapped {
             let stores = (1..=self.bootstrapped).map(StoreId).collect();
             builder = builder.bootstrap(Bootstrap { boundaries: self.boundaries.clone(), stores });
         }
+        if let Some(network) = &self.local {
+            return builder.local_network(network.clone());
+        }
+        builder = builder.listen(self.addresses[store as usize - 1]).tls(self.tls(store));
         for (peer, address) in self.stores().into_iter().zip(&self.addresses) {
             builder = builder.peer(peer, *self.routes.get(&(store, peer.0)).unwrap_or(address));
         }

@@ -6,7 +6,6 @@ use std::sync::{
 };
 
 use quinn::{Connection, RecvStream, WriteError};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::input::{Input, InputError};
 use crate::{
@@ -132,7 +131,7 @@ async fn read_frame(
     if length > limit {
         return Err(FrameError::Bad(format!("{length} bytes where at most {limit} are allowed")));
     }
-    let mut permits = acquire(budget, length).await?;
+    let mut permits = budget.acquire(length).await;
     let body = input.exact(length).await?;
     let messages = decode_frame(&body, &shared.config.limits).map_err(|error| FrameError::Bad(error.to_string()))?;
     drop(body);
@@ -140,19 +139,8 @@ async fn read_frame(
     // rest while holding a part cannot lock up.
     let rest = footprint(&messages).min(budget.bytes).saturating_sub(permits.num_permits());
     if rest > 0 {
-        permits.merge(acquire(budget, rest).await?);
+        permits.merge(budget.acquire(rest).await);
     }
-    budget.metrics.frame(messages.len(), length + prefix.len());
-    budget.metrics.queued.set((budget.bytes - budget.permits.available_permits()) as f64);
+    budget.on_frame(messages.len(), length + prefix.len());
     Ok((messages, Permit::new(permits)))
-}
-
-/// Waits for `bytes` of the budget, or for all of it if that is less.
-async fn acquire(budget: &Budget, bytes: usize) -> Result<OwnedSemaphorePermit, FrameError> {
-    let bytes = u32::try_from(bytes.min(budget.bytes)).expect("a budget fits into 32 bits");
-    if let Ok(permits) = Arc::clone(&budget.permits).try_acquire_many_owned(bytes) {
-        return Ok(permits);
-    }
-    budget.metrics.waits.add(1);
-    Arc::clone(&budget.permits).acquire_many_owned(bytes).await.map_err(|_| FrameError::Over)
 }

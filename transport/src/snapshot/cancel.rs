@@ -27,7 +27,7 @@ impl SnapshotCanceller {
     }
 
     /// Ends when the transfer is given up.
-    pub(super) async fn cancelled(&self) {
+    pub(crate) async fn cancelled(&self) {
         while !self.0.is_set.load(Ordering::Acquire) {
             self.0.told.notified().await;
         }

@@ -17,7 +17,7 @@ pub use receive::SnapshotReceiver;
 pub use send::SnapshotSender;
 
 pub(crate) use receive::receive;
-pub(crate) use send::{open, window_is_wide_enough};
+pub(crate) use send::{Carrier, Command, OPEN_TIMEOUT, open, window_is_wide_enough};
 pub(crate) use throttle::Throttle;
 
 /// How much a receiver reads before it acknowledges; a window must hold two of these.

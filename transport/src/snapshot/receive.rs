@@ -22,6 +22,11 @@ pub struct SnapshotReceiver {
 }
 
 impl SnapshotReceiver {
+    /// Gives out what comes on `chunks`; that it ends early means that the link was lost.
+    pub(crate) fn new(chunks: mpsc::Receiver<Result<SnapshotChunk, SnapshotError>>) -> Self {
+        Self { chunks, is_over: false, canceller: SnapshotCanceller::default() }
+    }
+
     /// What gives the transfer up from elsewhere.
     #[must_use]
     pub fn canceller(&self) -> SnapshotCanceller {
@@ -83,8 +88,7 @@ pub(crate) async fn receive(
     if !peer.is_current(session) {
         return Ok(());
     }
-    let canceller = SnapshotCanceller::default();
-    shared.handler.on_snapshot(peer.id, header, SnapshotReceiver { chunks: receiver, is_over: false, canceller });
+    shared.handler.on_snapshot(peer.id, header, SnapshotReceiver::new(receiver));
     while let Some(expected) = due {
         // Room first: what nobody takes is not read, and its sender is held up.
         let Ok(place) = chunks.reserve().await else { break };

@@ -29,7 +29,7 @@ const PIECE_BYTES: usize = 8 << 10;
 const PRIORITY: i32 = -1;
 
 /// How long a stream may wait to be opened; the peer bounds how many there are.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sends the chunks of one snapshot. Dropping it without [`SnapshotSender::finish`] breaks the transfer off.
 #[derive(Debug)]
@@ -42,10 +42,20 @@ pub struct SnapshotSender {
     canceller: SnapshotCanceller,
 }
 
+/// What is asked of whoever carries a transfer.
 #[derive(Debug)]
-enum Command {
+pub(crate) enum Command {
     Chunk(SnapshotChunk),
+    /// There are no more.
     Finish,
+}
+
+/// The other end of a [`SnapshotSender`]: what carries its chunks over.
+pub(crate) struct Carrier {
+    pub(crate) commands: mpsc::Receiver<Command>,
+    /// Dropped without a word: the link was lost.
+    pub(crate) report: oneshot::Sender<Result<(), SnapshotError>>,
+    pub(crate) given_up: SnapshotCanceller,
 }
 
 /// Begins a transfer over the present link to `peer`.
@@ -56,22 +66,27 @@ pub(crate) fn open(
 ) -> Result<SnapshotSender, SnapshotError> {
     let connection = peer.state().link.as_ref().map(|link| link.connection.clone());
     let connection = connection.ok_or(SnapshotError::NotConnected(peer.id))?;
-    // One chunk waits here while one is on its way: enough to keep the stream busy.
-    let (commands, receiver) = mpsc::channel(1);
-    let (report, outcome) = oneshot::channel();
-    let due = Some(header.first_chunk);
+    let (sender, carrier) = SnapshotSender::new(header.first_chunk, shared.config.limits.chunk_bytes_max);
     let (shared_, peer) = (Arc::clone(shared), Arc::clone(peer));
-    let canceller = SnapshotCanceller::default();
-    let given_up = canceller.clone();
     shared.runtime.spawn(async move {
-        let result = run(&shared_, &peer, &connection, &header, receiver, &given_up).await;
+        let Carrier { commands, report, given_up } = carrier;
+        let result = run(&shared_, &peer, &connection, &header, commands, &given_up).await;
         // Nobody may be waiting any more.
         let _ = report.send(result);
     });
-    Ok(SnapshotSender { commands, outcome, chunk_bytes_max: shared.config.limits.chunk_bytes_max, due, canceller })
+    Ok(sender)
 }
 
 impl SnapshotSender {
+    pub(crate) fn new(first_chunk: u64, chunk_bytes_max: usize) -> (Self, Carrier) {
+        // One chunk waits here while one is on its way: enough to keep the stream busy.
+        let (sender, commands) = mpsc::channel(1);
+        let (report, outcome) = oneshot::channel();
+        let canceller = SnapshotCanceller::default();
+        let carrier = Carrier { commands, report, given_up: canceller.clone() };
+        (Self { commands: sender, outcome, chunk_bytes_max, due: Some(first_chunk), canceller }, carrier)
+    }
+
     /// What gives the transfer up from elsewhere.
     #[must_use]
     pub fn canceller(&self) -> SnapshotCanceller {

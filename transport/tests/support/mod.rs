@@ -16,8 +16,8 @@ use std::{
 use bytes::Bytes;
 use multiraft_raft::{ClusterId, Incarnation, RegionEpoch, RegionId, StoreId, Term};
 use multiraft_transport::{
-    Forward, ForwardRequest, Handler, Lane, LinkEvent, PeerMessage, ReceivedFrame, SnapshotHeader, SnapshotReceiver,
-    Tls, Transport, TransportConfig, store_dns_name,
+    Forward, ForwardRequest, Handler, Lane, LinkEvent, LocalNetwork, Network, PeerAddress, PeerMessage, ReceivedFrame,
+    SnapshotHeader, SnapshotReceiver, Tls, Transport, TransportConfig, store_dns_name,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
@@ -72,9 +72,68 @@ impl Authority {
 
     pub(crate) fn config(&self, store: u64, incarnation: u64) -> TransportConfig {
         let store = StoreId(store);
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        TransportConfig::new(CLUSTER, store, Incarnation(incarnation), listen, self.tls(store))
+        TransportConfig::over(quic(self.tls(store)), CLUSTER, store, Incarnation(incarnation))
     }
+}
+
+/// QUIC on loopback, on any port.
+pub(crate) fn quic(tls: Tls) -> Network {
+    Network::Quic { listen: SocketAddr::from(([127, 0, 0, 1], 0)), tls }
+}
+
+/// What the stores of a test are on, where that makes no difference.
+pub(crate) enum Net {
+    Quic(Box<Authority>),
+    Local(LocalNetwork),
+}
+
+impl Net {
+    pub(crate) fn config(&self, store: u64, incarnation: u64) -> TransportConfig {
+        match self {
+            Self::Quic(authority) => authority.config(store, incarnation),
+            Self::Local(network) => {
+                TransportConfig::local(CLUSTER, StoreId(store), Incarnation(incarnation), network.clone())
+            }
+        }
+    }
+
+    /// Of the next life of a store that has shut down, in the same place.
+    pub(crate) fn config_again(&self, store: &Store, incarnation: u64) -> TransportConfig {
+        let mut config = self.config(store.id.0, incarnation);
+        if let (Network::Quic { listen, .. }, Some(address)) = (&mut config.network, store.transport.local_addr()) {
+            *listen = address;
+        }
+        config
+    }
+}
+
+/// Makes of each function two tests: over QUIC, and on a local network.
+#[allow(unused_macros)] // As above.
+macro_rules! on_every_network {
+    ($($test:ident,)*) => {
+        mod over_quic {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(&super::Net::Quic(Box::new(super::support::Authority::new())));
+                }
+            )*
+        }
+
+        mod on_a_local_network {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(&super::Net::Local(multiraft_transport::LocalNetwork::new()));
+                }
+            )*
+        }
+    };
+}
+
+/// Where a transport is reached.
+pub(crate) fn address_of(transport: &Transport) -> PeerAddress {
+    transport.local_addr().map_or_else(|| "on the local network".into(), PeerAddress::from)
 }
 
 /// What a handler was told.
@@ -222,18 +281,23 @@ impl Store {
     pub(crate) fn id(&self) -> StoreId {
         self.id
     }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.transport.local_addr().expect("it is over QUIC")
+    }
 }
 
 /// Two stores, 1 and 2, with a link that is up.
-pub(crate) fn pair(authority: &Authority) -> (Store, Store) {
-    pair_of(authority.config(1, 1), authority.config(2, 1))
+pub(crate) fn pair(net: &Net) -> (Store, Store) {
+    pair_of(net.config(1, 1), net.config(2, 1))
 }
 
 /// The same, configured. The second one dials.
 pub(crate) fn pair_of(a: TransportConfig, mut b: TransportConfig) -> (Store, Store) {
     let a_id = a.store;
     let a = Store::start(a);
-    b.peers.insert(a_id, a.transport.local_addr().into());
+    b.peers.insert(a_id, address_of(&a.transport));
     let b = Store::start(b);
     a.events.up();
     b.events.up();
