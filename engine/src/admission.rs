@@ -1,0 +1,267 @@
+//! How much callers of this store may have under way: as much as is answered in good time.
+//!
+//! Queues are bounded in bytes, but what one disk drains in milliseconds takes another seconds, and everybody stands in the same
+//! queues: log, lanes and appliers serve all regions in turn. So the bytes that may be under way follow from how long those took
+//! that were under way before: a window as TCP's (Jacobson and Karels, 1988), cut when answers take longer than the target, and
+//! growing while they come well within it. Beyond the window callers are told `Busy` at once, before anything is done or sent.
+//!
+//! Whoever wants little is always let in: of each region, [`FLOOR_BYTES`] may be under way whatever the others have. So a crowd in
+//! some regions is held back and does not make others wait.
+//!
+//! Decides by what it is told of time and has none of its own. Invariant: what was let in is counted until it is dropped.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use multiraft_raft::{RegionId, Time};
+
+/// What may be under way of one region whatever else is, in bytes.
+const FLOOR_BYTES: u64 = 64 << 10;
+/// What may be under way however long it takes, in bytes.
+const WINDOW_BYTES_MIN: u64 = 1 << 20;
+/// Regions share so many counters. Two that share one share a floor.
+const COUNTERS: usize = 1024;
+/// Spreads numbers over the high bits (Knuth, TAOCP 6.4).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// For how long the shortest time to an answer is remembered, at least.
+const LEAST_FOR: Duration = Duration::from_secs(300);
+/// Answers may take so many times as long as the shortest: where the network is far or the disk slow, no queue need be the cause.
+const TIMES_LEAST: u32 = 4;
+/// But not longer than so many targets: in an overload that lasts, the shortest one stands in a queue as well.
+const TIMES_TARGET: u32 = 5;
+/// How often the window is cut at most, however long answers take.
+const CUT_EVERY_MAX: Duration = Duration::from_secs(1);
+
+/// What is under way, and how much may be.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    /// Zero: whoever comes is let in.
+    target: Duration,
+    window_max: u64,
+    window: AtomicU64,
+    total: AtomicU64,
+    regions: Box<[AtomicU64]>,
+    /// The window is not cut again before this.
+    cut_again_at: AtomicU64,
+    least: Least,
+    refused_total: metrics::Counter,
+    window_bytes: metrics::Gauge,
+}
+
+/// The shortest time to an answer, of the current stretch of time and the one before it, in nanoseconds.
+#[derive(Debug)]
+struct Least {
+    now: AtomicU64,
+    before: AtomicU64,
+    until: AtomicU64,
+}
+
+/// Something that was let in, until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropped at once, it counts for nothing"]
+pub(crate) struct Admitted<'a> {
+    admission: &'a Admission,
+    region: &'a AtomicU64,
+    bytes: u64,
+}
+
+impl Admission {
+    /// Lets in up to `window_max` bytes, as long as answers come within `target`.
+    pub(crate) fn new(target: Duration, window_max: u64) -> Self {
+        let never = || AtomicU64::new(u64::MAX);
+        let window_max = window_max.max(WINDOW_BYTES_MIN);
+        Self {
+            target,
+            window_max,
+            window: AtomicU64::new(window_max),
+            total: AtomicU64::new(0),
+            regions: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
+            cut_again_at: AtomicU64::new(0),
+            least: Least { now: never(), before: never(), until: AtomicU64::new(0) },
+            refused_total: metrics::counter!("propose_refused_total"),
+            window_bytes: metrics::gauge!("propose_window_bytes"),
+        }
+    }
+
+    /// Lets a command in, or not. It may be as large as the window allows and more: what counts is what was there before it.
+    pub(crate) fn enter(&self, region: RegionId, bytes: u64) -> Option<Admitted<'_>> {
+        let region = &self.regions[(region.0.wrapping_mul(SPREAD) >> 54) as usize % COUNTERS];
+        let own = region.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let others = self.total.fetch_add(bytes, Ordering::Relaxed);
+        let admitted = Admitted { admission: self, region, bytes };
+        let fits = others < self.window.load(Ordering::Relaxed) || own <= FLOOR_BYTES || self.target.is_zero();
+        if fits {
+            return Some(admitted);
+        }
+        self.refused_total.increment(1);
+        None
+    }
+
+    /// How long somebody who is told `Busy` had better wait: until some of what is under way is answered, and not all at once.
+    pub(crate) fn retry_after(&self) -> Duration {
+        // Between 0 and 31, and another one as soon as anything has changed.
+        let spread = self.total.load(Ordering::Relaxed).wrapping_mul(SPREAD) >> 59;
+        self.target / 4 + self.target * spread as u32 / 64
+    }
+
+    fn on_answer(&self, now: Time, took: Duration, bytes: u64) {
+        let window = self.window.load(Ordering::Relaxed);
+        let least = self.least.note(now, took);
+        let target = least.saturating_mul(TIMES_LEAST).clamp(self.target, self.target * TIMES_TARGET);
+        if took > target {
+            self.cut(now, took, window);
+        } else if took < target / 2 && window < self.window_max && self.total.load(Ordering::Relaxed) > window / 2 {
+            // A quarter more for each window that is answered.
+            let window = self.window.fetch_add(bytes / 4, Ordering::Relaxed) + bytes / 4;
+            self.window_bytes.set(window as f64);
+        }
+    }
+
+    /// Once for all that was under way together: those who come next will show whether it was enough.
+    fn cut(&self, now: Time, took: Duration, window: u64) {
+        let again_at = self.cut_again_at.load(Ordering::Relaxed);
+        let next = now.plus(took.min(CUT_EVERY_MAX)).0;
+        let is_mine =
+            || self.cut_again_at.compare_exchange(again_at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if now.0 < again_at || !is_mine() {
+            return;
+        }
+        let used = window.min(self.total.load(Ordering::Relaxed));
+        let window = (used / 10 * 7).max(WINDOW_BYTES_MIN);
+        self.window.store(window, Ordering::Relaxed);
+        self.window_bytes.set(window as f64);
+    }
+}
+
+impl Least {
+    /// Notes how long an answer took, and says what the shortest of late is.
+    fn note(&self, now: Time, took: Duration) -> Duration {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let until = self.until.load(Ordering::Relaxed);
+        if now.0 >= until {
+            let next = now.plus(LEAST_FOR).0;
+            if self.until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                self.before.store(self.now.swap(took, Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+        if took < self.now.load(Ordering::Relaxed) {
+            self.now.fetch_min(took, Ordering::Relaxed);
+        }
+        Duration::from_nanos(self.now.load(Ordering::Relaxed).min(self.before.load(Ordering::Relaxed)))
+    }
+}
+
+impl Admitted<'_> {
+    /// It was carried out. Only this tells of queues: an answer of another kind comes sooner or later for other reasons.
+    pub(crate) fn served(self, began: Time, now: Time) {
+        if !self.admission.target.is_zero() {
+            self.admission.on_answer(now, now.since(began), self.bytes);
+        }
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.region.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.admission.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const TARGET: Duration = Duration::from_millis(200);
+
+    fn at(ms: u64) -> Time {
+        Time(ms * 1_000_000)
+    }
+
+    /// Lets in all that fits, in commands of 16 KiB of one region.
+    fn fill<'a>(admission: &'a Admission, region: u64, under_way: &mut Vec<Admitted<'a>>) {
+        while let Some(admitted) = admission.enter(RegionId(region), 16 << 10) {
+            under_way.push(admitted);
+            assert!(under_way.len() < 100_000, "it has no bound");
+        }
+    }
+
+    /// A disk that takes 20 MiB a second, and as many callers as are let in: how long the last of many rounds took.
+    fn press(admission: &Admission, ms: &mut u64, rounds: u64) -> u64 {
+        let mut took = 0;
+        for _ in 0..rounds {
+            let mut under_way = Vec::new();
+            fill(admission, 1, &mut under_way);
+            let began = at(*ms);
+            took = 5 + admission.total.load(Ordering::Relaxed) * 1_000 / (20 * MIB);
+            *ms += took;
+            under_way.into_iter().for_each(|admitted| admitted.served(began, at(*ms)));
+        }
+        took
+    }
+
+    #[test]
+    fn a_crowd_gets_as_much_as_is_answered_in_time() {
+        let (admission, mut ms) = (Admission::new(TARGET, 128 * MIB), 0);
+        drop(admission.enter(RegionId(2), 100).map(|admitted| admitted.served(at(0), at(5))));
+        assert!(press(&admission, &mut ms, 1) > 6_000, "nothing is known yet");
+        assert!(press(&admission, &mut ms, 40) <= 300, "{admission:?}");
+        // Neither less than what the disk can do in that time.
+        assert!((0..20).all(|_| press(&admission, &mut ms, 1) >= 50), "{admission:?}");
+    }
+
+    #[test]
+    fn whoever_wants_little_is_let_in_beside_a_crowd() {
+        let (admission, mut under_way) = (Admission::new(TARGET, MIB), Vec::new());
+        fill(&admission, 1, &mut under_way);
+        assert!(admission.enter(RegionId(1), 100).is_none());
+        assert!(admission.enter(RegionId(2), 100).is_some());
+        let large = admission.enter(RegionId(2), 60 << 10);
+        assert!(large.is_some() && admission.enter(RegionId(2), 16 << 10).is_none());
+        under_way.clear();
+        assert!(admission.enter(RegionId(1), 8 * MIB).is_some(), "any one command finds its way in");
+        drop(large);
+        assert_eq!(admission.total.load(Ordering::Relaxed), 0);
+        assert!(admission.regions.iter().all(|region| region.load(Ordering::Relaxed) == 0));
+    }
+
+    #[test]
+    fn the_window_is_cut_once_for_what_was_under_way_together_and_grows_again() {
+        let (admission, mut under_way) = (Admission::new(TARGET, 10 * MIB), Vec::new());
+        fill(&admission, 1, &mut under_way);
+        drop(admission.enter(RegionId(2), 1).map(|admitted| admitted.served(at(0), at(1))));
+        for _ in 0..100 {
+            under_way.pop().unwrap().served(at(0), at(1_000));
+        }
+        let cut = admission.window.load(Ordering::Relaxed);
+        assert!((6 * MIB..8 * MIB).contains(&cut), "{cut}");
+        under_way.clear();
+        let mut ms = 10_000;
+        for _ in 0..30 {
+            fill(&admission, 1, &mut under_way);
+            under_way.drain(..).for_each(|admitted| admitted.served(at(ms), at(ms + 10)));
+            ms += 10;
+        }
+        assert!(admission.window.load(Ordering::Relaxed) > cut * 5 / 4);
+    }
+
+    #[test]
+    fn where_every_answer_takes_long_nobody_is_held_back() {
+        let admission = Admission::new(TARGET, 10 * MIB);
+        let mut under_way = Vec::new();
+        fill(&admission, 1, &mut under_way);
+        // The network is far: nobody is ever answered sooner than after 400 ms.
+        under_way.into_iter().for_each(|admitted| admitted.served(at(0), at(400)));
+        assert_eq!(admission.window.load(Ordering::Relaxed), 10 * MIB);
+    }
+
+    #[test]
+    fn without_a_target_everybody_is_let_in() {
+        let (admission, mut under_way) = (Admission::new(Duration::ZERO, MIB), Vec::new());
+        for _ in 0..1_000 {
+            under_way.push(admission.enter(RegionId(1), 16 << 10).unwrap());
+        }
+        under_way.into_iter().for_each(|admitted| admitted.served(at(0), at(9_000)));
+        assert_eq!(admission.window.load(Ordering::Relaxed), MIB);
+    }
+}
