@@ -21,7 +21,7 @@ const FLOOR_BYTES: u64 = 64 << 10;
 const WINDOW_BYTES_MIN: u64 = 1 << 20;
 /// Regions share so many counters. Two that share one share a floor.
 const COUNTERS: usize = 1024;
-/// Spreads numbers over the high bits (Knuth, TAOCP 6.4).
+/// Spreads numbers evenly, by their high bits (Knuth, TAOCP 6.4).
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// For how long the shortest time to an answer is remembered, at least.
 const LEAST_FOR: Duration = Duration::from_secs(300);
@@ -41,6 +41,8 @@ pub(crate) struct Admission {
     window: AtomicU64,
     total: AtomicU64,
     regions: Box<[AtomicU64]>,
+    /// What was drawn last.
+    drawn: AtomicU64,
     /// The window is not cut again before this.
     cut_again_at: AtomicU64,
     least: Least,
@@ -76,6 +78,7 @@ impl Admission {
             window: AtomicU64::new(window_max),
             total: AtomicU64::new(0),
             regions: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
+            drawn: AtomicU64::new(0),
             cut_again_at: AtomicU64::new(0),
             least: Least { now: never(), before: never(), until: AtomicU64::new(0) },
             refused_total: metrics::counter!("propose_refused_total"),
@@ -89,19 +92,30 @@ impl Admission {
         let own = region.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let others = self.total.fetch_add(bytes, Ordering::Relaxed);
         let admitted = Admitted { admission: self, region, bytes };
-        let fits = others < self.window.load(Ordering::Relaxed) || own <= FLOOR_BYTES || self.target.is_zero();
-        if fits {
+        if self.target.is_zero() || own <= FLOOR_BYTES || self.has_room(others) {
             return Some(admitted);
         }
         self.refused_total.increment(1);
         None
     }
 
+    /// The fuller the window, the fewer get in (Floyd and Jacobson, 1993): were it all up to the last byte, those who have just been
+    /// answered would always be the first to take the place that they have left.
+    fn has_room(&self, others: u64) -> bool {
+        let half = self.window.load(Ordering::Relaxed) / 2;
+        let beyond = others.saturating_sub(half);
+        beyond == 0 || (beyond < half && self.draw(half) >= beyond)
+    }
+
+    /// A number below `bound`, spread evenly.
+    fn draw(&self, bound: u64) -> u64 {
+        let drawn = self.drawn.fetch_add(SPREAD, Ordering::Relaxed);
+        ((u128::from(drawn) * u128::from(bound)) >> 64) as u64
+    }
+
     /// How long somebody who is told `Busy` had better wait: until some of what is under way is answered, and not all at once.
     pub(crate) fn retry_after(&self) -> Duration {
-        // Between 0 and 31, and another one as soon as anything has changed.
-        let spread = self.total.load(Ordering::Relaxed).wrapping_mul(SPREAD) >> 59;
-        self.target / 4 + self.target * spread as u32 / 64
+        self.target / 4 + self.target * self.draw(32) as u32 / 64
     }
 
     fn on_answer(&self, now: Time, took: Duration, bytes: u64) {
@@ -180,8 +194,12 @@ mod tests {
 
     /// Lets in all that fits, in commands of 16 KiB of one region.
     fn fill<'a>(admission: &'a Admission, region: u64, under_way: &mut Vec<Admitted<'a>>) {
-        while let Some(admitted) = admission.enter(RegionId(region), 16 << 10) {
-            under_way.push(admitted);
+        let mut refused = 0;
+        while refused < 100 {
+            match admission.enter(RegionId(region), 16 << 10) {
+                Some(admitted) => under_way.push(admitted),
+                None => refused += 1,
+            }
             assert!(under_way.len() < 100_000, "it has no bound");
         }
     }
@@ -203,7 +221,7 @@ mod tests {
     #[test]
     fn a_crowd_gets_as_much_as_is_answered_in_time() {
         let (admission, mut ms) = (Admission::new(TARGET, 128 * MIB), 0);
-        drop(admission.enter(RegionId(2), 100).map(|admitted| admitted.served(at(0), at(5))));
+        admission.enter(RegionId(2), 100).unwrap().served(at(0), at(5));
         assert!(press(&admission, &mut ms, 1) > 6_000, "nothing is known yet");
         assert!(press(&admission, &mut ms, 40) <= 300, "{admission:?}");
         // Neither less than what the disk can do in that time.
@@ -226,10 +244,27 @@ mod tests {
     }
 
     #[test]
+    fn whoever_has_just_been_answered_does_not_keep_the_others_out() {
+        let (admission, mut served) = (Admission::new(TARGET, MIB), [0_u32; 200]);
+        let mut under_way: Vec<(usize, Admitted<'_>)> = Vec::new();
+        // In each round all try, first those who have just been answered.
+        for _ in 0..200 {
+            let answered: Vec<usize> = under_way.drain(..).map(|(caller, _)| caller).collect();
+            answered.iter().for_each(|caller| served[*caller] += 1);
+            let others = (0..served.len()).filter(|caller| !answered.contains(caller));
+            for caller in answered.iter().copied().chain(others) {
+                under_way.extend(admission.enter(RegionId(1), 64 << 10).map(|admitted| (caller, admitted)));
+            }
+        }
+        let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
+        assert!(*least > 0 && *most < 100, "{least} to {most} of 200");
+    }
+
+    #[test]
     fn the_window_is_cut_once_for_what_was_under_way_together_and_grows_again() {
         let (admission, mut under_way) = (Admission::new(TARGET, 10 * MIB), Vec::new());
         fill(&admission, 1, &mut under_way);
-        drop(admission.enter(RegionId(2), 1).map(|admitted| admitted.served(at(0), at(1))));
+        admission.enter(RegionId(2), 1).unwrap().served(at(0), at(1));
         for _ in 0..100 {
             under_way.pop().unwrap().served(at(0), at(1_000));
         }

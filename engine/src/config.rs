@@ -81,7 +81,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(5),
             max_command_bytes: 8 << 20,
             mailbox_bytes: 64 << 20,
-            busy_after: Duration::from_millis(200),
+            busy_after: Duration::from_millis(100),
             apply_queue_bytes: 64 << 20,
             send_queue_bytes: 16 << 20,
             log_segment_bytes: 64 << 20,

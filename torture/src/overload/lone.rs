@@ -146,15 +146,31 @@ impl Lone {
     }
 }
 
-/// The longest time without an acknowledgement in `[from, to]`, for clients that all write throughout: of any one client.
-pub(super) fn longest_silence(diaries: &[Diary], from: Duration, to: Duration) -> Duration {
-    let of_one = |diary: &Diary| {
+/// A time without an acknowledgement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Silence {
+    /// How long it lasted.
+    pub(super) length: Duration,
+    /// When it began.
+    pub(super) from: Duration,
+    /// Whose it was, by place among the clients.
+    pub(super) client: usize,
+}
+
+/// The longest silence in `[from, to]` of any one of clients that all write throughout.
+pub(super) fn longest_silence(diaries: &[Diary], from: Duration, to: Duration) -> Silence {
+    let of_one = |(client, diary): (usize, &Diary)| {
         let inside = diary.writes.iter().filter_map(Write::acknowledged).filter(|at| (from..=to).contains(at));
         let mut moments: Vec<Duration> = inside.chain([from, to]).collect();
         moments.sort_unstable();
-        moments.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap_or_default()
+        let silences = moments.windows(2).map(move |pair| Silence {
+            length: pair[1].saturating_sub(pair[0]),
+            from: pair[0],
+            client,
+        });
+        silences.max_by_key(|silence| silence.length)
     };
-    diaries.iter().map(of_one).max().unwrap_or_default()
+    diaries.iter().enumerate().filter_map(of_one).max_by_key(|silence| silence.length).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -173,12 +189,16 @@ mod tests {
     #[test]
     fn silence_is_broken_only_by_acknowledgements_and_is_looked_for_in_each_client() {
         let steady = diary(&[(10, Said::Done), (20, Said::Done), (30, Said::Done), (40, Said::Done)]);
-        assert_eq!(longest_silence(&[steady], ms(10), ms(40)), ms(10));
+        assert_eq!(longest_silence(&[steady], ms(10), ms(40)).length, ms(10));
         let held_up = diary(&[(10, Said::Done), (20, Said::Busy), (35, Said::Done)]);
-        assert_eq!(longest_silence(&[held_up], ms(10), ms(40)), ms(25));
+        assert_eq!(longest_silence(&[held_up], ms(10), ms(40)), Silence { length: ms(25), from: ms(10), client: 0 });
         // What is open at the end counts as far as it was seen, and a beginning in silence likewise.
         let (one, none) = (diary(&[(12, Said::Done)]), diary(&[]));
-        assert_eq!(longest_silence(&[one], ms(10), ms(40)), ms(28));
-        assert_eq!(longest_silence(&[none], ms(10), ms(40)), ms(30));
+        assert_eq!(longest_silence(&[one], ms(10), ms(40)), Silence { length: ms(28), from: ms(12), client: 0 });
+        let steady = diary(&[(20, Said::Done), (30, Said::Done)]);
+        assert_eq!(
+            longest_silence(&[steady, none], ms(10), ms(40)),
+            Silence { length: ms(30), from: ms(10), client: 1 }
+        );
     }
 }

@@ -45,7 +45,7 @@ impl Room {
         [
             ("program, sled's pages, threads", 128 * MIB),
             ("workers: mailbox, applier's queue, parked, turn", self.workers * of_worker),
-            ("log: its queue, and the same once more as it is written", 2 * 256 * MIB),
+            ("log: its queue, and a write", 256 * MIB + 32 * MIB),
             ("peers: queues to and from each", self.peers * of_peer),
             ("regions: uncommitted and newest entries", self.regions * of_region),
             ("connections and pairs", self.connections * of_connection + 2 * self.state_bytes),

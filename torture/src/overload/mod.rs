@@ -11,6 +11,8 @@
 //! What is asked: that memory stays within what the configuration says, that callers are told `BUSY`, that nothing acknowledged is lost,
 //! and that who has nothing to do with the crowd is not held up by it.
 
+#![allow(clippy::print_stdout, reason = "a run goes on for long: whoever waits sees what it does")]
+
 mod crowd;
 mod lone;
 mod memory;
@@ -232,11 +234,13 @@ fn press(plan: &Plan, cluster: &Cluster, shim: &Shim, addresses: &[SocketAddr], 
         };
         let mut parts = Parts::default();
         let seconds = plan.seconds as f64;
+        println!("all stores serve: {} lone clients", plan.lone);
         // Caches are cold and leaders have just been elected.
         wait((seconds / 20.0).min(2.0));
         parts.quiet = begun.elapsed();
         wait((seconds / 6.0).clamp(2.0, 10.0));
         parts.crowded = begun.elapsed();
+        println!("a crowd of {} comes", plan.clients);
         let crowding = scope.spawn({
             let counts = Arc::clone(&counts);
             move || many(&wish, &counts, &crowd_ends)
@@ -254,9 +258,11 @@ fn press(plan: &Plan, cluster: &Cluster, shim: &Shim, addresses: &[SocketAddr], 
         let delayed_before = delayed(shim, cluster, hurt)?;
         strike(plan, cluster, shim, hurt)?;
         parts.hurt = begun.elapsed();
+        println!("store {} stands still, the disk of store {} is slow", hurt.stopped + 1, hurt.slow + 1);
         let at_end = press_on(seconds);
         heal(cluster, shim, hurt)?;
         parts.healed = begun.elapsed();
+        println!("all is over");
         crowd_over.send_replace(true);
         let healing = Instant::now();
         let ledger = joined(crowding)?;

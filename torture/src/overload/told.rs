@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::crowd::Tally;
-use super::lone::{Diary, Write, longest_silence};
+use super::lone::{Diary, Silence, Write, longest_silence};
 use super::memory::{Room, most};
 use super::pipe::Said;
 use super::{FAILOVER, Lost, Plan, Seen};
@@ -42,7 +42,7 @@ struct Fared {
     p50: Duration,
     p99: Duration,
     longest: Duration,
-    silence: Duration,
+    silence: Silence,
 }
 
 impl Fared {
@@ -71,7 +71,8 @@ impl Fared {
         json!({
             "part": self.part, "from_ms": ms(self.from), "to_ms": ms(self.to), "due": self.due, "acknowledged": self.done,
             "busy": self.busy, "refused": self.refused, "unknown": self.unknown, "p50_ms": ms(self.p50), "p99_ms": ms(self.p99),
-            "longest_ms": ms(self.longest), "silence_ms": ms(self.silence),
+            "longest_ms": ms(self.longest), "silence_ms": ms(self.silence.length), "silence_from_ms": ms(self.silence.from),
+            "silence_client": self.silence.client,
         })
     }
 }
@@ -164,11 +165,13 @@ fn checks(
         of("nothing acknowledged is lost", wrong),
         Check {
             name: "lone clients are served all the time",
-            ok: hurt.done > 0 && hurt.silence <= allowed,
+            ok: hurt.done > 0 && hurt.silence.length <= allowed,
             line: format!(
-                "{:.0} ms without an acknowledgement at most, where {:.0} ms are allowed (p99 {:.0} ms while all were well and crowded, {:.1} \
-                 ms when it was quiet)",
-                ms(hurt.silence),
+                "{:.0} ms without an acknowledgement at most (client {}, {:.1} s after the stop), where {:.0} ms are allowed; \
+                 p99 {:.0} ms crowded, {:.1} ms quiet",
+                ms(hurt.silence.length),
+                hurt.silence.client,
+                hurt.silence.from.saturating_sub(seen.parts.hurt).as_secs_f64(),
                 ms(allowed),
                 ms(crowded.p99),
                 ms(quiet.p99)
@@ -239,7 +242,7 @@ fn text(plan: &Plan, seen: &Seen, room: &Room, fared: &[Fared], checks: &[Check]
             ms(part.p50),
             ms(part.p99),
             ms(part.longest),
-            ms(part.silence)
+            ms(part.silence.length)
         ));
     }
     say("(failover: the first seconds without the stopped store; silence: without an acknowledgement, in any client)"
