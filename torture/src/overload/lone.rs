@@ -64,6 +64,13 @@ pub(super) struct Diary {
     pub(super) keys: Vec<Written>,
 }
 
+/// What becomes of one connection's writes.
+struct Page {
+    written: Mutex<Written>,
+    waiting: Waiting<(u64, Duration)>,
+    writes: Mutex<Vec<Write>>,
+}
+
 impl Lone {
     /// Writes until it is told to stop, and then waits for what is under way.
     ///
@@ -73,8 +80,9 @@ impl Lone {
         let (mut diary, mut next) = (Diary::default(), 0);
         for connection in 0.. {
             let written = Mutex::new(Written::new(&self.base, connection));
-            let (waiting, writes) = (Waiting::default(), Mutex::new(Vec::new()));
-            let ended = self.write(begun, &mut next, (&written, &waiting, &writes), over.clone()).await;
+            let page = Page { written, waiting: Waiting::default(), writes: Mutex::default() };
+            let ended = self.write(begun, &mut next, &page, over.clone()).await;
+            let Page { written, waiting, writes } = page;
             diary.writes.extend(writes.into_inner().unwrap_or_else(PoisonError::into_inner));
             while let Some((_, due)) = waiting.pop() {
                 diary.writes.push(Write { due, answered: None });
@@ -94,9 +102,10 @@ impl Lone {
         &self,
         begun: Instant,
         next: &mut u32,
-        (written, waiting, writes): (&Mutex<Written>, &Waiting<(u64, Duration)>, &Mutex<Vec<Write>>),
+        page: &Page,
         mut over: watch::Receiver<bool>,
     ) -> io::Result<()> {
+        let Page { written, waiting, writes } = page;
         let (mut output, mut replies) = pipe::open(self.address).await?;
         let key = written.lock().unwrap_or_else(PoisonError::into_inner).key.clone();
         let filling = [b'x'; VALUE_BYTES];

@@ -19,6 +19,7 @@ mod memory;
 mod pipe;
 mod told;
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -140,9 +141,13 @@ pub fn run(plan: &Plan) -> Outcome<Summary> {
     let seen = press(plan, &cluster, &shim, &addresses, &places)?;
     let lost = lost(&addresses, &seen)?;
     let panics = cluster.check_logs();
-    let summary = told::summary(plan, &seen, &lost, panics, &room(plan, &seen));
+    let mut summary = told::summary(plan, &seen, &lost, panics, &room(plan, &seen));
+    let data: Vec<PathBuf> = cluster.stores.iter().map(|store| store.data.clone()).collect();
     drop(cluster);
     if !summary.ok {
+        // What the stores have said tells more than gigabytes of a crowd's values.
+        data.iter().for_each(|data| drop(std::fs::remove_dir_all(data)));
+        let _ = writeln!(summary.text, "what the stores have said is in {}", dir.as_path().display());
         dir.keep();
     }
     Ok(summary)
