@@ -116,6 +116,8 @@ struct Seen {
     hurting: Tally,
     /// The most that was on its way, in commands.
     outstanding: u64,
+    /// How often stores told a caller `Busy`; their Redis front ends are such callers, and try again for a while.
+    refused: u64,
     /// How often the slow disk was met.
     delayed: u64,
     ledger: Ledger,
@@ -275,6 +277,7 @@ fn press(plan: &Plan, cluster: &Cluster, shim: &Shim, addresses: &[SocketAddr], 
         lone_over.send_replace(true);
         let diaries = joined(writing)?;
         let delayed = delayed(shim, cluster, hurt)? - delayed_before;
+        let refused = (0..addresses.len()).map(|at| refused(cluster, at)).sum::<Outcome<u64>>()?;
         stop.tell();
         let looks = joined(watching)?;
         let resident = pids.iter().map(|pid| memory::resident(*pid)).collect::<Outcome<_>>()?;
@@ -285,6 +288,7 @@ fn press(plan: &Plan, cluster: &Cluster, shim: &Shim, addresses: &[SocketAddr], 
             crowded: at_hurt,
             hurting,
             outstanding,
+            refused,
             delayed,
             ledger,
             diaries,
@@ -364,6 +368,12 @@ fn heal(cluster: &Cluster, shim: &Shim, hurt: Hurt) -> Outcome<()> {
 fn delayed(shim: &Shim, cluster: &Cluster, hurt: Hurt) -> Outcome<u64> {
     let hits = shim.hits(cluster.stores[hurt.slow].place.store)?;
     Ok(hits.get("syncs_delayed").copied().unwrap_or(0) + hits.get("writes_delayed").copied().unwrap_or(0))
+}
+
+/// How often a store has told callers `Busy`: at its door, in front of a worker, and where a group or an applier was full.
+fn refused(cluster: &Cluster, at: usize) -> Outcome<u64> {
+    let counters = ["propose_refused_total", "worker_busy_total", "proposals_busy_total"];
+    counters.into_iter().map(|counter| cluster.metric(at, counter)).sum()
 }
 
 /// Waits until every store has carried a write and a read out in every region.

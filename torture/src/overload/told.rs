@@ -111,6 +111,7 @@ pub(super) fn summary(plan: &Plan, seen: &Seen, lost: &Lost, panics: Outcome<()>
         "stopped": seen.hurt.stopped + 1,
         "slow": seen.hurt.slow + 1,
         "delayed_calls": seen.delayed,
+        "refused": seen.refused,
         "bound_bytes": room.bound(),
         "bound_parts": room.parts().iter().map(|(part, bytes)| json!({ "part": part, "bytes": bytes })).collect::<Vec<_>>(),
         "resident_bytes": resident(seen),
@@ -158,9 +159,13 @@ fn checks(
             line: format!("{} MiB at most, of {} MiB that the configuration allows", mib(largest), mib(bound)),
         },
         Check {
-            name: "callers are told BUSY",
-            ok: busy > 0,
-            line: format!("{busy} commands of {}", seen.crowded.sent + seen.hurting.sent),
+            name: "callers are told Busy",
+            ok: seen.refused > 0,
+            line: format!(
+                "{} times by the engine; the front end tried again, and {busy} commands of {} were answered BUSY",
+                seen.refused,
+                seen.crowded.sent + seen.hurting.sent
+            ),
         },
         of("nothing acknowledged is lost", wrong),
         Check {
