@@ -23,6 +23,10 @@ pub struct Config {
     pub max_command_bytes: usize,
     /// What may wait in front of one worker, in bytes; more is answered by `Busy`.
     pub mailbox_bytes: usize,
+    /// How long commands of callers may take to be answered before callers that have much under way are told `Busy`: those of a region
+    /// with more than 64 KiB, while all callers of this store together have more than is answered in this time (1 MiB at least). Four
+    /// times the shortest answer of late counts instead if that is more. Zero: never for this reason.
+    pub busy_after: Duration,
     /// What may wait to be applied behind one worker, in bytes; beyond, proposals are answered by `Busy` and followers read
     /// committed entries back from the log later.
     pub apply_queue_bytes: usize,
@@ -77,6 +81,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(5),
             max_command_bytes: 8 << 20,
             mailbox_bytes: 64 << 20,
+            busy_after: Duration::from_millis(100),
             apply_queue_bytes: 64 << 20,
             send_queue_bytes: 16 << 20,
             log_segment_bytes: 64 << 20,

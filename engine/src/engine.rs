@@ -126,12 +126,14 @@ impl Engine {
         if command.len() > limit {
             return Err(ProposeError::TooLarge { size: command.len(), limit });
         }
-        let started = self.now();
+        let (started, bytes, admission) = (self.now(), command.len() as u64 + 64, &self.running.admission);
+        let Some(admitted) = admission.enter(region, bytes) else {
+            return Err(ProposeError::Busy { retry_after: admission.retry_after() });
+        };
         let (mut pause, mut search) = (PAUSE_MIN, Search::default());
         loop {
             self.check_running().map_err(|reason| ProposeError::Stopped { reason })?;
             let (reply, answer) = Completion::new();
-            let bytes = command.len() as u64 + 64;
             let input = Input::Propose { region, epoch, session, command: command.clone(), deadline, reply };
             match self.send(region, input, bytes) {
                 Ok(()) => {}
@@ -141,7 +143,9 @@ impl Engine {
             let outcome = self.wait(answer, deadline).await.unwrap_or(Outcome::Uncertain);
             let refusal = match outcome {
                 Outcome::Applied { reply, .. } => {
-                    self.running.propose_seconds.record((self.now().since(started)).as_secs_f64());
+                    let now = self.now();
+                    self.running.propose_seconds.record(now.since(started).as_secs_f64());
+                    admitted.served(started, now);
                     return Ok(reply);
                 }
                 Outcome::NotLeader { hint } => ProposeError::NotLeader { region, hint },

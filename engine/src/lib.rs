@@ -58,6 +58,7 @@
 //! The modules [`logic`], [`liveness`], [`apply`], [`assembly`] and [`snapshots`] are the deterministic inside, public for simulators and
 //! other drivers, without a promise of stability.
 
+mod admission;
 pub mod apply;
 pub mod assembly;
 mod builder;

@@ -5,13 +5,15 @@
 mod log_harness;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log_harness::{append, batch, hard_state, open, record, sized_entry};
 use multiraft_raft::{LogIndex, LogTicket, RegionId, Term};
-use multiraft_storage::disk::SimDisk;
+use multiraft_storage::disk::{Disk, DiskFile, SimDisk};
 use multiraft_storage::log::{
     FlushListener, FlushToken, LogChange, LogFailure, LogOptions, LogReader, LogWriter, SharedLog, SubmitError,
 };
@@ -258,6 +260,30 @@ fn a_log_that_stands_still_is_seen_and_one_that_is_done_has_no_work() {
 }
 
 #[test]
+fn what_has_queued_up_is_written_in_parts_and_each_is_told_when_it_is_durable() {
+    let disk = SimDisk::new(1);
+    let options = LogOptions { write_bytes_max: 20_000, ..LogOptions::small() };
+    // Nobody listens: the first report stops the log's thread, and all others queue up.
+    let (log, _, heard) = start_with(&disk, 0, options);
+    log.submit(batch(0, 1, vec![append(1, 1, 1, 1)])).unwrap();
+    let stuck = log.progress();
+    for seq in 2..=21 {
+        let entries = LogChange::Append(vec![sized_entry(1, seq, 8_000)]);
+        log.submit(batch(0, seq, vec![record(1, entries)])).unwrap();
+    }
+    let mut reached = 0;
+    while reached < 21 {
+        let Ok(Heard::Flushed(tickets)) = heard.recv_timeout(PATIENCE) else { panic!("the log reports in time") };
+        let upto = tickets.iter().map(|ticket| ticket.seq).max().unwrap();
+        assert!((1..=4).contains(&(upto - reached)), "batches {reached} to {upto} are told of together");
+        reached = upto;
+    }
+    log.shutdown();
+    assert!(stuck.rounds < 5);
+    assert_eq!(open(&disk).1.summary(RegionId(1)).unwrap().last_index, LogIndex(21));
+}
+
+#[test]
 fn behind_a_write_for_many_groups_the_next_waits_for_more_and_behind_one_for_few_it_does_not() {
     let gather = Duration::from_millis(300);
     let disk = SimDisk::new(1);
@@ -289,4 +315,114 @@ fn behind_a_write_for_many_groups_the_next_waits_for_more_and_behind_one_for_few
     log.shutdown();
     next(8);
     assert!(begun.elapsed() < gather);
+}
+
+/// A disk on which writing zeros for a new segment takes for ever, from a moment on.
+#[derive(Debug)]
+struct NoZeros {
+    inner: SimDisk,
+    is_stuck: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct NoZerosFile {
+    inner: Arc<dyn DiskFile>,
+    is_stuck: Arc<AtomicBool>,
+}
+
+impl NoZeros {
+    fn file(&self, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(NoZerosFile { inner, is_stuck: Arc::clone(&self.is_stuck) })
+    }
+}
+
+impl Disk for NoZeros {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.inner.create(name).map(|file| self.file(file))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.inner.open(name).map(|file| self.file(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.inner.sync_dir()
+    }
+
+    fn nonce(&self) -> u64 {
+        self.inner.nonce()
+    }
+
+    fn describe(&self, name: &str) -> String {
+        self.inner.describe(name)
+    }
+}
+
+impl DiskFile for NoZerosFile {
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+        self.inner.read_at(into, offset)
+    }
+
+    fn write_at(&self, from: &[u8], offset: u64) -> io::Result<()> {
+        self.inner.write_at(from, offset)
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        while self.is_stuck.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        self.inner.preallocate(len)
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        self.inner.preallocate(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.inner.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+}
+
+struct Unstuck(Arc<AtomicBool>);
+
+impl Drop for Unstuck {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+#[test]
+fn a_log_that_fills_segments_faster_than_spares_are_made_does_not_wait_for_them() {
+    let (disk, is_stuck) = (SimDisk::new(1), Arc::new(AtomicBool::new(false)));
+    let slow = NoZeros { inner: disk.clone(), is_stuck: Arc::clone(&is_stuck) };
+    let (writer, _, _) = LogWriter::open(Arc::new(slow), LogOptions::small()).unwrap();
+    let (ear, heard) = bounded(10_000);
+    is_stuck.store(true, Ordering::Release);
+    let log = SharedLog::start(writer, Box::new(Ear(ear))).unwrap();
+    // Dropped before the log, which then ends also if this fails.
+    let unstuck = Unstuck(is_stuck);
+    // Segments of 64 KiB: some five.
+    for seq in 1..=40 {
+        log.submit(batch(0, seq, vec![record(1, LogChange::Append(vec![sized_entry(1, seq, 8_000)]))])).unwrap();
+    }
+    wait_for(&heard, &BTreeMap::from([(0, 40)]));
+    drop(unstuck);
+    log.shutdown();
+    assert_eq!(open(&disk).1.summary(RegionId(1)).unwrap().last_index, LogIndex(40));
 }

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod ground;
 pub mod history;
 pub mod nemesis;
+pub mod overload;
 pub mod random;
 pub mod report;
 pub mod run;

@@ -43,49 +43,57 @@ fn a_run_that_is_interrupted_leaves_nothing_behind() {
         (Signal::TERM, "kill-all,delay,split,merge", 2),
         (Signal::TERM, "kill,partition,wipe,disk-full", 5),
     ];
+    let is_fault =
+        |line: &str| line.contains(" for ") && line.trim_start().starts_with(|first: char| first.is_ascii_digit());
     for (signal, nemesis, faults) in cases {
-        interrupt(signal, nemesis, faults);
+        let words = ["run", "--workload", "register", "--seconds", "100", "--seed", "7", "--nemesis", nemesis];
+        interrupt(signal, &words, faults, is_fault);
     }
 }
 
-/// Interrupts a run as soon as so many faults have begun, so most often in the middle of one.
-fn interrupt(signal: Signal, nemesis: &str, faults: usize) {
+#[test]
+fn an_overload_that_is_interrupted_leaves_nothing_behind() {
+    let words = ["overload", "--seconds", "60", "--seed", "7", "--clients", "60"];
+    interrupt(Signal::TERM, &words, 1, |line| line.contains("stands still"));
+}
+
+/// Interrupts a run as soon as so many of its lines are such, so most often in the middle of a fault.
+fn interrupt(signal: Signal, words: &[&str], wanted: usize, is_such: impl Fn(&str) -> bool) {
+    let what = words.join(" ");
     let dir = tempfile::tempdir().unwrap();
     let before = mine(dir.path());
     let mut command = Command::new(env!("CARGO_BIN_EXE_multiraft-torture"));
-    command.args(["run", "--workload", "register", "--seconds", "100", "--seed", "7", "--nemesis", nemesis]);
-    command.arg("--program").arg(multiraft()).env("TMPDIR", dir.path()).stdout(Stdio::piped());
+    command.args(words).arg("--program").arg(multiraft()).env("TMPDIR", dir.path()).stdout(Stdio::piped());
     let mut run = Run(command.spawn().unwrap());
     let name = format!("mr{}n", run.0.id());
     let begun = Instant::now();
-    let mut begins = 0;
+    let mut found = 0;
     let stdout = BufReader::new(run.0.stdout.take().unwrap());
     for line in stdout.lines().map_while(Result::ok) {
-        begins +=
-            usize::from(line.contains(" for ") && line.trim_start().starts_with(|first: char| first.is_ascii_digit()));
-        assert!(begun.elapsed() < FAULTS_WITHIN, "{nemesis}: {begins} faults in {FAULTS_WITHIN:?}");
-        if begins == faults {
+        found += usize::from(is_such(&line));
+        assert!(begun.elapsed() < FAULTS_WITHIN, "{what}: {found} faults in {FAULTS_WITHIN:?}");
+        if found == wanted {
             break;
         }
     }
-    assert_eq!(begins, faults, "{nemesis}: the run has ended by itself");
+    assert_eq!(found, wanted, "{what}: the run has ended by itself");
     let made = mine(dir.path()).len() - before.len();
-    assert!(made > 0, "{nemesis}: a run has stores that are not dead, and a folder");
+    assert!(made > 0, "{what}: a run has stores that are not dead, and a folder");
     kill_process(Pid::from_child(&run.0), signal).unwrap();
     let interrupted = Instant::now();
     let ended = loop {
         if let Some(ended) = run.0.try_wait().unwrap() {
             break ended;
         }
-        assert!(look_again(interrupted, ENDS_WITHIN), "{nemesis}: it goes on for {ENDS_WITHIN:?}");
+        assert!(look_again(interrupted, ENDS_WITHIN), "{what}: it goes on for {ENDS_WITHIN:?}");
     };
-    println!("{nemesis}: {ended} after {:.1?}", interrupted.elapsed());
-    assert_eq!(ended.signal(), Some(signal.as_raw()), "{nemesis}: it ends as if nobody had caught the signal");
+    println!("{what}: {ended} after {:.1?}", interrupted.elapsed());
+    assert_eq!(ended.signal(), Some(signal.as_raw()), "{what}: it ends as if nobody had caught the signal");
     // A child of a process that is gone may take a moment to be so, too.
     while mine(dir.path()) != before && look_again(interrupted, ENDS_WITHIN) {}
-    assert_eq!(mine(dir.path()), before, "{nemesis}: this is left");
+    assert_eq!(mine(dir.path()), before, "{what}: this is left");
     let is_left = (0..4).any(|number| Spaces::is_there(&format!("{name}{number}")));
-    assert!(!is_left, "{nemesis}: namespaces or an interface are left");
+    assert!(!is_left, "{what}: namespaces or an interface are left");
 }
 
 /// What there is that speaks of a folder: processes that name it or work there, mounts, files.

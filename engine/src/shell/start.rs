@@ -14,6 +14,7 @@ use multiraft_router::{Clock, Limit, Mailbox, Pool, PoolConfig, Prepared};
 use multiraft_storage::{LogOptions, LogReader, LogWriter, RealDisk, Recovered, SharedLog};
 use multiraft_transport::{Network, PeerAddress, Transport, TransportConfig};
 
+use crate::admission::Admission;
 use crate::apply::AppliedRegion;
 use crate::apply::Backend;
 use crate::assembly::{Assembled, assemble, bootstrap_regions};
@@ -104,6 +105,7 @@ pub(crate) struct Running {
     pub(crate) figures: Mutex<Arc<[Figures]>>,
     /// From the call to the answer, of proposals that were carried out.
     pub(crate) propose_seconds: metrics::Histogram,
+    pub(crate) admission: Admission,
     pub(super) threads: Mutex<Option<Threads>>,
 }
 
@@ -385,6 +387,7 @@ impl Parts {
         let watch = Watch::new(mailboxes.iter().cloned().zip(progress), apply_progress, Arc::clone(&log));
         let liveness = self.start_liveness(&support, clock, (&transport, &peers), &mailboxes, watch, &fault)?;
         let threads = Threads { liveness, pool, log, stop_checkpoints, checkpoints, others };
+        let admission = Admission::new(self.config.busy_after, (workers * self.config.mailbox_bytes) as u64);
         Ok(Running {
             store: self.store,
             incarnation: self.incarnation,
@@ -410,6 +413,7 @@ impl Parts {
             placement: Mutex::default(),
             figures: Mutex::default(),
             propose_seconds: metrics::histogram!("propose_to_answer_seconds"),
+            admission,
             threads: Mutex::new(Some(threads)),
         })
     }

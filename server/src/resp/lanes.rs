@@ -83,6 +83,7 @@ pub(crate) async fn region_of_keys(
 /// Carries the operations of one region out, in order. Each gets a reply, at the deadline at the latest.
 pub(crate) async fn run_lane(engine: Engine, mut lane: VecDeque<Item>, deadline: Instant) -> Vec<(usize, Reply)> {
     let mut replies = Vec::with_capacity(lane.len());
+    let mut tried: Option<(RegionId, RegionEpoch, Bytes)> = None;
     while let Some(first) = lane.front() {
         let region = match region_of(&engine, &first.op, deadline).await {
             Ok(region) => region,
@@ -94,14 +95,19 @@ pub(crate) async fn run_lane(engine: Engine, mut lane: VecDeque<Item>, deadline:
         };
         let count = batch_len(&lane, &region);
         let write = lane.iter().take(count).any(|item| item.op.is_write());
-        let batch = encode_batch(lane.iter().take(count).map(|item| &item.op));
+        // While a lane waits for room it is not put together anew.
+        let batch = match tried.take() {
+            Some((id, epoch, batch)) if (id, epoch) == (region.id, region.epoch) => batch,
+            _ => encode_batch(lane.iter().take(count).map(|item| &item.op)),
+        };
         let target = (region.id, region.epoch);
-        match attempt(&engine, target, batch, write, deadline).await {
+        match attempt(&engine, target, batch.clone(), write, deadline).await {
             Ok(answers) => settle(&mut lane, count, answers, &mut replies),
             Err(Trouble::Again(pause, last)) => {
                 if Instant::now() + pause + LAST_TRY >= deadline {
                     replies.extend(lane.drain(..).map(|item| (item.slot, last.clone())));
                 } else {
+                    tried = Some((region.id, region.epoch, batch));
                     sleep(pause).await;
                 }
             }

@@ -89,6 +89,15 @@ pub trait DiskFile: Send + Sync + Debug {
     /// [`io::ErrorKind::StorageFull`] if there is no room, else what the system says.
     fn preallocate(&self, len: u64) -> io::Result<()>;
 
+    /// The same for somebody who is in a hurry: the file gets as long and has room for that, which is made durable, but nothing is
+    /// written into it. Later writes inside `len` find room, and their syncs may have to wait for the file system's own records.
+    ///
+    /// # Errors
+    /// As there.
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        self.preallocate(len)
+    }
+
     /// Makes all writes so far durable.
     ///
     /// # Errors

@@ -185,6 +185,18 @@ impl DiskFile for RealFile {
         self.file.sync_all()
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        if self.file.metadata()?.len() >= len {
+            return Ok(());
+        }
+        match fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+            Ok(()) => self.file.sync_all(),
+            Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(errno.into()),
+            // Some file systems cannot.
+            Err(_) => self.preallocate(len),
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -206,6 +218,19 @@ mod tests {
         assert!(matches!(RealDisk::open(&path), Err(DiskOpenError::Locked { .. })));
         drop(first);
         RealDisk::open(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_reserved_reads_as_zeros_and_keeps_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk::open(dir.path()).unwrap().create("a").unwrap();
+        file.write_at(b"kept", 0).unwrap();
+        file.reserve(1 << 20).unwrap();
+        file.reserve(1 << 10).unwrap();
+        assert_eq!(file.len().unwrap(), 1 << 20);
+        let mut read = vec![1; 1 << 20];
+        file.read_at(&mut read, 0).unwrap();
+        assert!(read.starts_with(b"kept") && read[4..].iter().all(|byte| *byte == 0));
     }
 
     #[test]

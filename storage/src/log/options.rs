@@ -31,6 +31,9 @@ pub struct LogOptions {
     pub record_bytes_max: u32,
     /// How many bytes of batches may wait in a [`SharedLog`](super::SharedLog) before it answers `Busy`.
     pub queue_bytes_max: usize,
+    /// A write of a [`SharedLog`](super::SharedLog) takes no more batches once it has so many bytes. What waits behind it is written
+    /// next: on a slow disk, what came first is told to be durable before all that came after it is.
+    pub write_bytes_max: usize,
     /// How long a [`SharedLog`](super::SharedLog) lets pass at least from the beginning of a write to that of the next, if that write
     /// had records of more than four groups: more are on their way, and one flush for all of them costs less and takes no longer
     /// than several. A write of few is followed by the next at once, so a lone client never waits for this. Zero: never.
@@ -53,6 +56,7 @@ impl Default for LogOptions {
             rewrite_step_bytes: 256 << 10,
             record_bytes_max: 256 << 10,
             queue_bytes_max: 256 << 20,
+            write_bytes_max: 4 << 20,
             gather: Duration::from_micros(800),
             opening_threads: 0,
         }

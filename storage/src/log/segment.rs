@@ -67,8 +67,12 @@ impl SpareJob {
     /// # Errors
     /// What the system says; then no file is left.
     pub fn run(self) -> std::io::Result<Spare> {
+        self.run_with(|file, capacity| file.preallocate(capacity))
+    }
+
+    fn run_with(self, lengthen: impl FnOnce(&dyn DiskFile, u64) -> std::io::Result<()>) -> std::io::Result<Spare> {
         let file = self.disk.create(&self.name)?;
-        if let Err(error) = file.preallocate(u64::from(self.capacity)) {
+        if let Err(error) = lengthen(&*file, u64::from(self.capacity)) {
             drop(file);
             let _ = self.disk.remove(&self.name);
             return Err(error);
@@ -201,11 +205,24 @@ impl Segments {
         SpareJob { disk: Arc::clone(&self.disk), name: spare_name(self.next_spare), capacity }
     }
 
-    /// Makes a spare on the spot.
+    /// Makes a spare before there is any work.
     pub(crate) fn make_spare(&mut self, capacity: u32) -> Result<(), StepError> {
+        self.make_spare_with(capacity, SpareJob::run)
+    }
+
+    /// Makes a spare on the spot, while all groups wait: zeros for a whole segment would take a busy disk seconds.
+    fn make_spare_at_once(&mut self, capacity: u32) -> Result<(), StepError> {
+        self.make_spare_with(capacity, |job| job.run_with(|file, capacity| file.reserve(capacity)))
+    }
+
+    fn make_spare_with(
+        &mut self,
+        capacity: u32,
+        run: impl FnOnce(SpareJob) -> std::io::Result<Spare>,
+    ) -> Result<(), StepError> {
         let job = self.new_job(capacity);
         let file = self.disk.describe(&job.name);
-        let spare = job.run().map_err(|source| StepError::new(file, source))?;
+        let spare = run(job).map_err(|source| StepError::new(file, source))?;
         self.spares.push(spare);
         Ok(())
     }
@@ -250,7 +267,7 @@ impl Segments {
         // Made twice if need be: once for the file itself, once so that a reserve stays.
         for capacity in [capacity, self.options.segment_bytes] {
             if !enough(&self.spares) && !reserve_will_do(&self.spares) {
-                self.make_spare(capacity)?;
+                self.make_spare_at_once(capacity)?;
             }
         }
         let at = fits(&self.spares).expect("made if there was none");

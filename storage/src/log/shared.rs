@@ -79,7 +79,7 @@ pub enum SubmitError {
 /// them. A log that waits for space goes round all the time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogProgress {
-    /// How often its writer has come to the end of what it had in hand.
+    /// How often its writer has come to the end of a write, or found nothing to write.
     pub rounds: u64,
     /// Whether batches were taken that are not durable yet.
     pub has_work: bool,
@@ -116,11 +116,19 @@ impl SharedLog {
         let queue = Arc::clone(&log.queue);
         log.threads.push(thread::Builder::new().name("log-writer".into()).spawn(move || {
             let counters = Arc::clone(&writer.counters);
-            let waiting = VecDeque::new();
-            let gather = options.gather;
-            let gathers_until = None;
-            Service { queue, writer, listener, jobs, counters, waiting, told_no_space: false, gather, gathers_until }
-                .run();
+            Service {
+                queue,
+                writer,
+                listener,
+                jobs,
+                counters,
+                waiting: VecDeque::new(),
+                told_no_space: false,
+                write_bytes_max: options.write_bytes_max,
+                gather: options.gather,
+                gathers_until: None,
+            }
+            .run();
         })?);
         Ok(log)
     }
@@ -201,7 +209,7 @@ struct Queue {
     /// Of all batches taken and not yet durable.
     bytes: AtomicUsize,
     bytes_max: usize,
-    /// How often the writer has come to the end of what it had in hand.
+    /// How often the writer has come to the end of a write, or found nothing to write.
     rounds: AtomicU64,
 }
 
@@ -269,6 +277,8 @@ struct Service {
     /// Taken from the queue, not durable yet for want of space; in order.
     waiting: VecDeque<(LogBatch, usize)>,
     told_no_space: bool,
+    /// See [`super::LogOptions::write_bytes_max`].
+    write_bytes_max: usize,
     /// See [`super::LogOptions::gather`].
     gather: Duration,
     /// Before this a write waits for what else may come.
@@ -355,8 +365,7 @@ impl Service {
             self.truncate_early()?;
             while self.writer.maintain()? {}
         }
-        let all = std::mem::take(&mut self.waiting);
-        match self.commit_some(all) {
+        match self.commit_waiting() {
             Err(CommitError::NoSpace { .. }) => {}
             other => {
                 if other.is_ok() && std::mem::take(&mut self.told_no_space) {
@@ -413,6 +422,24 @@ impl Service {
             }
         }
         if early.is_empty() { Ok(()) } else { self.writer.commit_unticketed(early) }
+    }
+
+    /// Commits what waits, a part at a time: whoever stands in front is not held up by all who stand behind.
+    fn commit_waiting(&mut self) -> Result<(), CommitError> {
+        while !self.waiting.is_empty() {
+            let mut bytes = 0;
+            let fits = |(_, size): &&(LogBatch, usize)| {
+                let is_room = bytes < self.write_bytes_max;
+                bytes += size;
+                is_room
+            };
+            let count = self.waiting.iter().take_while(fits).count().max(1);
+            let rest = self.waiting.split_off(count);
+            let part = std::mem::replace(&mut self.waiting, rest);
+            self.commit_some(part)?;
+            self.queue.rounds.fetch_add(1, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Commits batches and tells who is durable; what found no space is put in front of what waits.

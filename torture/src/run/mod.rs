@@ -4,7 +4,7 @@
 
 mod judge;
 mod leaders;
-mod prepare;
+pub(crate) mod prepare;
 mod self_test;
 mod settle;
 

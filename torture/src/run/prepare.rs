@@ -15,7 +15,7 @@ use crate::trouble::{Outcome, Trouble, While};
 use crate::workload;
 
 /// How long a store tries before it says that it does not know.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a client waits for an answer: longer than that, and not for ever if the store stands still.
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 /// How long removing the folder of a run may be tried.
@@ -24,19 +24,19 @@ const REMOVED_WITHIN: Duration = Duration::from_secs(5);
 const FOUNDERS: usize = 3;
 
 /// A run's folder, which goes at the end unless it is kept.
-pub(super) struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     /// Removes it.
     own: Option<Guard>,
 }
 
 impl Folder {
-    pub(super) fn as_path(&self) -> &Path {
+    pub(crate) fn as_path(&self) -> &Path {
         &self.path
     }
 
     /// It stays.
-    pub(super) fn keep(self) {
+    pub(crate) fn keep(self) {
         if let Some(own) = self.own {
             own.keep();
         }
@@ -44,7 +44,7 @@ impl Folder {
 }
 
 /// The folder, and whether it is the user's.
-pub(super) fn directory(wanted: Option<&Path>) -> Outcome<(Folder, bool)> {
+pub(crate) fn directory(wanted: Option<&Path>) -> Outcome<(Folder, bool)> {
     let Some(path) = wanted else {
         let _making = making();
         let dir = tempfile::Builder::new().prefix("multiraft-torture-").tempdir();
@@ -139,7 +139,7 @@ fn check_embedding(plan: &Plan) -> Outcome<()> {
 }
 
 /// What the founders are told: where the first regions are cut, evenly among the keys that clients use.
-fn founding(dir: &Path, regions: u64) -> Outcome<Vec<String>> {
+pub(crate) fn founding(dir: &Path, regions: u64) -> Outcome<Vec<String>> {
     let file = dir.join("bootstrap-keys");
     let keys: String = (0..regions * 10).map(|at| format!("key:{:06}\n", at * 1_000_000 / (regions * 10))).collect();
     std::fs::write(&file, keys).trying(|| format!("writing {}", file.display()))?;
