@@ -238,10 +238,7 @@ impl GroupLog {
             end += 1;
         }
         entries.reserve_exact(end - skip);
-        let (front, back) = self.cache.as_slices();
-        let cut = |at: usize| at.min(front.len());
-        entries.extend_from_slice(&front[cut(skip)..cut(end)]);
-        entries.extend_from_slice(&back[skip - cut(skip)..end - cut(end)]);
+        entries.extend(self.cache.range(skip..end).cloned());
     }
 
     /// Whether these consecutive entries are the ones that the log holds.

@@ -8,7 +8,7 @@
 //!  faults are over --> all stopped once more: whatever has lost its quorum since --> the same
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use multiraft::recovery::{
@@ -241,13 +241,19 @@ impl Cluster {
     fn judge_plan(&mut self, plan: &Recoveries, survivors: &[usize]) -> Result<(), (&'static str, String)> {
         let survivors: Vec<StoreId> = survivors.iter().map(|store| id_of(*store)).collect();
         let living: BTreeSet<StoreId> = survivors.iter().copied().collect();
+        let mut buried = BTreeMap::new();
+        for store in &survivors {
+            let survey = self.stopped(place_of(*store)).survey();
+            let survey = survey.map_err(|error| (FROM_SURVIVORS, format!("{store}: {error}")))?;
+            buried.extend(survey.tombstones.iter().map(|gone| ((*store, gone.descriptor.id), gone.replica)));
+        }
         for region in &plan.regions {
             let id = region.known.id;
             let mut verdict = match region.verdict {
                 Verdict::Healthy | Verdict::Waits { .. } => Ok(()),
                 _ => {
                     let last = |store| self.shadows.durable(store, id).map(ShadowGroup::end).unwrap_or_default();
-                    self.regions.on_given_up(id, &living, &last)
+                    self.regions.on_given_up(id, &living, &last, &|store| buried.get(&(store, id)).copied())
                 }
             };
             if let Verdict::Keep(keep) = &region.verdict

@@ -19,7 +19,8 @@ pub struct Outcome {
 }
 
 impl Regions {
-    /// A plan touches a region that `survivors` alone may go on with, whose logs end at `last`.
+    /// A plan touches a region that `survivors` alone may go on with, whose logs end at `last`. What is `buried` on a store, up to a
+    /// replica's id, may have gone in a moment of which nobody was told any more.
     ///
     /// # Errors
     /// In every configuration that may be in force, or ever was, one of them can lead and get the votes of a quorum of them. That a
@@ -29,12 +30,14 @@ impl Regions {
         region: RegionId,
         survivors: &BTreeSet<StoreId>,
         last: &dyn Fn(StoreId) -> (Term, LogIndex),
+        buried: &dyn Fn(StoreId) -> Option<ReplicaId>,
     ) -> Verdict {
         // All that it ever had: survivors may not know yet which of them is in force.
         let all = self.configurations.get(&region).map_or(&[][..], |all| &all[..]);
         let lives = |store: StoreId| {
-            let here = self.stores.get(&store).and_then(|here| here.durable.get(&region));
-            survivors.contains(&store) && here.is_some()
+            let is_durable = self.stores.get(&store).is_some_and(|here| here.durable.contains_key(&region));
+            let own = all.iter().filter_map(|(_, one)| one.replica_on(store)).map(|replica| replica.id).max();
+            survivors.contains(&store) && is_durable && buried(store) < own
         };
         let can_win = |one: &Descriptor, candidate: &Replica| {
             let may_lead = Membership::from_replicas(&one.replicas).may_lead(candidate.id);
