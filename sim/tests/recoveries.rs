@@ -60,13 +60,17 @@ fn a_region_has_its_quorum_only_if_one_that_lives_gets_the_votes_of_it() {
     for store in STORES {
         regions.on_found(store, &begin, &[].into()).expect("all begin with it");
     }
-    let touched = |of_one: u64, of_witness: u64| {
+    let touched = |of_one: u64, of_witness: u64, buried: Option<u64>| {
         let last = |store| (Term(3), LogIndex(if store == STORES[0] { of_one } else { of_witness }));
-        rule(regions.on_given_up(PARENT, &survivors(), &last))
+        let buried = |store| buried.filter(|_| store == STORES[1]).map(ReplicaId);
+        rule(regions.on_given_up(PARENT, &survivors(), &last, &buried))
     };
-    assert_eq!(touched(69, 76), "nothing", "the witness votes for nobody who has less");
-    assert_eq!(touched(76, 76), "no region with a quorum is touched");
-    assert_eq!(touched(76, 69), "no region with a quorum is touched");
+    assert_eq!(touched(69, 76, None), "nothing", "the witness votes for nobody who has less");
+    assert_eq!(touched(76, 76, None), "no region with a quorum is touched");
+    assert_eq!(touched(76, 69, None), "no region with a quorum is touched");
+    let witness = begin[1].replicas[1].id.0;
+    assert_eq!(touched(76, 76, Some(witness)), "nothing", "it has just gone");
+    assert_eq!(touched(76, 76, Some(witness - 1)), "no region with a quorum is touched", "an earlier one has");
 }
 
 #[test]
