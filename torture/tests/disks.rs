@@ -99,14 +99,7 @@ fn a_store_whose_disk_is_full_takes_no_writes_and_goes_on_when_there_is_space() 
 fn shimmed() -> Option<(Stores, Shim)> {
     let mut stores = Stores::prepare(1);
     let shim = or_skip(Shim::build(&stores.cluster.dir().join("shim")))?;
-    let store = &mut stores.cluster.stores[0];
-    for (name, value) in shim.environment(1).unwrap() {
-        if name == "LD_PRELOAD" {
-            store.preload.push(value.into());
-        } else {
-            store.environment.insert(name.into(), value);
-        }
-    }
+    shim.lie_under(&mut stores.cluster.stores[0]).unwrap();
     Some((stores, shim))
 }
 

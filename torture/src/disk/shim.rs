@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::cluster::Store;
 use crate::trouble::{Outcome, Trouble, While};
 
 const SOURCE: &str = include_str!("shim.c");
@@ -93,6 +94,21 @@ impl Shim {
     pub fn environment(&self, store: u64) -> Outcome<Environment> {
         self.orders(store)?;
         Ok(vec![("LD_PRELOAD", self.library.clone().into()), ("MULTIRAFT_DISK_SHIM", self.file(store).into())])
+    }
+
+    /// The store's process finds it there, beside what else is to be loaded before.
+    ///
+    /// # Errors
+    /// As before.
+    pub fn lie_under(&self, store: &mut Store) -> Outcome<()> {
+        for (name, value) in self.environment(store.place.store)? {
+            if name == "LD_PRELOAD" {
+                store.preload.push(value.into());
+            } else {
+                store.environment.insert(name.into(), value);
+            }
+        }
+        Ok(())
     }
 
     /// From now on this goes wrong with what a store's process does below a directory, and nothing else.

@@ -96,15 +96,7 @@ impl Disks {
         }
         if needs_shim {
             let shim = Shim::build(&cluster.dir().join("shim"))?;
-            for store in &mut cluster.stores {
-                for (name, value) in shim.environment(store.place.store)? {
-                    if name == "LD_PRELOAD" {
-                        store.preload.push(value.into());
-                    } else {
-                        store.environment.insert(name.into(), value);
-                    }
-                }
-            }
+            cluster.stores.iter_mut().try_for_each(|store| shim.lie_under(store))?;
             notes.push("a library in front of libc makes disks slow and lets them fail".to_owned());
             disks.shim = Some(shim);
         }

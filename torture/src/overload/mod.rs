@@ -171,15 +171,7 @@ fn cluster(plan: &Plan, dir: &prepare::Folder) -> Outcome<(Cluster, Shim)> {
         flags: flags.map(str::to_owned).to_vec(),
     })?;
     let shim = Shim::build(&dir.join("shim"))?;
-    for store in &mut cluster.stores {
-        for (name, value) in shim.environment(store.place.store)? {
-            if name == "LD_PRELOAD" {
-                store.preload.push(value.into());
-            } else {
-                store.environment.insert(name.into(), value);
-            }
-        }
-    }
+    cluster.stores.iter_mut().try_for_each(|store| shim.lie_under(store))?;
     Ok((cluster, shim))
 }
 
