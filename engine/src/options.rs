@@ -10,8 +10,9 @@ use crate::logic::Freshness;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Consistency {
-    /// Sees every write that was answered before the read began, wherever it was made, whatever any clock does. Costs a round
-    /// trip to a quorum, which all reads of a moment share, of all regions that are led from the same store. Refused while the
+    /// Sees every write that was answered before the read began, wherever it was made, whatever any clock does. At the leader's
+    /// store it costs a round trip to a quorum, which all reads of a moment share, of all regions that are led from there; at a
+    /// follower a question to the leader, which of two or three voters needs nobody else to answer. Refused while the
     /// region has no leader that can reach a quorum.
     #[default]
     Linearizable,

@@ -134,14 +134,14 @@ impl SendQueue {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use bytes::Bytes;
     use multiraft_raft::{RegionEpoch, RegionId, Term};
 
     use super::*;
     use crate::{Forward, ForwardRequest};
 
-    fn message(id: u64, length: usize) -> PeerMessage {
+    pub(crate) fn message(id: u64, length: usize) -> PeerMessage {
         PeerMessage::Forward(Forward {
             id,
             region: RegionId(1),

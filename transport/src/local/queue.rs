@@ -130,22 +130,8 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use multiraft_raft::{RegionEpoch, RegionId, Term};
-
     use super::*;
-    use crate::{Forward, ForwardRequest};
-
-    fn message(id: u64, length: usize) -> PeerMessage {
-        PeerMessage::Forward(Forward {
-            id,
-            region: RegionId(1),
-            epoch: RegionEpoch::FIRST,
-            term: Term(1),
-            timeout_ms: 1,
-            request: ForwardRequest::Propose { session: None, command: Bytes::from(vec![0; length]) },
-        })
-    }
+    use crate::queue::tests::message;
 
     fn put(queue: &mut Queue, messages: &[PeerMessage]) -> Put {
         let mut batch = messages.to_vec();
