@@ -16,10 +16,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{small::Small, sorted_keys::SortedKeys};
+use super::{
+    small::Small,
+    sorted_keys::{CAPACITY, SortedKeys},
+};
 
 /// The most entries of a leaf, and the most kids of an inner node.
-const FANOUT: usize = 48;
+const FANOUT: usize = CAPACITY - 1;
 
 /// A node with fewer than this is merged with a neighbour, if both fit.
 const SPARSE: usize = FANOUT / 4;
@@ -166,8 +169,8 @@ impl Clone for Node {
     /// A copy is made to be changed: it gets room for one more.
     fn clone(&self) -> Self {
         match self {
-            Self::Leaf { keys, values } => Self::Leaf { keys: keys.roomy(FANOUT + 1), values: roomy(values) },
-            Self::Inner { seps, kids } => Self::Inner { seps: seps.roomy(FANOUT + 1), kids: roomy(kids) },
+            Self::Leaf { keys, values } => Self::Leaf { keys: keys.roomy(), values: roomy(values) },
+            Self::Inner { seps, kids } => Self::Inner { seps: seps.roomy(), kids: roomy(kids) },
         }
     }
 }
@@ -215,7 +218,7 @@ fn insert(node: &mut Arc<Node>, key: Bytes, value: Bytes) -> Split {
                 return None;
             }
             let point = split_point(at);
-            let right = Node::Leaf { keys: keys.cut_off(point, FANOUT + 1), values: cut_off(values, point) };
+            let right = Node::Leaf { keys: keys.cut_off(point), values: cut_off(values, point) };
             Some((right.first_key().clone(), Arc::new(right)))
         }
         Node::Inner { seps, kids } => {
@@ -228,7 +231,7 @@ fn insert(node: &mut Arc<Node>, key: Bytes, value: Bytes) -> Split {
             }
             let point = split_point(at + 1);
             let right_kids = cut_off(kids, point);
-            let right_seps = seps.cut_off(point, FANOUT + 1);
+            let right_seps = seps.cut_off(point);
             let sep = seps.pop().expect("a split leaves at least two kids on the left");
             Some((sep, Arc::new(Node::Inner { seps: right_seps, kids: right_kids })))
         }
