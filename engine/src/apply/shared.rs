@@ -22,7 +22,7 @@ use crate::apply::source::{Content, SnapshotSource};
 use crate::apply::{AppliedBatch, ApplyError, Cause, Pass, ReceivedSnapshots, Tombstone, body};
 use crate::error::ReadError;
 use crate::logic::{Applied, ApplyTask, Outcome, RegionHandle, ReplyTo};
-use crate::machine::shared::drain_overlay;
+use crate::machine::overlay::Overlay;
 use crate::machine::{ApplyContext, RegionView, StateMachine, StateTxn};
 use crate::measure::{Survey, Tallies, Touches};
 use crate::region::check::FENCED;
@@ -42,8 +42,6 @@ pub(crate) struct SharedBackend {
 /// How much a survey reads at a time.
 const SURVEY_CHUNK_BYTES: usize = 64 << 10;
 
-type Overlay = BTreeMap<Bytes, Option<Bytes>>;
-
 impl SharedBackend {
     pub(super) fn write(&self, batch: StateBatch) -> Result<(), StateError> {
         self.store.write(batch)
@@ -56,7 +54,7 @@ impl SharedBackend {
         tasks: Vec<ApplyTask<R>>,
         out: &mut AppliedBatch<R>,
     ) -> Result<(), ApplyError> {
-        let mut overlay = Overlay::new();
+        let mut overlay = Overlay::default();
         let mut batch = StateBatch::new();
         let view = self.store.view();
         let is_durable = self.store.is_durable();
@@ -73,7 +71,7 @@ impl SharedBackend {
             };
             run.entries(&mut pass, &mut batch, handle, &entries, replies, out)?;
         }
-        drain_overlay(&mut overlay, &mut batch);
+        overlay.drain_into(&mut batch);
         match change {
             Some(AdminDecision::Split(parts)) => put_split(&mut batch, &*view, &mut pass, parts, out)?,
             Some(AdminDecision::Step(change)) => put_step(&mut batch, &mut pass, change, out),
@@ -406,7 +404,7 @@ impl Run<'_> {
                 if self.is_durable {
                     let Progress { applied: index, term, installed, .. } = *progress;
                     let record = AppliedRecord { index, term, installed };
-                    self.overlay.insert(keys::applied(handle.region), Some(record.encode()));
+                    self.overlay.set(keys::applied(handle.region), Some(record.encode()));
                 }
                 let region = pass.dirty.entry(handle.region).or_default();
                 region.applied = progress.applied;
@@ -516,7 +514,7 @@ struct SharedState<'a> {
 impl SharedState<'_> {
     fn stored(&self, key: &Bytes) -> Result<Option<Bytes>, StateError> {
         match self.overlay.get(key) {
-            Some(value) => Ok(value.clone()),
+            Some(value) => Ok(value),
             None => self.view.get(key),
         }
     }
@@ -525,10 +523,10 @@ impl SharedState<'_> {
     fn forget_oldest(&mut self) -> Result<(), StateError> {
         let (start, end) = keys::sessions(self.region);
         let mut all: BTreeMap<Bytes, Bytes> = self.view.scan(&start, &end, usize::MAX)?.into_iter().collect();
-        for (key, value) in self.overlay.range(start..end) {
+        for (key, value) in self.overlay.range(&start, &end) {
             match value {
-                Some(value) => all.insert(key.clone(), value.clone()),
-                None => all.remove(key),
+                Some(value) => all.insert(key, value),
+                None => all.remove(&key),
             };
         }
         if all.len() <= MAX_SESSIONS {
@@ -540,10 +538,10 @@ impl SharedState<'_> {
         let mut sessions: BTreeMap<SessionId, SessionRecord> = decoded.collect();
         let forgotten = forget_surplus(&mut sessions);
         if let Some(mark) = sessions.get(&FORGOTTEN).filter(|_| !forgotten.is_empty()) {
-            self.overlay.insert(keys::session(self.region, FORGOTTEN), Some(mark.encode()));
+            self.overlay.set(keys::session(self.region, FORGOTTEN), Some(mark.encode()));
         }
         for id in forgotten {
-            self.overlay.insert(keys::session(self.region, id), None);
+            self.overlay.set(keys::session(self.region, id), None);
         }
         Ok(())
     }
@@ -556,7 +554,7 @@ impl RegionState for SharedState<'_> {
     }
 
     fn put_session(&mut self, seq: SessionSeq, record: &SessionRecord) -> Result<(), StateError> {
-        self.overlay.insert(keys::session(self.region, seq.session), Some(record.encode()));
+        self.overlay.set(keys::session(self.region, seq.session), Some(record.encode()));
         // Only the command that opens a session adds one.
         if seq.sequence == 0 { self.forget_oldest() } else { Ok(()) }
     }
@@ -566,7 +564,7 @@ impl RegionState for SharedState<'_> {
     }
 
     fn put_record(&mut self, name: &'static [u8], record: Option<Bytes>) {
-        self.overlay.insert(keys::record(self.region, name), record);
+        self.overlay.set(keys::record(self.region, name), record);
     }
 
     fn run(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Result<Bytes, StateError> {

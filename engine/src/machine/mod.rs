@@ -7,6 +7,7 @@
 //! Both must be deterministic: the same commands in the same order give the same state and the same answers on every
 //! replica. No clock, randomness or outside state may have a say.
 
+pub(crate) mod overlay;
 mod own;
 pub(crate) mod shared;
 

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use multiraft_raft::{RegionDescriptor, RegionId};
-use multiraft_storage::{StateBatch, StateError, StateView};
+use multiraft_storage::{StateError, StateView};
 
 use crate::machine::ApplyContext;
+use crate::machine::overlay::Overlay;
 use crate::measure::Touches;
 use crate::region::keys;
 
@@ -45,8 +46,8 @@ pub struct KeyOutsideRegion {
 /// Keys are the embedder's; the engine keeps its own records apart from them.
 pub struct StateTxn<'a> {
     view: &'a dyn StateView,
-    /// Writes of this apply batch that the view does not show yet, by stored key; `None` is a deletion.
-    overlay: &'a mut BTreeMap<Bytes, Option<Bytes>>,
+    /// Writes of this apply batch that the view does not show yet, by stored key.
+    overlay: &'a mut Overlay,
     region: &'a RegionDescriptor,
     /// Where it is counted what is written, if it is.
     touches: Option<&'a mut Touches>,
@@ -55,7 +56,7 @@ pub struct StateTxn<'a> {
 impl<'a> StateTxn<'a> {
     pub(crate) fn new(
         view: &'a dyn StateView,
-        overlay: &'a mut BTreeMap<Bytes, Option<Bytes>>,
+        overlay: &'a mut Overlay,
         region: &'a RegionDescriptor,
         touches: Option<&'a mut Touches>,
     ) -> Self {
@@ -78,7 +79,7 @@ impl<'a> StateTxn<'a> {
         }
         let stored = keys::data(key);
         match self.overlay.get(&stored) {
-            Some(value) => Ok(value.clone()),
+            Some(value) => Ok(value),
             None => self.view.get(&stored),
         }
     }
@@ -94,7 +95,7 @@ impl<'a> StateTxn<'a> {
             touches.note(|| keys::user(&stored));
             touches.bytes += (key.len() + value.len()) as u64;
         }
-        self.overlay.insert(stored, Some(value));
+        self.overlay.set(stored, Some(value));
         Ok(())
     }
 
@@ -109,7 +110,7 @@ impl<'a> StateTxn<'a> {
             touches.note(|| keys::user(&stored));
             touches.removed += 1;
         }
-        self.overlay.insert(stored, None);
+        self.overlay.set(stored, None);
         Ok(())
     }
 
@@ -135,7 +136,7 @@ impl<'a> StateTxn<'a> {
 /// Scans the view with the overlay on top, both by stored key.
 fn merge_scan(
     view: &dyn StateView,
-    overlay: &BTreeMap<Bytes, Option<Bytes>>,
+    overlay: &Overlay,
     from: Bytes,
     to: &Bytes,
     limit: usize,
@@ -149,11 +150,10 @@ fn merge_scan(
         let next = (stored.len() == wanted).then(|| successor(&stored[wanted - 1].0));
         let end = next.as_ref().unwrap_or(to).clone();
         let mut page: BTreeMap<Bytes, Bytes> = stored.into_iter().collect();
-        let upper = if end.is_empty() { std::ops::Bound::Unbounded } else { std::ops::Bound::Excluded(end) };
-        for (key, value) in overlay.range((std::ops::Bound::Included(cursor), upper)) {
+        for (key, value) in overlay.range(&cursor, &end) {
             match value {
-                Some(value) => page.insert(key.clone(), value.clone()),
-                None => page.remove(key),
+                Some(value) => page.insert(key, value),
+                None => page.remove(&key),
             };
         }
         found.extend(page.into_iter().map(|(key, value)| (keys::user(&key), value)));
@@ -172,16 +172,6 @@ fn successor(key: &[u8]) -> Bytes {
     next.put_slice(key);
     next.put_u8(0);
     next.freeze()
-}
-
-/// Moves an overlay's writes into a batch.
-pub(crate) fn drain_overlay(overlay: &mut BTreeMap<Bytes, Option<Bytes>>, batch: &mut StateBatch) {
-    for (key, value) in std::mem::take(overlay) {
-        match value {
-            Some(value) => batch.put(key, value),
-            None => batch.delete(key),
-        }
-    }
 }
 
 /// One instant of one region, for lookups.

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::{Gauges, Tally, Touches};
 use crate::apply::Backend;
 use crate::logic::LedRegion;
-use crate::machine::shared::drain_overlay;
+use crate::machine::overlay::Overlay;
 use crate::machine::{ApplyContext, RegionView, StateMachine, StateTxn};
 use crate::placement::Sizes;
 
@@ -63,7 +63,7 @@ impl Case {
     fn round(&mut self, writes: &[Write], budget: usize) -> u64 {
         self.now = self.now.plus(Duration::from_secs(1));
         self.gauges.begin(self.now, &self.led);
-        let (mut touches, mut overlay, mut batch) = (Touches::default(), BTreeMap::new(), StateBatch::new());
+        let (mut touches, mut overlay, mut batch) = (Touches::default(), Overlay::default(), StateBatch::new());
         let mut may_change = 0;
         let view = self.store.view();
         let mut txn = StateTxn::new(&*view, &mut overlay, &self.led[0].descriptor, Some(&mut touches));
@@ -81,7 +81,7 @@ impl Case {
             }
         }
         drop(view);
-        drain_overlay(&mut overlay, &mut batch);
+        overlay.drain_into(&mut batch);
         self.store.write(batch).expect("memory does not fail");
         let tally = Tally { writes: touches, reads: Touches::default() };
         self.gauges.take(BTreeMap::from([(RegionId(2), tally)]), |_| None);
