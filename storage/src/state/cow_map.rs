@@ -12,7 +12,7 @@
 //! Invariants: keys ascend in every leaf; all leaves lie at one depth; no node but the root is empty; an inner node has one
 //! separator fewer than kids, and a separator is above every key to its left and at or below every key to its right.
 
-use std::sync::Arc;
+use std::{hint::black_box, sync::Arc};
 
 use bytes::Bytes;
 
@@ -99,6 +99,7 @@ impl CowMap {
         let mut ways: Vec<(&[u8], &Node)> = keys.map(|key| (key, &*self.root)).collect();
         let mut found = 0;
         while !ways.is_empty() {
+            black_box(ways.iter().fold(0, |all, (_, node)| all ^ node.touch()));
             ways.retain_mut(|(key, node)| match node {
                 Node::Inner { seps, kids } => {
                     *node = &kids[kid_of(seps, key)];
@@ -148,6 +149,12 @@ impl Node {
         match self {
             Self::Leaf { keys, .. } => &keys.as_slice()[0],
             Self::Inner { kids, .. } => kids[0].first_key(),
+        }
+    }
+
+    fn touch(&self) -> u64 {
+        match self {
+            Self::Leaf { keys, .. } | Self::Inner { seps: keys, .. } => keys.touch(),
         }
     }
 
@@ -452,7 +459,7 @@ mod tests {
     #[test]
     fn warming_up_finds_what_is_there_at_every_depth() {
         let mut map = CowMap::default();
-        for (count, depth) in [(0, 1), (10, 1), (1_000, 2), (40_000, 3), (150_000, 4)] {
+        for (count, depth) in [(0, 1), (10, 1), (1_000, 2), (40_000, 3), (300_000, 4)] {
             (0..count).for_each(|number: u32| {
                 map.insert(Bytes::copy_from_slice(&number.to_be_bytes()), Bytes::from_static(b"v"));
             });

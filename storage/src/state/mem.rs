@@ -25,7 +25,7 @@ use super::{
 /// How many keys are looked up together ahead of a batch.
 const WARM_OPS: usize = 64;
 
-/// Maps of fewer levels are not warmed up. Four levels are some 50,000 keys.
+/// Maps of fewer levels are not warmed up. Four levels are some 100,000 keys.
 const WARM_DEPTH_MIN: usize = 4;
 
 /// The volatile store. See the module's documentation.

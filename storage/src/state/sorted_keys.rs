@@ -18,7 +18,7 @@ use std::ops::Range;
 use super::small::Small;
 
 /// How many keys there may be.
-pub(super) const CAPACITY: usize = 49;
+pub(super) const CAPACITY: usize = 65;
 
 /// How many bytes a head holds.
 const HEAD_BYTES: usize = 8;
@@ -31,6 +31,9 @@ const LINE: usize = 8;
 pub(super) struct SortedKeys {
     heads: [u64; CAPACITY],
     prefix: Small,
+    /// The prefix's own head, and which bits of a key's have to equal it: all there is to look at if it is no longer than a head.
+    prefix_head: u64,
+    prefix_mask: u64,
     /// How many bytes follow the prefix in every key, if that is the same for all, and no more than a head holds.
     tail: Option<u8>,
     keys: Vec<Small>,
@@ -47,7 +50,7 @@ impl SortedKeys {
 
     /// Where `key` is, or where it would have to be.
     pub(super) fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        let Some(rest) = key.strip_prefix(self.prefix.as_slice()) else {
+        let Some(rest) = self.strip_prefix(key) else {
             // It lies before or behind them all.
             return Err(if key < self.prefix.as_slice() { 0 } else { self.len() });
         };
@@ -66,6 +69,29 @@ impl SortedKeys {
         }
     }
 
+    /// What of a key follows the prefix, if it begins with that.
+    fn strip_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+        let prefix = self.prefix.as_slice();
+        if prefix.len() > HEAD_BYTES {
+            return key.strip_prefix(prefix);
+        }
+        let rest = key.get(prefix.len()..)?;
+        (head(key) & self.prefix_mask == self.prefix_head).then_some(rest)
+    }
+
+    /// Reads something of each cache line that a search may look at: these loads wait for nothing but the processor's memory. What
+    /// comes of it means nothing.
+    pub(super) fn touch(&self) -> u64 {
+        self.heads.iter().step_by(LINE).fold(self.prefix_mask, |all, head| all ^ head)
+    }
+
+    fn set_prefix(&mut self, prefix: Small) {
+        let length = prefix.as_slice().len().min(HEAD_BYTES);
+        self.prefix_head = head(&prefix.as_slice()[..length]);
+        self.prefix_mask = u64::MAX.checked_shl(8 * (HEAD_BYTES - length) as u32).unwrap_or(0);
+        self.prefix = prefix;
+    }
+
     /// How many keys lie below `key`.
     pub(super) fn count_below(&self, key: &[u8]) -> usize {
         self.find(key).unwrap_or_else(|at| at)
@@ -73,7 +99,7 @@ impl SortedKeys {
 
     /// Puts a key in where [`Self::find`] said. There must be room.
     pub(super) fn insert(&mut self, at: usize, key: Small) {
-        let head = key.as_slice().strip_prefix(self.prefix.as_slice()).map(|rest| (head(rest), tail(rest)));
+        let head = self.strip_prefix(key.as_slice()).map(|rest| (head(rest), tail(rest)));
         self.keys.insert(at, key);
         match head {
             Some((head, tail)) if self.len() > 1 => {
@@ -118,19 +144,21 @@ impl SortedKeys {
     pub(super) fn roomy(&self) -> Self {
         let mut keys = Vec::with_capacity(CAPACITY);
         keys.extend_from_slice(&self.keys);
-        Self { heads: self.heads, prefix: self.prefix.clone(), tail: self.tail, keys }
+        let Self { heads, prefix_head, prefix_mask, tail, .. } = *self;
+        Self { heads, prefix: self.prefix.clone(), prefix_head, prefix_mask, tail, keys }
     }
 
     /// Finds the longest prefix anew, and with it all heads.
     fn index(&mut self) {
         let ([first, ..], [.., last]) = (self.keys.as_slice(), self.keys.as_slice()) else {
-            (self.prefix, self.tail) = (Small::default(), None);
+            *self = Self { keys: std::mem::take(&mut self.keys), ..Self::default() };
             return;
         };
         // As the keys ascend, what the first and the last share all share.
         let shared = first.as_slice().iter().zip(last.as_slice()).take_while(|(a, b)| a == b).count();
-        self.prefix = first.start(shared);
+        let prefix = first.start(shared);
         self.tail = tail(&first.as_slice()[shared..]);
+        self.set_prefix(prefix);
         for (held, key) in self.heads.iter_mut().zip(&self.keys) {
             let rest = &key.as_slice()[shared..];
             *held = head(rest);
@@ -141,7 +169,14 @@ impl SortedKeys {
 
 impl Default for SortedKeys {
     fn default() -> Self {
-        Self { heads: [0; CAPACITY], prefix: Small::default(), tail: None, keys: Vec::new() }
+        Self {
+            heads: [0; CAPACITY],
+            prefix: Small::default(),
+            prefix_head: 0,
+            prefix_mask: 0,
+            tail: None,
+            keys: Vec::new(),
+        }
     }
 }
 
