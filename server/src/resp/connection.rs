@@ -5,13 +5,11 @@
 //! region take effect in order (lanes never share a key, see [`Round::lane`]), a read sees the writes before it, and a pipeline costs one proposal a region a round. While a
 //! round runs nothing more is read: a client that sends faster than it is served is held back by the transport.
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use multiraft::{RegionDescriptor, RegionId};
+use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -22,8 +20,9 @@ use super::command::{Command, parse};
 use super::front::{Admission, Front};
 use super::lanes::{Item, region_of, run_lane};
 use super::local::Client;
-use super::reply::{Protocol, Reply};
+use super::reply::Reply;
 use super::request::{ProtocolError, Request, Requests};
+use super::round::{LANES_AT_ONCE, Round};
 use super::session;
 use super::transaction::{NESTED, Transaction};
 use super::walk;
@@ -68,42 +67,6 @@ struct Connection {
     transaction: Option<Transaction>,
 }
 
-/// The commands of one round and what is said to them.
-#[derive(Default)]
-struct Round {
-    /// Each reply, with the protocol version that it goes out in.
-    replies: Vec<(Protocol, Option<Reply>)>,
-    lanes: HashMap<RegionId, Lane>,
-}
-
-/// The commands for one region, as it was when the first of them was sorted in.
-#[derive(Debug)]
-struct Lane {
-    region: Arc<RegionDescriptor>,
-    items: VecDeque<Item>,
-}
-
-impl Round {
-    /// Where commands for a region go; `None` if the lanes have to be carried out first. That is when the regions change
-    /// while commands are sorted in: two lanes that share a key would be carried out beside each other, out of order.
-    fn lane(&mut self, region: &Arc<RegionDescriptor>) -> Option<&mut VecDeque<Item>> {
-        let is_same = |lane: &Lane| lane.region.id == region.id && lane.region.epoch.version == region.epoch.version;
-        let known = self.lanes.get(&region.id).is_some_and(is_same);
-        if !known && self.lanes.values().any(|lane| lane.region.id == region.id || overlap(&lane.region, region)) {
-            return None;
-        }
-        let lane = self.lanes.entry(region.id);
-        let lane = lane.or_insert_with(|| Lane { region: Arc::clone(region), items: VecDeque::new() });
-        Some(&mut lane.items)
-    }
-}
-
-/// Whether two regions share a key.
-fn overlap(one: &RegionDescriptor, other: &RegionDescriptor) -> bool {
-    let reaches = |end: &Bytes, start: &Bytes| end.is_empty() || start < end;
-    reaches(&one.range.end, &other.range.start) && reaches(&other.range.end, &one.range.start)
-}
-
 impl Connection {
     async fn run(mut self) -> io::Result<()> {
         loop {
@@ -115,9 +78,12 @@ impl Connection {
                 continue;
             }
             self.front.count_commands(requests.len());
-            let replies = self.run_round(requests).await;
+            let mut round = self.run_round(requests).await?;
             let closes = self.client.quits || nonsense.is_some() || *self.stopping.borrow();
-            self.write(replies, nonsense).await?;
+            if let Some(nonsense) = nonsense {
+                round.push(self.client.protocol, Some(Reply::error(format!("ERR {nonsense}"))));
+            }
+            self.send(&mut round).await?;
             if closes {
                 return self.close().await;
             }
@@ -130,7 +96,9 @@ impl Connection {
         let held = unfinished + self.transaction.as_ref().map_or(0, Transaction::bytes);
         if !self.admission.charge(if held > FREE_BYTES { held } else { 0 }) {
             let reply = Reply::error("BUSY the server holds too many unfinished requests: try again later");
-            self.write(vec![(self.client.protocol, reply)], None).await?;
+            let mut round = Round::default();
+            round.push(self.client.protocol, Some(reply));
+            self.send(&mut round).await?;
             self.close().await?;
             return Ok(false);
         }
@@ -159,23 +127,28 @@ impl Connection {
         (requests, None)
     }
 
-    async fn run_round(&mut self, requests: Vec<Request>) -> Vec<(Protocol, Reply)> {
-        let deadline = Instant::now() + self.front.limits.request_timeout;
+    /// Carries the requests out; what is said to them may be sent in part.
+    async fn run_round(&mut self, requests: Vec<Request>) -> io::Result<Round> {
+        let mut deadline = Instant::now() + self.front.limits.request_timeout;
         let mut round = Round::default();
         for request in requests {
             if self.client.quits {
                 break;
             }
-            self.sort_in(&mut round, request, deadline).await;
+            self.sort_in(&mut round, request, deadline).await?;
+            if round.is_full() {
+                self.run_lanes(&mut round, deadline).await?;
+                self.send(&mut round).await?;
+                deadline = Instant::now() + self.front.limits.request_timeout;
+            }
         }
-        self.run_lanes(&mut round, deadline).await;
-        let lost = || Reply::error("ERR the command was lost inside the server: report this");
-        round.replies.into_iter().map(|(protocol, reply)| (protocol, reply.unwrap_or_else(lost))).collect()
+        self.run_lanes(&mut round, deadline).await?;
+        Ok(round)
     }
 
     /// Puts a command into its lane, or answers it.
-    async fn sort_in(&mut self, round: &mut Round, request: Request, deadline: Instant) {
-        let slot = round.replies.len();
+    async fn sort_in(&mut self, round: &mut Round, request: Request, deadline: Instant) -> io::Result<()> {
+        let slot = round.next_slot();
         let command = match request {
             Request::Command(words) => parse(words),
             Request::TooLarge(size) => Err(too_large(size, self.front.limits.max_command_bytes)),
@@ -191,7 +164,7 @@ impl Connection {
                 Err(reply) => Some(reply),
                 Ok(region) => {
                     if round.lane(&region).is_none() {
-                        self.run_lanes(round, deadline).await;
+                        self.run_lanes(round, deadline).await?;
                     }
                     let lane = round.lane(&region).expect("invariant: without lanes any region gets one");
                     lane.push_back(Item { slot, op, shape });
@@ -200,15 +173,15 @@ impl Connection {
             },
             // What goes over all regions comes after all that was sent before it.
             Ok(Command::Scan(step)) => {
-                self.run_lanes(round, deadline).await;
+                self.run_lanes(round, deadline).await?;
                 Some(walk::scan(&self.front, step, deadline).await)
             }
             Ok(Command::DbSize) => {
-                self.run_lanes(round, deadline).await;
+                self.run_lanes(round, deadline).await?;
                 Some(walk::db_size(&self.front, deadline).await)
             }
             Ok(Command::Session(call)) => {
-                self.run_lanes(round, deadline).await;
+                self.run_lanes(round, deadline).await?;
                 Some(session::run(&self.front.engine, call, deadline).await)
             }
             Ok(Command::Multi) => {
@@ -218,7 +191,7 @@ impl Connection {
             Ok(Command::Exec) => match self.transaction.take() {
                 None => Some(Reply::error("ERR EXEC without MULTI")),
                 Some(transaction) => {
-                    self.run_lanes(round, deadline).await;
+                    self.run_lanes(round, deadline).await?;
                     Some(transaction.run(&self.front.engine, deadline).await)
                 }
             },
@@ -227,35 +200,54 @@ impl Connection {
                 Some(_) => Reply::OK,
             }),
         };
-        round.replies.push((self.client.protocol, reply));
+        round.push(self.client.protocol, reply);
+        Ok(())
     }
 
-    /// Carries all lanes out, beside each other.
-    async fn run_lanes(&self, round: &mut Round, deadline: Instant) {
-        let mut lanes = std::mem::take(&mut round.lanes).into_values();
-        let Some(first) = lanes.next() else { return };
-        let mut others = JoinSet::new();
-        for lane in lanes {
-            others.spawn(run_lane(self.front.engine.clone(), lane.items, deadline));
+    /// Carries all lanes out, beside each other. Sends what is answered whenever too much of it is held; how long the client takes to
+    /// read that does not count as time that the other commands take.
+    async fn run_lanes(&mut self, round: &mut Round, mut deadline: Instant) -> io::Result<()> {
+        let mut waiting = round.take_lanes();
+        let mut running = JoinSet::new();
+        while !(waiting.is_empty() && running.is_empty()) {
+            while running.len() < LANES_AT_ONCE && waiting.len() > 1 && (running.is_empty() || !round.is_full()) {
+                let Some((_, lane)) = waiting.pop_first() else { break };
+                running.spawn(run_lane(self.front.engine.clone(), lane, deadline));
+            }
+            let (replies, left) = match waiting.pop_first() {
+                // The only one, or the last: it needs no task of its own.
+                Some((_, lane)) if waiting.is_empty() && (running.is_empty() || !round.is_full()) => {
+                    run_lane(self.front.engine.clone(), lane, deadline).await
+                }
+                lane => {
+                    waiting.extend(lane);
+                    let Some(finished) = running.join_next().await else { continue };
+                    finished.expect("invariant: a lane does not panic and is not aborted")
+                }
+            };
+            replies.into_iter().for_each(|(slot, reply)| round.answer(slot, reply));
+            if let Some(first) = left.front() {
+                waiting.insert(first.slot, left);
+            }
+            if round.is_full() {
+                self.send(round).await?;
+                deadline = Instant::now() + self.front.limits.request_timeout;
+            }
         }
-        let mut replies = run_lane(self.front.engine.clone(), first.items, deadline).await;
-        while let Some(finished) = others.join_next().await {
-            replies.extend(finished.expect("invariant: a lane does not panic and is not aborted"));
-        }
-        for (slot, reply) in replies {
-            round.replies[slot].1 = Some(reply);
-        }
+        Ok(())
     }
 
-    async fn write(&mut self, replies: Vec<(Protocol, Reply)>, nonsense: Option<ProtocolError>) -> io::Result<()> {
+    /// Sends what is answered, from the front on, up to the first command that is not.
+    async fn send(&mut self, round: &mut Round) -> io::Result<()> {
         let mut output = BytesMut::new();
-        for (protocol, reply) in replies {
-            reply.encode(protocol, &mut output);
+        loop {
+            let is_all = round.encode_some(&mut output);
+            timeout(WRITE_TIMEOUT, self.socket.write_all(&output)).await??;
+            output.clear();
+            if is_all {
+                return Ok(());
+            }
         }
-        if let Some(nonsense) = nonsense {
-            Reply::error(format!("ERR {nonsense}")).encode(self.client.protocol, &mut output);
-        }
-        timeout(WRITE_TIMEOUT, self.socket.write_all(&output)).await?
     }
 
     /// Ends the connection so that the client reads the last reply: what it still sends is read and dropped for a moment.
@@ -287,41 +279,4 @@ fn too_large(size: usize, limit: usize) -> Reply {
         "ERR the command has {size} bytes, the limit is {limit}: send less at once, or raise --max-command-bytes on every \
          store"
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use multiraft::{KeyRange, RegionEpoch};
-
-    use super::*;
-    use crate::machine::Op;
-    use crate::resp::command::Shape;
-
-    fn region(id: u64, start: &str, end: &str, version: u64) -> Arc<RegionDescriptor> {
-        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-        Arc::new(RegionDescriptor {
-            id: RegionId(id),
-            range: KeyRange { start: bytes(start), end: bytes(end) },
-            epoch: RegionEpoch { conf_version: 1, version },
-            replicas: Vec::new(),
-        })
-    }
-
-    #[test]
-    fn regions_that_share_a_key_with_another_lane_wait_for_it() {
-        let mut round = Round::default();
-        let item = || Item { slot: 0, op: Op::Get { key: Bytes::from_static(b"k") }, shape: Shape::Plain };
-        for known in [region(1, "", "k", 4), region(2, "k", "", 7), region(1, "", "k", 4)] {
-            round.lane(&known).unwrap().push_back(item());
-        }
-        assert_eq!(round.lanes[&RegionId(1)].items.len(), 2);
-        // The second has split: neither what it kept nor what it gave away may run beside what was sorted in before.
-        for changed in [region(2, "k", "p", 8), region(3, "p", "", 8), region(4, "j", "k", 9), region(1, "", "j", 5)] {
-            assert!(round.lane(&changed).is_none(), "{changed:?}");
-        }
-        round.lanes.clear();
-        for fresh in [region(2, "k", "p", 8), region(3, "p", "", 8)] {
-            assert!(round.lane(&fresh).is_some());
-        }
-    }
 }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::command::{Shape, reply_of};
 use super::reply::Reply;
+use super::round::LANE_REPLY_BYTES;
 use crate::machine::{Answer, Op, Refusal, decode_answers, encode_batch};
 
 /// The most operations in one proposal or query.
@@ -80,11 +81,22 @@ pub(crate) async fn region_of_keys(
     if rest.iter().all(|key| region.owns(key)) { Ok(region) } else { Err(None) }
 }
 
-/// Carries the operations of one region out, in order. Each gets a reply, at the deadline at the latest.
-pub(crate) async fn run_lane(engine: Engine, mut lane: VecDeque<Item>, deadline: Instant) -> Vec<(usize, Reply)> {
+/// Carries the operations of one region out, in order. Each gets a reply, at the deadline at the latest; but once the replies have
+/// [`LANE_REPLY_BYTES`], the operations that are left come back, at least one having been answered.
+pub(crate) async fn run_lane(
+    engine: Engine,
+    mut lane: VecDeque<Item>,
+    deadline: Instant,
+) -> (Vec<(usize, Reply)>, VecDeque<Item>) {
     let mut replies = Vec::with_capacity(lane.len());
     let mut tried: Option<(RegionId, RegionEpoch, Bytes)> = None;
+    let (mut bytes, mut counted) = (0, 0);
     while let Some(first) = lane.front() {
+        bytes += replies.iter().skip(counted).map(|(_, reply): &(usize, Reply)| reply.bytes()).sum::<usize>();
+        counted = replies.len();
+        if bytes >= LANE_REPLY_BYTES {
+            break;
+        }
         let region = match region_of(&engine, &first.op, deadline).await {
             Ok(region) => region,
             Err(reply) => {
@@ -119,7 +131,7 @@ pub(crate) async fn run_lane(engine: Engine, mut lane: VecDeque<Item>, deadline:
             }
         }
     }
-    replies
+    (replies, lane)
 }
 
 /// How many operations from the front on go together: the same region, within the limits; at least one.

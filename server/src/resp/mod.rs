@@ -14,6 +14,7 @@ mod listener;
 mod local;
 mod reply;
 mod request;
+mod round;
 mod session;
 #[cfg(test)]
 mod splits;

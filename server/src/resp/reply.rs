@@ -50,6 +50,19 @@ impl Reply {
         Self::Bulk(Bytes::from(text.into()))
     }
 
+    /// About how many bytes it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let content = match self {
+            Self::Bulk(bytes) => bytes.len(),
+            Self::Text(text) => text.len(),
+            Self::Array(parts) => parts.iter().map(Self::bytes).sum(),
+            Self::Map(pairs) => pairs.iter().map(|(key, value)| key.bytes() + value.bytes()).sum(),
+            Self::Error(text) => text.len(),
+            Self::Simple(_) | Self::Number(_) | Self::Nil => 0,
+        };
+        content + size_of::<Self>()
+    }
+
     /// Appends the reply to what is sent.
     pub(crate) fn encode(self, protocol: Protocol, out: &mut BytesMut) {
         let encoded = match protocol {

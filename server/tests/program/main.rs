@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod answers;
 mod bad_input;
 mod commands;
 mod ctl;
