@@ -15,6 +15,7 @@ use crate::apply::{AppliedBatch, Applier, ApplyEnd, Backend, Dirty, ReceivedSnap
 use crate::error::ReadError;
 use crate::logic::{ApplyTask, DiskUse, Input, LookupTask, Outcome, ReplyTo, wire_outcome};
 use crate::shell::Completion;
+use crate::shell::answers::Answers;
 use crate::shell::check::Digests;
 use crate::shell::fault::{Fault, PanicGuard};
 use crate::shell::progress::ApplyProgress;
@@ -72,6 +73,7 @@ pub(super) struct ApplyThread {
     /// What was taken from the queue and is still to be done, in order, before anything else there.
     pub(super) held: VecDeque<ApplyWork>,
     pub(super) progress: ApplyProgress,
+    pub(super) answers: Answers,
 }
 
 impl ApplyThread {
@@ -255,9 +257,7 @@ impl ApplyThread {
     }
 
     fn deliver(&self, mut batch: AppliedBatch<Completion>) {
-        for (reply, outcome) in batch.replies.drain(..) {
-            reply.complete(outcome);
-        }
+        self.answers.give(std::mem::take(&mut batch.replies));
         self.send_replies(std::mem::take(&mut batch.peer_replies));
         for input in batch.take_inputs() {
             let _ = self.worker.send_reserved(Work::Input(input));

@@ -13,6 +13,7 @@
 //!
 //! No decision is taken here but those about threads and queues.
 
+mod answers;
 mod apply;
 mod check;
 mod checkpoint;

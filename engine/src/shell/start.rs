@@ -27,6 +27,7 @@ use crate::logic::{BeatMerger, MERGE_TIMEOUT, Questions, RegionStart, TurnOutput
 use crate::measure::Figures;
 use crate::recovery::Fence;
 use crate::regions::Ids;
+use crate::shell::answers::Answers;
 use crate::shell::apply::{ApplyThread, ApplyWork};
 use crate::shell::check::Digests;
 use crate::shell::checkpoint::Checkpoints;
@@ -521,6 +522,7 @@ impl Parts {
                 is_stalled: false,
                 held: std::collections::VecDeque::new(),
                 progress: ApplyProgress::new(clock),
+                answers: Answers::new(),
             };
             progress.push((sender.clone(), thread.progress.clone()));
             let started = thread.start();
