@@ -44,11 +44,14 @@ pub(super) fn strike(
 }
 
 impl Struck {
-    /// Ends it. Whoever was `hurt` meanwhile need not have sent anything.
-    pub(super) fn heal(self, cluster: &Cluster, hurt: &BTreeSet<usize>) -> Outcome<String> {
+    /// Ends it. Whoever was `hurt` meanwhile need not have sent anything; none if nobody else would have met it, and nobody did.
+    pub(super) fn heal(self, cluster: &Cluster, hurt: &BTreeSet<usize>) -> Outcome<Option<String>> {
         let lasted = self.since.elapsed();
         let met = cluster.net.heal()?;
         let packets = met.values().sum::<u64>();
+        if packets == 0 && !has_sender(&self.faults, hurt) {
+            return Ok(None);
+        }
         if packets == 0 {
             return Err(Trouble::new(format!("{:?} has left no trace: no packet met it", self.shape)));
         }
@@ -57,8 +60,13 @@ impl Struck {
             let shape = self.shape;
             return Err(Trouble::new(format!("{shape:?} has left no trace between the stores {silent:?}: {met:?}")));
         }
-        Ok(format!("{packets} packets met it"))
+        Ok(Some(format!("{packets} packets met it")))
     }
+}
+
+/// Whether one of the ways begins at a store that is alive.
+fn has_sender(faults: &Faults, hurt: &BTreeSet<usize>) -> bool {
+    faults.keys().any(|(from, _)| !hurt.contains(&(*from as usize - 1)))
 }
 
 /// The pairs of stores, both alive, that were cut off from each other and have not even tried.
@@ -107,5 +115,15 @@ mod tests {
         assert_eq!(silent(&faults, &Met::new(), &BTreeSet::from([2])), [(1, 2), (2, 1)]);
         let lossy: Faults = faults.keys().map(|way| (*way, Fault::Loss(5))).collect();
         assert_eq!(silent(&lossy, &Met::new(), &nobody), [], "few packets need not be lost");
+    }
+
+    #[test]
+    fn a_way_that_begins_where_nobody_lives_need_not_be_met() {
+        let one_way: Faults = [((3, 1), Fault::Cut)].into();
+        assert!(has_sender(&one_way, &BTreeSet::new()));
+        assert!(has_sender(&one_way, &BTreeSet::from([0])), "who is to be reached has no part in it");
+        assert!(!has_sender(&one_way, &BTreeSet::from([2])));
+        let both: Faults = [(1, 3), (3, 1)].map(|way| (way, Fault::Cut)).into();
+        assert!(has_sender(&both, &BTreeSet::from([2])));
     }
 }
