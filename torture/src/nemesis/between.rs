@@ -44,12 +44,12 @@ pub(super) fn strike(
 }
 
 impl Struck {
-    /// Ends it. Whoever was `hurt` meanwhile need not have sent anything; none if nobody else would have met it, and nobody did.
+    /// Ends it. Whoever was `hurt` meanwhile need not have sent anything. None if nobody met it, and nobody had to.
     pub(super) fn heal(self, cluster: &Cluster, hurt: &BTreeSet<usize>) -> Outcome<Option<String>> {
         let lasted = self.since.elapsed();
         let met = cluster.net.heal()?;
         let packets = met.values().sum::<u64>();
-        if packets == 0 && !has_sender(&self.faults, hurt) {
+        if packets == 0 && !must_be_met(&self.faults, lasted, hurt) {
             return Ok(None);
         }
         if packets == 0 {
@@ -64,9 +64,10 @@ impl Struck {
     }
 }
 
-/// Whether one of the ways begins at a store that is alive.
-fn has_sender(faults: &Faults, hurt: &BTreeSet<usize>) -> bool {
-    faults.keys().any(|(from, _)| !hurt.contains(&(*from as usize - 1)))
+/// Whether it has lasted until stores that had lost each other before have dialled again, and one of its ways begins at a store that
+/// is alive.
+fn must_be_met(faults: &Faults, lasted: Duration, hurt: &BTreeSet<usize>) -> bool {
+    lasted > DIALS_WITHIN && faults.keys().any(|(from, _)| !hurt.contains(&(*from as usize - 1)))
 }
 
 /// The pairs of stores, both alive, that were cut off from each other and have not even tried.
@@ -118,12 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn a_way_that_begins_where_nobody_lives_need_not_be_met() {
-        let one_way: Faults = [((3, 1), Fault::Cut)].into();
-        assert!(has_sender(&one_way, &BTreeSet::new()));
-        assert!(has_sender(&one_way, &BTreeSet::from([0])), "who is to be reached has no part in it");
-        assert!(!has_sender(&one_way, &BTreeSet::from([2])));
+    fn a_fault_need_not_be_met_if_it_was_short_or_nobody_was_there_to_meet_it() {
+        let (one_way, nobody): (Faults, _) = ([((3, 1), Fault::Cut)].into(), BTreeSet::new());
+        let long = DIALS_WITHIN + Duration::from_millis(1);
+        assert!(must_be_met(&one_way, long, &nobody));
+        assert!(must_be_met(&one_way, long, &BTreeSet::from([0])), "whoever lives dials the dead as well");
+        assert!(!must_be_met(&one_way, long, &BTreeSet::from([2])));
+        assert!(!must_be_met(&one_way, DIALS_WITHIN, &nobody));
         let both: Faults = [(1, 3), (3, 1)].map(|way| (way, Fault::Cut)).into();
-        assert!(has_sender(&both, &BTreeSet::from([2])));
+        assert!(must_be_met(&both, long, &BTreeSet::from([2])));
     }
 }

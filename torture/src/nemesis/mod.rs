@@ -161,7 +161,9 @@ impl<'a> Nemesis<'a> {
             Cure::Resume(still) => Ok(still.go_on(self.cluster)?),
             Cure::Heal(struck) => {
                 let hurt = self.hurt();
-                struck.heal(self.cluster, &hurt)?.ok_or("whoever would have met it was dead or stood still")
+                struck
+                    .heal(self.cluster, &hurt)?
+                    .ok_or("nobody met it: whoever would have was dead, stood still, or had no time to dial again")
             }
             Cure::SetRight(turned) => Ok(turned.set_right(self.cluster)?),
             Cure::Disk(sick) => sick.heal(self.disks, self.cluster)?.ok_or("the store had nothing to write"),
