@@ -146,7 +146,8 @@ async fn status(engine: &Engine) -> Value {
     let regions: Vec<Value> = regions.collect();
     let damaged: Vec<Value> =
         status.damaged.iter().map(|(region, reason)| json!({"region": region.get(), "reason": reason})).collect();
-    json!({ "store": status.store.get(), "regions": regions, "damaged": damaged })
+    let lacks_promises = status.lacks_promises;
+    json!({ "store": status.store.get(), "regions": regions, "damaged": damaged, "lacks_promises": lacks_promises })
 }
 
 /// The root, and the regions from the first key to the end.
@@ -240,12 +241,22 @@ async fn local(engine: &Engine, asked: &Value) -> Result<Value, String> {
 
 #[cfg(test)]
 mod tests {
+    use multiraft_torture::cluster::Status;
+
     use super::super::lone_store;
     use super::*;
 
     async fn post(engine: &Engine, body: Value) -> Result<Value, String> {
         let text = answer(engine, ("POST", "/local"), body.to_string().as_bytes()).await.unwrap()?;
         Ok(serde_json::from_str(&text).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_store_tells_of_itself_all_that_a_run_asks() {
+        let (_dir, engine) = lone_store::start(&["m"]).await;
+        let text = answer(&engine, ("GET", "/status"), b"").await.unwrap().unwrap();
+        let told: Status = serde_json::from_str(&text).unwrap();
+        assert_eq!((told.store, told.regions.len(), told.lacks_promises), (1, 3, false));
     }
 
     #[tokio::test]
