@@ -153,8 +153,12 @@ impl Client<'_> {
                 let region = engine.locate(key, None).await.ok_or(ProposeError::Unrouted)?.id;
                 let (token, last) = match tokens.get(&region) {
                     Some(known) => *known,
-                    // Whatever has become of it, nobody will use it.
-                    None => (engine.open_session(key).await.map_err(|_| ProposeError::Unrouted)?, 0),
+                    None => match engine.open_session(key).await {
+                        Ok(token) => (token, 0),
+                        // Whatever has become of it, nobody will use it: the write was not asked for.
+                        Err(ProposeError::Uncertain) => return Err(ProposeError::NotLeader { region, hint: None }),
+                        Err(error) => return Err(error),
+                    },
                 };
                 // What was asked before was answered, or is not wanted any more.
                 tokens.insert(region, (token, last + 1));
