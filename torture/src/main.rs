@@ -43,6 +43,9 @@ enum Task {
         /// Draw from this number
         #[arg(long, value_name = "N", default_value_t = 1)]
         seed: u64,
+        /// Where clients are, as for `run`; with `embed` this program has to be built with the feature, too
+        #[arg(long, value_name = "WHERE", value_parser = ["resp", "embed"], default_value = "resp")]
+        client: String,
     },
     /// Send three stores far more than they can take, then stop one and slow another's disk, and see that memory stays bounded, that
     /// callers are told BUSY and that others are not held up. Ends with 0 only if every check held.
@@ -174,7 +177,7 @@ fn main() -> ExitCode {
         Task::Run(arguments) => run(*arguments),
         Task::Overload(arguments) => overload(*arguments),
         Task::EmbeddedStore(flags) => embedded::run(*flags),
-        Task::SelfTest { program, only, tries, seed } => self_test(program, &only, tries, seed),
+        Task::SelfTest { program, only, tries, seed, client } => self_test(program, &only, (tries, seed), &client),
     };
     // Whoever is interrupted sees it in how this ends, not in what became of the stores.
     cleanup::wait_if_ending();
@@ -234,8 +237,10 @@ fn overload(arguments: OverloadArguments) -> ExitCode {
     }
 }
 
-fn self_test(program: Option<PathBuf>, only: &[String], tries: u64, seed: u64) -> ExitCode {
-    match multiraft_torture::run::self_test(program, only, tries, seed) {
+fn self_test(program: Option<PathBuf>, only: &[String], (tries, seed): (u64, u64), client: &str) -> ExitCode {
+    let found = embedding(client)
+        .and_then(|embedding| multiraft_torture::run::self_test(program, embedding.as_deref(), only, tries, seed));
+    match found {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(trouble) => unusable_run(&trouble),
@@ -280,12 +285,8 @@ fn plan(arguments: RunArguments) -> Outcome<Plan> {
     flag("state", arguments.state.clone());
     flag("reads", arguments.reads.clone());
     flag("plant", arguments.plant.clone());
-    let embedding = match arguments.client.as_str() {
-        "embed" => Some(std::env::current_exe().map_err(|error| Trouble::new(error.to_string()))?),
-        _ => None,
-    };
     Ok(Plan {
-        embedding,
+        embedding: embedding(&arguments.client)?,
         workloads: arguments.workload,
         kinds,
         stores: arguments.stores,
@@ -307,6 +308,12 @@ fn plan(arguments: RunArguments) -> Outcome<Plan> {
         out: arguments.out,
         command,
     })
+}
+
+/// The program that stores run where clients are in their processes: this one.
+fn embedding(client: &str) -> Outcome<Option<PathBuf>> {
+    let this = || std::env::current_exe().map_err(|error| Trouble::new(error.to_string()));
+    (client == "embed").then(this).transpose()
 }
 
 fn check(file: &Path, workload: Option<Workload>, json: bool) -> ExitCode {

@@ -95,7 +95,6 @@ pub struct Status {
     /// Regions whose replica there was found damaged.
     pub damaged: Vec<Value>,
     /// Its log may have lost votes of replicas that it does not know: it has to begin anew.
-    #[serde(default)]
     pub lacks_promises: bool,
 }
 

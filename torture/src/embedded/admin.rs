@@ -1,12 +1,17 @@
 //! What a run asks a store about itself, in the form that `multiraft serve` has for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::{Change, CheckOutcome, Engine, RegionDescriptor, RegionError, RegionId, Role, StoreId};
+use multiraft::{Change, CheckOutcome, Consistency, Engine, RegionDescriptor, RegionError, RegionId, Role, StoreId};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+
+use super::hex::{hex, unhex};
+use super::machine::{Answer, Done, Op, Query, bytes};
+use super::reply::of_answer;
 
 /// The most bytes of a request's body.
 const BODY_MAX: usize = 1 << 16;
@@ -68,6 +73,7 @@ async fn answer(engine: &Engine, (method, target): (&str, &str), body: &[u8]) ->
             Err(why) => Err(why),
         },
         ("POST", "/check") => check(engine, &asked).await,
+        ("POST", "/local") => local(engine, &asked).await,
         ("POST", "/split" | "/merge" | "/replicas" | "/repair") => change(engine, path, &asked).await,
         ("POST", "/transfer") => match (parameter("region"), parameter("store")) {
             (Ok(region), Ok(store)) => {
@@ -140,7 +146,8 @@ async fn status(engine: &Engine) -> Value {
     let regions: Vec<Value> = regions.collect();
     let damaged: Vec<Value> =
         status.damaged.iter().map(|(region, reason)| json!({"region": region.get(), "reason": reason})).collect();
-    json!({ "store": status.store.get(), "regions": regions, "damaged": damaged })
+    let lacks_promises = status.lacks_promises;
+    json!({ "store": status.store.get(), "regions": regions, "damaged": damaged, "lacks_promises": lacks_promises })
 }
 
 /// The root, and the regions from the first key to the end.
@@ -163,7 +170,6 @@ async fn regions(engine: &Engine) -> Result<Value, String> {
 }
 
 fn described(region: &RegionDescriptor) -> Value {
-    let hex = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let replicas: Vec<Value> = region
         .replicas
         .iter()
@@ -216,7 +222,57 @@ async fn check(engine: &Engine, asked: &Value) -> Result<Value, String> {
     }))
 }
 
-fn unhex(text: &str) -> Option<Bytes> {
-    let bytes = (0..text.len().div_ceil(2)).map(|at| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok());
-    bytes.collect::<Option<Vec<u8>>>().map(Bytes::from)
+/// What this store's replicas hold under keys: whatever they have applied, or what was so no longer ago than is said.
+async fn local(engine: &Engine, asked: &Value) -> Result<Value, String> {
+    let staleness = asked["staleness_ms"].as_u64().map(Duration::from_millis);
+    let consistency = staleness.map_or(Consistency::Local, Consistency::Bounded);
+    let mut values = Vec::new();
+    for key in asked["keys"].as_array().into_iter().flatten() {
+        let key = key.as_str().and_then(unhex).and_then(|key| String::from_utf8(key.to_vec()).ok());
+        let key = key.ok_or("keys are texts in hexadecimal digits")?;
+        let query = bytes(&Query::Ops(vec![Op::Get(key.clone())]));
+        let answer = engine.read_key(&key, query, consistency).await.map_err(|error| error.to_string())?;
+        let Answer::Done(done) = of_answer(&answer)? else { return Err("an answer makes no sense".to_owned()) };
+        let [Done::Value(value)] = &done[..] else { return Err("an answer makes no sense".to_owned()) };
+        values.push(value.as_ref().map(|value| hex(value.as_bytes())));
+    }
+    Ok(json!({ "values": values }))
+}
+
+#[cfg(test)]
+mod tests {
+    use multiraft_torture::cluster::Status;
+
+    use super::super::lone_store;
+    use super::*;
+
+    async fn post(engine: &Engine, body: Value) -> Result<Value, String> {
+        let text = answer(engine, ("POST", "/local"), body.to_string().as_bytes()).await.unwrap()?;
+        Ok(serde_json::from_str(&text).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_store_tells_of_itself_all_that_a_run_asks() {
+        let (_dir, engine) = lone_store::start(&["m"]).await;
+        let text = answer(&engine, ("GET", "/status"), b"").await.unwrap().unwrap();
+        let told: Status = serde_json::from_str(&text).unwrap();
+        assert_eq!((told.store, told.regions.len(), told.lacks_promises), (1, 3, false));
+    }
+
+    #[tokio::test]
+    async fn what_replicas_hold_is_told_with_a_bound_on_age_and_without() {
+        let (_dir, engine) = lone_store::start(&["m"]).await;
+        for key in ["a", "z"] {
+            let set = Op::Append(key.to_owned(), "12".to_owned());
+            engine.propose_key(key, bytes(&vec![set])).await.unwrap();
+        }
+        for bound in [json!(null), json!(0), json!(1_000)] {
+            let asked = json!({ "keys": [hex(b"a"), hex(b"b"), hex(b"z")], "staleness_ms": bound });
+            assert_eq!(post(&engine, asked).await, Ok(json!({ "values": ["3132", null, "3132"] })));
+        }
+        assert!(post(&engine, json!({ "keys": ["0"] })).await.is_err());
+        engine.shutdown().await;
+        let stopped = post(&engine, json!({ "keys": [hex(b"a")], "staleness_ms": 0 })).await;
+        assert!(stopped.is_err(), "{stopped:?}");
+    }
 }

@@ -4,8 +4,14 @@
 //! strikes and stops it as it does the other. What is asked at `--resp` and `--admin` it carries out by the calls that embedders make.
 
 mod admin;
+mod command;
 mod front;
+mod hex;
+#[cfg(test)]
+mod lone_store;
 mod machine;
+mod reply;
+mod walk;
 
 use std::fs;
 use std::io::Write;
@@ -84,6 +90,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// Runs the store until it is asked to stop: 0; or until it cannot serve any more: 1.
 #[allow(clippy::print_stderr, reason = "a program talks to whoever started it")]
 pub(crate) fn run(flags: Flags) -> ExitCode {
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
+    lines.with_max_level(tracing_subscriber::filter::LevelFilter::INFO).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let served = runtime
         .map_err(|error| error.to_string())

@@ -44,11 +44,14 @@ pub(super) fn strike(
 }
 
 impl Struck {
-    /// Ends it. Whoever was `hurt` meanwhile need not have sent anything.
-    pub(super) fn heal(self, cluster: &Cluster, hurt: &BTreeSet<usize>) -> Outcome<String> {
+    /// Ends it. Whoever was `hurt` meanwhile need not have sent anything. None if nobody met it, and nobody had to.
+    pub(super) fn heal(self, cluster: &Cluster, hurt: &BTreeSet<usize>) -> Outcome<Option<String>> {
         let lasted = self.since.elapsed();
         let met = cluster.net.heal()?;
         let packets = met.values().sum::<u64>();
+        if packets == 0 && !must_be_met(&self.faults, lasted, hurt) {
+            return Ok(None);
+        }
         if packets == 0 {
             return Err(Trouble::new(format!("{:?} has left no trace: no packet met it", self.shape)));
         }
@@ -57,8 +60,14 @@ impl Struck {
             let shape = self.shape;
             return Err(Trouble::new(format!("{shape:?} has left no trace between the stores {silent:?}: {met:?}")));
         }
-        Ok(format!("{packets} packets met it"))
+        Ok(Some(format!("{packets} packets met it")))
     }
+}
+
+/// Whether it has lasted until stores that had lost each other before have dialled again, and one of its ways begins at a store that
+/// is alive.
+fn must_be_met(faults: &Faults, lasted: Duration, hurt: &BTreeSet<usize>) -> bool {
+    lasted > DIALS_WITHIN && faults.keys().any(|(from, _)| !hurt.contains(&(*from as usize - 1)))
 }
 
 /// The pairs of stores, both alive, that were cut off from each other and have not even tried.
@@ -107,5 +116,17 @@ mod tests {
         assert_eq!(silent(&faults, &Met::new(), &BTreeSet::from([2])), [(1, 2), (2, 1)]);
         let lossy: Faults = faults.keys().map(|way| (*way, Fault::Loss(5))).collect();
         assert_eq!(silent(&lossy, &Met::new(), &nobody), [], "few packets need not be lost");
+    }
+
+    #[test]
+    fn a_fault_need_not_be_met_if_it_was_short_or_nobody_was_there_to_meet_it() {
+        let (one_way, nobody): (Faults, _) = ([((3, 1), Fault::Cut)].into(), BTreeSet::new());
+        let long = DIALS_WITHIN + Duration::from_millis(1);
+        assert!(must_be_met(&one_way, long, &nobody));
+        assert!(must_be_met(&one_way, long, &BTreeSet::from([0])), "whoever lives dials the dead as well");
+        assert!(!must_be_met(&one_way, long, &BTreeSet::from([2])));
+        assert!(!must_be_met(&one_way, DIALS_WITHIN, &nobody));
+        let both: Faults = [(1, 3), (3, 1)].map(|way| (way, Fault::Cut)).into();
+        assert!(must_be_met(&both, long, &BTreeSet::from([2])));
     }
 }

@@ -157,24 +157,27 @@ impl<'a> Nemesis<'a> {
     fn end(&mut self, fault: Active) -> Outcome<()> {
         let Active { kind, id, stores, cure, .. } = fault;
         let trace = match cure {
-            Cure::Start(dead) => dead.start(self.cluster)?,
-            Cure::Resume(still) => still.go_on(self.cluster)?,
+            Cure::Start(dead) => Ok(dead.start(self.cluster)?),
+            Cure::Resume(still) => Ok(still.go_on(self.cluster)?),
             Cure::Heal(struck) => {
                 let hurt = self.hurt();
-                struck.heal(self.cluster, &hurt)?
+                struck
+                    .heal(self.cluster, &hurt)?
+                    .ok_or("nobody met it: whoever would have was dead, stood still, or had no time to dial again")
             }
-            Cure::SetRight(turned) => turned.set_right(self.cluster)?,
-            Cure::Disk(sick) => match sick.heal(self.disks, self.cluster)? {
-                Some(trace) => trace,
-                None => {
-                    let why = "the store had nothing to write";
-                    self.notes.end(kind.name(), id, &numbers(&stores), why);
-                    self.notes.tell(&format!("{} ends: {why}", kind.name()));
-                    return Ok(());
-                }
-            },
-            Cure::Fill(empty) => empty.fill(self.cluster, &mut self.random)?,
-            Cure::Join(voter) => voter.heal(self.cluster)?,
+            Cure::SetRight(turned) => Ok(turned.set_right(self.cluster)?),
+            Cure::Disk(sick) => sick.heal(self.disks, self.cluster)?.ok_or("the store had nothing to write"),
+            Cure::Fill(empty) => Ok(empty.fill(self.cluster, &mut self.random)?),
+            Cure::Join(voter) => Ok(voter.heal(self.cluster)?),
+        };
+        let trace = match trace {
+            Ok(trace) => trace,
+            // It does not count.
+            Err(why) => {
+                self.notes.end(kind.name(), id, &numbers(&stores), why);
+                self.notes.tell(&format!("{} ends: {why}", kind.name()));
+                return Ok(());
+            }
         };
         self.notes.end(kind.name(), id, &numbers(&stores), &trace);
         self.notes.tell(&format!("{} ends: {trace}", kind.name()));

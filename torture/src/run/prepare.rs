@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Ground, Plan};
-use crate::check::Workload;
 use crate::cleanup::{Guard, at_end, making};
 use crate::cluster::{Cluster, Place, Program, Setup};
 use crate::ground::{Net, Proxy, Spaces};
@@ -126,11 +125,6 @@ pub(super) fn cluster(plan: &Plan, dir: &Path) -> Outcome<(Cluster, Disks, Vec<S
 
 /// Stores that embed the engine can do what is asked of them.
 fn check_embedding(plan: &Plan) -> Outcome<()> {
-    let of_workloads = |workload: &&Workload| !matches!(workload, Workload::Register | Workload::ListAppend);
-    if let Some(workload) = plan.workloads.iter().find(of_workloads) {
-        let name = workload.name();
-        return Err(Trouble::new(format!("clients in the stores' processes do no `{name}`: register and list-append")));
-    }
     if let Some(kind) = plan.kinds.iter().find(|kind| kind.needs_the_whole_program()) {
         let name = kind.name();
         return Err(Trouble::new(format!("a store that embeds the engine has no part in `{name}`: leave it out")));

@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "a run goes on for long: whoever waits sees what it does")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Ground, Plan, run};
 use crate::check::Workload;
@@ -95,12 +95,18 @@ const BAITS: &[Bait] = &[
     },
 ];
 
-/// Plants each bug (or those of these names) and says whether all were found. A run that fails for another reason than what clients
-/// were told has found nothing.
+/// Plants each bug (or those of these names) and says whether all were found: in the program, or in one that embeds the engine. A run
+/// that fails for another reason than what clients were told has found nothing.
 ///
 /// # Errors
 /// A run could not be made, or a name is none.
-pub fn self_test(program: Option<PathBuf>, only: &[String], tries: u64, seed: u64) -> Outcome<bool> {
+pub fn self_test(
+    program: Option<PathBuf>,
+    embedding: Option<&Path>,
+    only: &[String],
+    tries: u64,
+    seed: u64,
+) -> Outcome<bool> {
     if let Some(unknown) = only.iter().find(|name| BAITS.iter().all(|bait| bait.plant != **name)) {
         let names: Vec<&str> = BAITS.iter().map(|bait| bait.plant).collect();
         return Err(Trouble::new(format!("no bug `{unknown}` can be planted; there are {}", names.join(", "))));
@@ -111,7 +117,7 @@ pub fn self_test(program: Option<PathBuf>, only: &[String], tries: u64, seed: u6
         let mut found = None;
         for seed in seed..seed + tries.max(1) {
             println!("--- {}: seed {seed}", bait.plant);
-            let summary = run(&plan(bait, program.clone(), seed))?;
+            let summary = run(&plan(bait, program.clone(), embedding, seed))?;
             let by: Vec<&str> = summary.refuted.iter().map(String::as_str).collect();
             println!("--- {}: refuted by {by:?}", bait.plant);
             if by.contains(&bait.workload.name()) {
@@ -132,7 +138,8 @@ pub fn self_test(program: Option<PathBuf>, only: &[String], tries: u64, seed: u6
     Ok(missed.is_empty())
 }
 
-fn plan(bait: &Bait, program: PathBuf, seed: u64) -> Plan {
+fn plan(bait: &Bait, program: PathBuf, embedding: Option<&Path>, seed: u64) -> Plan {
+    let client = if embedding.is_some() { " --client embed" } else { "" };
     Plan {
         workloads: vec![bait.workload],
         kinds: bait.kinds.to_vec(),
@@ -143,13 +150,16 @@ fn plan(bait: &Bait, program: PathBuf, seed: u64) -> Plan {
         clients: bait.clients,
         rate: None,
         program: Some(program),
-        embedding: None,
+        embedding: embedding.map(Path::to_owned),
         ground: bait.ground,
         state: Some(bait.state.to_owned()),
         reads: Some(bait.reads.to_owned()),
         plant: Some(bait.plant.to_owned()),
         history: None,
         out: None,
-        command: format!("cargo run --release -p multiraft-torture -- self-test --only {} --seed {seed}", bait.plant),
+        command: format!(
+            "cargo run --release -p multiraft-torture -- self-test --only {} --seed {seed}{client}",
+            bait.plant
+        ),
     }
 }
