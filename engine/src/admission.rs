@@ -5,8 +5,9 @@
 //! that were under way before: a window as TCP's (Jacobson and Karels, 1988), cut when answers take longer than the target, and
 //! growing while they come well within it. Beyond the window callers are told `Busy` at once, before anything is done or sent.
 //!
-//! Whoever wants little is always let in: of each region, [`FLOOR_BYTES`] may be under way whatever the others have. So a crowd in
-//! some regions is held back and does not make others wait.
+//! Whoever wants little is let in beside a crowd: of each region, [`FLOOR_BYTES`] may be under way although the window is full. So a
+//! crowd in some regions is held back and does not make others wait. A crowd that is spread over many regions wants little of each: the
+//! more is under way beyond the window, the less is little, and nothing is at twice the window.
 //!
 //! Decides by what it is told of time and has none of its own. Invariant: what was let in is counted until it is dropped.
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use multiraft_raft::{RegionId, Time};
 
-/// What may be under way of one region whatever else is, in bytes.
+/// What may be under way of one region although the window is full, in bytes.
 const FLOOR_BYTES: u64 = 64 << 10;
 /// What may be under way however long it takes, in bytes.
 const WINDOW_BYTES_MIN: u64 = 1 << 20;
@@ -97,11 +98,20 @@ impl Admission {
         let own = region.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let others = self.total.fetch_add(bytes, Ordering::Relaxed);
         let admitted = Admitted { admission: self, region, bytes };
-        if self.target.is_zero() || own <= FLOOR_BYTES || self.has_room(others) {
+        if self.target.is_zero() || own <= self.floor(others) || self.has_room(others) {
             return Some(admitted);
         }
         self.refused_total.increment(1);
         None
+    }
+
+    /// What of a region counts as little while so much is under way.
+    fn floor(&self, others: u64) -> u64 {
+        let window = self.window.load(Ordering::Relaxed);
+        if others <= window {
+            return FLOOR_BYTES;
+        }
+        FLOOR_BYTES * ((2 * window).saturating_sub(others) >> 10) / (window >> 10)
     }
 
     /// The fuller the window has been, the fewer get in (Floyd and Jacobson, 1993): were it all up to the last byte, those who have just
@@ -251,6 +261,18 @@ mod tests {
         assert!(admission.enter(RegionId(1), 8 * MIB).is_some(), "any one command finds its way in");
         assert_eq!(admission.total.load(Ordering::Relaxed), 0);
         assert!(admission.regions.iter().all(|region| region.load(Ordering::Relaxed) == 0));
+    }
+
+    #[test]
+    fn a_crowd_over_many_regions_is_held_back_and_leaves_room_for_others() {
+        let (admission, mut under_way) = (Admission::new(TARGET, MIB), Vec::new());
+        for _ in 0..200 {
+            under_way.extend((1..=800).filter_map(|region| admission.enter(RegionId(region), 1_000)));
+        }
+        let total = admission.total.load(Ordering::Relaxed);
+        assert!((MIB..2 * MIB + 1_000).contains(&total), "{total}");
+        let let_in = (10_000..10_100).filter(|region| admission.enter(RegionId(*region), 100).is_some()).count();
+        assert!(let_in > 30, "{let_in} of 100, most of which share their counter with the crowd");
     }
 
     #[test]

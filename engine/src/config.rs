@@ -24,8 +24,9 @@ pub struct Config {
     /// What may wait in front of one worker, in bytes; more is answered by `Busy`.
     pub mailbox_bytes: usize,
     /// How long commands of callers may take to be answered before callers that have much under way are told `Busy`: those of a region
-    /// with more than 64 KiB, while all callers of this store together have more than is answered in this time (1 MiB at least). Four
-    /// times the shortest answer of late counts instead if that is more. Zero: never for this reason.
+    /// with more than 64 KiB, while all callers of this store together have more than is answered in this time (1 MiB at least); and
+    /// with the less, the more they have beyond that: at twice as much everybody is told. Four times the shortest answer of late counts
+    /// instead if that is more. Zero: never for this reason.
     pub busy_after: Duration,
     /// What may wait to be applied behind one worker, in bytes; beyond, proposals are answered by `Busy` and followers read
     /// committed entries back from the log later.
