@@ -60,11 +60,13 @@ pub enum Plant {
     StaleClock,
     /// A lease that callers read by is not taken back while its support lasts: not before a transfer, a split, a freeze, or a write.
     KeptLease,
+    /// A store that has lost its disk comes back at once, as one of a new cluster: with the first regions, and with votes to give.
+    ForgottenRejoin,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::LyingDisk,
         Self::ForgottenVote,
         Self::ForgottenTerm,
@@ -93,5 +95,6 @@ impl Plant {
         Self::ForgottenPromise,
         Self::StaleClock,
         Self::KeptLease,
+        Self::ForgottenRejoin,
     ];
 }

@@ -221,6 +221,13 @@ impl Regions {
         self.check_store(store)
     }
 
+    /// `store` has lost its disk: its replicas are gone, and it will not know that others had ended there. What it has said to be frozen
+    /// was frozen, and may have been counted; and what its replicas have voted holds.
+    pub fn on_wiped(&mut self, store: StoreId) {
+        let Some(here) = self.stores.get_mut(&store) else { return };
+        *here = Store { frozen: std::mem::take(&mut here.frozen), ..Store::default() };
+    }
+
     /// `store` has applied a change of a region that it holds.
     pub fn on_changed_here(&mut self, store: StoreId, descriptor: &Descriptor) {
         let here = &mut self.stores.entry(store).or_default().here;

@@ -15,6 +15,7 @@ impl Cluster {
     /// Shows the judges what committed changes a batch holds, whether or not the state store has taken it yet.
     pub(super) fn observe_changes(&mut self, batch: &AppliedBatch<Waiter>) {
         for done in batch.applied() {
+            self.changes.on_applied(done.handle.region, done.index);
             for (index, descriptor) in &done.memberships {
                 if let Some(descriptor) = descriptor {
                     let witnesses = self.regions.witnesses(descriptor.id);
@@ -90,6 +91,7 @@ impl Cluster {
                     self.say(|| format!("{id} creates {replica:?} of {region:?}"));
                     self.counters.replicas_created += 1;
                     self.counters.replicas_readded += u64::from(self.regions.had(id, *region));
+                    self.counters.replicas_given_back += u64::from(self.nodes[store].rejoined);
                     let verdict = self.regions.on_created(id, *region, *replica);
                     self.judge_that(verdict);
                 }
