@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    HardState, Incarnation, KeyRange, LogIndex, LogSummary, Membership, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId,
-    Restored, Role, StoreId, Term,
+    HardState, Incarnation, KeyRange, LogIndex, LogSummary, Membership, RegionDescriptor, RegionEpoch, RegionId,
+    Replica, ReplicaId, Restored, Role, StoreId, Term,
 };
 use multiraft_storage::Recovered;
 

@@ -103,6 +103,8 @@ counters! {
     replicas_lost 10,
     /// Stores that lost their whole disk.
     wipes 20,
+    /// Stores that were cut off while another lost its disk.
+    hermits 5,
     /// Times that a store was to lose its disk, and some region could not have done without it: it came back with it.
     wipes_spared 1,
     /// Replicas on such stores that their regions gave up.

@@ -62,11 +62,13 @@ pub enum Plant {
     KeptLease,
     /// A store that has lost its disk comes back at once, as one of a new cluster: with the first regions, and with votes to give.
     ForgottenRejoin,
+    /// A store that has lost its disk rejoins although stores that were not asked still count on it.
+    HastyRejoin,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::LyingDisk,
         Self::ForgottenVote,
         Self::ForgottenTerm,
@@ -96,5 +98,6 @@ impl Plant {
         Self::StaleClock,
         Self::KeptLease,
         Self::ForgottenRejoin,
+        Self::HastyRejoin,
     ];
 }

@@ -151,7 +151,7 @@ impl Cluster {
                 self.crash(store);
                 self.damage_log(store);
             }
-            Fault::Wipe => self.doom(store),
+            Fault::Wipe => self.foretell_doom(store, other),
             Fault::NoSpace => self.fill_disk(store, length),
             Fault::SlowState => {
                 self.counters.slow_states += 1;

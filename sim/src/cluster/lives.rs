@@ -9,6 +9,7 @@ use multiraft_transport::{PeerMessage, RegionStep};
 
 use super::{Cluster, Waiter, id_of};
 use crate::check::regions::{Merged, forbidden};
+use crate::check::shadow::ShadowGroup;
 use crate::random::{digest_of, fold};
 
 impl Cluster {
@@ -217,7 +218,12 @@ impl Cluster {
         let id = id_of(store);
         for message in out.sends.iter().flat_map(|outgoing| &outgoing.messages) {
             let verdict = match message {
-                PeerMessage::Raft(raft) => self.regions.on_sent(id, raft.region, &raft.message),
+                PeerMessage::Raft(raft) => {
+                    let last =
+                        |store| self.shadows.latest(store, raft.region).map(ShadowGroup::last).unwrap_or_default();
+                    let verdict = self.regions.on_forgotten_vote(id, raft.region, &raft.message, &last);
+                    verdict.and_then(|()| self.regions.on_sent(id, raft.region, &raft.message))
+                }
                 PeerMessage::Region(about) => {
                     if let RegionStep::Tell { .. } = about.step
                         && self.regions.had(id, about.region)

@@ -1,5 +1,5 @@
 //! Stores that lose their whole disk, and come back on an empty one under their number: they have forgotten what they voted for and
-//! acknowledged, so every region has to give them up before.
+//! acknowledged, so every region has to give them up before, and every other store to have heard of that.
 //!
 //! ```text
 //!  doomed: dead, nothing is changed --> all can do without it? --> wiped: every region gives it up --> rejoins, waits, is given replicas
@@ -17,6 +17,7 @@ use multiraft_storage::disk::CrashStyle;
 use multiraft_storage::state::SimStore;
 use multiraft_storage::{LogBatch, LogChange, SimDisk};
 
+use super::faults::Undo;
 use super::node::Node;
 use super::{Cluster, Event, id_of};
 use crate::check::shadow::ShadowGroup;
@@ -66,11 +67,13 @@ impl Node {
     }
 }
 
-/// Changes of replicas that are in some log, and nobody has applied yet.
+/// Changes of replicas that are in some log, and nobody has applied yet; and who hears nothing of any.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     logged: BTreeSet<(RegionId, LogIndex)>,
     applied: BTreeMap<RegionId, LogIndex>,
+    /// A store that is cut off from all others, until the one that has lost its disk is back: then it reaches that one alone.
+    hermit: Option<usize>,
 }
 
 impl Changes {
@@ -98,13 +101,41 @@ impl Changes {
 }
 
 impl Cluster {
+    /// A store is about to lose its disk. In part of the cases another is cut off before, for long: what the regions become meanwhile,
+    /// it knows nothing of. Not where leaders do not check their quorum: one that is cut off for so long may lead for ever what has gone.
+    pub(super) fn foretell_doom(&mut self, store: usize, hermit: usize) {
+        let may_hide = self.plan.raft.check_quorum && self.changes.hermit.is_none();
+        if !may_hide || !self.random.chance(500) {
+            return self.doom(store);
+        }
+        self.counters.hermits += 1;
+        self.changes.hermit = Some(hermit);
+        let others = (0..self.nodes.len()).filter(|other| *other != hermit);
+        let ways: Vec<_> = others.flat_map(|other| [(hermit, other), (other, hermit)]).collect();
+        let length = self.random.between(12_000, 20_000) * MILLI;
+        self.cut(&ways, length);
+        let wait = self.random.between(1_000, 8_000) * MILLI;
+        self.schedule.plan_in(wait, Event::Doom { store });
+    }
+
+    /// The one that has come back on an empty disk is the first that a store hears of that was cut off.
+    fn meet_hermit(&mut self, store: usize) {
+        let Some(hermit) = self.changes.hermit.take() else { return };
+        for (from, to) in [(hermit, store), (store, hermit)] {
+            self.on_undo(Undo::Unblock { from, to });
+        }
+    }
+
     /// A store dies, and is about to lose its disk: this one, or another that all can do without at present.
     pub(super) fn doom(&mut self, first: usize) {
         let is_quiet = self.nodes.iter().all(|node| node.bootstrapped && node.absence.is_none());
         let count = self.nodes.len();
-        let runs = |store: &usize| self.nodes[*store].process.is_some();
+        let runs = |store: &usize| self.nodes[*store].process.is_some() && self.changes.hermit != Some(*store);
         let mut stores = (0..count).map(|number| (first + number) % count).filter(runs);
-        let Some(store) = stores.find(|store| self.can_do_without(*store)).filter(|_| is_quiet) else { return };
+        let Some(store) = stores.find(|store| self.can_do_without(*store)).filter(|_| is_quiet) else {
+            self.changes.hermit = None;
+            return;
+        };
         self.say(|| format!("{} dies, and is about to lose its disk", id_of(store)));
         self.counters.crashes += 1;
         let style = self.random.pick(&[CrashStyle::Mix, CrashStyle::LoseAll, CrashStyle::KeepAll]);
@@ -168,6 +199,7 @@ impl Cluster {
             if self.nodes[store].absence == Some(Absence::Doomed) {
                 self.say(|| format!("{} has its disk after all", id_of(store)));
                 self.counters.wipes_spared += 1;
+                self.changes.hermit = None;
                 self.nodes[store].absence = None;
                 self.schedule.plan_in(0, Event::Start { store });
             }
@@ -189,6 +221,23 @@ impl Cluster {
         self.regions.newest().filter(|region| region.replica_on(store).is_some()).cloned().collect()
     }
 
+    /// Whether every other store runs, and has no replica that still takes the lost one for another of its region. A store that was down or
+    /// cut off may have missed that its replica is gone, and with it the changes since then: what the lost store has forgotten is what kept
+    /// it from leading.
+    fn is_given_up_by_all(&self, lost: usize) -> bool {
+        let knows_of_none = |store: usize| {
+            let Some(process) = &self.nodes[store].process else { return false };
+            let statuses = process
+                .workers
+                .iter()
+                .flat_map(|host| host.worker.handles().filter_map(|handle| host.worker.status(handle.region)));
+            let mut known = statuses.map(|status| status.descriptor);
+            !known.any(|region| region.replica_on(id_of(lost)).is_some())
+        };
+        let is_hasty = self.plant == Some(Plant::HastyRejoin);
+        is_hasty || (0..self.nodes.len()).filter(|store| *store != lost).all(knows_of_none)
+    }
+
     /// A store whose disk is lost begins anew, if no region counts on it any more.
     pub(super) fn on_rejoin(&mut self, store: usize) {
         let is_wiped = self.nodes[store].absence == Some(Absence::Wiped);
@@ -198,12 +247,13 @@ impl Cluster {
         }
         let id = id_of(store);
         let is_later = self.rejoined_incarnation() > self.nodes[store].incarnation;
-        if !self.regions_on(id).is_empty() || self.is_changing() || !is_later {
+        if !self.regions_on(id).is_empty() || !self.is_given_up_by_all(store) || self.is_changing() || !is_later {
             return self.schedule.plan_in(LOOK_AGAIN, Event::Rejoin { store });
         }
         self.say(|| format!("{id} rejoins"));
         self.counters.rejoins += 1;
         self.shadows.on_rejoined(id);
+        self.regions.on_rejoined(id);
         let promised = self.longest_support();
         let node = &mut self.nodes[store];
         node.absence = Some(Absence::Rejoins);
@@ -211,6 +261,7 @@ impl Cluster {
         // It may have promised a moment ago what any store may.
         node.promised = promised;
         self.start(store);
+        self.meet_hermit(store);
     }
 
     fn rejoined_incarnation(&self) -> Incarnation {
@@ -246,8 +297,7 @@ impl Cluster {
     /// A region with too few voters and without a replica on a store that has come back.
     pub(super) fn draw_giving_back(&mut self) -> Option<Arc<RegionDescriptor>> {
         self.plan.interval(Fault::Wipe)?;
-        let back: Vec<StoreId> =
-            (0..self.nodes.len()).filter(|store| self.nodes[*store].rejoined).map(id_of).collect();
+        let back: Vec<StoreId> = (0..self.nodes.len()).filter(|store| self.nodes[*store].rejoined).map(id_of).collect();
         if back.is_empty() || !self.operators.random.chance(500) {
             return None;
         }
