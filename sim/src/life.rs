@@ -29,6 +29,8 @@ pub enum Operation {
     Merge,
     /// A store that had lost its disk becomes a voter again. Never drawn: it comes after a wipe, where voters are missing.
     GiveBack,
+    /// A voter on a store that is cut off for long is replaced by one elsewhere. Never drawn, likewise.
+    Repair,
 }
 
 impl Operation {

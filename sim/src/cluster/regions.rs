@@ -140,9 +140,9 @@ impl Cluster {
             Some(next) => Some(next),
             None if self.gives_a_store_up() => self.draw_giving_up(),
             None => {
-                if let Some(region) = self.draw_giving_back() {
+                if let Some((operation, region)) = self.draw_upkeep() {
                     self.operators.forget_ids(operator);
-                    return self.operate(operator, Operation::GiveBack, region);
+                    return self.operate(operator, operation, region);
                 }
                 // Ids that were given away earlier are of no use for replicas that are added: they must be higher than
                 // those of all that were ever removed.
@@ -233,6 +233,7 @@ impl Cluster {
         let op = match operation {
             Operation::Split => return self.split_request(operator, region),
             Operation::Merge => return Ok(None),
+            Operation::Repair => return self.repair_request(operator, region, &absent),
             Operation::GiveBack => {
                 let Some(store) = absent.iter().find(|store| self.nodes[place_of(**store)].rejoined) else {
                     return Ok(None);

@@ -12,13 +12,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use multiraft::assembly::rejoined_incarnation;
-use multiraft_raft::{EntryKind, Incarnation, LogIndex, RegionDescriptor, RegionId, Role, StoreId};
+use multiraft::logic::AdminRequest;
+use multiraft_raft::{
+    ChangeOp, EntryKind, Incarnation, LogIndex, MembershipChange, RegionDescriptor, RegionId, Role, StoreId,
+};
 use multiraft_storage::disk::CrashStyle;
 use multiraft_storage::state::SimStore;
 use multiraft_storage::{LogBatch, LogChange, SimDisk};
 
 use super::faults::Undo;
 use super::node::Node;
+use super::regions::NoIds;
 use super::{Cluster, Event, id_of};
 use crate::check::shadow::ShadowGroup;
 use crate::life::Operation;
@@ -112,9 +116,9 @@ impl Cluster {
         self.changes.hermit = Some(hermit);
         let others = (0..self.nodes.len()).filter(|other| *other != hermit);
         let ways: Vec<_> = others.flat_map(|other| [(hermit, other), (other, hermit)]).collect();
-        let length = self.random.between(12_000, 20_000) * MILLI;
+        let length = self.random.between(14_000, 20_000) * MILLI;
         self.cut(&ways, length);
-        let wait = self.random.between(1_000, 8_000) * MILLI;
+        let wait = self.random.between(2_000, 8_000) * MILLI;
         self.schedule.plan_in(wait, Event::Doom { store });
     }
 
@@ -294,20 +298,49 @@ impl Cluster {
         regions.get(at).map(|region| (Operation::Remove, Arc::clone(region)))
     }
 
-    /// A region with too few voters and without a replica on a store that has come back.
-    pub(super) fn draw_giving_back(&mut self) -> Option<Arc<RegionDescriptor>> {
+    /// What has to be done for stores before anything else is drawn: they get voters back, or lose them to others.
+    pub(super) fn draw_upkeep(&mut self) -> Option<(Operation, Arc<RegionDescriptor>)> {
         self.plan.interval(Fault::Wipe)?;
-        let back: Vec<StoreId> = (0..self.nodes.len()).filter(|store| self.nodes[*store].rejoined).map(id_of).collect();
-        if back.is_empty() || !self.operators.random.chance(500) {
+        if !self.operators.random.chance(500) {
             return None;
         }
+        if let Some(hermit) = self.changes.hermit {
+            return self.draw_lacking(|region| region.replica_on(id_of(hermit)).is_some(), Operation::Repair);
+        }
+        let back = |store: &usize| self.nodes[*store].rejoined;
+        let back: Vec<StoreId> = (0..self.nodes.len()).filter(back).map(id_of).collect();
         let voters = |region: &RegionDescriptor| region.replicas.iter().filter(|one| one.role == Role::Voter).count();
-        let lacks = |region: &&Arc<RegionDescriptor>| {
-            let is_absent = back.iter().any(|store| region.replica_on(*store).is_none());
-            is_absent && voters(region) < VOTERS && !region.replicas.iter().any(|one| one.role.is_joint())
+        let lacks = |region: &RegionDescriptor| {
+            voters(region) < VOTERS && back.iter().any(|store| region.replica_on(*store).is_none())
         };
-        let regions: Vec<_> = self.regions.newest().filter(lacks).cloned().collect();
+        self.draw_lacking(lacks, Operation::GiveBack)
+    }
+
+    fn draw_lacking(
+        &mut self,
+        lacks: impl Fn(&RegionDescriptor) -> bool,
+        operation: Operation,
+    ) -> Option<(Operation, Arc<RegionDescriptor>)> {
+        let is_joint = |region: &RegionDescriptor| region.replicas.iter().any(|one| one.role.is_joint());
+        let regions: Vec<_> =
+            self.regions.newest().filter(|region| lacks(region) && !is_joint(region)).cloned().collect();
         let at = self.operators.random.below(regions.len() as u64) as usize;
-        regions.get(at).cloned()
+        regions.get(at).map(|region| (operation, Arc::clone(region)))
+    }
+
+    /// Another voter takes the place of the one on the store that is cut off.
+    pub(super) fn repair_request(
+        &mut self,
+        operator: usize,
+        region: &RegionDescriptor,
+        absent: &[StoreId],
+    ) -> Result<Option<AdminRequest>, NoIds> {
+        let hermit = self.changes.hermit.and_then(|hermit| region.replica_on(id_of(hermit)));
+        let Some(gone) = hermit.copied().filter(|gone| gone.role == Role::Voter && !absent.is_empty()) else {
+            return Ok(None);
+        };
+        let store = self.operators.random.pick(absent);
+        let ops = vec![ChangeOp::AddVoter { id: self.one_id(operator)?, store }, ChangeOp::Remove { id: gone.id }];
+        Ok(Some(AdminRequest::Membership(MembershipChange::Joint { ops, auto_leave: true })))
     }
 }
