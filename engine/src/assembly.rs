@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    HardState, KeyRange, LogIndex, LogSummary, Membership, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId,
-    Restored, Role, StoreId, Term,
+    HardState, Incarnation, KeyRange, LogIndex, LogSummary, Membership, RegionDescriptor, RegionEpoch, RegionId,
+    Replica, ReplicaId, Restored, Role, StoreId, Term,
 };
 use multiraft_storage::Recovered;
 
@@ -110,6 +111,14 @@ pub fn assemble(
     }
     assembled.starts.sort_by_key(|start| start.descriptor.id);
     assembled
+}
+
+/// The first incarnation of a store that is known, has lost all that it had, and begins anew at this time of day, counted from 1970. It has
+/// to be above all that the store can have had: seconds grow faster than starts, and stay below 2^32 until 2106. Where the time of day is
+/// wrong, peers refuse it.
+#[must_use]
+pub fn rejoined_incarnation(since_1970: Duration) -> Incarnation {
+    Incarnation(since_1970.as_secs().clamp(1, u64::from(u32::MAX) / 2))
 }
 
 /// Whether state and log of a region fit together.

@@ -159,7 +159,8 @@ impl Builder {
     /// this, stores that remember it refuse it.
     ///
     /// **Only once no region counts on it any more**: remove its replicas from all regions first, the root region included
-    /// ([`Engine::change_replicas`](crate::Engine::change_replicas)), while it is down; then start it, and add replicas on it again. A
+    /// ([`Engine::change_replicas`](crate::Engine::change_replicas)), while it is down; wait until every other store runs and no replica in
+    /// its [`Engine::status`](crate::Engine::status) has a descriptor that names this store; then start it, and add replicas on it again. A
     /// store that has forgotten what it voted for and what it acknowledged breaks Raft's promises if a region still counts on it:
     /// acknowledged writes may be lost. To be given for one start: with a directory that holds a store, starting fails.
     pub fn rejoin(mut self) -> Self {

@@ -101,6 +101,18 @@ counters! {
     damage_like_torn 1,
     /// Replicas that may have lost records to that, and are out of service for good.
     replicas_lost 10,
+    /// Stores that lost their whole disk.
+    wipes 20,
+    /// Stores that were cut off while another lost its disk.
+    hermits 5,
+    /// Times that a store was to lose its disk, and some region could not have done without it: it came back with it.
+    wipes_spared 1,
+    /// Replicas on such stores that their regions gave up.
+    replicas_given_up 50,
+    /// Such stores that came back on an empty disk.
+    rejoins 10,
+    /// Replicas that came to be on them.
+    replicas_given_back 20,
     /// Log commits refused for want of space.
     log_no_space 5,
     /// State writes refused for want of space.

@@ -27,10 +27,14 @@ pub enum Operation {
     AddWitness,
     /// A region takes over its neighbour, whose replicas are moved beside its own first.
     Merge,
+    /// A store that had lost its disk becomes a voter again. Never drawn: it comes after a wipe, where voters are missing.
+    GiveBack,
+    /// A voter on a store that is cut off for long is replaced by one elsewhere. Never drawn, likewise.
+    Repair,
 }
 
 impl Operation {
-    /// All of them, with how often they are asked for in relation to each other when they are on.
+    /// All that are drawn, with how often they are asked for in relation to each other when they are on.
     pub const ALL: [(Self, u64); 8] = [
         (Self::Split, 30),
         (Self::AddLearner, 20),

@@ -63,10 +63,12 @@ pub enum Fault {
     SyncFails,
     /// A store dies, and sectors of its log change before it starts again.
     DamageLog,
+    /// A store dies, and its whole disk is lost: it comes back empty, once every region has given it up.
+    Wipe,
 }
 
 impl Fault {
-    /// All kinds, with how often they happen when they are on: the mean time between two, in milliseconds.
+    /// All kinds but [`Fault::Wipe`], which is drawn apart, with how often they happen when they are on: the mean time between two, in milliseconds.
     pub const ALL: [(Self, u64); 15] = [
         (Self::Crash, 3_000),
         (Self::CrashMany, 9_000),
@@ -243,6 +245,10 @@ impl Plan {
         // Likewise with replicas that damage puts out of service: who survives must be able to say what it holds.
         if !plan.life.operations.is_empty() {
             plan.disaster = Disaster::draw(seed, disaster);
+            // Somebody has to take the lost store out of its regions. Not after a disaster: what its survivors must still have, a wipe
+            // may take from them. Nor with damaged logs, which there are only where regions stay what they are.
+            let may_wipe = plan.disaster.is_none();
+            plan.faults.extend(draw_wipe(seed).filter(|_| may_wipe).map(|interval| (Fault::Wipe, interval)));
         }
         for spare in 0..plan.life.spares {
             plan.workers.push(1 + spare);
@@ -341,6 +347,14 @@ fn draw_faults(random: &mut Random) -> Vec<(Fault, u64)> {
     drawn.into_iter().map(|(fault, millis)| (*fault, millis * pace / 1000 * MILLI)).collect()
 }
 
+/// Whether stores lose their disks, and the mean time between two times. Has a source of its own, so that the rest of a seed stays what it
+/// was.
+fn draw_wipe(seed: u64) -> Option<u64> {
+    let mut random = Random::new(seed ^ 0x00e3_9710_57d1_5c00);
+    let comes = random.chance(300);
+    comes.then(|| random.pick(&[3_000, 6_000, 12_000]) * MILLI)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,6 +381,17 @@ mod tests {
             if drawn.contains(&seed) {
                 assert_eq!(format!("{plan:?}"), format!("{:?}", Plan::draw(seed)));
             }
+        }
+    }
+
+    #[test]
+    fn wipes_come_in_some_seeds_in_which_operators_can_give_stores_up_and_never_with_disasters_or_damaged_logs() {
+        let plans = (0..400).map(Plan::draw).filter(|plan| plan.interval(Fault::Wipe).is_some());
+        let plans: Vec<Plan> = plans.collect();
+        assert!((50..150).contains(&plans.len()), "{}", plans.len());
+        for plan in plans {
+            assert!(plan.disaster.is_none() && plan.interval(Fault::DamageLog).is_none(), "seed {}", plan.seed);
+            assert!(plan.life.operators > 0 && !plan.life.operations.is_empty(), "seed {}", plan.seed);
         }
     }
 

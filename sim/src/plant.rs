@@ -60,11 +60,15 @@ pub enum Plant {
     StaleClock,
     /// A lease that callers read by is not taken back while its support lasts: not before a transfer, a split, a freeze, or a write.
     KeptLease,
+    /// A store that has lost its disk comes back at once, as one of a new cluster: with the first regions, and with votes to give.
+    ForgottenRejoin,
+    /// A store that has lost its disk rejoins although stores that were not asked still count on it.
+    HastyRejoin,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::LyingDisk,
         Self::ForgottenVote,
         Self::ForgottenTerm,
@@ -93,5 +97,7 @@ impl Plant {
         Self::ForgottenPromise,
         Self::StaleClock,
         Self::KeptLease,
+        Self::ForgottenRejoin,
+        Self::HastyRejoin,
     ];
 }

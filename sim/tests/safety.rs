@@ -7,8 +7,8 @@ use bytes::Bytes;
 use multiraft::assembly::bootstrap_regions;
 use multiraft::logic::Frozen;
 use multiraft_raft::{
-    Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, RegionDescriptor, RegionEpoch, RegionId, ReplicaId,
-    StoreId, Term, TermRun,
+    Body, Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, Message, RegionDescriptor, RegionEpoch,
+    RegionId, ReplicaId, StoreId, Term, TermRun,
 };
 use multiraft_sim::check::consensus::Consensus;
 use multiraft_sim::check::regions::Regions;
@@ -273,4 +273,41 @@ fn a_region_is_frozen_until_its_merge_has_an_end() {
     assert!(regions.is_frozen(b"k") && !regions.is_frozen(b"a"));
     assert_eq!(regions.on_thawed(LogIndex(6), &at(3)), Ok(true));
     assert!(!regions.is_frozen(b"k"));
+}
+
+/// The third store has lost its disk, the region gave it up by the entry at 9, and it has begun anew.
+#[test]
+fn a_replica_lost_with_its_disk_may_vote_only_for_who_holds_the_change_that_gave_it_up() {
+    let mut regions = regions();
+    let mut without = RegionDescriptor::clone(&bootstrap_regions(&[], &STORES)[1]);
+    without.replicas.truncate(2);
+    without.epoch.conf_version += 1;
+    regions.on_membership(LogIndex(9), &Arc::new(without)).expect("it follows");
+    let vote = |from| {
+        let body = Body::VoteReply { granted: true };
+        Message { from: ReplicaId(from), to: ReplicaId(1), term: Term(4), body }
+    };
+    let judged = |regions: &Regions, from, last| {
+        rule(regions.on_forgotten_vote(STORES[2], REGION, &vote(from), &|_| LogIndex(last)))
+    };
+    assert_eq!(judged(&regions, 3, 8), "nothing", "it has lost nothing yet");
+    regions.on_wiped(STORES[2]);
+    regions.on_rejoined(STORES[2]);
+    assert_eq!(judged(&regions, 3, 8), "what was lost with a disk votes for nobody who missed that");
+    assert_eq!(judged(&regions, 3, 9), "nothing");
+    assert_eq!(judged(&regions, 7, 8), "nothing", "a replica that it has been given since");
+}
+
+/// What a lost disk held counts until its store begins anew, and then no more.
+#[test]
+fn what_a_lost_disk_held_counts_for_acknowledgements_until_its_store_rejoins() {
+    let (mut consensus, mut logs) = logged(2, &[entry(2, 1, "a")]);
+    consensus.on_handed_out(STORES[0], REGION, Term(1), &[entry(2, 1, "a")]).expect("it is the first");
+    consensus.on_wiped(STORES[1]);
+    logs.on_wiped(STORES[1]);
+    assert_eq!(logs.on_recovered(STORES[1], &BTreeMap::new()), Ok(()));
+    let judged = |logs: &Shadows| rule(consensus.on_acknowledged(REGION, LogIndex(2), &regions(), logs));
+    assert_eq!(judged(&logs), "nothing");
+    logs.on_rejoined(STORES[1]);
+    assert_eq!(judged(&logs), "what is acknowledged is durable on a quorum");
 }

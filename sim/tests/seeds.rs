@@ -55,3 +55,22 @@ fn planted_bugs_are_found() {
         assert!(find(plant, 0..20).is_some(), "{plant:?}");
     }
 }
+
+/// What real processes once did: a store that had lost its directory came back under its number, and voted as if it had been told nothing.
+#[test]
+fn a_store_that_comes_back_unasked_on_an_empty_disk_makes_two_leaders_and_loses_writes() {
+    for (seed, rule) in [(239, "election safety"), (17, "leader completeness")] {
+        let violation = run_seed(seed, Some(Plant::ForgottenRejoin), false).violation;
+        assert_eq!(violation.map(|violation| violation.rule), Some(rule), "seed {seed}");
+        assert_eq!(run_seed(seed, None, false).violation, None, "seed {seed}");
+    }
+}
+
+/// It had been cut off while the region gave the lost store up: what that one forgot was what kept it from leading.
+#[test]
+fn a_store_that_rejoins_before_all_others_have_heard_of_it_votes_for_who_missed_that() {
+    let violation = run_seed(874, Some(Plant::HastyRejoin), false).violation;
+    let rule = violation.map(|violation| violation.rule);
+    assert_eq!(rule, Some("what was lost with a disk votes for nobody who missed that"));
+    assert_eq!(run_seed(874, None, false).violation, None);
+}

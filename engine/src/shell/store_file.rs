@@ -16,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use multiraft_raft::{ClusterId, Incarnation, StoreId};
 
+use crate::assembly::rejoined_incarnation;
 use crate::error::StartError;
 use crate::field_file::{FieldFile, Fields};
 
@@ -59,12 +60,10 @@ impl Newborn {
         Self { incarnation: Incarnation(1), longest_support_ms: support_ms }
     }
 
-    /// A store that is known, has lost its directory, and is told that no region counts on it any more. Its incarnation has to be above
-    /// all that it can have had: seconds since 1970 grow faster than starts, and stay below 2^32 until 2106. Where the time of day is
-    /// wrong, peers refuse it.
+    /// A store that is known, has lost its directory, and is told that no region counts on it any more.
     pub(crate) fn rejoiner(now: SystemTime, support_ms: u64) -> Self {
-        let seconds = now.duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
-        Self { incarnation: Incarnation(seconds.clamp(1, u64::from(u32::MAX) / 2)), longest_support_ms: support_ms }
+        let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { incarnation: rejoined_incarnation(since_1970), longest_support_ms: support_ms }
     }
 }
 

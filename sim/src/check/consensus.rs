@@ -228,6 +228,13 @@ impl Consensus {
         }
     }
 
+    /// `store` has lost its disk, and with it every state and what it was to apply next.
+    pub fn on_wiped(&mut self, store: StoreId) {
+        let held: Vec<RegionId> = self.state.keys().filter(|(at, _)| *at == store).map(|(_, region)| *region).collect();
+        held.into_iter().for_each(|region| self.on_lost(store, region));
+        self.next.retain(|(at, _), _| *at != store);
+    }
+
     /// A plan keeps the replica of `region` on `store`, whose log ends at `last`: what `survivors` know to be committed must be in
     /// it; where nothing is to be lost, everything that was ever committed.
     ///
@@ -289,7 +296,7 @@ impl Consensus {
     ///
     /// # Errors
     /// No quorum of its configuration holds it durably, so some crashes could undo it. A replica whose log was damaged counts with
-    /// what it held until then: its acknowledgement, or the answer that rests on it, may have been under way already.
+    /// what it held until then, and so does one whose disk was lost: its acknowledgement, or the answer that rests on it, may have been under way already.
     pub fn on_acknowledged(&self, region: RegionId, index: LogIndex, regions: &Regions, logs: &Shadows) -> Verdict {
         let at = (index.get() as usize).wrapping_sub(FIRST);
         let Some(entry) = self.committed.get(&region).and_then(|committed| committed.get(at)) else {

@@ -4,6 +4,7 @@
 
 mod merges;
 mod recoveries;
+mod wipes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -60,6 +61,8 @@ struct Store {
     absorbed: BTreeSet<RegionId>,
     /// Regions that are or were durably frozen here, by which entry.
     frozen: BTreeSet<(RegionId, LogIndex)>,
+    /// The highest ids of replicas that were here before the disk was lost, by region: what they voted and acknowledged is forgotten.
+    forgotten: BTreeMap<RegionId, ReplicaId>,
     /// How many other regions each has absorbed, as far as its state here says.
     lists: BTreeMap<RegionId, usize>,
 }
@@ -311,7 +314,7 @@ impl Regions {
     /// A message of a replica leaves `store`.
     ///
     /// # Errors
-    /// The replica was removed there, or votes for a second candidate in one term.
+    /// The replica was removed there or votes for a second candidate in one term.
     pub fn on_sent(&mut self, store: StoreId, region: RegionId, message: &Message) -> Verdict {
         let Message { from, to, term, body } = message;
         self.on_acts(store, region, *from)?;

@@ -122,7 +122,7 @@ struct StoreShadow {
     latest: Groups,
     /// Handed in and not declared durable, by lane, oldest first.
     pending: BTreeMap<u32, VecDeque<(u64, Vec<Record>)>>,
-    /// What was durable of groups until damage may have cost them records.
+    /// What was durable of groups until damage may have cost them records, or the disk was lost.
     lost: Groups,
 }
 
@@ -163,6 +163,16 @@ impl Shadows {
         for (_, records) in pending.values_mut().flatten() {
             records.retain(|record| !is_lost(record.region));
         }
+    }
+
+    /// A store has lost its disk: nothing is expected of it any more. What it held it did hold (see [`Shadows::lost`]), until it begins anew.
+    pub fn on_wiped(&mut self, store: StoreId) {
+        self.forget(store, |_| true);
+    }
+
+    /// A store that has lost its disk begins anew: no region counts on what it held.
+    pub fn on_rejoined(&mut self, store: StoreId) {
+        self.stores.remove(&store);
     }
 
     /// A recovery has written a group's records on a store that does not run: what it keeps of promises is judged, the rest is
@@ -227,7 +237,7 @@ impl Shadows {
         self.stores.get(&store)?.durable.get(&region)
     }
 
-    /// What was durable of a group on a store until damage may have cost it records.
+    /// What was durable of a group on a store until damage may have cost it records, or it lost its disk.
     #[must_use]
     pub fn lost(&self, store: StoreId, region: RegionId) -> Option<&ShadowGroup> {
         self.stores.get(&store)?.lost.get(&region)

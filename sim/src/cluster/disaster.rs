@@ -79,11 +79,12 @@ impl Cluster {
         }
     }
 
-    /// What no store does in which a recovery was begun and not finished, and none that is dead.
+    /// What no store does in which a recovery was begun and not finished, none that is dead, and none whose disk is lost while regions
+    /// count on it.
     pub(super) fn may_start(&self, store: usize) -> bool {
         let node = &self.nodes[store];
         let is_begun = Fence::read_on(&node.top).map_or(true, |fence| fence.is_some_and(|fence| !fence.done));
-        !node.dead && (!is_begun || self.plant == Some(Plant::SkippedFence))
+        !node.is_away() && (!is_begun || self.plant == Some(Plant::SkippedFence))
     }
 
     /// Whether a store is one that recoveries have declared dead.

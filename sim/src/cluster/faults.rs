@@ -151,6 +151,7 @@ impl Cluster {
                 self.crash(store);
                 self.damage_log(store);
             }
+            Fault::Wipe => self.foretell_doom(store, other),
             Fault::NoSpace => self.fill_disk(store, length),
             Fault::SlowState => {
                 self.counters.slow_states += 1;
@@ -293,6 +294,7 @@ impl Cluster {
             self.on_undo(Undo::Room { store });
         }
         let now = self.schedule.now();
+        self.spare_doomed();
         for store in 0..self.nodes.len() {
             let node = &mut self.nodes[store];
             node.armed = None;

@@ -118,9 +118,10 @@ impl Cluster {
             }
             let mut leaders = 0;
             for replica in &descriptor.replicas {
-                // A replica that damage has put out of service stays out until another takes its place, and so does a dead one.
+                // A replica that damage has put out of service stays out until another takes its place, and so does a dead one, and
+                // one on a disk that was lost.
                 let node = &self.nodes[place_of(replica.store)];
-                if node.dead || node.out.contains(&region) {
+                if node.is_given_up() || node.out.contains(&region) {
                     continue;
                 }
                 let status = self.status(place_of(replica.store), region);

@@ -9,12 +9,14 @@ use multiraft_transport::{PeerMessage, RegionStep};
 
 use super::{Cluster, Waiter, id_of};
 use crate::check::regions::{Merged, forbidden};
+use crate::check::shadow::ShadowGroup;
 use crate::random::{digest_of, fold};
 
 impl Cluster {
     /// Shows the judges what committed changes a batch holds, whether or not the state store has taken it yet.
     pub(super) fn observe_changes(&mut self, batch: &AppliedBatch<Waiter>) {
         for done in batch.applied() {
+            self.changes.on_applied(done.handle.region, done.index);
             for (index, descriptor) in &done.memberships {
                 if let Some(descriptor) = descriptor {
                     let witnesses = self.regions.witnesses(descriptor.id);
@@ -90,6 +92,7 @@ impl Cluster {
                     self.say(|| format!("{id} creates {replica:?} of {region:?}"));
                     self.counters.replicas_created += 1;
                     self.counters.replicas_readded += u64::from(self.regions.had(id, *region));
+                    self.counters.replicas_given_back += u64::from(self.nodes[store].rejoined);
                     let verdict = self.regions.on_created(id, *region, *replica);
                     self.judge_that(verdict);
                 }
@@ -215,7 +218,12 @@ impl Cluster {
         let id = id_of(store);
         for message in out.sends.iter().flat_map(|outgoing| &outgoing.messages) {
             let verdict = match message {
-                PeerMessage::Raft(raft) => self.regions.on_sent(id, raft.region, &raft.message),
+                PeerMessage::Raft(raft) => {
+                    let last =
+                        |store| self.shadows.latest(store, raft.region).map(ShadowGroup::last).unwrap_or_default();
+                    let verdict = self.regions.on_forgotten_vote(id, raft.region, &raft.message, &last);
+                    verdict.and_then(|()| self.regions.on_sent(id, raft.region, &raft.message))
+                }
                 PeerMessage::Region(about) => {
                     if let RegionStep::Tell { .. } = about.step
                         && self.regions.had(id, about.region)

@@ -14,6 +14,7 @@ use multiraft::logic::{AdminCommand, AdminRequest, MergeFault, Outcome};
 use multiraft_raft::{ChangeOp, LogIndex, MembershipChange, RegionDescriptor, RegionEpoch, RegionId, Replica, Role};
 
 use super::regions::{NoIds, Purpose};
+use super::wipe::GIVING_UP;
 use super::{Cluster, place_of};
 use crate::check::regions::are_together;
 use crate::life::Operation;
@@ -82,7 +83,7 @@ impl Cluster {
         else {
             return self.drop_merge(operator);
         };
-        let is_dead = |replica: &Replica| self.nodes[place_of(replica.store)].dead;
+        let is_dead = |replica: &Replica| self.nodes[place_of(replica.store)].is_given_up();
         if !are_neighbours(&source, &target) || source.replicas.iter().chain(&target.replicas).any(is_dead) {
             return self.drop_merge(operator);
         }
@@ -299,6 +300,9 @@ impl Cluster {
 
     /// The pause of an operator after an answer.
     pub(super) fn pause_after(&self, operator: usize) -> u64 {
+        if self.gives_a_store_up() {
+            return self.plan.life.think.min(GIVING_UP);
+        }
         let is_merging = self.operators.errands[operator].is_some();
         if is_merging { (self.plan.life.think / 4).max(30 * MILLI) } else { self.plan.life.think }
     }

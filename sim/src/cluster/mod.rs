@@ -34,6 +34,7 @@ mod scripted;
 mod streams;
 mod support;
 mod turn;
+mod wipe;
 
 use std::collections::BTreeMap;
 
@@ -59,6 +60,7 @@ use faults::Faults;
 use network::{Network, Packet};
 use node::{Node, first_regions};
 use regions::Operators;
+use wipe::Changes;
 
 /// Names who waits for an answer of a worker: an attempt of a client's operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +104,9 @@ enum Event {
     Resume { store: usize },
     Disaster,
     Recover,
+    Doom { store: usize },
+    Wipe { store: usize, attempts: u32 },
+    Rejoin { store: usize },
     Heal,
     Settle,
     Check { round: usize },
@@ -142,6 +147,7 @@ pub struct Cluster {
     shadows: Shadows,
     regions: Regions,
     supports: Supports,
+    changes: Changes,
     counters: Counters,
     digest: u64,
     violation: Option<Violation>,
@@ -175,6 +181,7 @@ impl Cluster {
             shadows: Shadows::default(),
             regions: Regions::default(),
             supports: Supports::default(),
+            changes: Changes::default(),
             counters: Counters::default(),
             digest: plan.seed,
             violation: None,
@@ -267,6 +274,9 @@ impl Cluster {
             Event::Resume { store } => self.on_resume(store),
             Event::Disaster => self.on_disaster(),
             Event::Recover => self.on_recover(),
+            Event::Doom { store } => self.doom(store),
+            Event::Wipe { store, attempts } => self.on_wipe(store, attempts),
+            Event::Rejoin { store } => self.on_rejoin(store),
             Event::Heal => self.on_heal(),
             Event::Begin => self.on_script_begins(),
             Event::End => self.on_script_ends(),

@@ -20,6 +20,7 @@ use super::faults::Point;
 use super::routes::Routes;
 use super::streams::Streams;
 use super::support::SupportHost;
+use super::wipe::Absence;
 use super::{Cluster, Event, Waiter, id_of};
 use crate::check::Violation;
 use crate::machine::{self, OwnMachine, SharedMachine};
@@ -64,6 +65,10 @@ pub(super) struct Node {
     pub(super) armed: Option<(Point, u32)>,
     /// It never comes back.
     pub(super) dead: bool,
+    /// Where it is between the loss of its disk and its return.
+    pub(super) absence: Option<Absence>,
+    /// It has lost its disk, and come back.
+    pub(super) rejoined: bool,
     /// The image of the disk to which a crash falls back, if the disk lies about what it has flushed (a planted bug).
     pub(super) lying_image: Option<SimDisk>,
 }
@@ -139,6 +144,8 @@ impl Node {
             out: BTreeSet::new(),
             armed: None,
             dead: false,
+            absence: None,
+            rejoined: false,
             lying_image: None,
         }
     }
@@ -201,10 +208,11 @@ impl Cluster {
             return;
         }
         self.nodes[store].life += 1;
-        self.nodes[store].incarnation = self.nodes[store].incarnation.next();
+        self.nodes[store].incarnation = self.next_incarnation(store);
         match self.open(store) {
             Ok(process) => {
                 self.nodes[store].process = Some(process);
+                self.nodes[store].absence = None;
                 self.say(|| format!("{} starts, {:?}", id_of(store), self.nodes[store].incarnation));
                 self.record(1, store as u64);
                 self.look_at_recovered(store);

@@ -13,6 +13,7 @@ impl Cluster {
         let verdict = self.consensus.on_submitted(id_of(store), batch, &self.shadows);
         self.judge_that(verdict);
         self.shadows.on_submitted(id_of(store), batch);
+        self.changes.on_submitted(batch);
     }
 
     /// Shows the judges what a turn wants done, before any of it is.

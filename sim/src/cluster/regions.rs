@@ -9,6 +9,7 @@ use multiraft::logic::{AdminCommand, AdminRequest, Child, Input, Notice, Outcome
 use multiraft_raft::{ChangeOp, MembershipChange, RegionDescriptor, RegionId, Replica, ReplicaId, Role, StoreId};
 
 use super::merges::Errand;
+use super::wipe::GIVING_UP;
 use super::{Cluster, Event, Waiter, id_of, place_of};
 use crate::history::Key;
 use crate::life::Operation;
@@ -71,6 +72,11 @@ impl Operators {
         self.waiting.get(&waiter).map(|asked| asked.region)
     }
 
+    /// Whether anybody waits for an answer.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Nothing of what they were about is what it was.
     pub(super) fn begin_anew(&mut self) {
         self.ids.fill(0..0);
@@ -117,15 +123,27 @@ impl Cluster {
 
     /// An operator asks for something.
     pub(super) fn on_operate(&mut self, operator: usize) {
-        if self.faults.over || self.is_scripted_and_done() {
+        if (self.faults.over && !self.gives_a_store_up()) || self.is_scripted_and_done() {
             return;
+        }
+        if self.has_doomed() {
+            return self.plan_operation(operator, self.plan.life.think);
+        }
+        if self.faults.over {
+            self.operators.next[operator] = None;
+            self.operators.errands[operator] = None;
         }
         if self.operators.errands[operator].is_some() {
             return self.go_on_merging(operator);
         }
         let drawn = match self.operators.next[operator].take() {
             Some(next) => Some(next),
+            None if self.gives_a_store_up() => self.draw_giving_up(),
             None => {
+                if let Some((operation, region)) = self.draw_upkeep() {
+                    self.operators.forget_ids(operator);
+                    return self.operate(operator, operation, region);
+                }
                 // Ids that were given away earlier are of no use for replicas that are added: they must be higher than
                 // those of all that were ever removed.
                 let operation = self.draw_operation();
@@ -142,8 +160,13 @@ impl Cluster {
             }
         };
         let Some((operation, region)) = drawn else {
-            return self.plan_operation(operator, self.plan.life.think);
+            let pause = if self.gives_a_store_up() { GIVING_UP } else { self.plan.life.think };
+            return self.plan_operation(operator, pause.min(self.plan.life.think));
         };
+        self.operate(operator, operation, region);
+    }
+
+    fn operate(&mut self, operator: usize, operation: Operation, region: Arc<RegionDescriptor>) {
         match self.request(operator, operation, &region) {
             Ok(Some(request)) => {
                 self.say(|| format!("operator {operator} wants {operation:?} of {region:?}: {request:?}"));
@@ -199,7 +222,7 @@ impl Cluster {
         if let Some(request) = self.clean_up(region) {
             return Ok(request);
         }
-        let living = (0..self.nodes.len()).filter(|store| !self.nodes[*store].dead).map(id_of);
+        let living = (0..self.nodes.len()).filter(|store| !self.nodes[*store].is_given_up()).map(id_of);
         let absent: Vec<StoreId> = living.filter(|store| region.replica_on(*store).is_none()).collect();
         let of_role = |role: Role| -> Vec<ReplicaId> {
             region.replicas.iter().filter(|replica| replica.role == role).map(|replica| replica.id).collect()
@@ -210,6 +233,13 @@ impl Cluster {
         let op = match operation {
             Operation::Split => return self.split_request(operator, region),
             Operation::Merge => return Ok(None),
+            Operation::Repair => return self.repair_request(operator, region, &absent),
+            Operation::GiveBack => {
+                let Some(store) = absent.iter().find(|store| self.nodes[place_of(**store)].rejoined) else {
+                    return Ok(None);
+                };
+                ChangeOp::AddVoter { id: self.one_id(operator)?, store: *store }
+            }
             Operation::AddLearner | Operation::AddWitness if absent.is_empty() => return Ok(None),
             Operation::AddLearner => {
                 let store = random.pick(&absent);
@@ -239,10 +269,10 @@ impl Cluster {
         Ok(Some(AdminRequest::Membership(MembershipChange::of(vec![op], &region.replicas))))
     }
 
-    /// A region with a replica that is dead for good gets rid of that first; `Some(None)`: not now. Whatever else was done to it
+    /// A region with a replica that is dead for good, or on a disk that is lost, gets rid of that first; `Some(None)`: not now. Whatever else was done to it
     /// could leave the dead with a majority.
     fn clean_up(&self, region: &RegionDescriptor) -> Option<Option<AdminRequest>> {
-        let is_dead = |replica: &&Replica| self.nodes[place_of(replica.store)].dead;
+        let is_dead = |replica: &&Replica| self.nodes[place_of(replica.store)].is_given_up();
         let dead = region.replicas.iter().find(is_dead)?;
         let is_joint = region.replicas.iter().any(|replica| replica.role.is_joint());
         let remove = MembershipChange::of(vec![ChangeOp::Remove { id: dead.id }], &region.replicas);

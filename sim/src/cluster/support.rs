@@ -28,6 +28,11 @@ impl Cluster {
         LivenessOptions { drift_ppm: 20_000, sheds_leaders: self.plan.sheds_leaders, ..LivenessOptions::default() }
     }
 
+    /// What any store may have promised to another, at the most.
+    pub(super) fn longest_support(&self) -> Duration {
+        self.support_options().support_duration
+    }
+
     /// The core of a store that starts.
     pub(super) fn make_support(&mut self, store: usize) -> SupportHost {
         let now = self.nodes[store].clock.read(self.schedule.now());

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use multiraft_raft::{LogIndex, Membership, RegionId, Replica, ReplicaId, StoreId, Term};
 
 use super::merges::End;
-use super::{Descriptor, Regions, Verdict, broken, is_quorum};
+use super::{CONFIGURATIONS, Descriptor, Regions, Verdict, broken, is_quorum};
 
 /// What a recovery has made of the regions that its plan names.
 #[derive(Clone, Debug, Default)]
@@ -39,16 +39,23 @@ impl Regions {
             let own = all.iter().filter_map(|(_, one)| one.replica_on(store)).map(|replica| replica.id).max();
             survivors.contains(&store) && is_durable && buried(store) < own
         };
-        let can_win = |one: &Descriptor, candidate: &Replica| {
-            let may_lead = Membership::from_replicas(&one.replicas).may_lead(candidate.id);
-            let votes = |store| lives(store) && last(store) <= last(candidate.store);
-            may_lead && lives(candidate.store) && is_quorum(&one.replicas, &votes)
-        };
-        let goes_on = |one: &Descriptor| one.replicas.iter().any(|candidate| can_win(one, candidate));
-        if self.newest.contains_key(&region) && all.iter().all(|(_, one)| goes_on(one)) {
+        if self.newest.contains_key(&region) && all.iter().all(|(_, one)| goes_on(one, &lives, last)) {
             return broken("no region with a quorum is touched", format!("region {region}: {all:?}, {survivors:?}"));
         }
         Ok(())
+    }
+
+    /// Whether every region goes on without what `lost` has of it, in each configuration that may be in force, with logs that end at
+    /// `last`.
+    #[must_use]
+    pub fn can_do_without(&self, lost: StoreId, last: &dyn Fn(StoreId, RegionId) -> (Term, LogIndex)) -> bool {
+        self.newest.keys().all(|region| {
+            let is_durable = |store| self.stores.get(&store).is_some_and(|here| here.durable.contains_key(region));
+            let lives = |store| store != lost && is_durable(store);
+            let all = self.configurations.get(region).map_or(&[][..], |all| &all[..]);
+            let in_force = &all[all.len().saturating_sub(CONFIGURATIONS)..];
+            in_force.iter().all(|(_, one)| goes_on(one, &lives, &|store| last(store, *region)))
+        })
     }
 
     /// A region has begun a new life as this, with a state that stands for an entry at `index`.
@@ -117,4 +124,18 @@ impl Regions {
             freeze.end.get_or_insert(end);
         }
     }
+}
+
+/// Whether a replica that lives can lead, and get the votes of a quorum of those who do.
+fn goes_on(
+    descriptor: &Descriptor,
+    lives: &dyn Fn(StoreId) -> bool,
+    last: &dyn Fn(StoreId) -> (Term, LogIndex),
+) -> bool {
+    let can_win = |candidate: &Replica| {
+        let may_lead = Membership::from_replicas(&descriptor.replicas).may_lead(candidate.id);
+        let votes = |store| lives(store) && last(store) <= last(candidate.store);
+        may_lead && lives(candidate.store) && is_quorum(&descriptor.replicas, &votes)
+    };
+    descriptor.replicas.iter().any(can_win)
 }
