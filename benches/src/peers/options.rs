@@ -44,9 +44,9 @@ pub(crate) enum PeerKind {
     /// Over channels, as the others.
     MultiraftChannels,
     RaftRs,
-    /// Its stable line, 0.9.
+    /// openraft's stable line, 0.9.
     Openraft,
-    /// The line to come, as a pre-release.
+    /// openraft's next line, of which there are pre-releases only.
     #[value(name = "openraft-0.10")]
     OpenraftNext,
 }

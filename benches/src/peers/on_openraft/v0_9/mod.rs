@@ -67,3 +67,27 @@ impl Instance for Raft {
         Err(Refused { leader, why: error.to_string() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::StorageError;
+    use openraft::testing::{StoreBuilder, Suite};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Stores;
+
+    impl StoreBuilder<Types, GroupLog, Machine, TempDir> for Stores {
+        async fn build(&self) -> Result<(TempDir, GroupLog, Machine), StorageError<u64>> {
+            let dir = tempfile::tempdir().unwrap();
+            let disk = Disk::open(&dir.path().join("log"), Arc::default()).unwrap();
+            Ok((dir, GroupLog::new(0, disk), Machine::default()))
+        }
+    }
+
+    #[test]
+    fn log_and_state_do_what_openraft_asks_of_them() {
+        Suite::test_all(Stores).unwrap();
+    }
+}
