@@ -13,7 +13,7 @@ fn every_peer_writes_and_tells_what_its_groups_cost_and_leaves_no_files() {
     assert_eq!(lines.len(), 1);
     let rows = lines[0]["rows"].as_array().unwrap();
     let who: Vec<_> = rows.iter().map(|row| (row["peer"].as_str().unwrap(), row["groups"].as_u64().unwrap())).collect();
-    let peers = ["multiraft", "multiraft-channels", "raft-rs", "openraft"];
+    let peers = ["multiraft", "multiraft-channels", "raft-rs", "openraft", "openraft-0.10"];
     assert_eq!(who, [3, 12].map(|groups| peers.map(|peer| (peer, groups))).concat());
     for row in rows {
         for name in ["writes_per_s", "p50_us", "cpu_us_per_write", "entries_per_fsync"] {

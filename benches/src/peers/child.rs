@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::load::{Load, Peer};
+use super::on_openraft::{v0_9, v0_10};
 use super::options::{Peer as Options, PeerKind};
 use super::{on_multiraft, on_openraft, on_raft_rs};
 use crate::cluster::Problem;
@@ -37,7 +38,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Problem> {
                 Box::pin(measure::<on_multiraft::Stores>(options)).await
             }
             PeerKind::RaftRs => Box::pin(measure::<on_raft_rs::Stores>(options)).await,
-            PeerKind::Openraft => Box::pin(measure::<on_openraft::Stores>(options)).await,
+            PeerKind::Openraft => Box::pin(measure::<on_openraft::Stores<v0_9::Raft>>(options)).await,
+            PeerKind::OpenraftNext => Box::pin(measure::<on_openraft::Stores<v0_10::Raft>>(options)).await,
         }
     };
     let measured = runtime.block_on(async {

@@ -7,25 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
 use tokio::task::JoinSet;
 
 use super::options::Peer as Options;
 use crate::clients::{Draws, Failed, Tally};
 use crate::cluster::Problem;
 use crate::keyspace::{KeySpace, value};
-
-/// The state of a group of a peer that brings none. A map that costs little: it is the peer that is measured.
-pub(crate) type State = FxHashMap<u64, Vec<u8>>;
-
-/// Carries out a command that [`KeySpace::put`] makes; others do nothing.
-pub(crate) fn put(state: &mut State, command: &[u8]) {
-    if let Some((key, value)) = command.split_first_chunk() {
-        let kept = state.entry(u64::from_be_bytes(*key)).or_default();
-        kept.clear();
-        kept.extend_from_slice(value);
-    }
-}
 
 /// How long a client rests after an error.
 const REST: Duration = Duration::from_millis(20);

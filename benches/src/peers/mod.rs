@@ -13,6 +13,7 @@ mod on_multiraft;
 mod on_openraft;
 mod on_raft_rs;
 mod options;
+mod state;
 
 use std::io::Read;
 use std::path::Path;
@@ -151,10 +152,10 @@ fn clients(options: &Peers) -> u64 {
 
 /// The versions of what a peer is made of, as a lock file states them.
 fn version(peer: PeerKind, lock: &str) -> String {
-    let version = |package: &&str| {
+    let version = |(package, line): &(&str, &str)| {
         let entry = format!("name = \"{package}\"\nversion = \"");
-        let (_, after) = lock.split_once(&entry)?;
-        after.split('"').next()
+        let versions = lock.split(&entry).skip(1).filter_map(|after| after.split('"').next());
+        versions.into_iter().find(|version| version.starts_with(*line))
     };
     peer.packages().iter().filter_map(version).collect::<Vec<_>>().join("+")
 }
@@ -223,6 +224,8 @@ mod tests {
         for peer in PeerKind::ALL {
             assert!(version(peer, LOCK).starts_with("0."), "{peer:?}");
         }
+        assert!(version(PeerKind::Openraft, LOCK).starts_with("0.9."));
+        assert!(version(PeerKind::OpenraftNext, LOCK).starts_with("0.10."));
     }
 
     #[test]

@@ -44,11 +44,16 @@ pub(crate) enum PeerKind {
     /// Over channels, as the others.
     MultiraftChannels,
     RaftRs,
+    /// openraft's stable line, 0.9.
     Openraft,
+    /// openraft's next line, of which there are pre-releases only.
+    #[value(name = "openraft-0.10")]
+    OpenraftNext,
 }
 
 impl PeerKind {
-    pub(crate) const ALL: [Self; 4] = [Self::Multiraft, Self::MultiraftChannels, Self::RaftRs, Self::Openraft];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Multiraft, Self::MultiraftChannels, Self::RaftRs, Self::Openraft, Self::OpenraftNext];
 
     /// As on the command line and in the figures.
     pub(crate) fn name(self) -> &'static str {
@@ -57,15 +62,17 @@ impl PeerKind {
             Self::MultiraftChannels => "multiraft-channels",
             Self::RaftRs => "raft-rs",
             Self::Openraft => "openraft",
+            Self::OpenraftNext => "openraft-0.10",
         }
     }
 
-    /// The packages that it is made of.
-    pub(crate) fn packages(self) -> &'static [&'static str] {
+    /// The packages that it is made of, each with the beginning of its version.
+    pub(crate) fn packages(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Multiraft | Self::MultiraftChannels => &["multiraft"],
-            Self::RaftRs => &["raft", "raft-engine"],
-            Self::Openraft => &["openraft"],
+            Self::Multiraft | Self::MultiraftChannels => &[("multiraft", "")],
+            Self::RaftRs => &[("raft", ""), ("raft-engine", "")],
+            Self::Openraft => &[("openraft", "0.9.")],
+            Self::OpenraftNext => &[("openraft", "0.10.")],
         }
     }
 }

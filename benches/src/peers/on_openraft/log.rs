@@ -1,139 +1,101 @@
-//! The log of one group as openraft uses it: its entries in memory, and on their way into the shared file.
+//! The log of one group, of either line: its entries in memory, and on their way into the shared file.
 
-use std::collections::VecDeque;
-use std::fmt::Debug;
-use std::ops::{Bound, RangeBounds};
+use std::io;
+use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{Entry, LogId, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote};
+use super::file::{Disk, Flushed, Records, Waiting};
+use super::kept::{Indexed, Kept};
 
-use super::Types;
-use super::disk::{Disk, Records, Waiting};
+/// An entry of one of the lines.
+pub(super) trait Logged: Indexed {
+    type Id: Copy;
+    type Vote: Copy;
+    type Flushed: Flushed;
+
+    fn id(&self) -> Self::Id;
+
+    /// Adds what of it is durable.
+    fn record(&self, records: &mut Records);
+}
 
 /// See above. Clones are of the same log.
-#[derive(Clone)]
-pub(super) struct GroupLog {
+pub(super) struct GroupLog<E: Logged> {
     group: u32,
-    disk: Disk,
-    kept: Arc<Mutex<Kept>>,
+    disk: Disk<E::Flushed>,
+    memory: Arc<Mutex<Memory<E>>>,
 }
 
-/// What is in memory.
-#[derive(Default)]
-struct Kept {
-    /// From the one after `purged` on, without a hole.
-    entries: VecDeque<Entry<Types>>,
-    purged: Option<LogId<u64>>,
-    vote: Option<Vote<u64>>,
-}
-
-impl Kept {
-    /// The index of the first entry that is, or will be, in memory.
-    fn first(&self) -> u64 {
-        match self.entries.front() {
-            Some(entry) => entry.log_id.index,
-            None => self.purged.map_or(0, |id| id.index + 1),
-        }
-    }
-
-    /// Where the entry of an index lies, or would.
-    fn place(&self, index: u64) -> usize {
-        usize::try_from(index.saturating_sub(self.first())).expect("a place in a list in memory")
+impl<E: Logged> Clone for GroupLog<E> {
+    fn clone(&self) -> Self {
+        Self { group: self.group, disk: self.disk.clone(), memory: Arc::clone(&self.memory) }
     }
 }
 
-impl GroupLog {
-    pub(super) fn new(group: u32, disk: Disk) -> Self {
-        Self { group, disk, kept: Arc::default() }
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+struct Memory<E: Logged> {
+    /// From the one after `purged` on.
+    kept: Kept<E>,
+    purged: Option<E::Id>,
+    vote: Option<E::Vote>,
 }
 
-impl RaftLogReader<Types> for GroupLog {
-    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
-        &mut self,
-        range: R,
-    ) -> Result<Vec<Entry<Types>>, StorageError<u64>> {
-        let kept = self.kept();
-        let from = match range.start_bound() {
-            Bound::Included(index) => *index,
-            Bound::Excluded(index) => index + 1,
-            Bound::Unbounded => 0,
-        };
-        let until = match range.end_bound() {
-            Bound::Included(index) => index + 1,
-            Bound::Excluded(index) => *index,
-            Bound::Unbounded => u64::MAX,
-        };
-        let until = kept.place(until.min(kept.first() + kept.entries.len() as u64));
-        let from = kept.place(from).min(until);
-        Ok(kept.entries.range(from..until).cloned().collect())
-    }
-}
-
-impl RaftLogStorage<Types> for GroupLog {
-    type LogReader = Self;
-
-    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError<u64>> {
-        let kept = self.kept();
-        let last_log_id = kept.entries.back().map(|entry| entry.log_id).or(kept.purged);
-        Ok(LogState { last_purged_log_id: kept.purged, last_log_id })
+impl<E: Logged> GroupLog<E> {
+    pub(super) fn new(group: u32, disk: Disk<E::Flushed>) -> Self {
+        let memory = Memory { kept: Kept::default(), purged: None, vote: None };
+        Self { group, disk, memory: Arc::new(Mutex::new(memory)) }
     }
 
-    async fn get_log_reader(&mut self) -> Self {
-        self.clone()
+    fn memory(&self) -> MutexGuard<'_, Memory<E>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError<u64>> {
-        let saved = self.disk.save(Records::new(self.group).vote(vote)).await;
-        saved.map_err(|error| StorageIOError::write_vote(&error))?;
-        self.kept().vote = Some(*vote);
+    pub(super) fn read(&self, range: impl RangeBounds<u64>) -> Vec<E> {
+        self.memory().kept.range(range)
+    }
+
+    pub(super) fn vote(&self) -> Option<E::Vote> {
+        self.memory().vote
+    }
+
+    /// The entries that were purged last and appended last.
+    pub(super) fn ends(&self) -> (Option<E::Id>, Option<E::Id>) {
+        let memory = self.memory();
+        (memory.purged, memory.kept.last().map(E::id).or(memory.purged))
+    }
+
+    /// Returns when the vote is durable; `parts`: its term, its store, and whether it is committed.
+    pub(super) async fn save_vote(&self, vote: E::Vote, parts: (u64, u64, bool)) -> io::Result<()> {
+        self.disk.save(Records::new(self.group).vote(parts)).await?;
+        self.memory().vote = Some(vote);
         Ok(())
     }
 
-    async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
-        Ok(self.kept().vote)
-    }
-
-    async fn append<I>(&mut self, entries: I, flushed: LogFlushed<Types>) -> Result<(), StorageError<u64>>
-    where
-        I: IntoIterator<Item = Entry<Types>> + OptionalSend,
-        I::IntoIter: OptionalSend,
-    {
+    /// Returns at once; the entries can be read then, and openraft is told when they are durable.
+    pub(super) fn append(&self, entries: impl IntoIterator<Item = E>, flushed: E::Flushed) {
         let mut records = Records::new(self.group);
         {
-            let mut kept = self.kept();
+            let mut memory = self.memory();
             for entry in entries {
-                records.entry(&entry);
-                kept.entries.push_back(entry);
+                entry.record(&mut records);
+                memory.kept.push(entry);
             }
         }
         self.disk.append(records, Waiting::Entries(flushed));
-        Ok(())
     }
 
-    async fn truncate(&mut self, since: LogId<u64>) -> Result<(), StorageError<u64>> {
-        {
-            let mut kept = self.kept();
-            let place = kept.place(since.index);
-            kept.entries.truncate(place);
-        }
-        self.disk.append(Records::new(self.group).cut_after(since.index), Waiting::Nobody);
-        Ok(())
+    /// Forgets the entries from `index` on.
+    pub(super) fn cut_after(&self, index: u64) {
+        self.memory().kept.cut_after(index);
+        self.disk.append(Records::new(self.group).cut_after(index), Waiting::Nobody);
     }
 
-    async fn purge(&mut self, until: LogId<u64>) -> Result<(), StorageError<u64>> {
+    /// Forgets the entries up to that of `id` and `index`.
+    pub(super) fn cut_before(&self, id: E::Id, index: u64) {
         {
-            let mut kept = self.kept();
-            let gone = kept.place(until.index + 1).min(kept.entries.len());
-            kept.entries.drain(..gone);
-            kept.purged = Some(until);
+            let mut memory = self.memory();
+            memory.kept.cut_before(index);
+            memory.purged = Some(id);
         }
-        self.disk.append(Records::new(self.group).cut_before(until.index), Waiting::Nobody);
-        Ok(())
+        self.disk.append(Records::new(self.group).cut_before(index), Waiting::Nobody);
     }
 }

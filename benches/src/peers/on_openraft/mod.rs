@@ -1,32 +1,29 @@
-//! openraft as a peer: one Raft instance for each group and store, all on one asynchronous runtime.
+//! openraft as a peer: one Raft instance for each group and store, all on one asynchronous runtime. [`v0_9`] is its stable line,
+//! [`v0_10`] the next one, of which there are pre-releases only.
 //!
 //! openraft ships neither a log nor a network. Here all groups of a store share one file, written and flushed by a thread of its
-//! own for whatever has come together ([`disk`]); requests go straight to the other instance, which takes them from its channel
-//! ([`network`]). Its stable line waits for each append's flush before it takes up the next ([`writes`] says what is done about
-//! it). What is left out, to the peer's advantage: the shared file is never cut, and never read again.
+//! own for whatever has come together ([`file`]); requests go straight to the other instance, which takes them from its channel.
+//! Both lines are given several writes in one call ([`writes`]). What is left out, to the peer's advantage: the shared file is
+//! never cut, and never read again.
 
-mod disk;
+mod file;
+mod kept;
 mod log;
-mod machine;
-mod network;
+pub(super) mod v0_10;
+pub(super) mod v0_9;
 mod writes;
 
 use std::collections::BTreeSet;
-use std::io::Cursor;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use openraft::{Config, Raft};
 
-use self::disk::Disk;
-use self::log::GroupLog;
-use self::machine::Machine;
-use self::network::Links;
+use self::file::{Disk, Done, Flushed};
 use self::writes::Writer;
+use super::load::{Counts, Peer};
+use super::options::Peer as Options;
 use crate::cluster::{Problem, STORES};
-use crate::peers::load::{Counts, Peer};
-use crate::peers::options::Peer as Options;
 
 /// What openraft's own examples take, in milliseconds; its defaults, ten times as short, are for few groups.
 const HEARTBEAT_MS: u64 = 500;
@@ -37,60 +34,75 @@ const ELECTION_MS_MAX: u64 = 3000;
 #[derive(Clone, Debug)]
 pub(crate) struct Batch(Arc<[Bytes]>);
 
-openraft::declare_raft_types!(
-    /// What the instances are made of.
-    pub(crate) Types: D = Batch, R = (), NodeId = u64, Node = ()
-);
-
-/// All instances, by store and group.
-pub(crate) type Rafts = Vec<Vec<OnceLock<Raft<Types>>>>;
-
-/// What the logs of all stores have done.
-#[derive(Default)]
-pub(crate) struct Done {
-    entries: AtomicU64,
-    syncs: AtomicU64,
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} commands", self.0.len())
+    }
 }
 
+/// A Raft instance of one of the lines.
+pub(crate) trait Instance: Send + Sync + Sized + 'static {
+    /// How it is told that entries are durable.
+    type Flushed: Flushed;
+    type Config: Send + Sync;
+    /// Batches of a group that are best under way at once.
+    const BATCHES_AT_ONCE: usize;
+
+    fn config() -> Result<Self::Config, String>;
+
+    fn start(
+        config: &Arc<Self::Config>,
+        store: u64,
+        group: u32,
+        disk: Disk<Self::Flushed>,
+        instances: &Arc<Instances<Self>>,
+    ) -> impl Future<Output = Result<Self, String>>;
+
+    /// Tells the instance of its group's members; it stands for election at once.
+    fn initialize(&self, members: BTreeSet<u64>) -> impl Future<Output = Result<(), String>>;
+
+    /// Returns once the batch is committed and applied here.
+    fn write(&self, batch: Batch) -> impl Future<Output = Result<(), Refused>> + Send;
+}
+
+/// A batch that was not, or perhaps not, carried out.
+pub(crate) struct Refused {
+    /// The store that leads, if another one is known to.
+    leader: Option<u64>,
+    why: String,
+}
+
+/// All instances, by store and group.
+pub(crate) type Instances<I> = Vec<Vec<OnceLock<I>>>;
+
 /// Three stores.
-pub(crate) struct Stores {
-    writers: Vec<Arc<Writer>>,
+pub(crate) struct Stores<I> {
+    writers: Vec<Arc<Writer<I>>>,
     done: Arc<Done>,
 }
 
-impl Peer for Stores {
+impl<I: Instance> Peer for Stores<I> {
     async fn start(options: &Options) -> Result<Self, Problem> {
-        let failed = |what: &str, why: String| Problem::Failed { what: what.to_owned(), why };
-        let config = Config {
-            heartbeat_interval: HEARTBEAT_MS,
-            election_timeout_min: ELECTION_MS_MIN,
-            election_timeout_max: ELECTION_MS_MAX,
-            ..Config::default()
-        };
-        let config = config.validate().map_err(|error| failed("openraft's configuration", error.to_string()))?;
-        let config = Arc::new(config);
+        let failed = |what: &'static str| move |why: String| Problem::Failed { what: what.to_owned(), why };
+        let config = Arc::new(I::config().map_err(failed("openraft's configuration"))?);
         let done = Arc::new(Done::default());
         let empty = || (0..options.groups).map(|_| OnceLock::new()).collect();
-        let rafts: Arc<Rafts> = Arc::new((0..STORES).map(|_| empty()).collect());
-        for (store, place) in (1..=STORES).zip(rafts.iter()) {
+        let instances: Arc<Instances<I>> = Arc::new((0..STORES).map(|_| empty()).collect());
+        for (store, place) in (1..=STORES).zip(instances.iter()) {
             let disk = Disk::open(&options.dir.join(format!("openraft-{store}")), Arc::clone(&done))?;
             for (group, place) in (0..).zip(place) {
-                let log = GroupLog::new(group, disk.clone());
-                let links = Links::new(group as usize, Arc::clone(&rafts));
-                let raft = Raft::new(store, Arc::clone(&config), links, log, Machine::default()).await;
-                let raft = raft.map_err(|error| failed("the start of an instance", error.to_string()))?;
-                place.get_or_init(|| raft);
+                let instance = I::start(&config, store, group, disk.clone(), &instances).await;
+                let instance = instance.map_err(failed("the start of an instance"))?;
+                place.get_or_init(|| instance);
             }
         }
         let mut writers = Vec::new();
         for group in 0..options.groups {
-            // The instance that is told of the members stands for election at once.
             let first = (group % STORES) as usize;
-            let raft = rafts[first][group as usize].get().expect("all instances were made above");
-            let members: BTreeSet<u64> = (1..=STORES).collect();
-            let initialized = raft.initialize(members).await;
-            initialized.map_err(|error| failed("the start of a group", error.to_string()))?;
-            writers.push(Arc::new(Writer::new(group as usize, first, Arc::clone(&rafts))));
+            let writer = Writer::new(group as usize, first, Arc::clone(&instances));
+            let initialized = writer.instance(first).initialize((1..=STORES).collect()).await;
+            initialized.map_err(failed("the start of a group"))?;
+            writers.push(Arc::new(writer));
         }
         Ok(Self { writers, done })
     }
@@ -101,6 +113,6 @@ impl Peer for Stores {
     }
 
     async fn counts(&self) -> Counts {
-        Counts { entries: self.done.entries.load(Ordering::Relaxed), syncs: self.done.syncs.load(Ordering::Relaxed) }
+        self.done.counts()
     }
 }

@@ -1,26 +1,17 @@
-//! Writes that come together in one entry.
-//!
-//! openraft 0.9 takes up an append when the one before is flushed, and makes an entry of its own of each call, so a group would
-//! do one write a flush. Users who flush put several writes into one call: while one batch of a group is under way the next one
-//! gathers.
+//! Writes that come together in one entry: while batches of a group are under way the next one gathers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use openraft::Raft;
-use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::oneshot;
 
-use super::{Batch, Rafts, Types};
-
-/// Batches of one group that are under way at once. The instance takes up one append after the other, so one gathers most.
-const BATCHES_AT_ONCE: usize = 1;
+use super::{Batch, Instance, Instances};
 
 /// Gathers the writes to one group.
-pub(super) struct Writer {
+pub(super) struct Writer<I> {
     group: usize,
-    rafts: Arc<Rafts>,
+    instances: Arc<Instances<I>>,
     /// The place of the store that leads, as far as is known.
     leader: AtomicUsize,
     queue: Mutex<Queue>,
@@ -34,9 +25,14 @@ struct Queue {
     tasks: usize,
 }
 
-impl Writer {
-    pub(super) fn new(group: usize, leader: usize, rafts: Arc<Rafts>) -> Self {
-        Self { group, rafts, leader: AtomicUsize::new(leader), queue: Mutex::default() }
+impl<I: Instance> Writer<I> {
+    pub(super) fn new(group: usize, leader: usize, instances: Arc<Instances<I>>) -> Self {
+        Self { group, instances, leader: AtomicUsize::new(leader), queue: Mutex::default() }
+    }
+
+    /// The group's instance in the store at a place.
+    pub(super) fn instance(&self, store: usize) -> &I {
+        self.instances[store][self.group].get().expect("all instances are made before the first write")
     }
 
     /// Returns once the command is committed and applied at the leader.
@@ -46,7 +42,7 @@ impl Writer {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             queue.commands.push(command);
             queue.waiting.push(done);
-            let is_idle = queue.tasks < BATCHES_AT_ONCE;
+            let is_idle = queue.tasks < I::BATCHES_AT_ONCE;
             queue.tasks += usize::from(is_idle);
             is_idle
         };
@@ -76,20 +72,11 @@ impl Writer {
 
     async fn propose(&self, batch: Batch) -> Result<(), String> {
         let leader = self.leader.load(Ordering::Relaxed);
-        match self.raft(leader).client_write(batch).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                if let RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) = &error
-                    && let Some(store) = forward.leader_id
-                {
-                    self.leader.store(store as usize - 1, Ordering::Relaxed);
-                }
-                Err(error.to_string())
+        self.instance(leader).write(batch).await.map_err(|refused| {
+            if let Some(store) = refused.leader {
+                self.leader.store(store as usize - 1, Ordering::Relaxed);
             }
-        }
-    }
-
-    fn raft(&self, store: usize) -> &Raft<Types> {
-        self.rafts[store][self.group].get().expect("all instances are made before the first write")
+            refused.why
+        })
     }
 }

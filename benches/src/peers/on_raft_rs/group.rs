@@ -10,7 +10,7 @@ use raft_engine::Engine as Log;
 use super::storage::GroupLog;
 use super::{Done, Proposal};
 use crate::cluster::STORES;
-use crate::peers::load::{State, put};
+use crate::peers::state::{State, put};
 
 /// What raft-rs's own examples take: ten ticks until an election, three for a heartbeat.
 const ELECTION_TICKS: usize = 10;

@@ -10,7 +10,7 @@ use openraft::{
 };
 
 use super::Types;
-use crate::peers::load::{State as Pairs, put};
+use crate::peers::state::{State as Pairs, decoded, encoded, put};
 
 /// See above. Clones are of the same state.
 #[derive(Clone, Default)]
@@ -30,30 +30,6 @@ impl Machine {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// All pairs: key, length of the value, value.
-fn encoded(pairs: &Pairs) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (key, value) in pairs {
-        bytes.extend_from_slice(&key.to_be_bytes());
-        bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(value);
-    }
-    bytes
-}
-
-/// The reverse; nothing if the bytes are none that [`encoded`] makes.
-fn decoded(mut bytes: &[u8]) -> Option<Pairs> {
-    let mut pairs = Pairs::default();
-    while !bytes.is_empty() {
-        let (key, rest) = bytes.split_first_chunk()?;
-        let (length, rest) = rest.split_first_chunk()?;
-        let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        pairs.insert(u64::from_be_bytes(*key), value.to_vec());
-        bytes = rest;
-    }
-    Some(pairs)
 }
 
 impl RaftSnapshotBuilder<Types> for Machine {
@@ -128,18 +104,5 @@ impl RaftStateMachine<Types> for Machine {
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError<u64>> {
         let snapshot = self.state().snapshot.clone();
         Ok(snapshot.map(|(meta, bytes)| Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_snapshot_is_read_as_it_was_written_and_refused_when_cut_short() {
-        let pairs = Pairs::from_iter([(7, b"value".to_vec()), (u64::MAX, Vec::new())]);
-        let bytes = encoded(&pairs);
-        assert_eq!(decoded(&bytes), Some(pairs));
-        assert_eq!(decoded(&bytes[..bytes.len() - 1]), None);
     }
 }

@@ -10,19 +10,19 @@
 //!   cut:    index (8)
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use openraft::storage::LogFlushed;
-use openraft::{Entry, EntryPayload, Vote};
 use tokio::sync::oneshot;
 
-use super::{Done, Types};
 use crate::cluster::Problem;
+use crate::peers::load::Counts;
 
 /// Kinds of records.
 const BLANK: u8 = 0;
@@ -32,10 +32,15 @@ const VOTE: u8 = 3;
 const CUT_AFTER: u8 = 4;
 const CUT_BEFORE: u8 = 5;
 
+/// How openraft is told that entries are durable, or why they are not.
+pub(crate) trait Flushed: Send + 'static {
+    fn flushed(self, outcome: io::Result<()>);
+}
+
 /// Who waits for records.
-pub(super) enum Waiting {
+pub(super) enum Waiting<F> {
     /// openraft itself, for entries.
-    Entries(LogFlushed<Types>),
+    Entries(F),
     /// A call.
     Call(oneshot::Sender<io::Result<()>>),
     /// Nobody: they have only to come before later ones.
@@ -43,18 +48,36 @@ pub(super) enum Waiting {
 }
 
 /// What is to be appended together.
-struct Piece {
+struct Piece<F> {
     records: Records,
-    waiting: Waiting,
+    waiting: Waiting<F>,
+}
+
+/// What the logs of all stores have done.
+#[derive(Default)]
+pub(super) struct Done {
+    entries: AtomicU64,
+    syncs: AtomicU64,
+}
+
+impl Done {
+    pub(super) fn counts(&self) -> Counts {
+        Counts { entries: self.entries.load(Ordering::Relaxed), syncs: self.syncs.load(Ordering::Relaxed) }
+    }
 }
 
 /// The way to a store's file.
-#[derive(Clone)]
-pub(super) struct Disk {
-    pieces: Sender<Piece>,
+pub(crate) struct Disk<F> {
+    pieces: Sender<Piece<F>>,
 }
 
-impl Disk {
+impl<F> Clone for Disk<F> {
+    fn clone(&self) -> Self {
+        Self { pieces: self.pieces.clone() }
+    }
+}
+
+impl<F: Flushed> Disk<F> {
     /// Creates the file and starts its thread, which ends with the last way to it.
     pub(super) fn open(path: &Path, done: Arc<Done>) -> Result<Self, Problem> {
         let io = |what| move |source| Problem::Io { what, source };
@@ -68,7 +91,7 @@ impl Disk {
         Ok(Self { pieces })
     }
 
-    pub(super) fn append(&self, records: Records, waiting: Waiting) {
+    pub(super) fn append(&self, records: Records, waiting: Waiting<F>) {
         // Who waits on a thread that has ended is told by the end of the channel that it waits on.
         let _ = self.pieces.send(Piece { records, waiting });
     }
@@ -81,7 +104,7 @@ impl Disk {
     }
 }
 
-fn run(mut file: &File, incoming: &Receiver<Piece>, done: &Done) {
+fn run<F: Flushed>(mut file: &File, incoming: &Receiver<Piece<F>>, done: &Done) {
     let (mut bytes, mut waiting) = (Vec::new(), Vec::new());
     while let Ok(first) = incoming.recv() {
         let mut writes = 0;
@@ -98,7 +121,7 @@ fn run(mut file: &File, incoming: &Receiver<Piece>, done: &Done) {
         let outcome = || outcome.as_ref().copied().map_err(|error| io::Error::from(error.kind()));
         for one in waiting.drain(..) {
             match one {
-                Waiting::Entries(flushed) => flushed.log_io_completed(outcome()),
+                Waiting::Entries(flushed) => flushed.flushed(outcome()),
                 Waiting::Call(call) => {
                     let _ = call.send(outcome());
                 }
@@ -106,6 +129,15 @@ fn run(mut file: &File, incoming: &Receiver<Piece>, done: &Done) {
             }
         }
     }
+}
+
+/// What an entry has.
+#[derive(Clone, Copy)]
+pub(super) enum Content<'a> {
+    Blank,
+    Commands(&'a [Bytes]),
+    /// One set of stores, or two while members change.
+    Members(&'a [BTreeSet<u64>]),
 }
 
 /// Records of one group.
@@ -121,44 +153,43 @@ impl Records {
         Self { group, bytes: Vec::new(), writes: 0 }
     }
 
-    pub(super) fn entry(&mut self, entry: &Entry<Types>) {
-        let kind = match &entry.payload {
-            EntryPayload::Blank => BLANK,
-            EntryPayload::Normal(_) => COMMANDS,
-            EntryPayload::Membership(_) => MEMBERS,
+    /// `id`: term and store of the leader that made the entry, and its index.
+    pub(super) fn entry(&mut self, id: [u64; 3], content: Content<'_>) {
+        let kind = match content {
+            Content::Blank => BLANK,
+            Content::Commands(_) => COMMANDS,
+            Content::Members(_) => MEMBERS,
         };
-        let id = entry.log_id;
-        let body = |bytes: &mut Vec<u8>| {
-            for number in [id.leader_id.term, id.leader_id.node_id, id.index] {
+        self.record(kind, |bytes| {
+            for number in id {
                 bytes.extend_from_slice(&number.to_le_bytes());
             }
-            match &entry.payload {
-                EntryPayload::Blank => {}
-                EntryPayload::Normal(batch) => {
-                    for command in batch.0.iter() {
+            match content {
+                Content::Blank => {}
+                Content::Commands(commands) => {
+                    for command in commands {
                         bytes.extend_from_slice(&(command.len() as u32).to_le_bytes());
                         bytes.extend_from_slice(command);
                     }
                 }
-                EntryPayload::Membership(members) => {
-                    for config in members.get_joint_config() {
+                Content::Members(configs) => {
+                    for config in configs {
                         bytes.push(config.len() as u8);
                         bytes.extend(config.iter().flat_map(|store| store.to_le_bytes()));
                     }
                 }
             }
-        };
-        self.record(kind, body);
-        if let EntryPayload::Normal(batch) = &entry.payload {
-            self.writes += batch.0.len() as u64;
+        });
+        if let Content::Commands(commands) = content {
+            self.writes += commands.len() as u64;
         }
     }
 
-    pub(super) fn vote(mut self, vote: &Vote<u64>) -> Self {
+    pub(super) fn vote(mut self, (term, store, is_committed): (u64, u64, bool)) -> Self {
         self.record(VOTE, |bytes| {
-            bytes.extend_from_slice(&vote.leader_id.term.to_le_bytes());
-            bytes.extend_from_slice(&vote.leader_id.node_id.to_le_bytes());
-            bytes.push(u8::from(vote.committed));
+            bytes.extend_from_slice(&term.to_le_bytes());
+            bytes.extend_from_slice(&store.to_le_bytes());
+            bytes.push(u8::from(is_committed));
         });
         self
     }

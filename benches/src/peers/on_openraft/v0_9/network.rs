@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use openraft::Raft;
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
@@ -11,16 +10,17 @@ use openraft::raft::{
     VoteResponse,
 };
 
-use super::{Rafts, Types};
+use super::{Raft, Types};
+use crate::peers::on_openraft::Instances;
 
 /// The ways of one group.
 pub(super) struct Links {
     group: usize,
-    rafts: Arc<Rafts>,
+    rafts: Arc<Instances<Raft>>,
 }
 
 impl Links {
-    pub(super) fn new(group: usize, rafts: Arc<Rafts>) -> Self {
+    pub(super) fn new(group: usize, rafts: Arc<Instances<Raft>>) -> Self {
         Self { group, rafts }
     }
 }
@@ -37,14 +37,14 @@ impl RaftNetworkFactory<Types> for Links {
 pub(super) struct Link {
     target: u64,
     group: usize,
-    rafts: Arc<Rafts>,
+    rafts: Arc<Instances<Raft>>,
 }
 
 type Failed<E = openraft::error::Infallible> = RPCError<u64, (), RaftError<u64, E>>;
 
 #[expect(clippy::result_large_err, reason = "openraft's own error")]
 impl Link {
-    fn raft<E: std::error::Error>(&self) -> Result<&Raft<Types>, RPCError<u64, (), E>> {
+    fn raft<E: std::error::Error>(&self) -> Result<&Raft, RPCError<u64, (), E>> {
         let raft = self.rafts[self.target as usize - 1][self.group].get();
         raft.ok_or_else(|| RPCError::Unreachable(Unreachable::new(&io::Error::from(io::ErrorKind::NotConnected))))
     }
