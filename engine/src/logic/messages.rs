@@ -88,6 +88,10 @@ impl<R> Worker<R> {
     ) {
         let Some(key) = self.any_slot(region) else {
             self.answer_for_the_gone(from, region, &message);
+            if matches!(message.body, Body::Fortify { .. }) {
+                // Whoever has leave to expect an answer sends no heartbeats.
+                self.on_beat_of_stranger(from, region, message.to);
+            }
             return self.on_stranger(now, from, region, message, descriptor);
         };
         let here = self.region(key);
@@ -95,6 +99,9 @@ impl<R> Worker<R> {
         if message.to != own {
             let is_initialised = here.initialised;
             self.answer_for_the_gone(from, region, &message);
+            if message.to < own {
+                self.tell_leader_that_is_gone(from, key, &message);
+            }
             return match (message.to > own, is_initialised) {
                 (true, true) => self.on_successor(region, descriptor),
                 (true, false) => self.on_stranger(now, from, region, message, descriptor),
@@ -152,6 +159,20 @@ impl<R> Worker<R> {
         let is_gone = its.is_some_and(|its| its.id == own.id && its.epoch.conf_version < own.epoch.conf_version)
             && own.replica(message.from).is_none();
         if region.initialised && is_gone {
+            let (id, descriptor, committed) = (own.id, Arc::clone(own), self.committed_of(key));
+            self.say_of_region(from, id, RegionStep::Tell { descriptor, merged: false, committed });
+        }
+    }
+
+    /// Who leads an earlier replica of this store, and is no member of the configuration that is applied here, was removed as well and
+    /// does not know: nobody answers its heartbeats, and without a check of its quorum it would never ask.
+    fn tell_leader_that_is_gone(&mut self, from: StoreId, key: SlotKey, message: &Message) {
+        if !matches!(message.body, Body::Heartbeat { .. } | Body::Fortify { .. } | Body::Append { .. }) {
+            return;
+        }
+        let region = self.region(key);
+        let own = region.descriptor();
+        if region.initialised && own.replica(message.from).is_none() {
             let (id, descriptor, committed) = (own.id, Arc::clone(own), self.committed_of(key));
             self.say_of_region(from, id, RegionStep::Tell { descriptor, merged: false, committed });
         }

@@ -730,6 +730,32 @@ fn a_leader_whose_follower_is_gone_for_good_is_told_so_when_its_heartbeat_comes(
     }
 }
 
+/// Without a check of its quorum such a one would lead for ever, and its store could not be given the region's replica again.
+#[test]
+fn a_leader_that_was_removed_is_told_so_by_a_store_that_has_a_later_replica() {
+    let heartbeat = Body::Heartbeat { commit: LogIndex(1), round: 0 };
+    let fortify = Body::Fortify { epoch: 1 };
+    let append = Body::Append { prev_index: LogIndex(1), prev_term: Term(1), commit: LogIndex(1), entries: Vec::new() };
+    for body in [heartbeat, fortify, append] {
+        // The sender's replica, whom it means, and whether it has to be told.
+        for (sender, meant, is_told) in [(9, 0, true), (2, 0, false), (9, 1, false)] {
+            let mut store = follower();
+            let own = Arc::clone(&bootstrap_regions(&[], &[1, 2, 3].map(StoreId))[1]);
+            let message = Message { from: ReplicaId(sender), to: ReplicaId(meant), term: Term(2), body: body.clone() };
+            let speaks = PeerMessage::Raft(RaftMessage { region: REGION, message, descriptor: None });
+            let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![speaks] }]);
+            let tells = |message: &PeerMessage| match message {
+                PeerMessage::Region(RegionMessage {
+                    step: RegionStep::Tell { descriptor, merged: false, .. }, ..
+                }) => *descriptor == own,
+                _ => false,
+            };
+            let told = out.sends.iter().any(|sent| sent.to == StoreId(2) && sent.messages.iter().any(tells));
+            assert_eq!(told, is_told, "{sender} to {meant}: {out:?}");
+        }
+    }
+}
+
 #[test]
 fn a_candidate_that_was_removed_is_told_so_by_those_whom_it_asks_for_votes() {
     for (past, is_told) in [(1, true), (0, false)] {

@@ -106,10 +106,9 @@ impl Changes {
 
 impl Cluster {
     /// A store is about to lose its disk. In part of the cases another is cut off before, for long: what the regions become meanwhile,
-    /// it knows nothing of. Not where leaders do not check their quorum: one that is cut off for so long may lead for ever what has gone.
+    /// it knows nothing of.
     pub(super) fn foretell_doom(&mut self, store: usize, hermit: usize) {
-        let may_hide = self.plan.raft.check_quorum && self.changes.hermit.is_none();
-        if !may_hide || !self.random.chance(500) {
+        if self.changes.hermit.is_some() || !self.random.chance(500) {
             return self.doom(store);
         }
         self.counters.hermits += 1;

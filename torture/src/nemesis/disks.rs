@@ -389,9 +389,14 @@ fn rejoined(cluster: &mut Cluster, at: usize) -> Outcome<String> {
                     removed.insert(*region);
                 }
             }
-            // Every store has to know of none: one that lags behind tells of what was.
+            // Every store has to know of none, and to run: a replica that has heard neither of the removal nor of its own would still
+            // campaign where the lost one votes, and that one would not know what it has promised.
+            let is_free = |regions: &[Region]| !regions.iter().any(is_on);
             counting.is_empty()
-                && others.iter().all(|other| other.regions().is_ok_and(|regions| !regions.iter().any(is_on)))
+                && others.iter().all(|other| {
+                    other.regions().is_ok_and(|regions| is_free(&regions))
+                        && other.status().is_ok_and(|status| is_free(&status.regions))
+                })
         },
     )?;
     cluster.begin_rejoin(at)?;
