@@ -4,7 +4,7 @@
 //! it took; nothing else is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -98,11 +98,40 @@ pub(crate) struct Load {
     /// In key order.
     pub(crate) regions: Vec<RegionId>,
     /// Which of them the clients go to.
-    pub(crate) places: Vec<u64>,
+    pub(crate) places: Places,
     /// How the clients read; `None`: they write.
     pub(crate) consistency: Option<Consistency>,
     pub(crate) value: Vec<u8>,
     pub(crate) tally: Arc<Tally>,
+}
+
+/// Places of regions in key order, which may change.
+pub(crate) struct Places(RwLock<Vec<u64>>);
+
+impl Places {
+    pub(crate) fn new(places: Vec<u64>) -> Self {
+        Self(RwLock::new(places))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Any of them; there is one.
+    pub(crate) fn draw(&self, draws: &mut Draws) -> u64 {
+        let places = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        places[usize::try_from(draws.below(places.len() as u64)).expect("a place in a list in memory")]
+    }
+
+    /// Says whether these are others than before. None would leave clients nowhere to go: then all stays as it is.
+    pub(crate) fn set(&self, new: Vec<u64>) -> bool {
+        let mut places = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let changes = !new.is_empty() && *places != new;
+        if changes {
+            *places = new;
+        }
+        changes
+    }
 }
 
 /// Starts the clients with these numbers; they go on until the set is dropped.
@@ -116,8 +145,7 @@ pub(crate) fn start(load: &Arc<Load>, numbers: impl Iterator<Item = u64>, seed: 
 
 async fn client(load: Arc<Load>, mut draws: Draws) {
     loop {
-        let (place, draw) = (draws.below(load.places.len() as u64), draws.next());
-        let place = load.places[usize::try_from(place).expect("a place in a list in memory")];
+        let (place, draw) = (load.places.draw(&mut draws), draws.next());
         if let Some(rest) = operate(&load, place, draw, Instant::now()).await {
             tokio::time::sleep(rest).await;
         }

@@ -67,7 +67,7 @@ fn keep(load: &Arc<Load>, beat: Beat, mut draws: Draws, stopped: &Receiver<()>, 
             return;
         }
         number += 1;
-        let (place, draw) = (draws.below(load.places.len() as u64), draws.next());
+        let (place, draw) = (load.places.draw(&mut draws), draws.next());
         if under_way.load(Ordering::Relaxed) >= UNDER_WAY_MAX {
             let why = format!("{UNDER_WAY_MAX} are under way: try a lower --rate");
             load.tally.note(Err(Failed::Otherwise(why)));

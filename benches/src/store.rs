@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::args::{Operation, State, Store};
-use crate::clients::{self, Load, Tally};
+use crate::clients::{self, Load, Places, Tally};
 use crate::cluster::{Problem, STORES, data_dir, files, number};
 use crate::keyspace::{KeySpace, PutMap, value};
 use crate::live;
@@ -154,7 +154,10 @@ async fn follow(options: &Store, engines: &[Engine], mut commands: mpsc::Receive
         loads.push(Arc::new(Load {
             engine: engine.clone(),
             keys,
-            places: if options.at_leaders { led_places(engine, &regions).await } else { all_places(&regions) },
+            places: Places::new(match options.at_leaders {
+                true => led_places(engine, &regions).await,
+                false => (0..regions.len() as u64).collect(),
+            }),
             regions,
             consistency: options.operation.consistency(),
             value: value(options.payload),
@@ -179,6 +182,9 @@ async fn follow(options: &Store, engines: &[Engine], mut commands: mpsc::Receive
             }
             (Some("load"), Some(time)) => {
                 running.extend(loads.iter().map(|load| Running::start(load, options)));
+                if options.at_leaders {
+                    loads.iter().for_each(|load| drop(tokio::spawn(follow_leaders(Arc::clone(load)))));
+                }
                 tokio::time::sleep(time).await;
                 say(&json!({ "at": "loaded" }));
             }
@@ -222,8 +228,15 @@ impl Running {
     }
 }
 
-fn all_places(regions: &[RegionId]) -> Vec<u64> {
-    (0..regions.len() as u64).collect()
+/// Has clients go to the regions that are led here from now on, until that does not change any more: leadership of many regions that
+/// slept until they were written to spreads evenly over the stores only then.
+async fn follow_leaders(load: Arc<Load>) {
+    let mut unchanged = Duration::ZERO;
+    while unchanged < STEADY {
+        tokio::time::sleep(LOOK).await;
+        let is_new = load.places.set(led_places(&load.engine, &load.regions).await);
+        unchanged = if is_new { Duration::ZERO } else { unchanged + LOOK };
+    }
 }
 
 /// The places of the regions that are led here.
