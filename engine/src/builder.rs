@@ -184,6 +184,9 @@ impl Builder {
     /// Opens the data directory and starts the store. When this returns, the store takes requests; those for regions
     /// without a leader wait for one.
     ///
+    /// Best called within the runtime that most callers run in: if that has several threads, a task of it tells callers what came of
+    /// their commands. As for all tasks, its threads must not be kept by what blocks; callers in other runtimes are told as well.
+    ///
     /// # Errors
     /// [`StartError`] says what to do.
     pub async fn start(self) -> Result<Engine, StartError> {
