@@ -8,6 +8,7 @@
 //! One such pair of sockets for each ordered pair of stores: the connections that 2 dials to 1 take the way 2 -> 1.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -144,9 +145,19 @@ fn lock(weather: &Mutex<Weather>) -> MutexGuard<'_, Weather> {
     weather.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How often another address is tried.
+const TRIES_MAX: u32 = 20;
+
 fn socket() -> Outcome<std::net::UdpSocket> {
     let trying = || "opening a socket of the proxy".to_owned();
-    let socket = std::net::UdpSocket::bind(free_address()).trying(trying)?;
+    let mut tries = 0;
+    let socket = loop {
+        match std::net::UdpSocket::bind(free_address()) {
+            // Somebody else has taken it in between.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < TRIES_MAX => tries += 1,
+            bound => break bound.trying(trying)?,
+        }
+    };
     socket.set_nonblocking(true).trying(trying)?;
     Ok(socket)
 }

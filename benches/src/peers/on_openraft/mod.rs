@@ -2,7 +2,7 @@
 //! [`v0_10`] the next one, of which there are pre-releases only.
 //!
 //! openraft ships neither a log nor a network. Here all groups of a store share one file, written and flushed by a thread of its
-//! own for whatever has come together ([`file`]); requests go straight to the other instance, which takes them from its channel.
+//! own for whatever has come together ([`mod@file`]); requests go straight to the other instance, which takes them from its channel.
 //! Both lines are given several writes in one call ([`writes`]). What is left out, to the peer's advantage: the shared file is
 //! never cut, and never read again.
 
