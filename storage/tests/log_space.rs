@@ -78,6 +78,19 @@ fn a_few_hot_groups_among_many_idle_ones_keep_the_log_small_and_memory_flat() {
 }
 
 #[test]
+fn a_log_in_which_everything_lives_writes_nothing_again() {
+    let disk = SimDisk::new(1);
+    let (mut log, _, _) = open(&disk);
+    let mut turn = 0;
+    while log.stats().segments < 5 {
+        log.commit(vec![batch(0, turn + 1, vec![append(1, turn * 300 + 1, 1, 300)])]).unwrap();
+        while log.maintain().unwrap() {}
+        turn += 1;
+    }
+    assert_eq!(log.stats().rewritten_bytes, 0);
+}
+
+#[test]
 fn what_random_batches_leave_survives_many_rounds_of_the_log() {
     let mut run = Run::new(21);
     run.maker.entry_bytes_max = 1500;

@@ -22,8 +22,8 @@ pub struct LogOptions {
     pub spare_segments: usize,
     /// How many emptied files are kept for use again beyond `spare_segments`; further ones are removed.
     pub recycled_segments: usize,
-    /// How large the log may grow, in percent of what lives in it, before the oldest segment's living records are written
-    /// again so that it can go. At least 110.
+    /// How large what is written of the log may grow, in percent of what lives in it, before the oldest segment's living records are
+    /// written again so that it can go. At least 110.
     pub garbage_percent: u32,
     /// How many bytes of living records are written again in one commit at least, if there is need.
     pub rewrite_step_bytes: u32,

@@ -175,6 +175,11 @@ impl Segments {
         self.bytes
     }
 
+    /// What of them has been written to so far.
+    pub(crate) fn filled_bytes(&self) -> u64 {
+        self.bytes.saturating_sub(u64::from(self.active.segment.capacity.saturating_sub(self.active.end)))
+    }
+
     pub(crate) fn spare_bytes(&self) -> u64 {
         let released: u64 = self.released.iter().map(|segment| u64::from(segment.capacity)).sum();
         released + self.spares.iter().map(|spare| u64::from(spare.capacity)).sum::<u64>()

@@ -207,7 +207,8 @@ impl LogWriter {
         let live = self.ledger.of(oldest);
         let capacity = self.segments.table.get(oldest).map_or(0, |segment| u64::from(segment.capacity));
         let bound = self.ledger.total().saturating_mul(u64::from(self.segments.options.garbage_percent)) / 100;
-        let too_much_garbage = self.segments.bytes() > bound && oldest < self.sweep.horizon;
+        // What of the active segment is still empty is no garbage: a log in which all lives moves nothing.
+        let too_much_garbage = self.segments.filled_bytes() > bound && oldest < self.sweep.horizon;
         let gains_space = self.sweep.pressed && live < capacity / 4 * 3;
         if live > 0 && !too_much_garbage && !gains_space {
             self.sweep.pressed = false;
