@@ -88,10 +88,6 @@ impl<R> Worker<R> {
     ) {
         let Some(key) = self.any_slot(region) else {
             self.answer_for_the_gone(from, region, &message);
-            if matches!(message.body, Body::Fortify { .. }) {
-                // Whoever has leave to expect an answer sends no heartbeats.
-                self.on_beat_of_stranger(from, region, message.to);
-            }
             return self.on_stranger(now, from, region, message, descriptor);
         };
         let here = self.region(key);
