@@ -33,6 +33,15 @@ impl Durability {
         Self { handed: found, durable_ballot: (found.term, found.vote), pending: VecDeque::new(), flushed: None }
     }
 
+    /// See [`Group::read_ahead`](crate::Group::read_ahead).
+    pub(crate) fn read_own(&self) -> u64 {
+        self.handed.commit.0 ^ self.durable_ballot.0.0 ^ self.pending.len() as u64
+    }
+
+    pub(crate) fn read_near(&self) -> u64 {
+        self.pending.front().map_or(0, |pending| pending.last_index.0)
+    }
+
     /// Whether term or vote differ from what was last handed to the log.
     pub(crate) fn ballot_changed(&self, hard: &HardState) -> bool {
         (hard.term, hard.vote) != (self.handed.term, self.handed.vote)

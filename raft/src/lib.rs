@@ -22,7 +22,9 @@ mod time;
 
 pub use entry::{Entry, EntryKind, HardState, LogSummary, TermRun};
 pub use flush::{FlushProof, Gated, LogTicket};
-pub use group::{Group, PeerStatus, Promise, ProposeError, ReadRefused, SnapshotOutcome, Status, TransferRefused};
+pub use group::{
+    Distance, Group, PeerStatus, Promise, ProposeError, ReadRefused, SnapshotOutcome, Status, TransferRefused,
+};
 pub use ids::{ClusterId, Incarnation, LogIndex, RegionId, ReplicaId, StoreId, Term};
 pub use membership::{
     ChangeDecodeError, ChangeError, ChangeOp, Membership, MembershipChange, VoteOutcome, apply_to_replicas,

@@ -53,6 +53,17 @@ impl GroupLog {
         }
     }
 
+    /// See [`Group::read_ahead`](crate::Group::read_ahead).
+    pub(crate) fn read_own(&self) -> u64 {
+        self.truncated_index.0 ^ self.stable.0 ^ self.cache.len() as u64 ^ self.runs.len() as u64
+    }
+
+    pub(crate) fn read_near(&self) -> u64 {
+        let term = self.runs.last().map_or(0, |run| run.term.0);
+        let ends = [self.cache.front(), self.cache.back()];
+        ends.into_iter().flatten().fold(term, |all, entry| all ^ entry.index.0)
+    }
+
     pub(crate) fn truncated_index(&self) -> LogIndex {
         self.truncated_index
     }

@@ -109,6 +109,11 @@ impl Progress {
         }
     }
 
+    /// See [`Group::read_ahead`](crate::Group::read_ahead).
+    pub(crate) fn read_ahead(&self) -> u64 {
+        self.matched.0 ^ self.heard_at.0 ^ self.window.bytes as u64 ^ self.fortified.map_or(0, NonZeroU64::get)
+    }
+
     pub(crate) fn become_probe(&mut self, next: LogIndex) {
         self.flow = Flow::Probe;
         self.next = next.max(self.matched.next());

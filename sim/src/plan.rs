@@ -155,6 +155,8 @@ pub struct Plan {
     pub chunk_bytes: usize,
     /// See `WorkerConfig::balance_leaders`.
     pub balance_leaders: bool,
+    /// See `WorkerConfig::beats_at_once`.
+    pub beats_at_once: usize,
     /// How long a caller waits.
     pub request_timeout: Duration,
     /// How often applied state is made durable.
@@ -212,6 +214,7 @@ impl Plan {
             snapshots: draw_snapshots(seed),
             chunk_bytes: 64 << (seed % 4),
             balance_leaders: random.chance(500),
+            beats_at_once: draw_beats(seed),
             request_timeout: Duration::from_millis(random.between(500, 3000)),
             checkpoint_interval: random.between(100, 1500) * MILLI,
             lane_bytes: random.pick(&[1 << 10, 16 << 10, 1 << 20]),
@@ -314,6 +317,12 @@ fn draw_snapshots(seed: u64) -> SnapshotLimits {
         retry_min: Duration::from_millis(random.between(20, 500)),
         retry_max: Duration::from_secs(2),
     }
+}
+
+/// In half of the seeds heartbeats are put off wherever there is more than a group or two. Has a source of its own, so that the rest of a
+/// seed stays what it was.
+fn draw_beats(seed: u64) -> usize {
+    Random::new(seed ^ 0x0bea_7500_9ace).pick(&[1, 2, 256, 256])
 }
 
 fn draw_latencies(random: &mut Random) -> Latencies {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use multiraft::apply::{AppliedRegion, Applier, ApplyEnd, Backend};
 use multiraft::assembly::{assemble, bootstrap_regions};
 use multiraft::logic::{
-    ApplyTask, BeatMerger, Input, MERGE_TIMEOUT, Outcome, Outgoing, TurnOutput, Worker, WorkerConfig,
+    ApplyTask, BEATS_AT_ONCE, BeatMerger, Input, MERGE_TIMEOUT, Outcome, Outgoing, TurnOutput, Worker, WorkerConfig,
 };
 use multiraft::snapshots::{Received, SnapshotFiles};
 use multiraft::{Config, Incarnation, RegionId, StoreId};
@@ -281,6 +281,7 @@ fn worker_config(id: StoreId, all: &[StoreId], seed: u64) -> WorkerConfig {
         // The first store is to lead all of them.
         balance_leaders: false,
         leases: false,
+        beats_at_once: BEATS_AT_ONCE,
         awaits_vote: false,
         seed: seed ^ (id.0 << 40),
     }

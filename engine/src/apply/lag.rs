@@ -87,7 +87,7 @@ impl Applier {
     pub fn take_dirty(&mut self) -> Result<BTreeMap<RegionId, Dirty>, StateError> {
         self.record_lagging(PER_CHECKPOINT)?;
         self.tell_rested();
-        Ok(std::mem::take(&mut self.dirty))
+        Ok(std::mem::take(&mut self.dirty).into_iter().collect())
     }
 
     /// Tells the state store how far regions have applied whose last entries have changed no state: all of them.

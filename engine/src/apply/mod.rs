@@ -41,6 +41,7 @@ use std::sync::Arc;
 use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, StoreId, Term};
 use multiraft_storage::StateError;
 use multiraft_transport::SnapshotHeader;
+use rustc_hash::FxHashMap;
 
 use crate::apply::backend::Form;
 use crate::apply::barred::Barred;
@@ -107,7 +108,7 @@ pub struct Applier {
     /// Those that have come to rest and are not known to the catalogue as such yet: somebody else had it.
     rested: Vec<Packed>,
     /// Regions that have applied since the last checkpoint, how far, and how many bytes of entries.
-    dirty: BTreeMap<RegionId, Dirty>,
+    dirty: FxHashMap<RegionId, Dirty>,
     /// Regions that have applied more than their records in the state store tell, and what the entries counted for: none of them
     /// has changed a state.
     lagging: BTreeMap<RegionId, usize>,
@@ -154,7 +155,7 @@ impl Applier {
             form: backend.form,
             regions: Regions::new(regions),
             rested: Vec::new(),
-            dirty: BTreeMap::new(),
+            dirty: FxHashMap::default(),
             lagging: BTreeMap::new(),
             stalled: None,
             waiting: BTreeSet::new(),
@@ -490,7 +491,7 @@ fn note_change(
 struct Pass<'a> {
     store: StoreId,
     regions: &'a mut Regions,
-    dirty: &'a mut BTreeMap<RegionId, Dirty>,
+    dirty: &'a mut FxHashMap<RegionId, Dirty>,
     lagging: &'a mut BTreeMap<RegionId, usize>,
     /// Locked, if the pass ends with a change of a region.
     catalogue: Option<&'a mut Entries>,

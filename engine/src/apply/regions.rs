@@ -5,10 +5,13 @@
 //!   resting ----------------> warm       two marks and the packed descriptor that all who keep one share
 //!           <----------------            rest, if it is the region as applied, and nothing of a merge is known of it
 //! ```
+//!
+//! Whoever is busy is warm, and found by one look into a table; who rests stands in a list, which takes the least.
 
 use std::sync::Arc;
 
 use multiraft_raft::{LogIndex, RegionDescriptor, RegionId, Term};
+use rustc_hash::FxHashMap;
 
 use super::record::AppliedRecord;
 use super::sorted::{Place, Sorted};
@@ -29,11 +32,13 @@ pub(super) struct Progress {
 #[derive(Debug)]
 pub(super) struct Regions {
     all: Sorted<(RegionId, Held)>,
+    /// Looked up only, never iterated. Invariant: holds those that the list has as warm, and no others.
+    warm: FxHashMap<RegionId, Box<Progress>>,
 }
 
 #[derive(Debug)]
 enum Held {
-    Warm(Box<Progress>),
+    Warm,
     Resting {
         packed: Packed,
         applied: LogIndex,
@@ -42,80 +47,88 @@ enum Held {
     },
 }
 
+/// The table of the warm keeps room for so many, whatever it had to hold.
+const WARM_KEPT: usize = 64;
+
 impl Progress {
     fn record(&self) -> AppliedRecord {
         AppliedRecord { index: self.applied, term: self.term, installed: self.installed }
     }
 }
 
-impl Held {
-    fn record(&self) -> AppliedRecord {
-        match self {
-            Self::Warm(progress) => progress.record(),
-            Self::Resting { applied, mark, .. } => {
-                AppliedRecord { index: *applied, term: Term(*mark >> 1), installed: *mark & 1 == 1 }
-            }
-        }
-    }
+/// What rests, as it was.
+fn progress_of(packed: &Packed, applied: LogIndex, mark: u64) -> Progress {
+    let AppliedRecord { index: applied, term, installed } = record_of(applied, mark);
+    Progress { descriptor: packed.unpack(), applied, term, installed, merge: MergeState::default() }
+}
 
-    fn progress(&self) -> Progress {
-        match self {
-            Self::Warm(progress) => Progress::clone(progress),
-            Self::Resting { packed, .. } => {
-                let AppliedRecord { index: applied, term, installed } = self.record();
-                Progress { descriptor: packed.unpack(), applied, term, installed, merge: MergeState::default() }
-            }
-        }
-    }
+fn record_of(applied: LogIndex, mark: u64) -> AppliedRecord {
+    AppliedRecord { index: applied, term: Term(mark >> 1), installed: mark & 1 == 1 }
 }
 
 impl Regions {
     /// These, each of them once.
     pub(super) fn new(mut regions: Vec<Progress>) -> Self {
         regions.sort_by_key(|progress| progress.descriptor.id);
-        let held = regions.into_iter().map(|progress| (progress.descriptor.id, Held::Warm(Box::new(progress))));
-        Self { all: Sorted::of(held.collect()) }
+        let all = regions.iter().map(|progress| (progress.descriptor.id, Held::Warm)).collect();
+        let warm = regions.into_iter().map(|progress| (progress.descriptor.id, Box::new(progress)));
+        Self { all: Sorted::of(all), warm: warm.collect() }
     }
 
     /// A copy of what is known of a region.
     pub(super) fn get(&self, region: RegionId) -> Option<Progress> {
-        self.held(region).map(Held::progress)
+        if let Some(progress) = self.warm.get(&region) {
+            return Some(Progress::clone(progress));
+        }
+        match self.held(region)? {
+            Held::Warm => None,
+            Held::Resting { packed, applied, mark } => Some(progress_of(packed, *applied, *mark)),
+        }
     }
 
     /// How far a region has applied.
     pub(super) fn record(&self, region: RegionId) -> Option<AppliedRecord> {
-        self.held(region).map(Held::record)
+        if let Some(progress) = self.warm.get(&region) {
+            return Some(progress.record());
+        }
+        match self.held(region)? {
+            Held::Warm => None,
+            Held::Resting { applied, mark, .. } => Some(record_of(*applied, *mark)),
+        }
     }
 
     pub(super) fn is_frozen(&self, region: RegionId) -> bool {
-        matches!(self.held(region), Some(Held::Warm(progress)) if progress.merge.frozen.is_some())
+        self.warm.get(&region).is_some_and(|progress| progress.merge.frozen.is_some())
     }
 
     /// What is known of a region, to be changed.
     pub(super) fn get_mut(&mut self, region: RegionId) -> Option<&mut Progress> {
-        let place = self.place(region);
-        let (_, held) = self.all.get_mut(place).filter(|(id, _)| *id == region)?;
-        if let Held::Resting { .. } = held {
-            *held = Held::Warm(Box::new(held.progress()));
+        if !self.warm.contains_key(&region) {
+            let place = self.place(region);
+            let (_, held) = self.all.get_mut(place).filter(|(id, _)| *id == region)?;
+            if let Held::Resting { packed, applied, mark } = held {
+                let progress = progress_of(packed, *applied, *mark);
+                *held = Held::Warm;
+                self.warm.insert(region, Box::new(progress));
+            }
         }
-        match held {
-            Held::Warm(progress) => Some(progress),
-            Held::Resting { .. } => None,
-        }
+        self.warm.get_mut(&region).map(|progress| &mut **progress)
     }
 
     pub(super) fn insert(&mut self, progress: Progress) {
         let region = progress.descriptor.id;
-        let (place, held) = (self.place(region), Held::Warm(Box::new(progress)));
+        let place = self.place(region);
         match self.all.get_mut(place).filter(|(id, _)| *id == region) {
-            Some((_, before)) => *before = held,
-            None => self.all.insert(place, (region, held)),
+            Some((_, held)) => *held = Held::Warm,
+            None => self.all.insert(place, (region, Held::Warm)),
         }
+        self.warm.insert(region, Box::new(progress));
     }
 
     pub(super) fn remove(&mut self, region: RegionId) {
         if self.held(region).is_some() {
             self.all.remove(self.place(region));
+            self.cool(region);
         }
     }
 
@@ -124,12 +137,14 @@ impl Regions {
         let place = self.place(region);
         let Some((_, held)) = self.all.get_mut(place).filter(|(id, _)| *id == region) else { return };
         match held {
-            Held::Warm(progress) => {
+            Held::Warm => {
+                let progress = self.warm.get(&region).expect("invariant: it is warm");
                 let term = progress.term.get();
                 let is_plain = progress.merge == MergeState::default() && term >> 63 == 0;
                 if is_plain && packed.is(&progress.descriptor) {
                     let mark = term << 1 | u64::from(progress.installed);
                     *held = Held::Resting { packed: packed.clone(), applied: progress.applied, mark };
+                    self.cool(region);
                 }
             }
             Held::Resting { packed: before, .. } => {
@@ -138,6 +153,14 @@ impl Regions {
                     *before = packed.clone();
                 }
             }
+        }
+    }
+
+    /// Takes a region out of the warm, and gives memory back that only many of them need.
+    fn cool(&mut self, region: RegionId) {
+        self.warm.remove(&region);
+        if self.warm.len() < self.warm.capacity() / 4 {
+            self.warm.shrink_to(WARM_KEPT.max(self.warm.len() * 2));
         }
     }
 
@@ -169,7 +192,7 @@ mod tests {
     }
 
     fn is_warm(regions: &Regions, id: u64) -> bool {
-        matches!(regions.held(RegionId(id)), Some(Held::Warm(_)))
+        matches!(regions.held(RegionId(id)), Some(Held::Warm))
     }
 
     #[test]

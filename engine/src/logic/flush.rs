@@ -9,6 +9,7 @@ use multiraft_raft::{Gated, LogStep, LogTicket, Message, Output, RegionId, Time}
 use multiraft_router::SlotKey;
 use multiraft_storage::{FlushToken, GroupRecord, LogChange};
 
+use crate::logic::ahead::AHEAD;
 use crate::logic::worker::Worker;
 
 /// One worker's appends that are under way.
@@ -74,15 +75,21 @@ impl<R> Worker<R> {
         }
         self.flush.token = token;
         self.on_removals_durable(token.upto().seq);
+        let reads_ahead = self.reads_ahead();
         while let Some((ticket, _)) = self.flush.appends.front() {
             if ticket.seq > token.upto().seq {
                 break;
             }
             let Some((_, groups)) = self.flush.appends.pop_front() else { break };
-            for key in groups {
-                // What is gated goes by the token alone, at the end of the turn.
-                if self.regions.get_mut(key).is_some_and(|region| region.group.on_flushed(now, &token)) {
-                    self.touch(key);
+            for some in groups.chunks(AHEAD) {
+                if reads_ahead {
+                    self.read_ahead(some.iter());
+                }
+                for &key in some {
+                    // What is gated goes by the token alone, at the end of the turn.
+                    if self.regions.get_mut(key).is_some_and(|region| region.group.on_flushed(now, &token)) {
+                        self.touch(key);
+                    }
                 }
             }
         }

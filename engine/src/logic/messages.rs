@@ -9,6 +9,7 @@ use multiraft_raft::{
 use multiraft_router::SlotKey;
 use multiraft_transport::{Beat, BeatReply, PeerMessage, RaftMessage, RegionStep};
 
+use crate::logic::ahead::AHEAD;
 use crate::logic::upkeep::{SETTLE, SETTLE_AFTER_ABORT};
 use crate::logic::worker::Worker;
 use crate::logic::{LaneKind, Notice, Outcome};
@@ -20,31 +21,40 @@ impl<R> Worker<R> {
         if from != self.config.store {
             self.peers.entry(from).heard = now;
         }
-        for message in messages {
-            match message {
-                PeerMessage::Raft(raft) => self.handle_raft(now, from, raft.region, raft.message, raft.descriptor),
-                PeerMessage::Beats(beats) => {
-                    for beat in beats.beats {
-                        self.handle_beat(now, from, beat);
-                    }
-                }
-                PeerMessage::BeatReplies(replies) => {
-                    for reply in replies.replies {
-                        self.handle_beat_reply(now, from, reply);
-                    }
-                }
-                PeerMessage::Forward(forward) => self.handle_forward(now, from, forward),
-                PeerMessage::ForwardReply(reply) => {
-                    // A late answer of this store to itself: nothing else is asked so.
-                    if !self.on_merge_reply(now, &reply) && from != self.config.store {
-                        self.handle_forward_reply(from, reply);
-                    }
-                }
-                PeerMessage::Snapshot(snapshot) => self.handle_snapshot(now, from, snapshot),
-                PeerMessage::Region(about) => self.handle_region_message(now, from, about),
-                // For the store as a whole: what comes of it are news of support.
-                PeerMessage::Support(_) => {}
+        let reads_ahead = self.reads_ahead();
+        let mut messages = messages.into_iter();
+        while !messages.as_slice().is_empty() {
+            if reads_ahead {
+                self.read_ahead_for_messages(messages.as_slice());
             }
+            messages.by_ref().take(AHEAD).for_each(|message| self.handle_message(now, from, message));
+        }
+    }
+
+    fn handle_message(&mut self, now: Time, from: StoreId, message: PeerMessage) {
+        match message {
+            PeerMessage::Raft(raft) => self.handle_raft(now, from, raft.region, raft.message, raft.descriptor),
+            PeerMessage::Beats(beats) => {
+                for beat in beats.beats {
+                    self.handle_beat(now, from, beat);
+                }
+            }
+            PeerMessage::BeatReplies(replies) => {
+                for reply in replies.replies {
+                    self.handle_beat_reply(now, from, reply);
+                }
+            }
+            PeerMessage::Forward(forward) => self.handle_forward(now, from, forward),
+            PeerMessage::ForwardReply(reply) => {
+                // A late answer of this store to itself: nothing else is asked so.
+                if !self.on_merge_reply(now, &reply) && from != self.config.store {
+                    self.handle_forward_reply(from, reply);
+                }
+            }
+            PeerMessage::Snapshot(snapshot) => self.handle_snapshot(now, from, snapshot),
+            PeerMessage::Region(about) => self.handle_region_message(now, from, about),
+            // For the store as a whole: what comes of it are news of support.
+            PeerMessage::Support(_) => {}
         }
     }
 

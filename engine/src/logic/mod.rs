@@ -15,6 +15,7 @@
 //! on virtual ones. The interface is public for such drivers and carries no promise of stability.
 
 mod admin;
+mod ahead;
 mod applied;
 mod aside;
 mod asleep;
@@ -31,6 +32,7 @@ mod lifecycle;
 mod merge;
 mod messages;
 mod output;
+mod pace;
 mod park;
 mod peers;
 mod propose;
@@ -66,6 +68,7 @@ pub use output::{
     ApplyTask, Counters, FetchTask, LaneKind, LocateTask, LookupTask, Notice, Outcome, Outgoing, ReplyTo, SnapshotTask,
     TurnOutput,
 };
+pub use pace::BEATS_AT_ONCE;
 pub use questions::{Question, Questions};
 pub use report::{LedPage, LedRegion};
 pub use snapshot::SnapshotLimits;

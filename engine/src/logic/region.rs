@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    Group, LogIndex, Membership, Options, Proposal, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId,
-    Restored, Role, StoreId, Term, Time,
+    Distance, Group, LogIndex, Membership, Options, Proposal, RegionDescriptor, RegionEpoch, RegionId, Replica,
+    ReplicaId, Restored, Role, StoreId, Term, Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_storage::FlushToken;
@@ -207,6 +207,27 @@ impl<R> Waiting<R> {
 }
 
 impl<R> Region<R> {
+    /// See [`Group::read_ahead`].
+    pub(super) fn read_ahead(&self, distance: Distance) -> u64 {
+        let own = match distance {
+            Distance::Own => {
+                let marks = self.link_mark ^ self.durable.0 ^ self.settled.0 ^ self.round_told ^ self.fresh_as_of.0;
+                let known = self.stores[0].0.0 ^ self.stores[2].1.0 ^ self.admin_barrier.0 ^ self.lonely_since.0;
+                let rare = [self.busy.is_some(), self.merge.frozen.is_some(), self.driving.is_some(), self.touched];
+                rare.into_iter().fold(marks ^ known ^ self.promised_to.0, |all, is| all << 1 ^ u64::from(is))
+            }
+            Distance::Near => {
+                let busy = self.busy.as_ref().map_or(0, |waiting| waiting.incoming.len() ^ waiting.proposed.len());
+                self.descriptor.epoch.version ^ busy as u64
+            }
+            Distance::Far => {
+                let first = self.busy.as_ref().and_then(|waiting| waiting.proposed.front());
+                first.map_or(0, |proposed| proposed.index.0)
+            }
+        };
+        own ^ self.group.read_ahead(distance)
+    }
+
     pub(super) fn new(
         start: &RegionStart,
         own: ReplicaId,

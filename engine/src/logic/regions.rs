@@ -177,6 +177,14 @@ impl<R> Regions<R> {
         self.slab.occupant(slot).map(|(key, _)| key)
     }
 
+    /// The replica at `key`, if it is awake.
+    pub(super) fn peek(&self, key: SlotKey) -> Option<&Region<R>> {
+        match self.slab.get(key)? {
+            Cell::Awake(place) => Some(self.awake.get(*place)),
+            Cell::Asleep(_) => None,
+        }
+    }
+
     /// What is at `key`, if it sleeps.
     pub(super) fn glimpse(&self, key: SlotKey) -> Option<Glimpse> {
         match self.slab.get(key)? {

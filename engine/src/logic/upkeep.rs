@@ -21,16 +21,18 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 const SLOTS_PER_ROUND: u32 = 1024;
 /// ...and one of an idle worker, whose groups sleep: what happens to one of them is activity.
 const SLOTS_PER_IDLE_ROUND: u32 = 64;
-/// How many of those who are awake one round looks at.
-const AWAKE_PER_ROUND: u32 = 1024;
+/// In so many rounds all are looked at who are awake, so that what a busy region pays for it is less than a look a write...
+const ROUNDS_PER_WALK: u32 = 10;
+/// ...but so many at least in each round...
+const AWAKE_PER_ROUND: u32 = 256;
+/// ...and at most.
+const AWAKE_PER_ROUND_MAX: u32 = 4096;
 /// How long a replica has to have done nothing before it is put to sleep, at least: it may be about to be used again.
 const REST_AFTER: Duration = Duration::from_secs(1);
 /// How many rounds that is.
 const ROUNDS_TO_REST: u32 = (REST_AFTER.as_millis() / INTERVAL.as_millis()) as u32;
-/// With more awake than that, as many are looked at in a round...
-const AWAKE_MAX: u32 = 4096;
-/// ...and are put to sleep sooner.
-const REST_SOON_AFTER: Duration = Duration::from_millis(500);
+/// With more awake than that, they are put to sleep sooner: as soon as they are looked at again.
+const AWAKE_MAX: u32 = 16_384;
 /// How many leaders one round hands over of those who are awake, and of those who sleep.
 const TRANSFERS_PER_ROUND: usize = 64;
 
@@ -132,7 +134,7 @@ impl Upkeep {
     /// Something came in or was due: the next rounds are no idle ones, until all of `slots` have been looked at twice, and those who are
     /// awake as well on two walks that put to sleep: once to see which of them have come to rest, and once more to give their memory back.
     pub(super) fn note_activity(&mut self, now: Time, slots: u32) {
-        self.busy_rounds = 2 * (slots.div_ceil(SLOTS_PER_ROUND) + ROUNDS_TO_REST) + 1;
+        self.busy_rounds = 2 * (slots.div_ceil(SLOTS_PER_ROUND) + ROUNDS_PER_WALK + ROUNDS_TO_REST) + 1;
         self.next = self.next.min(now.next_multiple(INTERVAL));
     }
 
@@ -280,13 +282,13 @@ impl<R> Worker<R> {
         let upkeep = &mut self.upkeep;
         if upkeep.awake_left == 0 {
             upkeep.awake_left = awake;
-            let rest_after = if awake > AWAKE_MAX { REST_SOON_AFTER } else { REST_AFTER };
+            let rest_after = if awake > AWAKE_MAX { Duration::ZERO } else { REST_AFTER };
             upkeep.puts_to_sleep = now.since(upkeep.slept_at) >= rest_after;
             if upkeep.puts_to_sleep {
                 upkeep.slept_at = now;
             }
         }
-        let looked_at = if awake > AWAKE_MAX { AWAKE_MAX } else { AWAKE_PER_ROUND };
+        let looked_at = awake.div_ceil(ROUNDS_PER_WALK).clamp(AWAKE_PER_ROUND, AWAKE_PER_ROUND_MAX);
         for _ in 0..looked_at.min(upkeep.awake_left) {
             self.upkeep.awake_left -= 1;
             // Whoever is put to sleep is replaced by the last, who has been looked at.

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use multiraft_raft::{HardState, Incarnation, Options, Output, RegionId, ReplicaId, StoreId, Term, Time};
 use multiraft_router::{Deadlines, SlotKey};
 use multiraft_storage::{FlushToken, GroupRecord, LogChange};
-use multiraft_transport::Beat;
 use rustc_hash::FxHashMap;
 
+use crate::logic::ahead::AHEAD;
 use crate::logic::aside::Aside;
 use crate::logic::beats::CALLERS;
 use crate::logic::bulk::Bulk;
@@ -34,8 +34,7 @@ use crate::logic::snapshot::{SnapshotLimits, Transfers};
 use crate::logic::support::Supports;
 use crate::logic::upkeep::Upkeep;
 use crate::logic::{
-    BeatShare, Counters, FetchTask, Input, Leases, LocateTask, LookupTask, Notice, Outcome, RegionHandle, RegionStart,
-    TurnOutput,
+    Counters, FetchTask, Input, Leases, LocateTask, LookupTask, Notice, Outcome, RegionHandle, RegionStart, TurnOutput,
 };
 
 /// Groups' deadlines are served in steps of this; heartbeats fall on multiples of it anyway.
@@ -73,6 +72,8 @@ pub struct WorkerConfig {
     /// Whether leaders serve linearizable reads on the strength of support alone, where it is held (R4 of
     /// `docs/liveness.md`): only where the clocks' drift is within the bound.
     pub leases: bool,
+    /// So many groups may have heartbeats due in one interval before those that are written to put theirs off.
+    pub beats_at_once: usize,
     /// Nobody votes or campaigns here before [`SupportNews::MayVote`](crate::liveness::SupportNews::MayVote) (L10).
     pub awaits_vote: bool,
     /// From which the groups' random timeouts are drawn.
@@ -130,9 +131,9 @@ pub struct Worker<R> {
     /// When this turn began.
     pub(super) now: Time,
     /// A region was removed since heartbeats were handed in: some of them may be its.
-    removed: bool,
+    pub(super) removed: bool,
     /// The moment on the heartbeat grid up to which this worker's share was handed in.
-    next_beat: Time,
+    pub(super) next_beat: Time,
 }
 
 impl<R> Worker<R> {
@@ -267,9 +268,15 @@ impl<R> Worker<R> {
         if !inputs.is_empty() || self.deadlines.next() <= now {
             self.upkeep.note_activity(now, self.regions.slots());
         }
-        for input in inputs.drain(..) {
-            self.take(now, input);
+        let reads_ahead = self.reads_ahead();
+        let mut inputs = inputs.drain(..);
+        while !inputs.as_slice().is_empty() {
+            if reads_ahead {
+                self.read_ahead_for_inputs(inputs.as_slice());
+            }
+            inputs.by_ref().take(AHEAD).for_each(|input| self.take(now, input));
         }
+        drop(inputs);
         self.expire_parked(now);
         self.drive_wakes(now);
         self.handle_due(now);
@@ -377,6 +384,7 @@ impl<R> Worker<R> {
         out.ticket = ticket;
         out.log.append(&mut self.early_records);
         self.drain_lives(&mut out.apply, &mut out.adopts);
+        let spacing = self.beat_spacing();
         let mut written = Vec::new();
         let mut scratch = std::mem::take(&mut self.scratch);
         // Answering may touch further regions; they are taken in the same turn.
@@ -407,6 +415,9 @@ impl<R> Worker<R> {
                 let more = scratch.more;
                 scratch.clear();
                 let region = self.region_mut(key);
+                if logged && spacing > 0 {
+                    region.group.put_off_beats(now, spacing);
+                }
                 (region.stirred, region.trimmed) = (true, false);
                 region.trim();
                 // On a grid, so that thousands of groups with random timeouts wake the worker some hundred times a second at most.
@@ -470,37 +481,6 @@ impl<R> Worker<R> {
         let replies = self.claim_replies(key, &entries);
         let handle = self.region(key).handle();
         out.apply.push(crate::logic::ApplyTask::Entries { handle, entries, replies });
-    }
-
-    /// Hands this worker's heartbeats in, once an interval, when all groups that were due have had their turn.
-    fn hand_in_beats(&mut self, now: Time, out: &mut TurnOutput<R>) {
-        // What is due has its turn first, but no longer than one more interval: under overload beats leave all the same.
-        let overdue = now >= self.next_beat.plus(self.config.raft.heartbeat_interval);
-        if now < self.next_beat || (self.deadlines.next() <= now && !overdue) {
-            return;
-        }
-        let tick = self.next_beat;
-        self.next_beat = now.next_multiple(self.config.raft.heartbeat_interval);
-        let worker = self.config.worker;
-        let prune = std::mem::take(&mut self.removed);
-        let (slots, regions) = (&self.slots, &self.regions);
-        let is_here = |beat: &Beat| {
-            let region = slots.get(&beat.region).and_then(|key| regions.see(*key));
-            region.is_some_and(|region| region.group.id() == beat.from)
-        };
-        for peer in self.peers.iter_mut() {
-            let mut beats = std::mem::take(&mut peer.beats);
-            if prune {
-                // A replica that is gone says nothing any more.
-                beats.retain(is_here);
-            }
-            self.counters.beats += beats.len() as u64;
-            // The last share is empty: whoever puts them together waits for no more.
-            if !beats.is_empty() || peer.beat_last {
-                peer.beat_last = !beats.is_empty();
-                out.beats.push(BeatShare { to: peer.store, worker, tick, beats });
-            }
-        }
     }
 
     fn next_deadline(&self) -> Time {

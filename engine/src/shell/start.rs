@@ -23,7 +23,9 @@ use crate::directory::Directory;
 use crate::error::StartError;
 use crate::events::EventSender;
 use crate::liveness::{Health, LivenessOutput};
-use crate::logic::{BeatMerger, MERGE_TIMEOUT, Questions, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of};
+use crate::logic::{
+    BEATS_AT_ONCE, BeatMerger, MERGE_TIMEOUT, Questions, RegionStart, TurnOutput, Worker, WorkerConfig, worker_of,
+};
 use crate::measure::Figures;
 use crate::recovery::Fence;
 use crate::regions::Ids;
@@ -471,6 +473,7 @@ impl Parts {
             // Two who move leaders would play ball.
             balance_leaders: self.config.balance_leaders && self.config.placement.is_none(),
             leases: self.config.liveness.leases,
+            beats_at_once: BEATS_AT_ONCE,
             awaits_vote: !self.promised_before.is_zero(),
             seed: (self.store.get() << 40) ^ (self.incarnation.get() << 8) ^ index as u64,
         };

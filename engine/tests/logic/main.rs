@@ -10,6 +10,7 @@ mod merge;
 mod merge_pace;
 mod newcomer;
 mod nothing;
+mod pace;
 mod park;
 mod placement;
 mod placement_model;

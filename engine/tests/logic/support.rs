@@ -36,7 +36,7 @@ pub(crate) struct Store {
     /// What the worker said since it was last asked.
     pub(crate) said: Vec<(u64, PeerMessage)>,
     pub(crate) answered: Vec<(u32, Outcome)>,
-    beats: Vec<Beat>,
+    pub(crate) beats: Vec<Beat>,
     /// What the next membership change makes of the region.
     becomes: Option<Arc<RegionDescriptor>>,
 }
@@ -167,7 +167,7 @@ impl Store {
     }
 
     /// The followers hold everything.
-    fn accept_all(&mut self) {
+    pub(crate) fn accept_all(&mut self) {
         let status = self.worker.status(REGION).unwrap();
         for peer in self.others.clone() {
             let outcome = AppendOutcome::Accepted { match_index: status.last_index };

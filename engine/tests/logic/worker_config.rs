@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use multiraft::logic::{MERGE_TIMEOUT, SnapshotLimits, WorkerConfig};
+use multiraft::logic::{BEATS_AT_ONCE, MERGE_TIMEOUT, SnapshotLimits, WorkerConfig};
 use multiraft::{Incarnation, RaftOptions, StoreId};
 
 /// The first worker of store 1 in its first life, with these other stores.
@@ -23,6 +23,7 @@ pub(crate) fn worker_config(peers: &[StoreId]) -> WorkerConfig {
         merge_timeout: MERGE_TIMEOUT,
         balance_leaders: false,
         leases: false,
+        beats_at_once: BEATS_AT_ONCE,
         awaits_vote: false,
         seed: 7,
     }

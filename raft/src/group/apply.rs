@@ -43,6 +43,15 @@ impl Applying {
         }
     }
 
+    /// See [`Group::read_ahead`](crate::Group::read_ahead).
+    pub(crate) fn read_own(&self) -> u64 {
+        self.applied.0 ^ self.retry_at.0 ^ self.turns.len() as u64 ^ self.fetched.len() as u64
+    }
+
+    pub(crate) fn read_near(&self) -> u64 {
+        self.turns.front().map_or(0, |(index, _)| index.0)
+    }
+
     /// Whether nothing is handed out, nor waits to be.
     pub(crate) fn is_still(&self) -> bool {
         let Self { applied, delivered, stalled, turns, bytes, fetched, fetching, retry_at, held } = self;

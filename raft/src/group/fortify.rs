@@ -14,7 +14,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::core::{Core, Effect, RoleState};
-use crate::progress::{Flow, Progress};
+use crate::progress::{Fetching, Flow, Progress};
 use crate::{Body, LogIndex, Message, Priority, ReplicaId, Term, Time};
 
 /// What a follower has promised.
@@ -354,6 +354,27 @@ impl Core {
                 leader.rest = Rest::Asked { index: last, round: leader.reads.open_bare_round() };
                 false
             }
+        }
+    }
+
+    /// Puts the heartbeats off that are due next, by so many intervals more, if no follower has need of them: each has promised under
+    /// support that is held, is sent entries in a pipeline, and owes no answer for too long (S2a). Whether it is held is told when
+    /// heartbeats are due, so they are put off again and again for twice as long at most.
+    pub(crate) fn put_off_beats(&mut self, now: Time, intervals: u32) {
+        let interval = self.options.heartbeat_interval;
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let can_wait = |progress: &Progress| {
+            progress.support.is_some()
+                && progress.fortified == progress.support
+                && progress.flow == Flow::Replicate
+                && progress.fetching == Fetching::Nothing
+                && !progress.paused
+                && (progress.is_idle() || now < progress.retry_at)
+        };
+        if leader.beat_at != Time::NEVER && leader.followers.iter().all(can_wait) {
+            let wait = interval * intervals;
+            let latest = leader.briefed_at.plus((interval + wait) * 2);
+            leader.beat_at = leader.beat_at.max(now.next_multiple(interval).plus(wait).min(latest));
         }
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Leader {
     pub(crate) uncommitted_bytes: usize,
     /// When the next heartbeats are due.
     pub(crate) beat_at: Time,
+    /// When they were last due, and the driver last told whose support it holds.
+    pub(crate) briefed_at: Time,
     pub(crate) reads: Reads,
     pub(crate) transfer: Option<Transfer>,
     /// A follower was asked to campaign in this term: leases and bulk reads are not safe until the next one.
@@ -63,6 +65,7 @@ impl Core {
             tell_upto: LogIndex::ZERO,
             uncommitted_bytes: 0,
             beat_at: Time::NEVER,
+            briefed_at: Time::ZERO,
             reads: Reads::default(),
             transfer: None,
             asked_to_campaign: false,
@@ -169,6 +172,9 @@ impl Core {
 
     /// The heartbeats that are due, and what is checked at their pace.
     pub(crate) fn on_heartbeat_due(&mut self, now: Time) {
+        if let RoleState::Leader(leader) = &mut self.role {
+            leader.briefed_at = now;
+        }
         if self.options.check_quorum && !self.hears_quorum(now) {
             self.effects.push(Effect::Event(Event::QuorumLost { term: self.hard.term }));
             self.become_follower(now, self.hard.term, ReplicaId::ZERO);

@@ -27,6 +27,15 @@ impl Members {
         Self { current, changes: Vec::new(), unknown_upto: last_index }
     }
 
+    /// See [`Group::read_ahead`](crate::Group::read_ahead).
+    pub(crate) fn read_own(&self) -> u64 {
+        self.changes.len() as u64 ^ self.unknown_upto.0 ^ self.current.members().len() as u64
+    }
+
+    pub(crate) fn read_near(&self) -> u64 {
+        self.current.members().first().map_or(0, |(id, _)| id.0)
+    }
+
     pub(crate) fn note_change(&mut self, index: LogIndex) {
         self.changes.push(index);
     }

@@ -19,6 +19,7 @@ mod snapshot;
 mod status;
 mod step;
 mod transfer;
+mod warm;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -33,6 +34,7 @@ pub use self::fortify::Promise;
 pub(crate) use self::packed::{Packer, Unpacker};
 pub use self::snapshot::SnapshotOutcome;
 pub use self::status::{PeerStatus, Status};
+pub use self::warm::Distance;
 use crate::output::{Fetch, FetchPurpose};
 use crate::{
     Entry, FlushProof, LogIndex, LogTicket, Membership, MembershipChange, Message, Options, Output, Priority, Proposal,
@@ -133,6 +135,16 @@ impl<P: FlushProof> Group<P> {
     pub fn propose(&mut self, now: Time, proposals: &mut Vec<Proposal>) -> Result<LogIndex, ProposeError> {
         self.core.rouse(now);
         self.core.propose(proposals)
+    }
+
+    /// Lets a leader's next heartbeats wait for `intervals` more of [`Options::heartbeat_interval`], counted from those that would
+    /// be due next now, unless some follower has need of them: one that has not promised under the support that is held
+    /// ([`set_support`](Self::set_support)), or is behind, or owes an answer for too long. For drivers of groups that are written to so often
+    /// that appends tell the followers what heartbeats would. Followers learn that the newest entries are committed, and what was
+    /// lost on the way is sent again, that much later at worst. They are not put off for ever: after twice that wait they are due. Keep it within
+    /// [`Options::election_timeout_min`]: it is with the heartbeats that a leader looks whether it still has a quorum.
+    pub fn put_off_beats(&mut self, now: Time, intervals: u32) {
+        self.core.put_off_beats(now, intervals);
     }
 
     /// Has followers told at once when the entry at `index` is committed, whatever
@@ -447,6 +459,14 @@ impl<P: FlushProof> Group<P> {
     #[must_use]
     pub fn fortified_read_index(&self) -> Option<LogIndex> {
         self.core.fortified_read_index()
+    }
+
+    /// Reads some of what the next steps of this group will look at, and gives a number without meaning, so that the reads are made. Called for
+    /// several groups, one distance after the other, before the first of them takes its step, it has the groups wait for memory
+    /// together. Worth its while where there are many more groups than fit the processor's caches.
+    #[must_use]
+    pub fn read_ahead(&self, distance: Distance) -> u64 {
+        self.core.read_ahead(distance)
     }
 
     /// Gathers everything that is to be done, once per turn. `ticket` is this turn's: what the output wants durable is

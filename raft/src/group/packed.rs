@@ -271,6 +271,7 @@ impl Leader {
             tell_upto,
             uncommitted_bytes,
             beat_at,
+            briefed_at,
             reads,
             transfer: _,
             asked_to_campaign: _,
@@ -282,6 +283,7 @@ impl Leader {
         out.number(tell_upto.0);
         out.number(*uncommitted_bytes as u64);
         out.time(*beat_at);
+        out.time(*briefed_at);
         out.number(reads.newest_round());
         if let Rest::Asked { index, round } = rest {
             out.number(index.0);
@@ -300,7 +302,8 @@ impl Leader {
         let term_start = from.index(last);
         let pending_change = from.index(term_start);
         let (tell_upto, uncommitted) = (LogIndex(from.number()), from.number());
-        let (beat_at, reads) = (from.time(), Reads::after_round(from.number()));
+        let (beat_at, briefed_at) = (from.time(), from.time());
+        let reads = Reads::after_round(from.number());
         let rest = match rest {
             1 => Rest::Asked { index: LogIndex(from.number()), round: from.number() },
             2 => Rest::Resting,
@@ -313,6 +316,7 @@ impl Leader {
             tell_upto,
             uncommitted_bytes: uncommitted as usize,
             beat_at,
+            briefed_at,
             reads,
             transfer: None,
             asked_to_campaign: false,

@@ -14,7 +14,7 @@ pub struct Checker {
     /// The first to apply an index decides what all others must apply there, and in which term it was committed at most.
     pub applied: BTreeMap<LogIndex, (Entry, Term)>,
     /// Reads under way: what was committed anywhere when each was asked.
-    pub reads: BTreeMap<u64, LogIndex>,
+    pub reads: BTreeMap<u64, (ReplicaId, LogIndex)>,
     pub answered: u64,
     pub highest_commit: LogIndex,
     /// How many times a leader was found that could serve reads on the strength of promises.

@@ -217,6 +217,79 @@ fn a_leader_asks_for_promises_under_held_support_until_they_come() {
     assert!(beat(&mut hand, &[(2, Some(9)), (3, None)]).contains(&fortify(2, 9)), "a new period");
 }
 
+/// A turn of a leader that takes a proposal in and puts its heartbeats off. When they are due, in intervals from now.
+fn written(hand: &mut Hand) -> u64 {
+    hand.propose(&["a"]);
+    hand.turn();
+    hand.group.put_off_beats(hand.now, 4);
+    let interval = Options::default().heartbeat_interval.as_nanos() as u64;
+    (hand.group.next_deadline().0 - hand.now.0).div_ceil(interval)
+}
+
+#[test]
+fn heartbeats_wait_at_a_fortified_leader_that_is_written_to() {
+    let mut hand = fortified();
+    beat(&mut hand, &[(2, Some(7)), (3, Some(8))]);
+    assert_eq!(written(&mut hand), 5);
+    hand.flush();
+    hand.accepted(2, 7);
+    hand.accepted(3, 7);
+    assert!(hand.turn().messages.is_empty(), "news of the commit wait for the heartbeats");
+    let beats = beat(&mut hand, &[(2, Some(7)), (3, Some(8))]);
+    let news = |beat: &multiraft_raft::Message| matches!(beat.body, Body::Heartbeat { commit, .. } if commit == x(7));
+    assert!(beats.len() == 2 && beats.iter().all(news), "{beats:?}");
+}
+
+#[test]
+fn heartbeats_are_not_put_off_for_ever() {
+    let mut hand = fortified();
+    beat(&mut hand, &[(2, Some(7)), (3, Some(8))]);
+    let (begun, interval) = (hand.now, Options::default().heartbeat_interval);
+    for index in 7..100 {
+        if hand.group.next_deadline() <= hand.now {
+            break;
+        }
+        written(&mut hand);
+        hand.flush();
+        hand.accepted(2, index);
+        hand.accepted(3, index);
+        hand.turn();
+        later(&mut hand, interval / 2);
+    }
+    assert_eq!(hand.now.since(begun), interval * 10, "twice the wait");
+}
+
+#[test]
+fn heartbeats_do_not_wait_where_a_follower_needs_them() {
+    // Support of a store is not held.
+    let mut hand = fortified();
+    beat(&mut hand, &[(2, Some(7)), (3, None)]);
+    assert_eq!(written(&mut hand), 1);
+    // It is held anew, and the follower has not promised under it.
+    let mut hand = fortified();
+    beat(&mut hand, &[(2, Some(7)), (3, Some(9))]);
+    assert_eq!(written(&mut hand), 1);
+    // The driver has no way to send it anything.
+    let mut hand = fortified();
+    hand.group.pause_peer(id(3));
+    assert_eq!(written(&mut hand), 1);
+    // An answer is overdue: only a heartbeat's answer has the leader ask again.
+    let mut hand = fortified();
+    assert_eq!(written(&mut hand), 5);
+    later(&mut hand, Duration::from_millis(150));
+    assert!(written(&mut hand) > 1);
+    hand.flush();
+    hand.accepted(2, 8);
+    hand.turn();
+    let due = hand.group.next_deadline();
+    later(&mut hand, Duration::from_millis(60));
+    hand.group.put_off_beats(hand.now, 100);
+    assert_eq!(hand.group.next_deadline(), due);
+    // Nor at a leader whose followers have promised nothing.
+    let mut hand = Hand::leader(Options::default(), 3);
+    assert_eq!(written(&mut hand), 1);
+}
+
 #[test]
 fn a_leader_rests_when_all_have_answered_that_they_have_everything() {
     let mut hand = fortified();

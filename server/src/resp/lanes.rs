@@ -208,6 +208,7 @@ pub(crate) fn of_propose_error(error: ProposeError) -> Trouble {
         ProposeError::UnknownRegion { .. } | ProposeError::EpochMismatch { .. } => {
             Trouble::Again(RETRY_PAUSE, changing())
         }
+        ProposeError::Unrouted => Trouble::Again(RETRY_PAUSE, Reply::error(NO_REGION)),
         ProposeError::Busy { retry_after } => Trouble::Again(retry_after, Reply::error(format!("BUSY {text}"))),
         _ => Trouble::Failed(Reply::error(format!("ERR {text}"))),
     }
@@ -221,5 +222,19 @@ pub(crate) fn of_read_error(error: ReadError) -> Trouble {
         ReadError::Unrouted => Trouble::Again(RETRY_PAUSE, Reply::error(NO_REGION)),
         ReadError::Busy { retry_after } => Trouble::Again(retry_after, Reply::error(format!("BUSY {text}"))),
         _ => Trouble::Failed(Reply::error(format!("ERR {text}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_has_not_heard_of_a_region_yet_is_asked_again() {
+        let told = [of_propose_error(ProposeError::Unrouted), of_read_error(ReadError::Unrouted)];
+        for trouble in told {
+            let Trouble::Again(_, reply) = trouble else { panic!("{trouble:?}") };
+            assert_eq!(reply, Reply::error(NO_REGION));
+        }
     }
 }

@@ -361,6 +361,7 @@ impl Cluster {
             merge_timeout: self.plan.life.merge_timeout,
             balance_leaders: self.plan.balance_leaders,
             leases: self.plan.leases,
+            beats_at_once: self.plan.beats_at_once,
             awaits_vote: true,
             seed: self.random.number(),
         }

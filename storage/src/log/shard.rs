@@ -16,7 +16,7 @@ use super::packed::{self, PACKED_MAX, Packed};
 use crate::BytePool;
 
 /// How many groups of a shard may be open that could be packed.
-const OPEN_MAX: usize = 256;
+const OPEN_MAX: usize = 2048;
 /// How many of them are looked at to find one that can rather be packed than others.
 const LOOKS_FOR_ROOM: usize = 4;
 /// How many packed groups are worked on as they are, when there is no room, before one is opened.
