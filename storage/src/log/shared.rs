@@ -21,6 +21,9 @@ use super::writer::LogWriter;
 /// How often a log without space looks whether there is some again.
 const SPACE_RETRY: Duration = Duration::from_millis(50);
 
+/// What the writer needs to write it keeps for so long after the last batch: many busy groups leave it nothing to do every now and then.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// How long the attempt to make a spare segment rests after it has failed. A writer that needs one meanwhile tries by itself.
 const SPARE_RETRY: Duration = Duration::from_secs(1);
 
@@ -127,6 +130,7 @@ impl SharedLog {
                 write_bytes_max: options.write_bytes_max,
                 gather: options.gather,
                 gathers_until: None,
+                rests_at: Some(Instant::now()),
             }
             .run();
         })?);
@@ -283,6 +287,8 @@ struct Service {
     gather: Duration,
     /// Before this a write waits for what else may come.
     gathers_until: Option<Instant>,
+    /// If nothing is written until then, memory is given back; `None`: it was.
+    rests_at: Option<Instant>,
 }
 
 impl Service {
@@ -301,13 +307,14 @@ impl Service {
             let has_batches = !work.batches.is_empty();
             if has_batches {
                 let records: usize = work.batches.iter().map(|(batch, _)| batch.records.len()).sum();
+                self.rests_at = Some(Instant::now() + REST_AFTER);
                 self.gathers_until = (records >= GATHER_FROM).then(|| Instant::now() + self.gather);
             }
             let outcome = self.commit(work.batches).and_then(|()| {
                 if work.settle {
                     self.writer.settle_damage()?;
                 }
-                idle_work_left = has_batches || self.writer.maintain()?;
+                idle_work_left = has_batches || self.maintain()?;
                 Ok(())
             });
             self.tell_damage();
@@ -323,16 +330,32 @@ impl Service {
         }
     }
 
+    /// Some of the log's own work; says whether more is left to be done at once.
+    fn maintain(&mut self) -> Result<bool, CommitError> {
+        let rests = self.rests_at.is_some_and(|at| at <= Instant::now());
+        let more = self.writer.maintain_or_rest(rests)?;
+        if rests && !more {
+            self.rests_at = None;
+        }
+        Ok(more)
+    }
+
     /// Waits until there is something to do. Does not wait if `idle_work_left`.
     fn next_work(&self, idle_work_left: bool) -> Work {
         let mut state = self.queue.lock();
         while state.batches.is_empty() && state.spare.is_none() && !state.settle && !state.closing && !idle_work_left {
             state.idle = true;
-            if self.waiting.is_empty() {
-                state = self.queue.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-            } else {
-                let woken = self.queue.wake.wait_timeout(state, SPACE_RETRY).unwrap_or_else(PoisonError::into_inner);
-                state = woken.0;
+            let wait = match self.rests_at {
+                _ if !self.waiting.is_empty() => SPACE_RETRY,
+                Some(at) => at.saturating_duration_since(Instant::now()),
+                None => {
+                    state = self.queue.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                }
+            };
+            let woken = self.queue.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+            state = woken.0;
+            if woken.1.timed_out() || !self.waiting.is_empty() {
                 break;
             }
         }

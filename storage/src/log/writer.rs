@@ -105,8 +105,13 @@ impl LogWriter {
     /// # Errors
     /// As [`LogWriter::commit`].
     pub fn maintain(&mut self) -> Result<bool, CommitError> {
+        self.maintain_or_rest(true)
+    }
+
+    /// The same; memory that the next batches are likely to need again is given back only if it `rests`.
+    pub(super) fn maintain_or_rest(&mut self, rests: bool) -> Result<bool, CommitError> {
         self.check_sound()?;
-        self.maintain_step().map_err(|error| self.on_error(error, Vec::new(), VecDeque::new()))
+        self.maintain_step(rests).map_err(|error| self.on_error(error, Vec::new(), VecDeque::new()))
     }
 
     /// Takes note that every region which a damage made suspect has been dealt with: replaced, or found sound by other
@@ -247,7 +252,7 @@ impl LogWriter {
         Ok(())
     }
 
-    fn maintain_step(&mut self) -> Result<bool, StepError> {
+    fn maintain_step(&mut self, rests: bool) -> Result<bool, StepError> {
         self.begin_frame();
         let step = self.segments.options.rewrite_step_bytes as usize;
         let blocked = self.stage_moves(step, 0);
@@ -257,7 +262,7 @@ impl LogWriter {
         } else if let Some(bound) = blocked {
             self.roll(bound, self.sweep.is_pressed())?;
         } else {
-            return Ok(self.rest());
+            return Ok(rests && self.rest());
         }
         Ok(true)
     }
