@@ -75,6 +75,12 @@ impl Regions {
         Self { all: Sorted::of(all), warm: warm.collect() }
     }
 
+    /// Reads what the next entries of a region will be checked against, and gives a number without meaning: see
+    /// [`Group::read_ahead`](multiraft_raft::Group::read_ahead).
+    pub(super) fn read_ahead(&self, region: RegionId) -> u64 {
+        self.warm.get(&region).map_or(0, |progress| progress.applied.0 ^ progress.descriptor.epoch.version)
+    }
+
     /// A copy of what is known of a region.
     pub(super) fn get(&self, region: RegionId) -> Option<Progress> {
         if let Some(progress) = self.warm.get(&region) {

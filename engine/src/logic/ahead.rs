@@ -50,10 +50,11 @@ impl<R> Worker<R> {
     /// For these, at most [`AHEAD`].
     pub(super) fn read_ahead<'a>(&self, keys: impl Iterator<Item = &'a SlotKey>) {
         let mut regions: [Option<&Region<R>>; AHEAD] = [None; AHEAD];
+        let mut read = 0;
         for (place, key) in regions.iter_mut().zip(keys) {
             *place = self.regions.peek(*key);
+            read ^= self.deadlines.deadline(*key).0;
         }
-        let mut read = 0;
         for distance in [Distance::Own, Distance::Near, Distance::Far] {
             for region in regions.iter().flatten() {
                 read ^= region.read_ahead(distance);

@@ -387,10 +387,14 @@ impl<R> Worker<R> {
         let spacing = self.beat_spacing();
         let mut written = Vec::new();
         let mut scratch = std::mem::take(&mut self.scratch);
+        let reads_ahead = self.reads_ahead();
         // Answering may touch further regions; they are taken in the same turn.
         while !self.touched.is_empty() {
             let mut touched = std::mem::take(&mut self.touched);
-            for key in touched.drain(..) {
+            for (at, key) in touched.iter().copied().enumerate() {
+                if reads_ahead && at % AHEAD == 0 {
+                    self.read_ahead(touched[at..].iter().take(AHEAD));
+                }
                 let Some(region) = self.regions.get_mut(key) else { continue };
                 region.touched = false;
                 let somebody_waits = region.busy.is_some();
@@ -426,6 +430,7 @@ impl<R> Worker<R> {
                 self.list_again(key);
             }
             if self.touched.is_empty() {
+                touched.clear();
                 self.touched = touched;
                 break;
             }
