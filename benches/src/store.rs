@@ -34,6 +34,8 @@ use crate::usage;
 
 /// How often a store looks whether all its regions have a leader.
 const LOOK: Duration = Duration::from_millis(250);
+/// ...and so much longer for each region, where clients are being served meanwhile.
+const LOOK_EACH: Duration = Duration::from_micros(100);
 /// How long leaders have to stay who they are: after a start, leadership spreads evenly over the stores first.
 const STEADY: Duration = Duration::from_secs(2);
 
@@ -232,10 +234,12 @@ impl Running {
 /// slept until they were written to spreads evenly over the stores only then.
 async fn follow_leaders(load: Arc<Load>) {
     let mut unchanged = Duration::ZERO;
+    // A look tells all regions, which must not become a part of what is measured.
+    let pause = LOOK + LOOK_EACH * u32::try_from(load.regions.len()).unwrap_or(u32::MAX);
     while unchanged < STEADY {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
         let is_new = load.places.set(led_places(&load.engine, &load.regions).await);
-        unchanged = if is_new { Duration::ZERO } else { unchanged + LOOK };
+        unchanged = if is_new { Duration::ZERO } else { unchanged + pause };
     }
 }
 
