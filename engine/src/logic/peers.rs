@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use multiraft_raft::{Incarnation, StoreId, Time};
+use multiraft_raft::{Incarnation, ReplicaId, StoreId, Time};
 use multiraft_transport::{Beat, BeatReplies, BeatReply, Beats, PeerMessage};
 
 use crate::logic::beats::first_sequence;
@@ -31,6 +31,8 @@ pub(super) struct Peer<R> {
     pub(super) heard: Time,
     /// Its support is held: it is alive, however little it has to say.
     pub(super) supports: bool,
+    /// It has begun anew: its replicas up to this one are lost for good.
+    pub(super) floor: ReplicaId,
     /// This store has withdrawn its support, and given it none since.
     pub(super) withdrawn: bool,
     /// The append lane is full: nothing more for it until it is ready.
@@ -184,6 +186,7 @@ impl<R> Peer<R> {
             up: None,
             heard: Time::ZERO,
             supports: false,
+            floor: ReplicaId::ZERO,
             withdrawn: false,
             lane_full: false,
             unwilling_until: Time::ZERO,

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -41,7 +41,7 @@ use crate::shell::receive::Receiving;
 use crate::shell::stop::Threads;
 use crate::shell::streams::Streams;
 use crate::shell::worker::{Damage, Meters, Work, WorkerShell};
-use crate::shell::{Fault, Newborn, StoreFile};
+use crate::shell::{Fault, Newborn, SharedStoreFile, StoreFile};
 use crate::snapshots::{Captures, Received, RestoredRegions, SnapshotFiles};
 use crate::steward::{Inbox, PlacementState};
 
@@ -96,6 +96,8 @@ pub(crate) struct Running {
     pub(crate) damaged: Arc<Mutex<Vec<(RegionId, String)>>>,
     /// The log may have lost votes of replicas that nothing else here tells of.
     pub(crate) lacks_promises: bool,
+    /// Says which of its replicas were lost with an earlier directory.
+    pub(crate) store_file: SharedStoreFile,
     /// Ids that the root region has given to this store.
     pub(crate) ids: Ids,
     /// What stores have told whoever plans.
@@ -150,11 +152,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     plan.peers.retain(|(store, _)| !dead.contains(store));
     let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
     let support_ms = u64::from(plan.config.liveness.duration_ms());
-    let newborn = match plan.bootstrap {
-        Some(_) => Newborn::FOUNDER,
-        None if plan.rejoins => Newborn::rejoiner(SystemTime::now(), support_ms),
-        None => Newborn::joiner(support_ms),
-    };
+    let newborn = Newborn::of(plan.bootstrap.is_some(), plan.rejoins, support_ms);
     let mut file = StoreFile::claim(&dir, plan.cluster, plan.store, &newborn)?;
     let promised_before = Duration::from_millis(file.longest_support_ms);
     file.promise(&dir, support_ms)?;
@@ -169,6 +167,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     }
     let tombstones = backend.tombstones()?;
     let mut assembled = assemble(found.regions, tombstones, &recovered);
+    assembled.residue.floor = file.floor;
     assembled.keep_fenced_out(plan.store);
     assembled.damaged.extend(found.damaged);
     assembled.damaged.sort();
@@ -311,6 +310,7 @@ impl Parts {
         let mailboxes = prepared.mailboxes().to_vec();
         let progress: Vec<_> = prepared.progress().map(Arc::clone).collect();
         let support = SupportDesk::default();
+        let store_file = SharedStoreFile::new(self.file.clone(), &self.data_dir);
         let workers = mailboxes.len();
         let append_lanes = workers.min(APPEND_LANES_MAX);
         let beats = Arc::new(Mutex::new(BeatMerger::new(workers, self.incarnation)));
@@ -386,7 +386,8 @@ impl Parts {
             .start(clock, on_panic, move |_| shells.next().expect("invariant: one shell for each worker"))
             .map_err(|error| StartError::Config(error.to_string()))?;
         let watch = Watch::new(mailboxes.iter().cloned().zip(progress), apply_progress, Arc::clone(&log));
-        let liveness = self.start_liveness(&support, clock, (&transport, &peers), &mailboxes, watch, &fault)?;
+        let liveness =
+            self.start_liveness((&support, &store_file), clock, (&transport, &peers), &mailboxes, watch, &fault)?;
         let threads = Threads { liveness, pool, log, stop_checkpoints, checkpoints, others };
         let admission = Admission::new(self.config.busy_after, (workers * self.config.mailbox_bytes) as u64);
         Ok(Running {
@@ -409,6 +410,7 @@ impl Parts {
             leased,
             damaged,
             lacks_promises: self.assembled.residue.may_lack,
+            store_file,
             ids: Ids::above(self.ids_upto),
             inbox,
             placement: Mutex::default(),
@@ -534,7 +536,7 @@ impl Parts {
 
     fn start_liveness(
         &self,
-        support: &SupportDesk,
+        (support, store_file): (&SupportDesk, &SharedStoreFile),
         clock: Clock,
         (transport, peers): (&Arc<Transport>, &[(StoreId, PeerAddress)]),
         mailboxes: &[Mailbox<Work>],
@@ -552,7 +554,7 @@ impl Parts {
             watch,
             health: Health::new(options, clock.now()),
             fault: fault.clone(),
-            promised: (self.file.clone(), self.data_dir.clone()),
+            promised: store_file.clone(),
             options,
             meters: LivenessMeters::new(),
             out: LivenessOutput::default(),
