@@ -1,4 +1,4 @@
-//! Wire version 1, to the byte. Whoever must change one of these changes [`WIRE_VERSION`] too, and
+//! Wire version 2, to the byte. Whoever must change one of these changes [`WIRE_VERSION`] too, and
 //! `docs/wire-format.md`.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn unhex(hex: &str) -> Vec<u8> {
 }
 
 fn is_written_as(messages: &[PeerMessage], hex: &str) {
-    assert_eq!(WIRE_VERSION, 1, "a new version keeps these for the old one, and adds its own");
+    assert_eq!(WIRE_VERSION, 2, "a new version keeps these for the old one, and adds its own");
     let mut builder = FrameBuilder::new();
     messages.iter().for_each(|message| builder.push(message));
     let expected = unhex(hex);

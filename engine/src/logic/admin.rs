@@ -221,7 +221,7 @@ impl<R> Worker<R> {
             ChangeOp::AddVoter { id, store }
             | ChangeOp::AddLearner { id, store }
             | ChangeOp::AddWitness { id, store } => {
-                let is_late = self.is_below_floor(store, id);
+                let is_late = self.peers.is_lost(store, id);
                 is_late.then(|| {
                     format!("store {store} has begun anew since the new replica's id was given away: try again")
                 })

@@ -79,20 +79,9 @@ impl<R> Worker<R> {
         }
     }
 
-    /// Another store has begun anew.
-    pub(super) fn on_begun_anew(&mut self, store: StoreId, above: ReplicaId) {
-        let peer = self.peers.entry(store);
-        peer.floor = peer.floor.max(above);
-    }
-
     /// Whether a replica was lost with its store's disk, as far as is known here: it counts as that of a dead store, whatever its store
     /// says.
     pub(super) fn is_lost(&self, replica: &Replica) -> bool {
-        self.is_below_floor(replica.store, replica.id)
-    }
-
-    /// Whether a store will never have this replica.
-    pub(super) fn is_below_floor(&self, store: StoreId, replica: ReplicaId) -> bool {
-        self.peers.get(store).is_some_and(|peer| replica <= peer.floor)
+        self.peers.is_lost(replica.store, replica.id)
     }
 }

@@ -387,7 +387,7 @@ impl<R> Worker<R> {
             }
             RegionStep::AskFrozen { index } => self.handle_ask_frozen(from, region, index),
             RegionStep::NeedSnapshot { replica, index } => self.handle_need(from, region, replica, index),
-            RegionStep::BegunAnew { above } => self.on_begun_anew(from, above),
+            RegionStep::BegunAnew { above } => self.peers.on_begun_anew(from, above),
             RegionStep::IsFrozen { replica, index } => self.handle_is_frozen(now, from, region, replica, index),
             RegionStep::AskDigest { index } => self.handle_ask_digest(from, region, index),
             RegionStep::Digest { replica, index, answer } => {

@@ -18,6 +18,8 @@ pub(super) struct Peers<R> {
     generation: u64,
     /// Whether any append lane is full.
     full: bool,
+    /// Whether any has begun anew: as a rule none has, and nothing else needs to be looked at.
+    any_floor: bool,
     /// The first request's number.
     first_request: u64,
 }
@@ -32,7 +34,7 @@ pub(super) struct Peer<R> {
     /// Its support is held: it is alive, however little it has to say.
     pub(super) supports: bool,
     /// It has begun anew: its replicas up to this one are lost for good.
-    pub(super) floor: ReplicaId,
+    floor: ReplicaId,
     /// This store has withdrawn its support, and given it none since.
     pub(super) withdrawn: bool,
     /// The append lane is full: nothing more for it until it is ready.
@@ -58,7 +60,7 @@ pub(super) struct Peer<R> {
 impl<R> Peers<R> {
     pub(super) fn new(stores: impl IntoIterator<Item = StoreId>, incarnation: Incarnation) -> Self {
         let first_request = first_sequence(incarnation);
-        let mut peers = Self { peers: Vec::new(), generation: 0, full: false, first_request };
+        let mut peers = Self { peers: Vec::new(), generation: 0, full: false, any_floor: false, first_request };
         for store in stores {
             peers.entry(store);
         }
@@ -132,6 +134,18 @@ impl<R> Peers<R> {
 
     pub(super) fn is_lane_full(&self, store: StoreId) -> bool {
         self.get(store).is_some_and(|peer| peer.lane_full)
+    }
+
+    /// A store has begun anew: its replicas up to this one are lost.
+    pub(super) fn on_begun_anew(&mut self, store: StoreId, above: ReplicaId) {
+        self.any_floor = true;
+        let peer = self.entry(store);
+        peer.floor = peer.floor.max(above);
+    }
+
+    /// Whether a store has said that it will never have this replica.
+    pub(super) fn is_lost(&self, store: StoreId, replica: ReplicaId) -> bool {
+        self.any_floor && self.get(store).is_some_and(|peer| replica <= peer.floor)
     }
 
     /// Whether the append lane of any peer is full.

@@ -343,7 +343,7 @@ impl<R> Worker<R> {
         let descriptor = region.descriptor().clone();
         for replica in &descriptor.replicas {
             // A replica that is out of service, or lost, counts as that of a dead store (F9).
-            let is_lost = peers.get(replica.store).is_some_and(|peer| replica.id <= peer.floor);
+            let is_lost = peers.is_lost(replica.store, replica.id);
             let is_sound = !is_lost && !region.merge.fenced.contains(replica.id);
             let held = supports.held(replica.store).filter(|_| is_sound).map(|(epoch, _)| *epoch);
             region.group.set_support(replica.id, held);

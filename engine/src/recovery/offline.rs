@@ -221,7 +221,8 @@ impl Parts {
     fn on_disks(store: StoppedStore) -> Result<Self, RecoveryError> {
         let StoppedStore { cluster, store, incarnation, floor, top, log, log_options, files, backend } = store;
         let log = LogWriter::open(log, log_options).map_err(|error| StartError::Log(error.to_string()))?;
-        let file = StoreFile { cluster, store, incarnation, bootstrapped: true, longest_support_ms: 0, floor };
+        let file =
+            StoreFile { cluster, store, incarnation, bootstrapped: true, longest_support_ms: 0, floor, birth: 0 };
         let io = |what: &str| {
             let what = what.to_owned();
             move |source| RecoveryError::Io { what, source }

@@ -15,6 +15,7 @@
 
 mod answers;
 mod apply;
+mod births;
 mod check;
 mod checkpoint;
 mod completion;

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use multiraft_raft::{ClusterId, Incarnation, RegionId, StoreId};
 use multiraft_router::{Clock, Limit, Mailbox, Pool, PoolConfig, Prepared};
 use multiraft_storage::{LogOptions, LogReader, LogWriter, RealDisk, Recovered, SharedLog};
-use multiraft_transport::{Network, PeerAddress, Transport, TransportConfig};
+use multiraft_transport::{Births, Network, PeerAddress, Transport, TransportConfig};
 
 use crate::admission::Admission;
 use crate::apply::AppliedRegion;
@@ -29,6 +29,7 @@ use crate::recovery::Fence;
 use crate::regions::Ids;
 use crate::shell::answers::Answers;
 use crate::shell::apply::{ApplyThread, ApplyWork};
+use crate::shell::births::KnownBirths;
 use crate::shell::check::Digests;
 use crate::shell::checkpoint::Checkpoints;
 use crate::shell::handler::LinkHandler;
@@ -185,6 +186,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
         promised_before,
         dead,
         ids_upto,
+        births: Arc::new(KnownBirths::open(&dir)?),
         config: plan.config,
         data_dir: dir,
         free_bytes_min: plan.free_bytes_min,
@@ -276,6 +278,7 @@ struct Parts {
     /// Stores that a recovery has declared dead, and the ids that it has used up.
     dead: BTreeSet<StoreId>,
     ids_upto: u64,
+    births: Arc<KnownBirths>,
     config: Config,
     data_dir: PathBuf,
     free_bytes_min: u64,
@@ -431,6 +434,8 @@ impl Parts {
         let mut config = TransportConfig::over(network, self.cluster, self.store, self.incarnation);
         config.peers = peers.iter().filter(|(store, _)| *store != self.store).cloned().collect();
         config.fenced = self.dead.clone();
+        config.birth = self.file.as_birth();
+        config.births = Some(Arc::clone(&self.births) as Arc<dyn Births>);
         config.append_lanes = append_lanes;
         config.queues.append_send_bytes = self.config.send_queue_bytes;
         config.snapshots.bytes_per_second = self.config.snapshot_bytes_per_second;

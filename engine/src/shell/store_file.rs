@@ -9,15 +9,18 @@
 //! bootstrapped = true\n
 //! longest_support_ms = 1000\n   (not in format 1)
 //! floor = none\n               (or unknown, or a replica id; not in formats 1 and 2)
+//! birth = 0123...\n            (16 hexadecimal digits, drawn when the directory was made; not in formats 1 and 2)
 //! crc32c = 89abcdef\n         (of everything before this line)
 //! ```
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use multiraft_raft::{ClusterId, Incarnation, ReplicaId, StoreId};
+use multiraft_transport::Birth;
 
 use crate::assembly::rejoined_incarnation;
 use crate::error::StartError;
@@ -46,6 +49,8 @@ pub(crate) struct StoreFile {
     /// Which replicas of this store were lost with an earlier directory. Versions that wrote formats 1 and 2 let a store rejoin only when no
     /// region counted on any.
     pub(crate) floor: Floor,
+    /// What the directory is known by to other stores. Those of earlier versions get one when they are claimed next.
+    pub(crate) birth: u64,
 }
 
 /// How a store begins in a new directory.
@@ -102,6 +107,7 @@ impl StoreFile {
             bootstrapped: newborn.floor != Floor::Whole,
             longest_support_ms: newborn.longest_support_ms,
             floor: newborn.floor,
+            birth: 0,
         });
         let path = dir.display();
         if file.store != store {
@@ -115,6 +121,9 @@ impl StoreFile {
                 "{path} belongs to cluster {}, not to cluster {cluster}: choose another directory or the right cluster id",
                 file.cluster
             )));
+        }
+        if file.birth == 0 {
+            file.birth = draw_birth();
         }
         if !is_new {
             file.incarnation = file.incarnation.next();
@@ -133,6 +142,11 @@ impl StoreFile {
         }
         self.longest_support_ms = duration_ms;
         self.write(dir)
+    }
+
+    /// What it tells other stores of the directory.
+    pub(crate) fn as_birth(&self) -> Birth {
+        Birth { number: self.birth, rejoined: self.floor != Floor::Whole }
     }
 
     /// Whether a store has run in this directory before.
@@ -160,23 +174,30 @@ impl StoreFile {
                 None => 0,
             },
             floor: fields.next("floor").map_or(Some(Floor::Whole), read_floor)?,
+            birth: fields.next("birth").map_or(Some(0), |birth| u64::from_str_radix(birth, 16).ok())?,
         })
     }
 
     /// Replaces the file, durably.
     pub(crate) fn write(&self, dir: &Path) -> Result<(), StartError> {
-        let floor = Written(self.floor);
-        let fields: [(&str, &dyn fmt::Display); 6] = [
+        let (floor, birth) = (Written(self.floor), format!("{:016x}", self.birth));
+        let fields: [(&str, &dyn fmt::Display); 7] = [
             ("cluster", &self.cluster),
             ("store", &self.store),
             ("incarnation", &self.incarnation),
             ("bootstrapped", &self.bootstrapped),
             ("longest_support_ms", &self.longest_support_ms),
             ("floor", &floor),
+            ("birth", &birth),
         ];
         let io = |source| StartError::Io { what: format!("writing {} in {}", FILE.name, dir.display()), source };
         FILE.write(dir, &fields).map_err(io)
     }
+}
+
+/// A number that no other directory has, not zero. The keys of the standard library's hash maps are drawn by the system.
+fn draw_birth() -> u64 {
+    RandomState::new().build_hasher().finish().max(1)
 }
 
 /// How a floor is written.
@@ -248,8 +269,11 @@ mod tests {
     #[test]
     fn each_start_is_a_new_incarnation() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(claim(dir.path(), CLUSTER, 1).unwrap().incarnation, Incarnation(1));
-        assert_eq!(claim(dir.path(), CLUSTER, 1).unwrap().incarnation, Incarnation(2));
+        let first = claim(dir.path(), CLUSTER, 1).unwrap();
+        let second = claim(dir.path(), CLUSTER, 1).unwrap();
+        assert_eq!((first.incarnation, second.incarnation), (Incarnation(1), Incarnation(2)));
+        let other = claim(tempfile::tempdir().unwrap().path(), CLUSTER, 1).unwrap();
+        assert!(first.birth != 0 && first.birth == second.birth && first.birth != other.birth);
     }
 
     #[test]
@@ -313,16 +337,18 @@ mod tests {
         let file = claim(dir.path(), CLUSTER, 1).unwrap();
         let found = (file.incarnation, file.bootstrapped, file.longest_support_ms, file.floor);
         assert_eq!(found, (Incarnation(4), false, 900, Floor::Whole));
+        assert!(file.birth != 0 && claim(dir.path(), CLUSTER, 1).unwrap().birth == file.birth, "from now on");
     }
 
     #[test]
     fn a_file_of_format_3_is_written_as_it_always_was() {
         let dir = tempfile::tempdir().unwrap();
         let mut file = claim(dir.path(), CLUSTER, 1).unwrap();
+        file.birth = 0xab;
         for (floor, written) in [
-            (Floor::Whole, "floor = none\ncrc32c = 641ffb61\n"),
-            (Floor::Unknown, "floor = unknown\ncrc32c = 028998c0\n"),
-            (Floor::Above(ReplicaId(1 << 25)), "floor = 33554432\ncrc32c = 7e85aa2d\n"),
+            (Floor::Whole, "floor = none\nbirth = 00000000000000ab\ncrc32c = 343305f5\n"),
+            (Floor::Unknown, "floor = unknown\nbirth = 00000000000000ab\ncrc32c = 34e1c929\n"),
+            (Floor::Above(ReplicaId(1 << 25)), "floor = 33554432\nbirth = 00000000000000ab\ncrc32c = d7bcbd49\n"),
         ] {
             file.floor = floor;
             file.write(dir.path()).unwrap();

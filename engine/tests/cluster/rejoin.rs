@@ -132,6 +132,39 @@ async fn what_was_lost_is_replaced_by_whoever_plans_and_children_of_splits_come_
     stop(&[&first, &second, &third]).await;
 }
 
+/// In its first life, and with the first regions on its command line: nothing but the directory tells that it is not what it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_lost_its_directory_is_refused_as_a_founder_and_let_in_when_it_rejoins() {
+    let mut cluster = Cluster::new(3, 1);
+    cluster.kind = StateKind::Sled;
+    let (first, second, third) = (cluster.start(1).await, cluster.start(2).await, cluster.start(3).await);
+    let is_linked = |engine: Engine, to: u64| async move {
+        engine.status().await.peers.iter().any(|peer| peer.store == StoreId(to) && peer.connected)
+    };
+    for (engine, to) in [(&first, 3), (&second, 3), (&third, 1), (&third, 2)] {
+        eventually(LIMIT, "all are linked", || is_linked(engine.clone(), to)).await;
+    }
+    write(&first, "k", "v").await;
+    // Those that remember may have started again since.
+    stop(&[&third, &first]).await;
+    let first = cluster.start(1).await;
+    std::fs::remove_dir_all(cluster.data_dir(3)).unwrap();
+    let third = cluster.start(3).await;
+    // It dials, and is dialed, several times.
+    tokio::time::sleep(6 * cluster.config.raft.election_timeout_max).await;
+    for (engine, to) in [(&first, 3), (&second, 3), (&third, 1), (&third, 2)] {
+        assert!(!is_linked(engine.clone(), to).await, "{to}");
+    }
+    third.shutdown().await;
+    let third = rejoin(&cluster).await;
+    eventually(LIMIT, "it has a floor", || async { third.status().await.floor != Floor::Unknown }).await;
+    third.shutdown().await;
+    let third = again(&cluster, false).await;
+    eventually(LIMIT, "it is let in again", || is_linked(third.clone(), 1)).await;
+    assert_eq!(third.read_key("k", "k", Consistency::Linearizable).await.unwrap(), "v");
+    stop(&[&first, &second, &third]).await;
+}
+
 /// What an operator may do by hand at the wrong moment: the id of the new replica is older than the floor.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_voter_that_is_added_before_the_store_has_its_floor_is_refused_and_not_waited_for() {
