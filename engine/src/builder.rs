@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::error::StartError;
 use crate::machine::{OwnStateFactory, StateMachine};
 use crate::recovery::Recovery;
+use crate::rejoin;
 use crate::shell::{OpenBackend, StartPlan, start};
 use crate::steward::{self, Seat};
 
@@ -156,13 +157,14 @@ impl Builder {
     }
 
     /// The store has been in the cluster under this number, and has lost its data directory: it begins anew in an empty one. Without
-    /// this, stores that remember it refuse it.
+    /// this, stores that remember it refuse it. To be given for one start: with a directory that holds a store, starting fails.
     ///
-    /// **Only once no region counts on it any more**: remove its replicas from all regions first, the root region included
-    /// ([`Engine::change_replicas`](crate::Engine::change_replicas)), while it is down; wait until every other store runs and no replica in
-    /// its [`Engine::status`](crate::Engine::status) has a descriptor that names this store; then start it, and add replicas on it again. A
-    /// store that has forgotten what it voted for and what it acknowledged breaks Raft's promises if a region still counts on it:
-    /// acknowledged writes may be lost. To be given for one start: with a directory that holds a store, starting fails.
+    /// What it voted for and acknowledged it has forgotten, so **its replicas are lost for good**: to the regions that name them they are
+    /// as those of a dead store, until they are replaced ([`Engine::repair_replica`](crate::Engine::repair_replica), or
+    /// [`Engine::change_replicas`](crate::Engine::change_replicas); by itself with [`Config::placement`]). Neither has to come before the
+    /// start: it is safe at any time. In the background the store asks the root region for ids, and until it has them, which takes a
+    /// majority of the root region's other replicas, it holds no replica at all: [`StoreStatus::floor`](crate::StoreStatus::floor) is
+    /// [`Floor::Unknown`](crate::Floor::Unknown). It answers callers all the while, by way of the other stores.
     pub fn rejoin(mut self) -> Self {
         self.rejoins = true;
         self
@@ -198,6 +200,7 @@ impl Builder {
         let started = tokio::task::spawn_blocking(move || start(plan)).await;
         let running = started.map_err(|error| StartError::Config(format!("the start was cut short: {error}")))??;
         let engine = Engine::new(running);
+        rejoin::start(&engine);
         steward::start(&engine, seat, named);
         Ok(engine)
     }

@@ -465,6 +465,7 @@ impl Engine {
             regions,
             damaged: running.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             lacks_promises: running.lacks_promises,
+            floor: running.store_file.floor(),
             peers,
             counters,
         }

@@ -83,6 +83,7 @@ mod plant;
 pub mod recovery;
 mod region;
 mod regions;
+mod rejoin;
 mod routing;
 mod scan;
 mod session;
@@ -99,7 +100,7 @@ pub use engine::Engine;
 pub use error::{ProposeError, ReadError, RegionError, StartError, StoreError, TransferError};
 pub use events::{Event, Events};
 pub use liveness::{LivenessOptions, LivenessOptionsError};
-pub use logic::{CheckOutcome, CheckReport, ReplicaCheck, StateDigest};
+pub use logic::{CheckOutcome, CheckReport, Floor, ReplicaCheck, StateDigest};
 pub use logic::{MergeFault, SnapshotLimits, SplitFault, StoreFault, StoreRecord, StoreStanding};
 pub use machine::{
     ApplyContext, KeyOutsideRegion, OwnState, OwnStateFactory, RegionView, SnapshotWrite, StateMachine, StateTxn,

@@ -1,5 +1,6 @@
 //! Changing regions through the handle: splits, other replicas.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -84,7 +85,7 @@ impl Change {
 /// Ids that the root region has given to this store and that are not used yet.
 #[derive(Debug, Default)]
 pub(crate) struct Ids {
-    free: Mutex<std::ops::Range<u64>>,
+    free: Mutex<Range<u64>>,
     /// Ids up to this one are used up by a recovery, whatever the root region says.
     used_upto: u64,
 }
@@ -94,10 +95,11 @@ impl Ids {
         Self { free: Mutex::default(), used_upto }
     }
 
-    fn take(&self, count: u64) -> Option<std::ops::Range<u64>> {
+    /// Some of them, if there are so many and they are all above `floor`.
+    fn take(&self, count: u64, floor: u64) -> Option<Range<u64>> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let end = free.start + count;
-        if end > free.end {
+        if end > free.end || free.start <= floor {
             return None;
         }
         let taken = free.start..end;
@@ -106,7 +108,7 @@ impl Ids {
     }
 
     /// What is left of an earlier block is given up: ids are plenty.
-    fn refill(&self, block: std::ops::Range<u64>) {
+    fn refill(&self, block: Range<u64>) {
         *self.free.lock().unwrap_or_else(PoisonError::into_inner) = block;
     }
 }
@@ -146,7 +148,9 @@ impl Engine {
         let refuse = |fault| RegionError::Split { fault, current: Arc::clone(current) };
         check_split_keys(current, keys.iter()).map_err(refuse)?;
         let replicas = current.replicas.len() as u64;
-        let mut ids = self.allocate_ids((1 + replicas) * keys.len() as u64, deadline).await?;
+        // Above those of its parent: a store on which that one has come to be takes them, too, should they come to it by a message.
+        let floor = current.replicas.iter().map(|replica| replica.id.get()).max().unwrap_or_default();
+        let mut ids = self.allocate_ids((1 + replicas) * keys.len() as u64, floor, deadline).await?;
         let mut child = |key: &Bytes| {
             let region = RegionId(ids.next()?);
             let replicas = (0..replicas).map(|_| ids.next().map(ReplicaId)).collect::<Option<Vec<_>>>()?;
@@ -395,11 +399,11 @@ impl Engine {
         self.allocate_block(1, deadline).await
     }
 
-    /// Ids that were never used, for regions and their first replicas. Most calls need no round trip: the root region gives
-    /// them away in blocks.
-    pub(crate) async fn allocate_ids(&self, count: u64, deadline: Time) -> Result<std::ops::Range<u64>, RegionError> {
+    /// Ids above `floor`, which the root region has given away, that were never used, for regions and their first replicas. Most calls
+    /// need no round trip: the root region gives them away in blocks.
+    async fn allocate_ids(&self, count: u64, floor: u64, deadline: Time) -> Result<Range<u64>, RegionError> {
         loop {
-            if let Some(ids) = self.ids().take(count) {
+            if let Some(ids) = self.ids().take(count, floor) {
                 return Ok(ids);
             }
             let size = count.max(IDS_AT_ONCE);
@@ -409,7 +413,7 @@ impl Engine {
     }
 
     /// The root region gives so many ids away; the first of them.
-    async fn allocate_block(&self, count: u64, deadline: Time) -> Result<u64, RegionError> {
+    pub(crate) async fn allocate_block(&self, count: u64, deadline: Time) -> Result<u64, RegionError> {
         loop {
             let first = self.allocate_next(count, deadline).await?;
             let used_upto = self.ids().used_upto;

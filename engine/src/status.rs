@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, StoreId, Term};
 
+use crate::logic::Floor;
 use crate::shell::SupportStanding;
 
 /// How one replica on this store stands.
@@ -45,6 +46,9 @@ pub struct StoreStatus {
     /// [rejoined](crate::Builder::rejoin) it takes no replica of a region that it does not know, and one of each child of a split only
     /// to have it replaced.
     pub lacks_promises: bool,
+    /// Which of its replicas were lost with an earlier data directory (see [`Builder::rejoin`](crate::Builder::rejoin)). While that is
+    /// [`Floor::Unknown`] it takes no replica at all.
+    pub floor: Floor,
     /// The links to the other stores.
     pub peers: Vec<PeerStatus>,
     /// What has been counted since the start.

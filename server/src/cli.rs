@@ -232,7 +232,7 @@ pub(crate) struct ServeArgs {
     /// TOML file with any of these settings, named as the flags are; flags go before it
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// This store has lost its data directory, and no region counts on it any more: begin anew under the same number. Once only
+    /// This store has lost its data directory: begin anew under the same number, without what its replicas were. Once only
     #[arg(long, conflicts_with = "bootstrap_regions")]
     pub(crate) rejoin: bool,
     #[command(flatten)]

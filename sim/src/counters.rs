@@ -111,6 +111,10 @@ counters! {
     replicas_given_up 50,
     /// Such stores that came back on an empty disk.
     rejoins 10,
+    /// Those that some region still named then.
+    rejoins_named 5,
+    /// Floors that stores took from the root region.
+    floors 10,
     /// Replicas that came to be on them.
     replicas_given_back 20,
     /// Log commits refused for want of space.

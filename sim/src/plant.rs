@@ -62,8 +62,8 @@ pub enum Plant {
     KeptLease,
     /// A store that has lost its disk comes back at once, as one of a new cluster: with the first regions, and with votes to give.
     ForgottenRejoin,
-    /// A store that has lost its disk rejoins although stores that were not asked still count on it.
-    HastyRejoin,
+    /// A store that has lost its disk rejoins without a floor: any message brings back what it was.
+    IgnoredFloor,
 }
 
 impl Plant {
@@ -98,6 +98,6 @@ impl Plant {
         Self::StaleClock,
         Self::KeptLease,
         Self::ForgottenRejoin,
-        Self::HastyRejoin,
+        Self::IgnoredFloor,
     ];
 }

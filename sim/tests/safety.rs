@@ -7,8 +7,8 @@ use bytes::Bytes;
 use multiraft::assembly::bootstrap_regions;
 use multiraft::logic::Frozen;
 use multiraft_raft::{
-    Body, Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, Message, RegionDescriptor, RegionEpoch,
-    RegionId, ReplicaId, StoreId, Term, TermRun,
+    AppendOutcome, Body, Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, Message, RegionDescriptor,
+    RegionEpoch, RegionId, ReplicaId, StoreId, Term, TermRun,
 };
 use multiraft_sim::check::consensus::Consensus;
 use multiraft_sim::check::regions::Regions;
@@ -275,39 +275,64 @@ fn a_region_is_frozen_until_its_merge_has_an_end() {
     assert!(!regions.is_frozen(b"k"));
 }
 
-/// The third store has lost its disk, the region gave it up by the entry at 9, and it has begun anew.
+/// The third store has lost its disk and begins anew, with its floor at 6: replica 3 is lost, and 7 is one that it was given since.
 #[test]
-fn a_replica_lost_with_its_disk_may_vote_only_for_who_holds_the_change_that_gave_it_up() {
-    let mut regions = regions();
-    let mut without = RegionDescriptor::clone(&bootstrap_regions(&[], &STORES)[1]);
-    without.replicas.truncate(2);
-    without.epoch.conf_version += 1;
-    regions.on_membership(LogIndex(9), &Arc::new(without)).expect("it follows");
-    let vote = |from| {
-        let body = Body::VoteReply { granted: true };
-        Message { from: ReplicaId(from), to: ReplicaId(1), term: Term(4), body }
+fn a_replica_lost_with_its_disk_says_nothing_and_never_comes_back() {
+    const SILENT: &str = "what was lost with a disk is silent";
+    let (mut regions, lost) = (regions(), STORES[2]);
+    let message = |from, body| Message { from: ReplicaId(from), to: ReplicaId(1), term: Term(4), body };
+    let vote = |from, granted| message(from, Body::VoteReply { granted });
+    let rejected = AppendOutcome::Rejected { prev_index: LogIndex(1), hint_index: LogIndex(0), hint_term: Term(0) };
+    let with = |own| {
+        let mut region = RegionDescriptor::clone(&bootstrap_regions(&[], &STORES)[1]);
+        region.replicas[2].id = ReplicaId(own);
+        Arc::new(region)
     };
-    let judged = |regions: &Regions, from, last| {
-        rule(regions.on_forgotten_vote(STORES[2], REGION, &vote(from), &|_| LogIndex(last)))
-    };
-    assert_eq!(judged(&regions, 3, 8), "nothing", "it has lost nothing yet");
-    regions.on_wiped(STORES[2]);
-    regions.on_rejoined(STORES[2]);
-    assert_eq!(judged(&regions, 3, 8), "what was lost with a disk votes for nobody who missed that");
-    assert_eq!(judged(&regions, 3, 9), "nothing");
-    assert_eq!(judged(&regions, 7, 8), "nothing", "a replica that it has been given since");
+    assert_eq!(regions.on_sent(lost, REGION, &vote(3, true)), Ok(()), "it has lost nothing yet");
+    regions.on_wiped(lost);
+    regions.on_rejoined(lost);
+    assert_eq!(rule(regions.on_floor(lost, ReplicaId(2))), SILENT);
+    assert_eq!(regions.on_floor(lost, ReplicaId(6)), Ok(()));
+    for said in [vote(3, true), vote(3, false), message(3, Body::AppendReply(rejected))] {
+        assert_eq!(rule(regions.on_sent(lost, REGION, &said)), SILENT, "{said:?}");
+    }
+    assert_eq!(rule(regions.on_acts(lost, REGION, ReplicaId(3))), SILENT);
+    assert_eq!(rule(regions.on_created(lost, REGION, ReplicaId(3))), SILENT);
+    assert_eq!(rule(regions.on_state_here(lost, &with(3))), SILENT);
+    assert_eq!(regions.on_sent(lost, REGION, &vote(7, true)), Ok(()));
+    assert_eq!(regions.on_created(lost, REGION, ReplicaId(7)), Ok(()));
+    assert_eq!(regions.on_state_here(lost, &with(7)), Ok(()));
+    assert_eq!(regions.on_sent(STORES[1], REGION, &vote(2, true)), Ok(()), "of another store");
 }
 
-/// What a lost disk held counts until its store begins anew, and then no more.
+/// What a lost disk held counts for the replica that was lost with it, and for none that its store is given later.
 #[test]
-fn what_a_lost_disk_held_counts_for_acknowledgements_until_its_store_rejoins() {
+fn what_a_lost_disk_held_counts_for_no_later_replica() {
     let (mut consensus, mut logs) = logged(2, &[entry(2, 1, "a")]);
     consensus.on_handed_out(STORES[0], REGION, Term(1), &[entry(2, 1, "a")]).expect("it is the first");
     consensus.on_wiped(STORES[1]);
     logs.on_wiped(STORES[1]);
     assert_eq!(logs.on_recovered(STORES[1], &BTreeMap::new()), Ok(()));
-    let judged = |logs: &Shadows| rule(consensus.on_acknowledged(REGION, LogIndex(2), &regions(), logs));
-    assert_eq!(judged(&logs), "nothing");
+    let judged = |consensus: &Consensus, logs: &Shadows, regions: &Regions| {
+        rule(consensus.on_acknowledged(REGION, LogIndex(2), regions, logs))
+    };
+    assert_eq!(judged(&consensus, &logs, &regions()), "nothing");
+    consensus.on_rejoined(STORES[1]);
     logs.on_rejoined(STORES[1]);
-    assert_eq!(judged(&logs), "what is acknowledged is durable on a quorum");
+    assert_eq!(
+        judged(&consensus, &logs, &regions()),
+        "what is acknowledged is durable on a quorum",
+        "not lost, and not there"
+    );
+    let mut begun_anew = regions();
+    begun_anew.on_wiped(STORES[1]);
+    begun_anew.on_rejoined(STORES[1]);
+    assert_eq!(judged(&consensus, &logs, &begun_anew), "nothing", "its acknowledgement may have been under way");
+    let mut all = bootstrap_regions(&[], &STORES);
+    let mut region = RegionDescriptor::clone(&all[1]);
+    region.replicas[1].id = ReplicaId(7);
+    all[1] = Arc::new(region);
+    let mut later = Regions::default();
+    later.begin(&all).expect("they cover the key space");
+    assert_eq!(judged(&consensus, &logs, &later), "what is acknowledged is durable on a quorum");
 }

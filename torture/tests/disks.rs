@@ -178,7 +178,12 @@ fn damage_one(kind: Kind) {
     stores.cluster.kill(2).unwrap();
     let damage = strike(&stores.cluster.stores[2].data, kind, &mut Random::new(3)).unwrap();
     assert!(stores.write(&mut writer, 20) > 0);
-    stores.cluster.start(2).unwrap();
+    if kind == Kind::Wiped {
+        stores.cluster.begin_rejoin(2).unwrap();
+        stores.cluster.wait_ready(2).unwrap();
+    } else {
+        stores.cluster.start(2).unwrap();
+    }
     let damaged = stores.cluster.admin(2).status().unwrap().damaged.len();
     println!("{damage}: {damaged} regions out of service");
     assert_eq!(damaged == 0, kind == Kind::Wiped);

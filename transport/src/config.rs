@@ -4,12 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use multiraft_raft::{ClusterId, Incarnation, StoreId};
 
-use crate::{Lane, Limits, LocalNetwork, Tls};
+use crate::{Birth, Births, Lane, Limits, LocalNetwork, Tls};
 
 /// Where a peer listens: `host:port`, resolved anew at each dial.
 #[derive(Clone, PartialEq, Eq)]
@@ -82,6 +83,10 @@ pub struct TransportConfig {
     pub peers: BTreeMap<StoreId, PeerAddress>,
     /// Stores that have been declared dead: they are never dialed, and told so when they dial in.
     pub fenced: BTreeSet<StoreId>,
+    /// The directory that this store runs in.
+    pub birth: Birth,
+    /// Who remembers in which directories other stores run; `None`: nobody, and all are let in.
+    pub births: Option<Arc<dyn Births>>,
     /// How many append lanes to send on, 1 to [`APPEND_LANES_MAX`](crate::APPEND_LANES_MAX).
     pub append_lanes: usize,
     /// What a frame may hold. Must be the same on all stores.
@@ -117,6 +122,8 @@ impl TransportConfig {
             network,
             peers: BTreeMap::new(),
             fenced: BTreeSet::new(),
+            birth: Birth::default(),
+            births: None,
             append_lanes: 2,
             limits: Limits::default(),
             queues: QueueConfig::default(),

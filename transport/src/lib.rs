@@ -12,6 +12,7 @@
 //! and [`decode_frame`].
 
 mod accept;
+mod birth;
 mod codec;
 mod config;
 mod dial;
@@ -33,6 +34,7 @@ mod support;
 mod tls;
 mod transport;
 
+pub use birth::{Birth, Births};
 pub use codec::{
     FRAME_PREFIX, Frame, FrameBuilder, Limits, TooLarge, WIRE_VERSION, WireError, WireFault, decode_descriptor,
     decode_frame, decode_snapshot_chunk, decode_snapshot_header, encode_descriptor, encode_snapshot_chunk,

@@ -320,6 +320,11 @@ pub enum RegionStep {
         /// In which term it was said to lead.
         term: Term,
     },
+    /// "This store has begun anew, on an empty disk: of its replicas up to this one it has none, and never will."
+    BegunAnew {
+        /// The last of them.
+        above: ReplicaId,
+    },
     /// "That replica, which is not here, is bound by no promise": answer to [`Body::Release`](multiraft_raft::Body::Release).
     NotPromised {
         /// Who was released.

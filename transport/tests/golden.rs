@@ -1,4 +1,4 @@
-//! Wire version 1, to the byte. Whoever must change one of these changes [`WIRE_VERSION`] too, and
+//! Wire version 2, to the byte. Whoever must change one of these changes [`WIRE_VERSION`] too, and
 //! `docs/wire-format.md`.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn unhex(hex: &str) -> Vec<u8> {
 }
 
 fn is_written_as(messages: &[PeerMessage], hex: &str) {
-    assert_eq!(WIRE_VERSION, 1, "a new version keeps these for the old one, and adds its own");
+    assert_eq!(WIRE_VERSION, 2, "a new version keeps these for the old one, and adds its own");
     let mut builder = FrameBuilder::new();
     messages.iter().for_each(|message| builder.push(message));
     let expected = unhex(hex);
@@ -382,8 +382,13 @@ fn digests_of_states() {
 fn what_a_store_says_for_a_replica_that_is_gone() {
     let say = |step| PeerMessage::Region(RegionMessage { region: RegionId(7), step });
     let (replica, to, term) = (ReplicaId(21), ReplicaId(22), Term(5));
-    let messages = [say(RegionStep::NotLed { replica, to, term }), say(RegionStep::NotPromised { replica, to, term })];
-    is_written_as(&messages, "15 0e [leads nothing] 08 15 16 05   15 00 [has promised nothing] 09 15 16 05");
+    let messages = [
+        say(RegionStep::NotLed { replica, to, term }),
+        say(RegionStep::NotPromised { replica, to, term }),
+        say(RegionStep::BegunAnew { above: ReplicaId(300) }),
+    ];
+    let hex = "15 0e [leads nothing] 08 15 16 05   15 00 [has promised nothing] 09 15 16 05   15 00 [has begun anew] 0a ac 02";
+    is_written_as(&messages, hex);
 }
 
 #[test]

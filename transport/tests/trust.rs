@@ -2,8 +2,12 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use multiraft_raft::{ClusterId, Incarnation, StoreId};
-use multiraft_transport::{DownReason, Lane, Tls, Transport, TransportError};
+use multiraft_transport::{
+    Birth, Births, DownReason, Lane, LocalNetwork, Tls, Transport, TransportConfig, TransportError,
+};
 use support::{
     Authority, Recorder, Store, log, message, pair_of,
     raw::{self, RawPeer},
@@ -100,6 +104,70 @@ fn a_wildcard_proves_nothing() {
     assert_eq!(one.events.link_events_left(), 0);
 }
 
+/// Lets no store in but one that says that it has lost its directory.
+#[derive(Debug)]
+struct OnlyRejoined;
+
+impl Births for OnlyRejoined {
+    fn admit(&self, peer: StoreId, incarnation: Incarnation, birth: Birth) -> Result<(), String> {
+        let found =
+            format!("store {peer}, incarnation {incarnation}, birth {:x}: start it with --rejoin", birth.number);
+        birth.rejoined.then_some(()).ok_or(found)
+    }
+}
+
+#[test]
+fn a_store_that_comes_in_another_directory_is_refused_by_either_side_and_both_say_what_to_do() {
+    let authority = Authority::new();
+    let (plain, birth) = (|store| authority.config(store, 1), Birth { number: 0x1dea, rejoined: false });
+    let parts = |store: u64| format!("store {store}, incarnation 1, birth {:x}: start it with --rejoin", birth.number);
+    let remembering = |store| TransportConfig { births: Some(Arc::new(OnlyRejoined)), ..plain(store) };
+    let (one, two) = (parts(1), parts(2));
+    refused(remembering(1), TransportConfig { birth, ..plain(2) }, &[&two], &[&two]);
+    // The arbiter has the link before the other one turns it away.
+    let answers = Store::start(TransportConfig { birth, ..plain(1) });
+    let mut dials = remembering(2);
+    dials.peers.insert(StoreId(1), answers.address().into());
+    let dials = Store::start(dials);
+    answers.events.up();
+    assert_eq!(answers.events.down(), (StoreId(2), DownReason::ClosedByPeer(one.clone())));
+    log::wait(&["a dial failed", &one]);
+    assert_eq!(dials.events.link_events_left(), 0);
+    let birth = Birth { rejoined: true, ..birth };
+    let (a, b) = pair_of(remembering(1), TransportConfig { birth, ..plain(2) });
+    a.transport.send(StoreId(2), Lane::Control, &[message(1, 1)]).expect("up");
+    assert_eq!(b.events.messages(Lane::Control, 1), [message(1, 1)]);
+}
+
+#[test]
+fn on_a_local_network_a_store_in_another_directory_has_no_link() {
+    let network = LocalNetwork::new();
+    let config = |store| TransportConfig::local(support::CLUSTER, StoreId(store), Incarnation(1), network.clone());
+    let birth = |rejoined| Birth { number: 7, rejoined };
+    let _one = Store::start(TransportConfig { births: Some(Arc::new(OnlyRejoined)), ..config(1) });
+    let two = Store::start(TransportConfig { birth: birth(false), ..config(2) });
+    let three = Store::start(TransportConfig { birth: birth(true), ..config(3) });
+    three.events.up();
+    three.events.up();
+    two.events.up();
+    let linked = |store: &Store| {
+        let status = store.transport.status();
+        status.iter().filter(|peer| peer.link.is_some()).map(|peer| peer.store.0).collect::<Vec<_>>()
+    };
+    assert_eq!((linked(&two), linked(&three)), (vec![3], vec![1, 2]));
+}
+
+#[test]
+fn a_hello_with_unknown_flags_is_refused() {
+    let authority = Authority::new();
+    let one = Store::start(authority.config(1, 1));
+    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.address());
+    let mut hello = raw::hello(2, Incarnation(1));
+    *hello.last_mut().expect("it has bytes") = 2;
+    raw.greet(&hello).expect_err("refused");
+    assert_eq!(raw.closed(), "9: flags 0x02 where none but 0x01 is known");
+}
+
 #[test]
 fn an_unknown_store_with_a_good_certificate_is_let_in() {
     let authority = Authority::new();
@@ -118,7 +186,7 @@ fn another_wire_version_is_named() {
     let mut hello = raw::hello(2, Incarnation(1));
     hello[4] = 7;
     raw.greet(&hello).expect_err("refused");
-    assert_eq!(raw.closed(), "5: wire version 7 where this store speaks 1: run the same release on all stores");
+    assert_eq!(raw.closed(), "5: wire version 7 where this store speaks 2: run the same release on all stores");
 }
 
 #[test]

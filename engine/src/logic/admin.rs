@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use multiraft_raft::{
     ChangeOp, EntryKind, LogIndex, Membership, MembershipChange, Proposal, ProposeError, RegionEpoch, RegionId,
-    Replica, Time,
+    Replica, ReplicaId, StoreId, Time,
 };
 use multiraft_router::SlotKey;
 use multiraft_transport::ForwardRequest;
@@ -22,7 +22,8 @@ use crate::region::merge::{FROZEN_RETRY, MergeFault, are_together, check_merge};
 const CATCH_UP_LAG: u64 = 256;
 
 /// Why a region is not frozen.
-const FENCED_SOURCE: &str = "a replica of the region is fenced: replace it before the region is merged";
+const FENCED_SOURCE: &str =
+    "a replica of the region is fenced, or was lost with its store's disk: replace it before the region is merged";
 
 /// When to ask again whether a learner has caught up.
 const CATCH_UP_RETRY: Duration = Duration::from_millis(100);
@@ -120,7 +121,8 @@ impl<R> Worker<R> {
             AdminRequest::Command(AdminCommand::Freeze { target }) => {
                 let fault = check_merge(current, target).err();
                 let fault = fault.or_else(|| (!are_together(current, target)).then_some(MergeFault::Apart));
-                let is_fenced = current.replicas.iter().any(|replica| region.merge.fenced.contains(replica.id));
+                let is_out = |replica: &Replica| region.merge.fenced.contains(replica.id) || self.is_lost(replica);
+                let is_fenced = current.replicas.iter().any(is_out);
                 // It never tells that it is frozen.
                 fault.map(|fault| fault.to_string()).or_else(|| is_fenced.then(|| FENCED_SOURCE.to_owned()))
             }
@@ -193,33 +195,65 @@ impl<R> Worker<R> {
             let reached = group.match_index(id).unwrap_or(LogIndex::ZERO);
             reached == LogIndex::ZERO || reached.plus(CATCH_UP_LAG) < group.last_index()
         };
-        ops_of(request).iter().any(|op| matches!(op, ChangeOp::Promote { id } if lags(*id)))
+        // One that was lost never catches up: that is refused.
+        let is_lost = |id| self.lost_replica(slot, id).is_some();
+        ops_of(request).iter().any(|op| matches!(op, ChangeOp::Promote { id } if lags(*id) && !is_lost(*id)))
     }
 
     /// Why a membership change cannot be; the core checks the rest.
     fn unfit_membership(&self, now: Time, slot: SlotKey, change: &MembershipChange) -> Option<String> {
         let region = self.region(slot);
         match multiraft_raft::apply_to_replicas(&region.descriptor().replicas, change) {
-            Ok(after) => self.silent_majority(now, &after),
+            Ok(after) => self.stillborn(slot, change).or_else(|| self.silent_majority(now, &after)),
             Err(error) => Some(error.to_string()),
         }
+    }
+
+    /// The store of a replica that was lost with its disk.
+    fn lost_replica(&self, slot: SlotKey, id: ReplicaId) -> Option<StoreId> {
+        let replica = self.region(slot).descriptor().replica(id)?;
+        self.is_lost(replica).then_some(replica.store)
+    }
+
+    /// Why a replica that a change adds, or promotes, will never be: its store has begun anew since its id was given away.
+    fn stillborn(&self, slot: SlotKey, change: &MembershipChange) -> Option<String> {
+        ops_in(change).iter().find_map(|op| match *op {
+            ChangeOp::AddVoter { id, store }
+            | ChangeOp::AddLearner { id, store }
+            | ChangeOp::AddWitness { id, store } => {
+                let is_late = self.peers.is_lost(store, id);
+                is_late.then(|| {
+                    format!("store {store} has begun anew since the new replica's id was given away: try again")
+                })
+            }
+            ChangeOp::Promote { id } => {
+                let store = self.lost_replica(slot, id)?;
+                Some(format!(
+                    "store {store} has begun anew since, and will never have replica {id}: remove it, and add another"
+                ))
+            }
+            ChangeOp::Demote { .. } | ChangeOp::Remove { .. } => None,
+        })
     }
 
     /// Why nobody could lead among these replicas, if those that are not heard of are dead: a region that goes on without a few of
     /// its voters must not lose the rest to a change.
     fn silent_majority(&self, now: Time, replicas: &[Replica]) -> Option<String> {
         let silence = self.config.raft.election_timeout_min;
-        let lives = |store| store == self.config.store || self.peers.is_heard(store, now, silence);
+        let lives = |replica: &Replica| {
+            let store = replica.store;
+            store == self.config.store || (self.peers.is_heard(store, now, silence) && !self.is_lost(replica))
+        };
         let roles = replicas.iter().map(|replica| (replica.id, replica.role)).collect();
-        let living: Vec<_> = replicas.iter().filter(|replica| lives(replica.store)).map(|replica| replica.id).collect();
+        let living: Vec<_> = replicas.iter().filter(|replica| lives(replica)).map(|replica| replica.id).collect();
         if Membership::from_roles(roles).is_quorum(|id| living.contains(&id)) {
             return None;
         }
-        let silent = replicas.iter().filter(|replica| !lives(replica.store)).map(|replica| replica.store.to_string());
+        let silent = replicas.iter().filter(|replica| !lives(replica)).map(|replica| replica.store.to_string());
         let silent = silent.collect::<Vec<_>>().join(", ");
         Some(format!(
-            "the voters left would be no majority without store {silent}, of which nothing is heard: wait until it is back, or take \
-             its replica out first"
+            "the voters left would be no majority without store {silent}, of which nothing is heard, or which has lost what its replica \
+             was: wait until it is back, or take its replica out first"
         ))
     }
 
@@ -268,9 +302,13 @@ impl<R> Worker<R> {
 
 /// The steps of a change of replicas.
 fn ops_of(request: &AdminRequest) -> &[ChangeOp] {
-    match request {
-        AdminRequest::Membership(MembershipChange::Simple(op)) => std::slice::from_ref(op),
-        AdminRequest::Membership(MembershipChange::Joint { ops, .. }) => ops,
+    if let AdminRequest::Membership(change) = request { ops_in(change) } else { &[] }
+}
+
+fn ops_in(change: &MembershipChange) -> &[ChangeOp] {
+    match change {
+        MembershipChange::Simple(op) => std::slice::from_ref(op),
+        MembershipChange::Joint { ops, .. } => ops,
         _ => &[],
     }
 }

@@ -14,6 +14,7 @@ use multiraft_transport::{CaptureId, PeerMessage, SessionSeq, SnapshotHeader};
 
 use crate::apply::{Destroyed, Tombstone};
 use crate::liveness::SupportNews;
+use crate::logic::Floor;
 use crate::region::admin::AdminRequest;
 use crate::region::check::{DigestAnswer, FencedReplicas};
 use crate::region::merge::{Absorbed, Frozen, MergeState};
@@ -258,6 +259,8 @@ pub enum Input<R> {
         /// The encoded table.
         loads: Bytes,
     },
+    /// This store has begun anew, and knows now from which id on replicas may come here; that is durable.
+    Floor(Floor),
     /// Hand every led region over (before a shutdown).
     Handover,
     /// Support between this store and a peer has changed, or a round of reads is answered.
@@ -399,12 +402,21 @@ pub struct Residue {
     pub held: BTreeMap<RegionId, Arc<RegionDescriptor>>,
     /// The log may have lost the votes of replicas that nothing else here tells of.
     pub may_lack: bool,
+    /// Up to which id no replica comes to be by a message.
+    pub floor: Floor,
 }
 
 impl Residue {
-    /// Whether this replica may have promised something here that was lost: it must not begin anew, as if it never had.
+    /// Whether no message may bring this replica to life.
     #[must_use]
     pub fn bars(&self, region: RegionId, replica: ReplicaId) -> bool {
+        self.floor.bars(replica) || self.lacks(region, replica)
+    }
+
+    /// Whether this replica may have promised something here that the log has lost: it must not begin anew, as if it never had. The
+    /// floor is no matter: of a region that is made by a split which this store takes part in, it has forgotten nothing.
+    #[must_use]
+    pub fn lacks(&self, region: RegionId, replica: ReplicaId) -> bool {
         match self.suspects.get(&region) {
             Some(newest) => replica <= *newest,
             None => self.may_lack && !self.orphans.contains_key(&region) && !self.tombstones.contains_key(&region),
@@ -434,6 +446,7 @@ impl Residue {
                 .map(|(at, known)| (*at, Arc::clone(known)))
                 .collect(),
             may_lack: self.may_lack,
+            floor: self.floor,
         }
     }
 }

@@ -33,7 +33,7 @@ const ADOPTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is on its way in or out.
 pub(super) struct Lifecycle<R> {
-    residue: Residue,
+    pub(super) residue: Residue,
     creating: BTreeMap<RegionId, Creating>,
     /// Removed replicas: `None` until the state is gone, then the ticket under which the log's records go.
     removing: BTreeMap<RegionId, Option<u64>>,
@@ -175,6 +175,7 @@ impl<R> Worker<R> {
         if !is_coming && !self.lives.residue.bars(region, replica) {
             self.say_of_region(from, region, RegionStep::Ask { replica, epoch: RegionEpoch::default() });
         }
+        self.say_lost(from, region, replica);
     }
 
     /// The applier has decided whether a replica may come to be (C1).
@@ -254,7 +255,7 @@ impl<R> Worker<R> {
         let Some(own) = descriptor.replica_on(self.config.store).map(|replica| replica.id) else {
             return;
         };
-        if self.lives.residue.bars(region, own) {
+        if self.lives.residue.lacks(region, own) {
             tracing::error!(%region, "a child's replica is kept out of service: the log may have lost its vote");
             return self.set_child_aside(descriptor);
         }
@@ -386,6 +387,7 @@ impl<R> Worker<R> {
             }
             RegionStep::AskFrozen { index } => self.handle_ask_frozen(from, region, index),
             RegionStep::NeedSnapshot { replica, index } => self.handle_need(from, region, replica, index),
+            RegionStep::BegunAnew { above } => self.peers.on_begun_anew(from, above),
             RegionStep::IsFrozen { replica, index } => self.handle_is_frozen(now, from, region, replica, index),
             RegionStep::AskDigest { index } => self.handle_ask_digest(from, region, index),
             RegionStep::Digest { replica, index, answer } => {

@@ -98,6 +98,7 @@ impl<R> Worker<R> {
     ) {
         let Some(key) = self.any_slot(region) else {
             self.answer_for_the_gone(from, region, &message);
+            self.answer_for_the_lost(from, region, &message);
             return self.on_stranger(now, from, region, message, descriptor);
         };
         let here = self.region(key);
@@ -105,6 +106,7 @@ impl<R> Worker<R> {
         if message.to != own {
             let is_initialised = here.initialised;
             self.answer_for_the_gone(from, region, &message);
+            self.answer_for_the_lost(from, region, &message);
             if message.to < own {
                 self.tell_leader_that_is_gone(from, key, &message);
             }

@@ -24,6 +24,7 @@ mod beats;
 mod bulk;
 mod campaign;
 mod check;
+mod floor;
 mod flush;
 mod forward;
 mod input;
@@ -57,6 +58,7 @@ pub use crate::region::merge::{Absorbed, Frozen, MergeFault, MergeState};
 pub use crate::region::packed::Packed;
 pub use crate::region::stores::{StoreCommand, StoreFault, StoreRecord, StoreStanding};
 pub use beats::{BeatMerger, BeatShare, split_by_worker, worker_of, worker_of_request};
+pub use floor::Floor;
 pub use forward::wire_outcome;
 pub use input::{
     Adopt, Applied, DiskUse, Freshness, Input, KeptSnapshot, RegionChange, RegionHandle, RegionStart, Residue,

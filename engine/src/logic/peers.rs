@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use multiraft_raft::{Incarnation, StoreId, Time};
+use multiraft_raft::{Incarnation, ReplicaId, StoreId, Time};
 use multiraft_transport::{Beat, BeatReplies, BeatReply, Beats, PeerMessage};
 
 use crate::logic::beats::first_sequence;
@@ -18,6 +18,8 @@ pub(super) struct Peers<R> {
     generation: u64,
     /// Whether any append lane is full.
     full: bool,
+    /// Whether any has begun anew: as a rule none has, and nothing else needs to be looked at.
+    any_floor: bool,
     /// The first request's number.
     first_request: u64,
 }
@@ -31,6 +33,8 @@ pub(super) struct Peer<R> {
     pub(super) heard: Time,
     /// Its support is held: it is alive, however little it has to say.
     pub(super) supports: bool,
+    /// It has begun anew: its replicas up to this one are lost for good.
+    floor: ReplicaId,
     /// This store has withdrawn its support, and given it none since.
     pub(super) withdrawn: bool,
     /// The append lane is full: nothing more for it until it is ready.
@@ -56,7 +60,7 @@ pub(super) struct Peer<R> {
 impl<R> Peers<R> {
     pub(super) fn new(stores: impl IntoIterator<Item = StoreId>, incarnation: Incarnation) -> Self {
         let first_request = first_sequence(incarnation);
-        let mut peers = Self { peers: Vec::new(), generation: 0, full: false, first_request };
+        let mut peers = Self { peers: Vec::new(), generation: 0, full: false, any_floor: false, first_request };
         for store in stores {
             peers.entry(store);
         }
@@ -132,6 +136,18 @@ impl<R> Peers<R> {
         self.get(store).is_some_and(|peer| peer.lane_full)
     }
 
+    /// A store has begun anew: its replicas up to this one are lost.
+    pub(super) fn on_begun_anew(&mut self, store: StoreId, above: ReplicaId) {
+        self.any_floor = true;
+        let peer = self.entry(store);
+        peer.floor = peer.floor.max(above);
+    }
+
+    /// Whether a store has said that it will never have this replica.
+    pub(super) fn is_lost(&self, store: StoreId, replica: ReplicaId) -> bool {
+        self.any_floor && self.get(store).is_some_and(|peer| replica <= peer.floor)
+    }
+
     /// Whether the append lane of any peer is full.
     pub(super) fn any_lane_full(&self) -> bool {
         self.full
@@ -184,6 +200,7 @@ impl<R> Peer<R> {
             up: None,
             heard: Time::ZERO,
             supports: false,
+            floor: ReplicaId::ZERO,
             withdrawn: false,
             lane_full: false,
             unwilling_until: Time::ZERO,

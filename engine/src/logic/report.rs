@@ -26,7 +26,7 @@ pub struct LedRegion {
     pub term: Term,
     /// The replicas that have not caught up, ascending.
     pub behind: Vec<ReplicaId>,
-    /// The replicas that it has fenced and still has, ascending.
+    /// The replicas that it has fenced and still has, and those that were lost with a store's disk, ascending.
     pub fenced: Vec<ReplicaId>,
     /// Whether a change of it is under way.
     pub pending: bool,
@@ -67,7 +67,7 @@ impl<R> Worker<R> {
                 continue;
             }
             let region = self.regions.see(key).filter(|region| region.group.is_leader() && region.initialised);
-            page.led.extend(region.map(|region| led_region(&region)));
+            page.led.extend(region.map(|region| self.led_region(&region)));
         }
         page
     }
@@ -101,20 +101,22 @@ impl<R> Worker<R> {
         reply.put_u64(term.get());
         self.answer(to, Outcome::Applied { reply: reply.freeze(), index: LogIndex::ZERO });
     }
-}
 
-fn led_region<R>(region: &Region<R>) -> LedRegion {
-    let group = &region.group;
-    let lags = |id| {
-        let reached = group.match_index(id).unwrap_or(LogIndex::ZERO);
-        reached == LogIndex::ZERO || reached.plus(BEHIND_LAG) < group.last_index()
-    };
-    let replicas = region.descriptor().replicas.iter().map(|replica| replica.id);
-    let mut behind: Vec<ReplicaId> = replicas.filter(|id| *id != group.id() && lags(*id)).collect();
-    behind.sort_unstable();
-    let fenced = |replica: &Replica| region.merge.fenced.contains(replica.id).then_some(replica.id);
-    let mut fenced: Vec<ReplicaId> = region.descriptor().replicas.iter().filter_map(fenced).collect();
-    fenced.sort_unstable();
-    let pending = region.merge.frozen.is_some() || group.applied_index() < region.admin_barrier;
-    LedRegion { descriptor: Arc::clone(region.descriptor()), term: group.term(), behind, fenced, pending }
+    fn led_region(&self, region: &Region<R>) -> LedRegion {
+        let group = &region.group;
+        let lags = |id| {
+            let reached = group.match_index(id).unwrap_or(LogIndex::ZERO);
+            reached == LogIndex::ZERO || reached.plus(BEHIND_LAG) < group.last_index()
+        };
+        let replicas = region.descriptor().replicas.iter().map(|replica| replica.id);
+        let mut behind: Vec<ReplicaId> = replicas.filter(|id| *id != group.id() && lags(*id)).collect();
+        behind.sort_unstable();
+        // What was lost with its store's disk is out of service as well, for good.
+        let is_out = |replica: &Replica| region.merge.fenced.contains(replica.id) || self.is_lost(replica);
+        let fenced = |replica: &Replica| is_out(replica).then_some(replica.id);
+        let mut fenced: Vec<ReplicaId> = region.descriptor().replicas.iter().filter_map(fenced).collect();
+        fenced.sort_unstable();
+        let pending = region.merge.frozen.is_some() || group.applied_index() < region.admin_barrier;
+        LedRegion { descriptor: Arc::clone(region.descriptor()), term: group.term(), behind, fenced, pending }
+    }
 }

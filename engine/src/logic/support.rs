@@ -338,12 +338,13 @@ impl<R> Worker<R> {
     /// Before a leading group's heartbeats: under which support its followers may promise, and whether it may come to rest.
     pub(super) fn brief(&mut self, key: SlotKey) {
         let may_rest = self.has_nothing_open(key);
-        let (regions, supports) = (&mut self.regions, &self.supports);
+        let (regions, supports, peers) = (&mut self.regions, &self.supports, &self.peers);
         let Some(region) = regions.get_mut(key).filter(|region| region.group.is_leader()) else { return };
         let descriptor = region.descriptor().clone();
         for replica in &descriptor.replicas {
-            // A replica that is out of service counts as that of a dead store (F9).
-            let is_sound = !region.merge.fenced.contains(replica.id);
+            // A replica that is out of service, or lost, counts as that of a dead store (F9).
+            let is_lost = peers.is_lost(replica.store, replica.id);
+            let is_sound = !is_lost && !region.merge.fenced.contains(replica.id);
             let held = supports.held(replica.store).filter(|_| is_sound).map(|(epoch, _)| *epoch);
             region.group.set_support(replica.id, held);
         }
@@ -373,8 +374,10 @@ impl<R> Worker<R> {
         region.group.release_memory();
         let descriptor = region.descriptor().clone();
         for replica in descriptor.replicas.iter().filter(|replica| replica.store != own_store) {
+            // One that is lost is owed something as soon as its store has said so again: whoever plans hears of it from an awake leader.
+            let is_lost = self.is_lost(replica);
             let peer = self.supports.peers.entry(replica.store).or_default();
-            let index = if peer.held.is_some() { &mut peer.counting } else { &mut peer.owing };
+            let index = if peer.held.is_some() && !is_lost { &mut peer.counting } else { &mut peer.owing };
             index.insert(key.slot);
         }
     }

@@ -475,6 +475,7 @@ impl<R> Worker<R> {
         let voters = region.descriptor().replicas.iter().filter(|replica| replica.role == multiraft_raft::Role::Voter);
         voters
             .filter(move |replica| replica.store != own && !region.merge.fenced.contains(replica.id))
+            .filter(|replica| !self.is_lost(replica))
             .filter(move |replica| self.peers.takes_leaders(replica.store, now))
     }
 

@@ -373,6 +373,7 @@ impl<R> Worker<R> {
             Input::Loads { term, loads } => self.loads = (term, loads),
             Input::DiskScarce { is_scarce } => self.upkeep.set_disk_scarce(is_scarce),
             Input::Slow { is_slow } => self.upkeep.set_slow(now, is_slow),
+            Input::Floor(floor) => self.on_floor(floor),
             Input::Handover => self.upkeep.start_handover(),
             Input::Support(news) => self.on_support(now, news),
         }

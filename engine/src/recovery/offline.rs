@@ -18,7 +18,7 @@ use crate::apply::{AppliedRegion, Backend, Foresight};
 use crate::assembly::{Assembled, FENCED_REASON, assemble};
 use crate::config::Config;
 use crate::error::StartError;
-use crate::logic::{MergeState, RegionStart, StoreStanding};
+use crate::logic::{Floor, MergeState, RegionStart, StoreStanding};
 use crate::region::admin::FIRST_ALLOCATED_ID;
 use crate::region::stores::decode_stores;
 use crate::shell::{OpenBackend, StoreFile, check_log_is_there, open_log};
@@ -50,6 +50,8 @@ pub struct StoppedStore {
     pub store: StoreId,
     /// Its last start.
     pub incarnation: Incarnation,
+    /// Which of its replicas were lost with an earlier disk.
+    pub floor: Floor,
     /// Where the file `RECOVERY` is.
     pub top: Arc<dyn Disk>,
     /// Where the log is.
@@ -217,9 +219,10 @@ impl Parts {
     }
 
     fn on_disks(store: StoppedStore) -> Result<Self, RecoveryError> {
-        let StoppedStore { cluster, store, incarnation, top, log, log_options, files, backend } = store;
+        let StoppedStore { cluster, store, incarnation, floor, top, log, log_options, files, backend } = store;
         let log = LogWriter::open(log, log_options).map_err(|error| StartError::Log(error.to_string()))?;
-        let file = StoreFile { cluster, store, incarnation, bootstrapped: true, longest_support_ms: 0 };
+        let file =
+            StoreFile { cluster, store, incarnation, bootstrapped: true, longest_support_ms: 0, floor, birth: 0 };
         let io = |what: &str| {
             let what = what.to_owned();
             move |source| RecoveryError::Io { what, source }
@@ -274,7 +277,8 @@ impl Opened {
             store: self.file.store,
             incarnation: self.file.incarnation,
             dead: self.fence.as_ref().map_or_else(Vec::new, |fence| fence.dead.clone()),
-            ids_upto: self.fence.as_ref().map_or(0, |fence| fence.ids_upto),
+            // A store that has begun anew has had ids up to its floor, whatever the survivors of the root region know.
+            ids_upto: self.fence.as_ref().map_or(0, |fence| fence.ids_upto).max(self.file.floor.last().get()),
             stores: stores.values().map(|store| (store.id, store.standing == StoreStanding::Left)).collect(),
             next_id: None,
             replicas: Vec::new(),

@@ -14,7 +14,7 @@ use super::tests::{
 };
 use super::{Fence, Plan, PlanOptions, StoreSurvey, make_plan};
 use crate::apply::Backend;
-use crate::logic::AdminCommand;
+use crate::logic::{AdminCommand, Floor};
 use crate::snapshots::SnapshotFiles;
 
 /// A store on disks that lose what was not synced.
@@ -62,6 +62,7 @@ impl Machine {
 
     fn recovery(&self) -> Recovery {
         Recovery::on(StoppedStore {
+            floor: Floor::Whole,
             cluster: CLUSTER,
             store: self.store,
             incarnation: Incarnation(1),

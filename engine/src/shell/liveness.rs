@@ -10,7 +10,6 @@
 //! then what it says is sent: no confirmation leaves after they have heard of the withdrawal.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,10 +23,10 @@ use crate::liveness::{
     SupportNews,
 };
 use crate::logic::Input;
-use crate::shell::StoreFile;
 use crate::shell::fault::{Fault, PanicGuard};
 use crate::shell::progress::Watch;
 use crate::shell::worker::Work;
+use crate::shell::{SharedStoreFile, StoreFile};
 
 /// How many messages of one peer may wait; of more the last are dropped, as a network may.
 const WAITING_MAX: usize = 1024;
@@ -141,8 +140,8 @@ pub(super) struct LivenessThread {
     pub(super) watch: Watch,
     pub(super) health: Health,
     pub(super) fault: Fault,
-    /// What may have been promised, durably, and where.
-    pub(super) promised: (StoreFile, PathBuf),
+    /// What may have been promised, durably.
+    pub(super) promised: SharedStoreFile,
     pub(super) options: LivenessOptions,
     pub(super) meters: LivenessMeters,
     pub(super) out: LivenessOutput,
@@ -235,7 +234,7 @@ impl LivenessThread {
                 let _ = mailbox.send_reserved(Work::Input(Input::Support(news.clone())));
             }
             if news == SupportNews::MayVote {
-                lower_promise(&mut self.promised, self.options);
+                lower_promise(&self.promised, self.options);
             }
         }
         let sends = std::mem::take(&mut self.out.sends);
@@ -265,13 +264,10 @@ impl LivenessThread {
 }
 
 /// What earlier lives may have promised has run out: from now on only this one's promises count.
-fn lower_promise((file, dir): &mut (StoreFile, PathBuf), options: LivenessOptions) {
+fn lower_promise(file: &SharedStoreFile, options: LivenessOptions) {
     let most = u64::from(options.duration_ms());
-    if file.longest_support_ms <= most {
-        return;
-    }
-    file.longest_support_ms = most;
-    if let Err(error) = file.write(dir) {
+    let lowered = file.amend(|file| file.longest_support_ms = file.longest_support_ms.min(most));
+    if let Err(error) = lowered {
         tracing::warn!(%error, "the next start waits for support that nobody was promised: harmless");
     }
 }

@@ -15,6 +15,7 @@
 
 mod answers;
 mod apply;
+mod births;
 mod check;
 mod checkpoint;
 mod completion;
@@ -37,5 +38,5 @@ pub(crate) use completion::Completion;
 pub(crate) use fault::Fault;
 pub(crate) use liveness::SupportStanding;
 pub(crate) use start::{OpenBackend, Running, StartPlan, check_log_is_there, open_log, start};
-pub(crate) use store_file::{Newborn, StoreFile};
+pub(crate) use store_file::{Newborn, SharedStoreFile, StoreFile};
 pub(crate) use worker::Work;

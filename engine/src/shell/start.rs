@@ -5,14 +5,14 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use multiraft_raft::{ClusterId, Incarnation, RegionId, StoreId};
 use multiraft_router::{Clock, Limit, Mailbox, Pool, PoolConfig, Prepared};
 use multiraft_storage::{LogOptions, LogReader, LogWriter, RealDisk, Recovered, SharedLog};
-use multiraft_transport::{Network, PeerAddress, Transport, TransportConfig};
+use multiraft_transport::{Births, Network, PeerAddress, Transport, TransportConfig};
 
 use crate::admission::Admission;
 use crate::apply::AppliedRegion;
@@ -31,6 +31,7 @@ use crate::recovery::Fence;
 use crate::regions::Ids;
 use crate::shell::answers::Answers;
 use crate::shell::apply::{ApplyThread, ApplyWork};
+use crate::shell::births::KnownBirths;
 use crate::shell::check::Digests;
 use crate::shell::checkpoint::Checkpoints;
 use crate::shell::handler::LinkHandler;
@@ -43,7 +44,7 @@ use crate::shell::receive::Receiving;
 use crate::shell::stop::Threads;
 use crate::shell::streams::Streams;
 use crate::shell::worker::{Damage, Meters, Work, WorkerShell};
-use crate::shell::{Fault, Newborn, StoreFile};
+use crate::shell::{Fault, Newborn, SharedStoreFile, StoreFile};
 use crate::snapshots::{Captures, Received, RestoredRegions, SnapshotFiles};
 use crate::steward::{Inbox, PlacementState};
 
@@ -98,6 +99,8 @@ pub(crate) struct Running {
     pub(crate) damaged: Arc<Mutex<Vec<(RegionId, String)>>>,
     /// The log may have lost votes of replicas that nothing else here tells of.
     pub(crate) lacks_promises: bool,
+    /// Says which of its replicas were lost with an earlier directory.
+    pub(crate) store_file: SharedStoreFile,
     /// Ids that the root region has given to this store.
     pub(crate) ids: Ids,
     /// What stores have told whoever plans.
@@ -152,11 +155,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     plan.peers.retain(|(store, _)| !dead.contains(store));
     let (writer, reader, recovered) = open_log(&dir, &plan.config)?;
     let support_ms = u64::from(plan.config.liveness.duration_ms());
-    let newborn = match plan.bootstrap {
-        Some(_) => Newborn::FOUNDER,
-        None if plan.rejoins => Newborn::rejoiner(SystemTime::now(), support_ms),
-        None => Newborn::joiner(support_ms),
-    };
+    let newborn = Newborn::of(plan.bootstrap.is_some(), plan.rejoins, support_ms);
     let mut file = StoreFile::claim(&dir, plan.cluster, plan.store, &newborn)?;
     let promised_before = Duration::from_millis(file.longest_support_ms);
     file.promise(&dir, support_ms)?;
@@ -171,6 +170,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     }
     let tombstones = backend.tombstones()?;
     let mut assembled = assemble(found.regions, tombstones, &recovered);
+    assembled.residue.floor = file.floor;
     assembled.keep_fenced_out(plan.store);
     assembled.damaged.extend(found.damaged);
     assembled.damaged.sort();
@@ -188,6 +188,7 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
         promised_before,
         dead,
         ids_upto,
+        births: Arc::new(KnownBirths::open(&dir)?),
         config: plan.config,
         data_dir: dir,
         free_bytes_min: plan.free_bytes_min,
@@ -279,6 +280,7 @@ struct Parts {
     /// Stores that a recovery has declared dead, and the ids that it has used up.
     dead: BTreeSet<StoreId>,
     ids_upto: u64,
+    births: Arc<KnownBirths>,
     config: Config,
     data_dir: PathBuf,
     free_bytes_min: u64,
@@ -313,6 +315,7 @@ impl Parts {
         let mailboxes = prepared.mailboxes().to_vec();
         let progress: Vec<_> = prepared.progress().map(Arc::clone).collect();
         let support = SupportDesk::default();
+        let store_file = SharedStoreFile::new(self.file.clone(), &self.data_dir);
         let workers = mailboxes.len();
         let append_lanes = workers.min(APPEND_LANES_MAX);
         let beats = Arc::new(Mutex::new(BeatMerger::new(workers, self.incarnation)));
@@ -388,7 +391,8 @@ impl Parts {
             .start(clock, on_panic, move |_| shells.next().expect("invariant: one shell for each worker"))
             .map_err(|error| StartError::Config(error.to_string()))?;
         let watch = Watch::new(mailboxes.iter().cloned().zip(progress), apply_progress, Arc::clone(&log));
-        let liveness = self.start_liveness(&support, clock, (&transport, &peers), &mailboxes, watch, &fault)?;
+        let liveness =
+            self.start_liveness((&support, &store_file), clock, (&transport, &peers), &mailboxes, watch, &fault)?;
         let threads = Threads { liveness, pool, log, stop_checkpoints, checkpoints, others };
         let admission = Admission::new(self.config.busy_after, (workers * self.config.mailbox_bytes) as u64);
         Ok(Running {
@@ -411,6 +415,7 @@ impl Parts {
             leased,
             damaged,
             lacks_promises: self.assembled.residue.may_lack,
+            store_file,
             ids: Ids::above(self.ids_upto),
             inbox,
             placement: Mutex::default(),
@@ -431,6 +436,8 @@ impl Parts {
         let mut config = TransportConfig::over(network, self.cluster, self.store, self.incarnation);
         config.peers = peers.iter().filter(|(store, _)| *store != self.store).cloned().collect();
         config.fenced = self.dead.clone();
+        config.birth = self.file.as_birth();
+        config.births = Some(Arc::clone(&self.births) as Arc<dyn Births>);
         config.append_lanes = append_lanes;
         config.queues.append_send_bytes = self.config.send_queue_bytes;
         config.snapshots.bytes_per_second = self.config.snapshot_bytes_per_second;
@@ -537,7 +544,7 @@ impl Parts {
 
     fn start_liveness(
         &self,
-        support: &SupportDesk,
+        (support, store_file): (&SupportDesk, &SharedStoreFile),
         clock: Clock,
         (transport, peers): (&Arc<Transport>, &[(StoreId, PeerAddress)]),
         mailboxes: &[Mailbox<Work>],
@@ -555,7 +562,7 @@ impl Parts {
             watch,
             health: Health::new(options, clock.now()),
             fault: fault.clone(),
-            promised: (self.file.clone(), self.data_dir.clone()),
+            promised: store_file.clone(),
             options,
             meters: LivenessMeters::new(),
             out: LivenessOutput::default(),

@@ -16,6 +16,7 @@ mod placement_sizes;
 mod planning;
 mod recovery;
 mod regions;
+mod rejoin;
 mod routing;
 mod session_tokens;
 mod snapshots;

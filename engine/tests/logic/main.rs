@@ -5,6 +5,7 @@
 mod asleep;
 mod campaign;
 mod check;
+mod floor;
 mod leases;
 mod merge;
 mod merge_pace;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use multiraft::{Engine, Figures, RegionStatus, Replica, Role, StoreStatus};
+use multiraft::{Engine, Figures, Floor, RegionStatus, Replica, Role, StoreStatus};
 use serde::{Deserialize, Serialize};
 
 /// A store, its replicas and its links.
@@ -18,6 +18,12 @@ pub(crate) struct StatusReport {
     /// that are new to it.
     #[serde(default)]
     pub(crate) lacks_promises: bool,
+    /// It begins anew after it has lost its data directory, and waits for the root region: it takes no replica yet.
+    #[serde(default)]
+    pub(crate) rejoining: bool,
+    /// Its replicas with ids up to this one were lost with an earlier data directory.
+    #[serde(default)]
+    pub(crate) floor: Option<u64>,
     pub(crate) peers: Vec<PeerReport>,
     pub(crate) counters: CounterReport,
 }
@@ -146,6 +152,11 @@ impl From<StoreStatus> for StatusReport {
             regions: status.regions.iter().map(RegionReport::from).collect(),
             damaged: status.damaged.into_iter().map(damage).collect(),
             lacks_promises: status.lacks_promises,
+            rejoining: status.floor == Floor::Unknown,
+            floor: match status.floor {
+                Floor::Above(last) => Some(last.get()),
+                Floor::Whole | Floor::Unknown => None,
+            },
             peers: status.peers.into_iter().map(peer).collect(),
             counters: CounterReport {
                 log_syncs: counters.log_syncs,

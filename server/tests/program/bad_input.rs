@@ -67,11 +67,11 @@ fn a_directory_of_another_store_or_of_a_newer_format() {
     let text = serve(&cluster, 1, &[("--dir", of_first.to_str().unwrap())]);
     assert!(text.contains("belongs to store 1"), "{text}");
     let file = of_first.join("STORE");
-    let newer = fs::read_to_string(&file).unwrap().replace("format = 2", "format = 999");
+    let newer = fs::read_to_string(&file).unwrap().replace("format = 3", "format = 999");
     fs::write(&file, newer).unwrap();
     let text = serve(&cluster, 0, &[]);
     assert!(text.contains("999") && text.contains("newer"), "{text}");
-    let older = fs::read_to_string(&file).unwrap().replace("format = 999", "format = 2");
+    let older = fs::read_to_string(&file).unwrap().replace("format = 999", "format = 3");
     fs::write(&file, older).unwrap();
     // The log has a format of its own, behind the name at the front of its files.
     let log = of_first.join("log").join("LOG");

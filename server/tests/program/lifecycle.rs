@@ -51,7 +51,7 @@ fn acknowledged_writes_survive_the_death_of_any_store_and_of_all() {
 }
 
 #[test]
-fn a_store_that_lost_its_directory_rejoins_once_no_region_counts_on_it() {
+fn a_store_that_lost_its_directory_rejoins_and_what_it_was_is_replaced() {
     let mut cluster = Cluster::prepare(&[]);
     let words = |cluster: &Cluster, more: &[&str]| {
         let more = more.iter().map(|word| (*word).to_owned());
@@ -74,18 +74,28 @@ fn a_store_that_lost_its_directory_rejoins_once_no_region_counts_on_it() {
 
     std::fs::remove_dir_all(cluster.data_dir(2)).unwrap();
     let begun = Instant::now();
-    let insist = |command: &str| {
-        while !cluster.ctl(0, command).status.success() {
-            assert!(look_again(begun, Duration::from_secs(60)), "{command}");
-        }
-    };
-    ["remove 1 3", "remove 2 3"].into_iter().for_each(insist);
+    // The regions name it still.
     let arguments = words(&cluster, &["--rejoin"]);
     cluster.spawn_with(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
     cluster.wait_ready(2);
-    for region in [1, 2] {
-        while !cluster.ctl(0, &format!("add {region} 3")).status.success() {
-            assert!(look_again(begun, Duration::from_secs(60)), "store 3 is given nothing");
+    let status = |cluster: &Cluster| {
+        let (_, body) = http(cluster.stores[2].admin, "GET /status", "");
+        serde_json::from_str::<serde_json::Value>(&body).unwrap()
+    };
+    while status(&cluster)["rejoining"] == true {
+        assert!(look_again(begun, Duration::from_secs(60)), "store 3 has no floor");
+    }
+    let told = status(&cluster);
+    assert!(told["floor"].as_u64().unwrap() >= 1 << 24 && told["regions"] == serde_json::json!([]), "{told}");
+    // Then its command line may be what it was at first.
+    cluster.kill(2);
+    let arguments = words(&cluster, &["--bootstrap-regions", "1"]);
+    cluster.spawn_with(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    cluster.wait_ready(2);
+    assert_eq!((&status(&cluster)["floor"], &status(&cluster)["regions"]), (&told["floor"], &told["regions"]));
+    for command in ["remove 1 3", "remove 2 3", "add 1 3", "add 2 3"] {
+        while !cluster.ctl(0, command).status.success() {
+            assert!(look_again(begun, Duration::from_secs(60)), "{command}");
         }
     }
     // Now it counts: one of the others may die.

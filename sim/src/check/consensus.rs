@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use multiraft::apply::{bared, is_bare};
-use multiraft_raft::{Entry, LogIndex, RegionId, StoreId, Term};
+use multiraft_raft::{Entry, LogIndex, RegionId, Replica, StoreId, Term};
 use multiraft_storage::{LogBatch, LogChange};
 
-use super::regions::{Regions, is_quorum};
+use super::regions::{Regions, is_quorum_of};
 use super::shadow::{ShadowGroup, Shadows};
 use super::{Verdict, Violation};
 use crate::random::{digest_of, fold};
@@ -70,6 +70,8 @@ pub struct Consensus {
     state: BTreeMap<(StoreId, RegionId), LogIndex>,
     /// How far replicas that are gone had come, and the states of those that damage has put out of service.
     removed: BTreeMap<(StoreId, RegionId), LogIndex>,
+    /// How far those had come that were lost with a disk, where the store has begun anew.
+    forgotten: BTreeMap<(StoreId, RegionId), LogIndex>,
 }
 
 impl Consensus {
@@ -235,6 +237,11 @@ impl Consensus {
         self.next.retain(|(at, _), _| *at != store);
     }
 
+    /// `store` has lost its disk, and begins anew: what it held counts for the replicas that were lost with it, and for no others.
+    pub fn on_rejoined(&mut self, store: StoreId) {
+        self.forgotten.extend(self.removed.extract_if(.., |(at, _), _| *at == store));
+    }
+
     /// A plan keeps the replica of `region` on `store`, whose log ends at `last`: what `survivors` know to be committed must be in
     /// it; where nothing is to be lost, everything that was ever committed.
     ///
@@ -297,21 +304,27 @@ impl Consensus {
     /// # Errors
     /// No quorum of its configuration holds it durably, so some crashes could undo it. A replica whose log was damaged counts with
     /// what it held until then, and so does one whose disk was lost: its acknowledgement, or the answer that rests on it, may have been under way already.
+    /// (That it says nothing any more is judged by itself.) One that its store was given since counts with what it has.
     pub fn on_acknowledged(&self, region: RegionId, index: LogIndex, regions: &Regions, logs: &Shadows) -> Verdict {
         let at = (index.get() as usize).wrapping_sub(FIRST);
         let Some(entry) = self.committed.get(&region).and_then(|committed| committed.get(at)) else {
             let detail = format!("region {region}: entry {index} was acknowledged before any replica applied it");
             return Err(Violation::new("what is acknowledged is applied", detail));
         };
-        let holds = |store: StoreId| {
+        let has = |log: &ShadowGroup| index <= log.truncated || log.term(index) == Some(entry.term);
+        let holds = |replica: &Replica| {
+            let store = replica.store;
+            if regions.is_forgotten(store, region, replica.id) {
+                let was_held = self.forgotten.get(&(store, region)).is_some_and(|held| *held >= index);
+                return was_held || logs.forgotten(store, region).is_some_and(has);
+            }
             let in_state = self.state.get(&(store, region)).is_some_and(|durable| *durable >= index);
-            let has = |log: &ShadowGroup| index <= log.truncated || log.term(index) == Some(entry.term);
             let in_log = logs.durable(store, region).is_some_and(has) || logs.lost(store, region).is_some_and(has);
             let was_held = self.removed.get(&(store, region)).is_some_and(|held| *held >= index);
             in_state || in_log || was_held
         };
         let configurations = regions.configurations(region, index);
-        if configurations.iter().any(|replicas| is_quorum(replicas, &holds)) {
+        if configurations.iter().any(|replicas| is_quorum_of(replicas, &holds)) {
             return Ok(());
         }
         let detail = format!(

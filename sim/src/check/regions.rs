@@ -236,7 +236,7 @@ impl Regions {
     /// A split or a snapshot gave `store` this state of a region, durably.
     ///
     /// # Errors
-    /// Its replica there was removed before.
+    /// Its replica there was removed before, or lost with the store's disk.
     pub fn on_state_here(&mut self, store: StoreId, descriptor: &Descriptor) -> Verdict {
         let here = self.stores.entry(store).or_default();
         here.here.insert(descriptor.id, Arc::clone(descriptor));
@@ -245,7 +245,7 @@ impl Regions {
         let is_absorbed = here.absorbed.contains(&descriptor.id);
         match own.filter(|own| is_absorbed || here.tombstones.get(&descriptor.id) >= Some(own)) {
             Some(own) => broken(GONE, format!("store {store} gives replica {own} of {} a state", descriptor.id)),
-            None => Ok(()),
+            None => own.map_or(Ok(()), |own| self.check_not_forgotten(store, descriptor.id, own)),
         }
     }
 
@@ -269,12 +269,12 @@ impl Regions {
     /// `store` lets a replica come to be.
     ///
     /// # Errors
-    /// It was removed there before.
+    /// It was removed there before, or lost with the store's disk.
     pub fn on_created(&mut self, store: StoreId, region: RegionId, replica: ReplicaId) -> Verdict {
         if self.is_gone(store, region, replica) {
             return broken(GONE, format!("store {store} creates replica {replica} of {region} again"));
         }
-        Ok(())
+        self.check_not_forgotten(store, region, replica)
     }
 
     /// Whether a replica of this or a higher id was removed from `store`.
@@ -331,12 +331,12 @@ impl Regions {
     /// A replica on `store` acts in some way.
     ///
     /// # Errors
-    /// It was removed there.
+    /// It was removed there, or lost with the store's disk.
     pub fn on_acts(&self, store: StoreId, region: RegionId, replica: ReplicaId) -> Verdict {
         if self.is_silent(store, region, replica) {
             return broken(GONE, format!("store {store} speaks for replica {replica} of {region}"));
         }
-        Ok(())
+        self.check_not_forgotten(store, region, replica)
     }
 
     /// `store`'s state of a region, at an index, has this digest.
@@ -397,9 +397,14 @@ pub fn forbidden(tombstone: &Tombstone) -> ReplicaId {
 
 /// Whether those that hold something are a quorum of the voters; of both halves, if there are two.
 pub fn is_quorum(replicas: &[Replica], holds: &dyn Fn(StoreId) -> bool) -> bool {
+    is_quorum_of(replicas, &|replica| holds(replica.store))
+}
+
+/// The same, of replicas that hold something.
+pub(super) fn is_quorum_of(replicas: &[Replica], holds: &dyn Fn(&Replica) -> bool) -> bool {
     let half = |counts: &dyn Fn(&Replica) -> bool| {
         let voters = replicas.iter().filter(|replica| counts(replica)).count();
-        let holders = replicas.iter().filter(|replica| counts(replica) && holds(replica.store)).count();
+        let holders = replicas.iter().filter(|replica| counts(replica) && holds(replica)).count();
         holders > voters / 2
     };
     half(&|replica| replica.role.votes_incoming()) && half(&|replica| replica.role.votes_outgoing())

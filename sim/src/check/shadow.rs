@@ -124,6 +124,8 @@ struct StoreShadow {
     pending: BTreeMap<u32, VecDeque<(u64, Vec<Record>)>>,
     /// What was durable of groups until damage may have cost them records, or the disk was lost.
     lost: Groups,
+    /// What was durable on a disk that was lost, once the store has begun anew.
+    forgotten: Groups,
 }
 
 /// The shadows of all stores.
@@ -152,7 +154,7 @@ impl Shadows {
 
     /// Records of these regions may be lost on a store: nothing is expected of them any more.
     pub fn forget(&mut self, store: StoreId, is_lost: impl Fn(RegionId) -> bool) {
-        let StoreShadow { durable, latest, pending, lost } = self.stores.entry(store).or_default();
+        let StoreShadow { durable, latest, pending, lost, .. } = self.stores.entry(store).or_default();
         for (region, log) in durable.extract_if(.., |region, _| is_lost(*region)) {
             // A store that starts again names its damage again.
             if lost.get(&region).is_none_or(|before| before.last() < log.last()) {
@@ -170,9 +172,18 @@ impl Shadows {
         self.forget(store, |_| true);
     }
 
-    /// A store that has lost its disk begins anew: no region counts on what it held.
+    /// A store that has lost its disk begins anew: what it held counts for the replicas that were lost with it, and for no others.
     pub fn on_rejoined(&mut self, store: StoreId) {
-        self.stores.remove(&store);
+        let before = self.stores.remove(&store).unwrap_or_default();
+        let mut forgotten = before.forgotten;
+        forgotten.extend(before.lost);
+        self.stores.insert(store, StoreShadow { forgotten, ..StoreShadow::default() });
+    }
+
+    /// What was durable of a group on a store's disk when that was lost, and the store has begun anew.
+    #[must_use]
+    pub fn forgotten(&self, store: StoreId, region: RegionId) -> Option<&ShadowGroup> {
+        self.stores.get(&store)?.forgotten.get(&region)
     }
 
     /// A recovery has written a group's records on a store that does not run: what it keeps of promises is judged, the rest is

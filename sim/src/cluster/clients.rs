@@ -384,7 +384,7 @@ impl Cluster {
     }
 
     pub(super) fn on_answer(&mut self, waiter: Waiter, outcome: Outcome) {
-        if self.on_operator_answer(waiter, &outcome) {
+        if self.on_floor_answer(waiter, &outcome) || self.on_operator_answer(waiter, &outcome) {
             return;
         }
         let Some(attempt) = self.clients.waiting.get(&waiter).copied() else { return };

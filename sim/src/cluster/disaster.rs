@@ -209,6 +209,7 @@ impl Cluster {
             cluster: ClusterId(1),
             store: id_of(store),
             incarnation: node.incarnation,
+            floor: node.floor,
             top: Arc::new(node.top.clone()),
             log: Arc::new(node.disk.clone()),
             log_options: self.plan.log,

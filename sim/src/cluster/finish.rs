@@ -119,9 +119,9 @@ impl Cluster {
             let mut leaders = 0;
             for replica in &descriptor.replicas {
                 // A replica that damage has put out of service stays out until another takes its place, and so does a dead one, and
-                // one on a disk that was lost.
+                // one that was lost with a disk.
                 let node = &self.nodes[place_of(replica.store)];
-                if node.is_given_up() || node.out.contains(&region) {
+                if self.is_lost(replica) || node.out.contains(&region) {
                     continue;
                 }
                 let status = self.status(place_of(replica.store), region);

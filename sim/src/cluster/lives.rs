@@ -9,7 +9,6 @@ use multiraft_transport::{PeerMessage, RegionStep};
 
 use super::{Cluster, Waiter, id_of};
 use crate::check::regions::{Merged, forbidden};
-use crate::check::shadow::ShadowGroup;
 use crate::random::{digest_of, fold};
 
 impl Cluster {
@@ -92,7 +91,7 @@ impl Cluster {
                     self.say(|| format!("{id} creates {replica:?} of {region:?}"));
                     self.counters.replicas_created += 1;
                     self.counters.replicas_readded += u64::from(self.regions.had(id, *region));
-                    self.counters.replicas_given_back += u64::from(self.nodes[store].rejoined);
+                    self.counters.replicas_given_back += u64::from(self.nodes[store].has_begun_anew());
                     let verdict = self.regions.on_created(id, *region, *replica);
                     self.judge_that(verdict);
                 }
@@ -218,11 +217,10 @@ impl Cluster {
         let id = id_of(store);
         for message in out.sends.iter().flat_map(|outgoing| &outgoing.messages) {
             let verdict = match message {
-                PeerMessage::Raft(raft) => {
-                    let last =
-                        |store| self.shadows.latest(store, raft.region).map(ShadowGroup::last).unwrap_or_default();
-                    let verdict = self.regions.on_forgotten_vote(id, raft.region, &raft.message, &last);
-                    verdict.and_then(|()| self.regions.on_sent(id, raft.region, &raft.message))
+                PeerMessage::Raft(raft) => self.regions.on_sent(id, raft.region, &raft.message),
+                PeerMessage::BeatReplies(replies) => {
+                    let mut replies = replies.replies.iter();
+                    replies.try_for_each(|reply| self.regions.on_acts(id, reply.region, reply.from))
                 }
                 PeerMessage::Region(about) => {
                     if let RegionStep::Tell { .. } = about.step

@@ -83,7 +83,7 @@ impl Cluster {
         else {
             return self.drop_merge(operator);
         };
-        let is_dead = |replica: &Replica| self.nodes[place_of(replica.store)].is_given_up();
+        let is_dead = |replica: &Replica| self.is_lost(replica);
         if !are_neighbours(&source, &target) || source.replicas.iter().chain(&target.replicas).any(is_dead) {
             return self.drop_merge(operator);
         }
@@ -138,7 +138,7 @@ impl Cluster {
             let store = wanted.store;
             match (source.replica_on(store), wanted.role) {
                 (None, Role::Witness) => {
-                    let id = self.one_id(operator)?;
+                    let id = self.one_id_on(operator, store)?;
                     return Ok(Some(MembershipChange::Simple(ChangeOp::AddWitness { id, store })));
                 }
                 (None, _) => {

@@ -18,6 +18,7 @@ mod counted;
 mod disaster;
 mod faults;
 mod finish;
+mod floor;
 mod leased;
 mod links;
 mod lives;
@@ -38,6 +39,7 @@ mod wipe;
 
 use std::collections::BTreeMap;
 
+use multiraft::logic::Floor;
 use multiraft_raft::{RegionId, StoreId};
 
 use crate::check::Violation;
@@ -107,6 +109,8 @@ enum Event {
     Doom { store: usize },
     Wipe { store: usize, attempts: u32 },
     Rejoin { store: usize },
+    AskFloor { store: usize, life: u64, again: Option<Waiter> },
+    Floor { store: usize, life: u64, floor: Floor },
     Heal,
     Settle,
     Check { round: usize },
@@ -148,6 +152,7 @@ pub struct Cluster {
     regions: Regions,
     supports: Supports,
     changes: Changes,
+    floors: floor::Floors,
     counters: Counters,
     digest: u64,
     violation: Option<Violation>,
@@ -182,6 +187,7 @@ impl Cluster {
             regions: Regions::default(),
             supports: Supports::default(),
             changes: Changes::default(),
+            floors: floor::Floors::default(),
             counters: Counters::default(),
             digest: plan.seed,
             violation: None,
@@ -277,6 +283,8 @@ impl Cluster {
             Event::Doom { store } => self.doom(store),
             Event::Wipe { store, attempts } => self.on_wipe(store, attempts),
             Event::Rejoin { store } => self.on_rejoin(store),
+            Event::AskFloor { store, life, again } => self.ask_for_floor(store, life, again),
+            Event::Floor { store, life, floor } => self.on_floor(store, life, floor),
             Event::Heal => self.on_heal(),
             Event::Begin => self.on_script_begins(),
             Event::End => self.on_script_ends(),
@@ -299,6 +307,8 @@ impl Cluster {
             | Event::Lookup { store, .. }
             | Event::LaneReady { store, .. }
             | Event::SendSnapshot { store, .. }
+            | Event::AskFloor { store, .. }
+            | Event::Floor { store, .. }
             | Event::StreamLost { store, .. }
             | Event::StreamSent { store, .. } => *store,
             Event::Packet(packet) => packet.to,

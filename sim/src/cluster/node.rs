@@ -7,7 +7,7 @@ use std::time::Duration;
 use multiraft::apply::{AppliedBatch, AppliedRegion, Applier, Backend};
 use multiraft::assembly::{Assembled, assemble, bootstrap_regions};
 use multiraft::logic::{
-    ApplyTask, BeatMerger, Input, Leases, Questions, Standing, TurnOutput, Worker, WorkerConfig, worker_of,
+    ApplyTask, BeatMerger, Floor, Input, Leases, Questions, Standing, TurnOutput, Worker, WorkerConfig, worker_of,
 };
 use multiraft::snapshots::{Captures, Received, SnapshotFiles};
 use multiraft_raft::{Incarnation, LogIndex, RegionDescriptor, RegionId, StoreId};
@@ -67,8 +67,8 @@ pub(super) struct Node {
     pub(super) dead: bool,
     /// Where it is between the loss of its disk and its return.
     pub(super) absence: Option<Absence>,
-    /// It has lost its disk, and come back.
-    pub(super) rejoined: bool,
+    /// Which of its replicas were lost with a disk, as durable as the incarnation.
+    pub(super) floor: Floor,
     /// The image of the disk to which a crash falls back, if the disk lies about what it has flushed (a planted bug).
     pub(super) lying_image: Option<SimDisk>,
 }
@@ -145,7 +145,7 @@ impl Node {
             armed: None,
             dead: false,
             absence: None,
-            rejoined: false,
+            floor: Floor::Whole,
             lying_image: None,
         }
     }
@@ -261,7 +261,10 @@ impl Cluster {
         for region in &applied {
             self.regions.on_merge_state(id, region.descriptor.id, &region.merge);
         }
-        let assembled = assemble(applied, tombstones, &recovered);
+        let mut assembled = assemble(applied, tombstones, &recovered);
+        if self.plant != Some(Plant::IgnoredFloor) {
+            assembled.residue.floor = self.nodes[store].floor;
+        }
         self.leave_out(store, &recovered, &assembled.damaged).map_err(|detail| broken("regions", detail))?;
         let Ok(received) = Received::new(&files, !backend.is_durable()) else {
             return Err(None);
@@ -376,6 +379,7 @@ impl Cluster {
         }
         let wait = self.random.around(self.plan.checkpoint_interval);
         self.schedule.plan_in(wait, Event::Checkpoint { store, life });
+        self.want_floor(store);
         let regions: Vec<RegionId> = self.regions.newest().map(|descriptor| descriptor.id).collect();
         regions.into_iter().for_each(|region| self.sample(store, region));
     }

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use multiraft::logic::{AdminCommand, AdminRequest, Child, Input, Notice, Outcome};
-use multiraft_raft::{ChangeOp, MembershipChange, RegionDescriptor, RegionId, Replica, ReplicaId, Role, StoreId};
+use multiraft::logic::{AdminCommand, AdminRequest, Child, Floor, Input, Notice, Outcome};
+use multiraft_raft::{ChangeOp, MembershipChange, RegionDescriptor, RegionId, ReplicaId, Role, StoreId};
 
 use super::merges::Errand;
 use super::wipe::GIVING_UP;
@@ -90,9 +90,10 @@ impl Operators {
         self.ids[operator] = 0..0;
     }
 
-    fn take_ids(&mut self, operator: usize, count: u64) -> Option<Vec<u64>> {
+    /// So many ids above a floor.
+    fn take_ids(&mut self, operator: usize, count: u64, floor: ReplicaId) -> Option<Vec<u64>> {
         let free = &mut self.ids[operator];
-        if free.end - free.start < count {
+        if free.end - free.start < count || free.start <= floor.get() {
             return None;
         }
         let taken = (free.start..free.start + count).collect();
@@ -223,7 +224,11 @@ impl Cluster {
             return Ok(request);
         }
         let living = (0..self.nodes.len()).filter(|store| !self.nodes[*store].is_given_up()).map(id_of);
-        let absent: Vec<StoreId> = living.filter(|store| region.replica_on(*store).is_none()).collect();
+        let mut absent: Vec<StoreId> = living.filter(|store| region.replica_on(*store).is_none()).collect();
+        // One that has no floor yet takes no replica. Who tries all the same has added a learner in vain, as the engine's handle would.
+        if operation != Operation::AddLearner {
+            absent.retain(|store| self.nodes[place_of(*store)].floor != Floor::Unknown);
+        }
         let of_role = |role: Role| -> Vec<ReplicaId> {
             region.replicas.iter().filter(|replica| replica.role == role).map(|replica| replica.id).collect()
         };
@@ -235,10 +240,10 @@ impl Cluster {
             Operation::Merge => return Ok(None),
             Operation::Repair => return self.repair_request(operator, region, &absent),
             Operation::GiveBack => {
-                let Some(store) = absent.iter().find(|store| self.nodes[place_of(**store)].rejoined) else {
+                let Some(store) = absent.iter().find(|store| self.nodes[place_of(**store)].has_begun_anew()) else {
                     return Ok(None);
                 };
-                ChangeOp::AddVoter { id: self.one_id(operator)?, store: *store }
+                ChangeOp::AddVoter { id: self.one_id_on(operator, *store)?, store: *store }
             }
             Operation::AddLearner | Operation::AddWitness if absent.is_empty() => return Ok(None),
             Operation::AddLearner => {
@@ -247,7 +252,7 @@ impl Cluster {
             }
             Operation::AddWitness => {
                 let store = random.pick(&absent);
-                ChangeOp::AddWitness { id: self.one_id(operator)?, store }
+                ChangeOp::AddWitness { id: self.one_id_on(operator, store)?, store }
             }
             Operation::Promote if learners.is_empty() => return Ok(None),
             Operation::Promote => ChangeOp::Promote { id: random.pick(&learners) },
@@ -269,18 +274,24 @@ impl Cluster {
         Ok(Some(AdminRequest::Membership(MembershipChange::of(vec![op], &region.replicas))))
     }
 
-    /// A region with a replica that is dead for good, or on a disk that is lost, gets rid of that first; `Some(None)`: not now. Whatever else was done to it
+    /// A region with a replica that is dead for good, or was lost with a disk, gets rid of that first; `Some(None)`: not now. Whatever else was done to it
     /// could leave the dead with a majority.
     fn clean_up(&self, region: &RegionDescriptor) -> Option<Option<AdminRequest>> {
-        let is_dead = |replica: &&Replica| self.nodes[place_of(replica.store)].is_given_up();
-        let dead = region.replicas.iter().find(is_dead)?;
+        let dead = region.replicas.iter().find(|replica| self.is_lost(replica))?;
         let is_joint = region.replicas.iter().any(|replica| replica.role.is_joint());
         let remove = MembershipChange::of(vec![ChangeOp::Remove { id: dead.id }], &region.replicas);
         Some((!is_joint).then_some(AdminRequest::Membership(remove)))
     }
 
     pub(super) fn one_id(&mut self, operator: usize) -> Result<ReplicaId, NoIds> {
-        let ids = self.operators.take_ids(operator, 1).ok_or(NoIds)?;
+        let ids = self.operators.take_ids(operator, 1, ReplicaId::ZERO).ok_or(NoIds)?;
+        Ok(ReplicaId(ids[0]))
+    }
+
+    /// One that this store takes.
+    pub(super) fn one_id_on(&mut self, operator: usize, store: StoreId) -> Result<ReplicaId, NoIds> {
+        let floor = self.nodes[place_of(store)].floor.last();
+        let ids = self.operators.take_ids(operator, 1, floor).ok_or(NoIds)?;
         Ok(ReplicaId(ids[0]))
     }
 
@@ -295,7 +306,8 @@ impl Cluster {
     ) -> Result<Option<AdminRequest>, NoIds> {
         let mut ops = Vec::new();
         let come = absent.len().min(1 + usize::from(self.operators.random.chance(300)));
-        let ids = self.operators.take_ids(operator, come as u64).ok_or(NoIds)?;
+        let floor = absent[..come].iter().map(|store| self.nodes[place_of(*store)].floor.last()).max();
+        let ids = self.operators.take_ids(operator, come as u64, floor.unwrap_or_default()).ok_or(NoIds)?;
         for (id, store) in ids.into_iter().zip(absent) {
             ops.push(ChangeOp::AddVoter { id: ReplicaId(id), store: *store });
         }
@@ -335,7 +347,9 @@ impl Cluster {
         }
         let replicas = region.replicas.len() as u64;
         let count = (1 + replicas) * owned.len() as u64;
-        let Some(ids) = self.operators.take_ids(operator, count) else {
+        // As the engine's handle does: above those of the parent.
+        let floor = region.replicas.iter().map(|replica| replica.id).max().unwrap_or_default();
+        let Some(ids) = self.operators.take_ids(operator, count, floor) else {
             self.operators.again[operator] = again;
             return Err(NoIds);
         };

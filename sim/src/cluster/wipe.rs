@@ -1,10 +1,11 @@
-//! Stores that lose their whole disk, and come back on an empty one under their number: they have forgotten what they voted for and
-//! acknowledged, so every region has to give them up before, and every other store to have heard of that.
+//! Stores that lose their whole disk, and come back on an empty one under their number, at any time: they have forgotten what they voted
+//! for and acknowledged, so what they were is lost (`floor`), and every region has to give that up some time.
 //!
 //! ```text
-//!  doomed: dead, nothing is changed --> all can do without it? --> wiped: every region gives it up --> rejoins, waits, is given replicas
-//!                                            |
-//!                                            no: it starts on what it had
+//!  doomed: dead, nothing is changed --> all can do without it? --> wiped --> begins anew, takes a floor --> is given replicas
+//!                                            |                         |                                    ^
+//!                                            no: it starts on          +--- every region gives it up -------+
+//!                                            what it had
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use multiraft::assembly::rejoined_incarnation;
-use multiraft::logic::AdminRequest;
+use multiraft::logic::{AdminRequest, Floor};
 use multiraft_raft::{
-    ChangeOp, EntryKind, Incarnation, LogIndex, MembershipChange, RegionDescriptor, RegionId, Role, StoreId,
+    ChangeOp, EntryKind, Incarnation, LogIndex, MembershipChange, RegionDescriptor, RegionId, Replica, Role, StoreId,
 };
 use multiraft_storage::disk::CrashStyle;
 use multiraft_storage::state::SimStore;
@@ -23,7 +24,7 @@ use multiraft_storage::{LogBatch, LogChange, SimDisk};
 use super::faults::Undo;
 use super::node::Node;
 use super::regions::NoIds;
-use super::{Cluster, Event, id_of};
+use super::{Cluster, Event, id_of, place_of};
 use crate::check::shadow::ShadowGroup;
 use crate::life::Operation;
 use crate::plan::Fault;
@@ -34,7 +35,7 @@ use crate::schedule::{MILLI, SECOND};
 pub(super) const GIVING_UP: u64 = 100 * MILLI;
 /// How often it is looked whether all can do without a store that is dead.
 const LOOKS_MAX: u32 = 8;
-/// How often it is looked whether a store is given up.
+/// How often it is looked whether a store may come back.
 const LOOK_AGAIN: u64 = 300 * MILLI;
 /// The time of day when a run begins, in seconds since 1970.
 const BEGINS_AT: u64 = 1_700_000_000;
@@ -46,9 +47,9 @@ const VOTERS: usize = 3;
 pub(super) enum Absence {
     /// It is dead, and still has its disk.
     Doomed,
-    /// Its disk is lost, and regions count on it.
+    /// Its disk is lost.
     Wiped,
-    /// No region counts on it: it starts on an empty disk.
+    /// It starts on an empty disk.
     Rejoins,
 }
 
@@ -61,6 +62,11 @@ impl Node {
     /// What it had is gone for good.
     pub(super) fn is_given_up(&self) -> bool {
         self.dead || matches!(self.absence, Some(Absence::Wiped | Absence::Rejoins))
+    }
+
+    /// It has lost its disk, come back, and takes replicas.
+    pub(super) fn has_begun_anew(&self) -> bool {
+        matches!(self.floor, Floor::Above(_))
     }
 
     /// All that it has kept is gone.
@@ -108,7 +114,8 @@ impl Cluster {
     /// A store is about to lose its disk. In part of the cases another is cut off before, for long: what the regions become meanwhile,
     /// it knows nothing of.
     pub(super) fn foretell_doom(&mut self, store: usize, hermit: usize) {
-        if self.changes.hermit.is_some() || !self.random.chance(500) {
+        let is_late = self.changes.hermit.is_some() || self.nodes.iter().any(|node| node.absence.is_some());
+        if is_late || !self.random.chance(500) {
             return self.doom(store);
         }
         self.counters.hermits += 1;
@@ -193,7 +200,9 @@ impl Cluster {
             return self.come_back_unasked(store);
         }
         self.counters.replicas_given_up += self.regions_on(id).len() as u64;
-        self.schedule.plan_in(LOOK_AGAIN, Event::Rejoin { store });
+        let soon = self.random.chance(500);
+        let wait = self.random.below(if soon { SECOND / 2 } else { 10 * SECOND });
+        self.schedule.plan_in(wait, Event::Rejoin { store });
     }
 
     /// What is doomed starts on what it had.
@@ -224,24 +233,7 @@ impl Cluster {
         self.regions.newest().filter(|region| region.replica_on(store).is_some()).cloned().collect()
     }
 
-    /// Whether every other store runs, and has no replica that still takes the lost one for another of its region. A store that was down or
-    /// cut off may have missed that its replica is gone, and with it the changes since then: what the lost store has forgotten is what kept
-    /// it from leading.
-    fn is_given_up_by_all(&self, lost: usize) -> bool {
-        let knows_of_none = |store: usize| {
-            let Some(process) = &self.nodes[store].process else { return false };
-            let statuses = process
-                .workers
-                .iter()
-                .flat_map(|host| host.worker.handles().filter_map(|handle| host.worker.status(handle.region)));
-            let mut known = statuses.map(|status| status.descriptor);
-            !known.any(|region| region.replica_on(id_of(lost)).is_some())
-        };
-        let is_hasty = self.plant == Some(Plant::HastyRejoin);
-        is_hasty || (0..self.nodes.len()).filter(|store| *store != lost).all(knows_of_none)
-    }
-
-    /// A store whose disk is lost begins anew, if no region counts on it any more.
+    /// A store whose disk is lost begins anew, whatever regions name it.
     pub(super) fn on_rejoin(&mut self, store: usize) {
         let is_wiped = self.nodes[store].absence == Some(Absence::Wiped);
         // In the very end every key is read a last time: it stays away.
@@ -250,17 +242,19 @@ impl Cluster {
         }
         let id = id_of(store);
         let is_later = self.rejoined_incarnation() > self.nodes[store].incarnation;
-        if !self.regions_on(id).is_empty() || !self.is_given_up_by_all(store) || self.is_changing() || !is_later {
+        if !is_later {
             return self.schedule.plan_in(LOOK_AGAIN, Event::Rejoin { store });
         }
         self.say(|| format!("{id} rejoins"));
         self.counters.rejoins += 1;
+        self.counters.rejoins_named += u64::from(!self.regions_on(id).is_empty());
         self.shadows.on_rejoined(id);
+        self.consensus.on_rejoined(id);
         self.regions.on_rejoined(id);
         let promised = self.longest_support();
         let node = &mut self.nodes[store];
         node.absence = Some(Absence::Rejoins);
-        node.rejoined = true;
+        node.floor = Floor::Unknown;
         // It may have promised a moment ago what any store may.
         node.promised = promised;
         self.start(store);
@@ -284,15 +278,27 @@ impl Cluster {
         self.nodes.iter().any(|node| node.absence == Some(Absence::Doomed))
     }
 
-    /// Operators have regions give a store up.
-    pub(super) fn gives_a_store_up(&self) -> bool {
-        !self.clients.closed && self.nodes.iter().any(|node| node.absence == Some(Absence::Wiped))
+    /// Whether a replica is dead with its store, or was lost with its disk.
+    pub(super) fn is_lost(&self, replica: &Replica) -> bool {
+        let node = &self.nodes[place_of(replica.store)];
+        node.is_given_up() || node.floor.bars(replica.id)
     }
 
-    /// A region that has a replica on a lost disk, as its leader tells: whatever is asked of it, it gives that replica up first.
+    /// The live regions that name what was lost with a disk.
+    fn maimed(&self) -> Vec<Arc<RegionDescriptor>> {
+        let is_lost = |replica: &Replica| !self.nodes[place_of(replica.store)].dead && self.is_lost(replica);
+        self.regions.newest().filter(|region| region.replicas.iter().any(is_lost)).cloned().collect()
+    }
+
+    /// Operators have regions give up what was lost.
+    pub(super) fn gives_a_store_up(&self) -> bool {
+        let is_lossy = |node: &Node| node.absence == Some(Absence::Wiped) || node.floor != Floor::Whole;
+        !self.clients.closed && self.nodes.iter().any(is_lossy) && !self.maimed().is_empty()
+    }
+
+    /// A region that names a lost replica, as its leader tells: whatever is asked of it, it gives that replica up first.
     pub(super) fn draw_giving_up(&mut self) -> Option<(Operation, Arc<RegionDescriptor>)> {
-        let lost = self.nodes.iter().position(|node| node.absence == Some(Absence::Wiped))?;
-        let regions = self.regions_on(id_of(lost));
+        let regions = self.maimed();
         let at = self.operators.random.below(regions.len() as u64) as usize;
         regions.get(at).map(|region| (Operation::Remove, Arc::clone(region)))
     }
@@ -306,7 +312,7 @@ impl Cluster {
         if let Some(hermit) = self.changes.hermit {
             return self.draw_lacking(|region| region.replica_on(id_of(hermit)).is_some(), Operation::Repair);
         }
-        let back = |store: &usize| self.nodes[*store].rejoined;
+        let back = |store: &usize| self.nodes[*store].has_begun_anew();
         let back: Vec<StoreId> = (0..self.nodes.len()).filter(back).map(id_of).collect();
         let voters = |region: &RegionDescriptor| region.replicas.iter().filter(|one| one.role == Role::Voter).count();
         let lacks = |region: &RegionDescriptor| {
@@ -339,7 +345,8 @@ impl Cluster {
             return Ok(None);
         };
         let store = self.operators.random.pick(absent);
-        let ops = vec![ChangeOp::AddVoter { id: self.one_id(operator)?, store }, ChangeOp::Remove { id: gone.id }];
+        let ops =
+            vec![ChangeOp::AddVoter { id: self.one_id_on(operator, store)?, store }, ChangeOp::Remove { id: gone.id }];
         Ok(Some(AdminRequest::Membership(MembershipChange::Joint { ops, auto_leave: true })))
     }
 }

@@ -96,6 +96,10 @@ pub struct Status {
     pub damaged: Vec<Value>,
     /// Its log may have lost votes of replicas that it does not know: it has to begin anew.
     pub lacks_promises: bool,
+    /// It begins anew, and takes no replica yet.
+    pub rejoining: bool,
+    /// Its members up to this one were lost with an earlier data directory.
+    pub floor: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -217,7 +217,7 @@ impl Cluster {
         self.spawn(at, &arguments)
     }
 
-    /// The same for a store that has lost its data, and on which no region counts any more.
+    /// The same for a store that has lost its data.
     ///
     /// # Errors
     /// It cannot be run.

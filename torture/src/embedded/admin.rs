@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::{Change, CheckOutcome, Consistency, Engine, RegionDescriptor, RegionError, RegionId, Role, StoreId};
+use multiraft::{
+    Change, CheckOutcome, Consistency, Engine, Floor, RegionDescriptor, RegionError, RegionId, Role, StoreId,
+};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -146,8 +148,18 @@ async fn status(engine: &Engine) -> Value {
     let regions: Vec<Value> = regions.collect();
     let damaged: Vec<Value> =
         status.damaged.iter().map(|(region, reason)| json!({"region": region.get(), "reason": reason})).collect();
-    let lacks_promises = status.lacks_promises;
-    json!({ "store": status.store.get(), "regions": regions, "damaged": damaged, "lacks_promises": lacks_promises })
+    let floor = match status.floor {
+        Floor::Above(last) => Some(last.get()),
+        Floor::Whole | Floor::Unknown => None,
+    };
+    json!({
+        "store": status.store.get(),
+        "regions": regions,
+        "damaged": damaged,
+        "lacks_promises": status.lacks_promises,
+        "rejoining": status.floor == Floor::Unknown,
+        "floor": floor,
+    })
 }
 
 /// The root, and the regions from the first key to the end.

@@ -34,4 +34,4 @@ pub use snapshot::{decode_snapshot_chunk, decode_snapshot_header, encode_snapsho
 pub(crate) use snapshot::{CHUNK_PREFIX_MAX, encode_chunk_prefix};
 
 /// The version of this format. Two stores talk only if they agree on it.
-pub const WIRE_VERSION: u16 = 1;
+pub const WIRE_VERSION: u16 = 2;

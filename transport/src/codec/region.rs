@@ -23,6 +23,7 @@ const DIGEST: u8 = 6;
 const NEED_SNAPSHOT: u8 = 7;
 const NOT_LED: u8 = 8;
 const NOT_PROMISED: u8 = 9;
+const BEGUN_ANEW: u8 = 10;
 
 impl Context {
     pub(super) fn put_region(&mut self, out: &mut Vec<u8>, message: &RegionMessage) {
@@ -66,6 +67,10 @@ impl Context {
                 put_varint(out, replica.0);
                 put_varint(out, index.0);
             }
+            RegionStep::BegunAnew { above } => {
+                out.push(BEGUN_ANEW);
+                put_varint(out, above.0);
+            }
             RegionStep::NotLed { replica, to, term } | RegionStep::NotPromised { replica, to, term } => {
                 out.push(if matches!(message.step, RegionStep::NotLed { .. }) { NOT_LED } else { NOT_PROMISED });
                 put_varint(out, replica.0);
@@ -100,6 +105,7 @@ impl Context {
             NEED_SNAPSHOT => {
                 RegionStep::NeedSnapshot { replica: ReplicaId(reader.varint()?), index: LogIndex(reader.varint()?) }
             }
+            BEGUN_ANEW => RegionStep::BegunAnew { above: ReplicaId(reader.varint()?) },
             step @ (NOT_LED | NOT_PROMISED) => {
                 let (replica, to) = (ReplicaId(reader.varint()?), ReplicaId(reader.varint()?));
                 let term = Term(reader.varint()?);

@@ -22,6 +22,7 @@ pub(crate) enum CloseCode {
     TooManyPeers = 11,
     Internal = 12,
     Fenced = 13,
+    OtherBirth = 14,
 }
 
 /// The longest reason that is put on the wire: it must fit into one packet with room to spare.

@@ -72,6 +72,7 @@ pub(crate) async fn greet_dialed(
                 format!("store {} answered where store {} was dialed: correct the address", theirs.store, peer.id);
             return Err(GreetError::Refused { code: CloseCode::WrongStore, reason });
         }
+        admit(shared, &theirs).await?;
         settle(shared, peer, connection, &theirs, send, recv).await
     };
     conclude(connection, greeting.await)
@@ -98,6 +99,7 @@ pub(crate) async fn greet_accepted(shared: &Arc<Shared>, connection: &Connection
             let reason = format!("store {} was removed here", theirs.store);
             return Err(GreetError::Refused { code: CloseCode::Requested, reason });
         }
+        admit(shared, &theirs).await?;
         write(&mut send, &own_hello(shared, Some(&peer)).encode(), connection).await?;
         settle(shared, &peer, connection, &theirs, send, recv).await?;
         Ok(theirs.store)
@@ -135,6 +137,7 @@ fn own_hello(shared: &Shared, peer: Option<&Arc<Peer>>) -> Hello {
         append_lanes: u8::try_from(shared.config.append_lanes).expect("checked at the start"),
         over,
         frame_bytes_max: u32::try_from(shared.config.limits.frame_bytes_max).unwrap_or(u32::MAX),
+        birth: shared.config.birth,
     }
 }
 
@@ -164,7 +167,7 @@ async fn read_hello(shared: &Shared, recv: &mut RecvStream, connection: &Connect
 
 fn refused(error: HelloError) -> GreetError {
     let code = match error {
-        HelloError::Magic => CloseCode::Malformed,
+        HelloError::Magic | HelloError::Flags(_) => CloseCode::Malformed,
         _ => CloseCode::WrongVersion,
     };
     GreetError::Refused { code, reason: error.to_string() }
@@ -181,6 +184,23 @@ fn check_certificate(connection: &Connection, store: StoreId) -> Result<(), Gree
         let reason = format!("the certificate does not prove that this is store {store}: {detail}");
         GreetError::Refused { code: CloseCode::WrongStore, reason }
     })
+}
+
+/// Lets a store in only in the directory that it is known by, or if it says that it has lost that one. The other side knows by now which store
+/// this is, and has checked it as well.
+async fn admit(shared: &Arc<Shared>, theirs: &Hello) -> Result<(), GreetError> {
+    let Some(births) = shared.config.births.clone() else { return Ok(()) };
+    let (store, incarnation, birth) = (theirs.store, theirs.incarnation, theirs.birth);
+    // What is new is written down before the link is used.
+    let admitted = tokio::task::spawn_blocking(move || births.admit(store, incarnation, birth)).await;
+    match admitted {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(reason)) => Err(GreetError::Refused { code: CloseCode::OtherBirth, reason }),
+        Err(_) => {
+            let reason = format!("whether store {store} may come could not be found out");
+            Err(GreetError::Refused { code: CloseCode::Internal, reason })
+        }
+    }
 }
 
 /// Decides, or learns, whether this connection is the link.

@@ -5,12 +5,15 @@
 
 use multiraft_raft::{ClusterId, Incarnation, StoreId};
 
-use crate::{Limits, WIRE_VERSION};
+use crate::{Birth, Limits, WIRE_VERSION};
 
 const MAGIC: [u8; 4] = *b"MRFT";
 
-/// The length of a hello of version 1.
-pub(crate) const HELLO_BYTES: usize = 4 + 2 + 16 + 8 + 8 + 1 + 16 + 4;
+/// The length of a hello of version 2.
+pub(crate) const HELLO_BYTES: usize = 4 + 2 + 16 + 8 + 8 + 1 + 16 + 4 + 8 + 1;
+
+/// The store says that it has lost an earlier directory.
+const REJOINED: u8 = 1;
 
 /// Who is at one end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub(crate) struct Hello {
     pub(crate) over: LinkName,
     /// The longest frame it reads.
     pub(crate) frame_bytes_max: u32,
+    /// The directory that it runs in.
+    pub(crate) birth: Birth,
 }
 
 /// How the arbiter of a pair of stores names a link: its own incarnation and a counter. Later links have larger names.
@@ -42,6 +47,8 @@ pub(crate) enum HelloError {
     Version(u16),
     #[error("{0} append lanes where 1 to {max} are allowed", max = crate::APPEND_LANES_MAX)]
     Lanes(u8),
+    #[error("flags {0:#04x} where none but {REJOINED:#04x} is known")]
+    Flags(u8),
     #[error("frames of up to {found} bytes where this store has {expected}: set the same limits on all stores")]
     FrameLimit { found: u32, expected: u32 },
 }
@@ -63,6 +70,8 @@ impl Hello {
         put(&self.over.incarnation.0.to_le_bytes());
         put(&self.over.number.to_le_bytes());
         put(&self.frame_bytes_max.to_le_bytes());
+        put(&self.birth.number.to_le_bytes());
+        put(&[if self.birth.rejoined { REJOINED } else { 0 }]);
         out
     }
 
@@ -94,7 +103,13 @@ impl Hello {
                 number: u64::from_le_bytes(take(&mut rest)),
             },
             frame_bytes_max: u32::from_le_bytes(take(&mut rest)),
+            birth: Birth { number: u64::from_le_bytes(take(&mut rest)), rejoined: false },
         };
+        let flags = take::<1>(&mut rest)[0];
+        if flags > REJOINED {
+            return Err(HelloError::Flags(flags));
+        }
+        let hello = Self { birth: Birth { rejoined: flags == REJOINED, ..hello.birth }, ..hello };
         if !(1..=crate::APPEND_LANES_MAX).contains(&usize::from(hello.append_lanes)) {
             return Err(HelloError::Lanes(hello.append_lanes));
         }
@@ -123,5 +138,38 @@ pub(crate) fn fuzz_hello(input: &[u8]) {
         && let Ok(hello) = Hello::decode(bytes)
     {
         assert_eq!(hello.encode(), *bytes, "a hello has one form");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hello_is_written_as_it_always_was() {
+        let hello = Hello {
+            cluster: ClusterId(0x0102),
+            store: StoreId(3),
+            incarnation: Incarnation(4),
+            append_lanes: 2,
+            over: LinkName { incarnation: Incarnation(5), number: 6 },
+            frame_bytes_max: 1 << 24,
+            birth: Birth { number: 0x0a0b, rejoined: true },
+        };
+        let parts: [&[u8]; 9] = [
+            b"MRFT\x02\x00",
+            &[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[3, 0, 0, 0, 0, 0, 0, 0],
+            &[4, 0, 0, 0, 0, 0, 0, 0],
+            &[2],
+            &[5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0],
+            &[0, 0, 0, 1],
+            &[0x0b, 0x0a, 0, 0, 0, 0, 0, 0],
+            &[1],
+        ];
+        assert_eq!(hello.encode().to_vec(), parts.concat());
+        assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
+        let whole = Hello { birth: Birth { number: 1, rejoined: false }, ..hello };
+        assert_eq!(Hello::decode(&whole.encode()), Ok(whole));
     }
 }

@@ -193,7 +193,13 @@ fn is_refused(node: &Arc<Node>, other: &Arc<Node>) -> bool {
         });
         return true;
     }
-    own.cluster != theirs.cluster
+    // Rarely more than a look-up: what is new is written down before there is a link.
+    let admitted =
+        own.births.as_ref().map_or(Ok(()), |births| births.admit(theirs.store, theirs.incarnation, theirs.birth));
+    if let Err(reason) = &admitted {
+        tracing::warn!(store = %own.store, peer = %theirs.store, reason, "no link");
+    }
+    own.cluster != theirs.cluster || admitted.is_err()
 }
 
 impl fmt::Debug for LocalNetwork {

@@ -253,6 +253,7 @@ fn region() -> BoxedStrategy<RegionMessage> {
             }
         }),
         number().prop_map(|index| RegionStep::AskDigest { index: LogIndex(index) }),
+        number().prop_map(|id| RegionStep::BegunAnew { above: ReplicaId(id) }),
         (number(), number(), bytes(40)).prop_map(|(id, index, answer)| {
             RegionStep::Digest { replica: ReplicaId(id), index: LogIndex(index), answer }
         }),

@@ -73,13 +73,14 @@ impl RawPeer {
 
 /// A hello of wire version 1, spelled out.
 pub(crate) fn hello(store: u64, incarnation: Incarnation) -> Vec<u8> {
-    let mut hello = b"MRFT\x01\x00".to_vec();
+    let mut hello = b"MRFT\x02\x00".to_vec();
     hello.extend_from_slice(&CLUSTER.0.to_le_bytes());
     hello.extend_from_slice(&store.to_le_bytes());
     hello.extend_from_slice(&incarnation.0.to_le_bytes());
     hello.push(2); // append lanes
     hello.extend_from_slice(&[0; 16]); // no link was given up
     hello.extend_from_slice(&(16_u32 << 20).to_le_bytes());
+    hello.extend_from_slice(&[0; 9]); // of no known birth
     assert_eq!(hello.len(), super::HELLO_BYTES);
     hello
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use multiraft_raft::{Body, LogIndex, Message, RegionId, ReplicaId, StoreId};
+use multiraft_raft::{RegionId, ReplicaId, StoreId};
 
 use super::{Regions, Store, Verdict, broken};
+
+const SILENT: &str = "what was lost with a disk is silent";
 
 impl Regions {
     /// `store` has lost its disk: its replicas are gone, and it will not know that others had ended there. What it has said to be frozen
@@ -14,7 +16,7 @@ impl Regions {
         *here = Store { frozen: std::mem::take(&mut here.frozen), ..Store::default() };
     }
 
-    /// `store` has lost its disk, and begins anew: nobody may count on what its replicas were before.
+    /// `store` has lost its disk, and begins anew: whatever replicas of it any region has named are lost.
     pub fn on_rejoined(&mut self, store: StoreId) {
         let mut forgotten = BTreeMap::<RegionId, ReplicaId>::new();
         for descriptor in self.known.values() {
@@ -26,38 +28,35 @@ impl Regions {
         self.stores.entry(store).or_default().forgotten = forgotten;
     }
 
-    /// A message of a replica leaves `store`; the logs of stores end at `last`. A candidate that has yet to apply that its region has given
-    /// `store` up may ask a replica that was lost with the disk. If it holds that change, any quorum that has gone on since has a member
-    /// among its other voters, or itself: it does no harm. Without the change, what was forgotten may be all that kept it from leading.
+    /// A store that begins anew has its floor: replicas up to it are lost.
     ///
     /// # Errors
-    /// Such a replica votes for a candidate without that change.
-    pub fn on_forgotten_vote(
-        &self,
-        store: StoreId,
-        region: RegionId,
-        message: &Message,
-        last: &dyn Fn(StoreId) -> LogIndex,
-    ) -> Verdict {
-        let Message { from, to, term, body } = message;
+    /// One that was there before the disk was lost is above it.
+    pub fn on_floor(&self, store: StoreId, last: ReplicaId) -> Verdict {
+        let forgotten = self.stores.get(&store).into_iter().flat_map(|here| &here.forgotten);
+        match forgotten.into_iter().find(|(_, forgotten)| **forgotten > last) {
+            Some((region, replica)) => {
+                broken(SILENT, format!("store {store} takes replicas above {last}, and had {replica} of {region}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a replica was lost with its store's disk: what it voted and acknowledged is forgotten.
+    #[must_use]
+    pub fn is_forgotten(&self, store: StoreId, region: RegionId, replica: ReplicaId) -> bool {
         let forgotten = self.stores.get(&store).and_then(|here| here.forgotten.get(&region));
-        if forgotten.is_none_or(|forgotten| forgotten < from) || *body != (Body::VoteReply { granted: true }) {
-            return Ok(());
+        forgotten.is_some_and(|forgotten| replica <= *forgotten)
+    }
+
+    /// A replica on `store` says something, comes to be, or gets a state.
+    ///
+    /// # Errors
+    /// It was lost with the store's disk.
+    pub(super) fn check_not_forgotten(&self, store: StoreId, region: RegionId, replica: ReplicaId) -> Verdict {
+        if self.is_forgotten(store, region, replica) {
+            return broken(SILENT, format!("store {store} has replica {replica} of {region} again"));
         }
-        let all = self.configurations.get(&region).map_or(&[][..], |all| &all[..]);
-        let names = |at: usize| all[at].1.replicas.iter().any(|replica| replica.id == *from);
-        // One that was absorbed has gone with its replicas.
-        let Some(given_up) = (0..all.len()).rev().find(|at| names(*at)).and_then(|at| all.get(at + 1)) else {
-            return Ok(());
-        };
-        let homes = all.iter().flat_map(|(_, one)| &one.replicas);
-        let Some(candidate) = homes.into_iter().find(|replica| replica.id == *to) else { return Ok(()) };
-        if last(candidate.store) >= given_up.0 {
-            return Ok(());
-        }
-        let detail = format!(
-            "store {store} votes by replica {from} of {region} for {to} in term {term}, given up at {given_up:?}"
-        );
-        broken("what was lost with a disk votes for nobody who missed that", detail)
+        Ok(())
     }
 }
