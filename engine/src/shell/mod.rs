@@ -19,6 +19,7 @@ mod births;
 mod check;
 mod checkpoint;
 mod completion;
+mod data_dir;
 mod fault;
 mod handler;
 mod jobs;
@@ -35,8 +36,9 @@ mod streams;
 mod worker;
 
 pub(crate) use completion::Completion;
+pub(crate) use data_dir::check_log_is_there;
 pub(crate) use fault::Fault;
 pub(crate) use liveness::SupportStanding;
-pub(crate) use start::{OpenBackend, Running, StartPlan, check_log_is_there, open_log, start};
+pub(crate) use start::{OpenBackend, Running, StartPlan, open_log, start};
 pub(crate) use store_file::{Newborn, SharedStoreFile, StoreFile};
 pub(crate) use worker::Work;

@@ -1,7 +1,6 @@
 //! Starting a store: what is opened in which order.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
@@ -34,6 +33,7 @@ use crate::shell::apply::{ApplyThread, ApplyWork};
 use crate::shell::births::KnownBirths;
 use crate::shell::check::Digests;
 use crate::shell::checkpoint::Checkpoints;
+use crate::shell::data_dir::{check_log_is_there, make_durably};
 use crate::shell::handler::LinkHandler;
 use crate::shell::leased::Leased;
 use crate::shell::liveness::{LivenessMeters, LivenessThread, SupportDesk};
@@ -121,20 +121,6 @@ pub(crate) struct Open {
     pub(crate) reader: LogReader,
 }
 
-/// Makes a directory and whatever is missing above it, so that all of it outlives a power failure.
-fn make_durably(dir: &Path) -> std::io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    make_durably(parent)?;
-    match std::fs::create_dir(dir) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        made => made?,
-    }
-    std::fs::File::open(parent)?.sync_all()
-}
-
 /// Opens everything and starts the threads. Blocks while the disk is read.
 pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     plan.config.validate()?;
@@ -198,21 +184,6 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
         assembled,
     };
     parts.run(writer, &recovered, plan.network, plan.peers)
-}
-
-/// A store that has run before must not start on an empty log: it would vote as if it had promised nothing.
-pub(crate) fn check_log_is_there(dir: &Path) -> Result<(), StartError> {
-    let log = dir.join("log");
-    let is_empty = std::fs::read_dir(&log)
-        .map_or(true, |mut files| files.all(|file| file.is_ok_and(|file| file.file_name() == "LOCK")));
-    if StoreFile::exists(dir) && is_empty {
-        return Err(StartError::DataDir(format!(
-            "{} is gone, and with it what this store has promised: put it back, or set {} aside and let the store rejoin under a new store id",
-            log.display(),
-            dir.display()
-        )));
-    }
-    Ok(())
 }
 
 /// What a recovery has left here: the stores that are dead for good, and the ids that are used up.
