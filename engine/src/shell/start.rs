@@ -130,11 +130,8 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
     let dir = plan.data_dir.clone();
     let io = |what: String| move |source| StartError::Io { what, source };
     make_durably(&dir).map_err(io(format!("creating {}", dir.display())))?;
-    if plan.rejoins && StoreFile::exists(&dir) {
-        return Err(StartError::DataDir(format!(
-            "{} holds a store already: leave out rejoin, which is for one start in an empty directory",
-            dir.display()
-        )));
+    if plan.rejoins {
+        StoreFile::check_is_new(&dir)?;
     }
     check_log_is_there(&dir)?;
     let (dead, ids_upto) = read_fence(&dir)?;
@@ -155,6 +152,8 @@ pub(crate) fn start(mut plan: StartPlan) -> Result<Running, StartError> {
         tracing::error!(?damage, "the log is damaged");
     }
     let tombstones = backend.tombstones()?;
+    let is_bare = found.regions.is_empty() && found.damaged.is_empty() && tombstones.is_empty();
+    file.check_is_bare(&dir, is_bare && recovered.groups.is_empty() && recovered.damage.is_empty())?;
     let mut assembled = assemble(found.regions, tombstones, &recovered);
     assembled.residue.floor = file.floor;
     assembled.keep_fenced_out(plan.store);

@@ -149,6 +149,35 @@ impl StoreFile {
         Birth { number: self.birth, rejoined: self.floor != Floor::Whole }
     }
 
+    /// A store rejoins only where none has run.
+    ///
+    /// # Errors
+    /// One has.
+    pub(crate) fn check_is_new(dir: &Path) -> Result<(), StartError> {
+        if !Self::exists(dir) {
+            return Ok(());
+        }
+        Err(StartError::DataDir(format!(
+            "{} holds a store already: leave out rejoin, which is for one start in an empty directory",
+            dir.display()
+        )))
+    }
+
+    /// A store that has no floor yet has no replica: what is there all the same, in the log or as a state, is of before.
+    ///
+    /// # Errors
+    /// There is something.
+    pub(crate) fn check_is_bare(&self, dir: &Path, is_bare: bool) -> Result<(), StartError> {
+        if is_bare || self.floor != Floor::Unknown {
+            return Ok(());
+        }
+        Err(StartError::DataDir(format!(
+            "{} holds what is left of replicas from before the store began anew, which may be older than what they promised: set all of it \
+             aside, and let the store rejoin in an empty directory",
+            dir.display()
+        )))
+    }
+
     /// Whether a store has run in this directory before.
     pub(crate) fn exists(dir: &Path) -> bool {
         dir.join(FILE.name).exists()

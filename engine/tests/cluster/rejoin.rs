@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use multiraft::{Change, Consistency, Engine, Floor, Placement, RegionId, RegionStatus, StateKind, StoreId};
+use multiraft::{Builder, Change, Consistency, Engine, Floor, Placement, RegionId, RegionStatus, StateKind, StoreId};
 
 use crate::support::{Cluster, Map, eventually, put};
 
@@ -17,6 +17,10 @@ async fn rejoin(cluster: &Cluster) -> Engine {
 
 /// Starts store 3 as one that is no founder.
 async fn again(cluster: &Cluster, rejoins: bool) -> Engine {
+    begin(cluster, rejoins).state_machine(Map).start().await.unwrap()
+}
+
+fn begin(cluster: &Cluster, rejoins: bool) -> Builder {
     let mut builder = Engine::builder()
         .store(StoreId(3))
         .data_dir(cluster.data_dir(3))
@@ -27,10 +31,7 @@ async fn again(cluster: &Cluster, rejoins: bool) -> Engine {
     for peer in cluster.stores() {
         builder = builder.peer(peer, cluster.address(peer.0));
     }
-    if rejoins {
-        builder = builder.rejoin();
-    }
-    builder.state_machine(Map).start().await.unwrap()
+    if rejoins { builder.rejoin() } else { builder }
 }
 
 async fn replicas(engine: &Engine) -> Vec<RegionStatus> {
@@ -130,6 +131,35 @@ async fn what_was_lost_is_replaced_by_whoever_plans_and_children_of_splits_come_
     }
     eventually(LIMIT, "it has both parts", || async { replicas(&third).await.len() == 5 }).await;
     stop(&[&first, &second, &third]).await;
+}
+
+/// What is left of the replicas may be older than their votes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_does_not_begin_anew_with_a_part_of_what_it_was() {
+    let mut cluster = Cluster::new(3, 1);
+    for kind in [StateKind::Sled, StateKind::Memory] {
+        cluster.kind = kind;
+        let dir = cluster.data_dir(3);
+        let refused = async |rejoins| {
+            let builder = begin(&cluster, rejoins).state_machine(Map);
+            let refused = builder.start().await.unwrap_err().to_string();
+            assert!(refused.contains("what is left of replicas"), "{refused}");
+        };
+        for lost in [&["STORE"][..], &["STORE", "log"], &["STORE", "state", "snapshots"]] {
+            cluster.start(3).await.shutdown().await;
+            for part in lost {
+                let path = dir.join(part);
+                let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            }
+            refused(true).await;
+            refused(false).await;
+            std::fs::remove_dir_all(&dir).unwrap();
+        }
+        let third = again(&cluster, true).await;
+        assert_eq!(third.status().await.floor, Floor::Unknown);
+        third.shutdown().await;
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }
 
 /// In its first life, and with the first regions on its command line: nothing but the directory tells that it is not what it was.
