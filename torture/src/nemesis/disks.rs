@@ -268,11 +268,12 @@ impl Sick {
                 let begun = Instant::now();
                 while hits()? == 0 {
                     // Clients may have nothing to do with its regions, and all of these may have gone elsewhere.
-                    if !give_it_something_to_write(cluster, self.at)? {
+                    if !give_it_something_to_write(cluster, self.at, || hits().is_ok_and(|hits| hits > 0))? {
                         shim.heal(store)?;
                         return Ok(None);
                     }
-                    if !look_again(begun, ENDS_WITHIN) {
+                    // To ask for something may take longer than that: regions lack leaders while their stores are down.
+                    if !look_again(begun, ENDS_WITHIN) && hits()? == 0 {
                         let counters = counters.join(" or ");
                         return Err(Trouble::new(format!("store {store} has not met its sick disk: no {counters}")));
                     }
@@ -308,13 +309,16 @@ impl Sick {
 }
 
 /// Has something written to a region that a store has a replica of: a consistency check is an entry of its log. Says whether there is
-/// such a region.
-fn give_it_something_to_write(cluster: &Cluster, at: usize) -> Outcome<bool> {
+/// such a region. Ends early when it has `met` what it is to meet.
+fn give_it_something_to_write(cluster: &Cluster, at: usize, met: impl Fn() -> bool) -> Outcome<bool> {
     let others = others(cluster, at);
     let Some(regions) = others.iter().find_map(|other| other.regions().ok()) else { return Ok(true) };
     let mut here = regions.iter().filter(|region| region.replica_on(at as u64 + 1).is_some()).peekable();
     let has_any = here.peek().is_some();
     for region in here {
+        if met() {
+            break;
+        }
         // Whatever comes of it: it may have no leader just now.
         let _ = others.iter().any(|other| other.ctl(&["check", &region.id.to_string()]).is_ok());
     }
