@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft::{CheckOutcome, CheckReport, Consistency, Engine, Placement, RegionId, Role, StateKind, StoreId};
+use multiraft::{CheckOutcome, CheckReport, Consistency, Engine, RegionId, Role, StateKind, StoreId};
 use multiraft_storage::{SledConfig, SledStore, StateBatch, StateStore};
 
-use crate::planning::quiet;
+use crate::planning::{hasty, quiet};
 use crate::support::{Cluster, eventually, put};
 
 /// For what takes seconds on a machine that is not busy.
@@ -18,12 +18,7 @@ const QUIET: Duration = Duration::from_secs(3);
 fn planned() -> Cluster {
     let mut cluster = Cluster::new(3, 2);
     cluster.kind = StateKind::Sled;
-    let mut placement = Placement::default();
-    placement.interval = Duration::from_millis(200);
-    placement.options.silent_after = Duration::from_secs(3);
-    placement.options.timeouts.retry_min = Duration::from_millis(500);
-    placement.options.timeouts.retry_max = Duration::from_secs(2);
-    cluster.config.placement = Some(placement);
+    cluster.config.placement = Some(hasty());
     cluster
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use multiraft::Engine;
+use multiraft::{Engine, Placement};
 
 /// The term in which planning goes on, and how many operations it has begun, if none runs.
 fn begun<'a>(mut engines: impl Iterator<Item = &'a Engine>) -> Option<(u64, u64)> {
@@ -27,4 +27,14 @@ pub(crate) async fn quiet<'a>(
         let state = engines.clone().find_map(Engine::placement);
         assert!(start.elapsed() < limit, "it does not become quiet: {state:?}");
     }
+}
+
+/// Planning with short limits, for stores that are watched while they do it.
+pub(crate) fn hasty() -> Placement {
+    let mut placement = Placement::default();
+    placement.interval = Duration::from_millis(200);
+    placement.options.silent_after = Duration::from_secs(3);
+    placement.options.timeouts.retry_min = Duration::from_millis(500);
+    placement.options.timeouts.retry_max = Duration::from_secs(2);
+    placement
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use multiraft::{Builder, Change, Consistency, Engine, Floor, Placement, RegionId, RegionStatus, StateKind, StoreId};
+use multiraft::{Builder, Change, Consistency, Engine, Floor, RegionId, RegionStatus, StateKind, StoreId};
 
+use crate::planning::hasty;
 use crate::support::{Cluster, Map, eventually, put};
 
 /// For what takes seconds on a machine that is not busy.
@@ -105,12 +106,7 @@ async fn a_store_that_begins_anew_makes_no_leader_of_one_that_missed_what_it_has
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_lost_is_replaced_by_whoever_plans_and_children_of_splits_come_with_their_parents() {
     let mut cluster = Cluster::new(3, 2);
-    let mut placement = Placement::default();
-    placement.interval = Duration::from_millis(200);
-    placement.options.silent_after = Duration::from_secs(3);
-    placement.options.timeouts.retry_min = Duration::from_millis(500);
-    placement.options.timeouts.retry_max = Duration::from_secs(2);
-    cluster.config.placement = Some(placement);
+    cluster.config.placement = Some(hasty());
     let (first, second, third) = (cluster.start(1).await, cluster.start(2).await, cluster.start(3).await);
     write(&first, "later", "there").await;
     // Store 2 has a block of ids from before the other begins anew.
