@@ -16,6 +16,8 @@ use crate::logic::{Applied, Input};
 
 /// For so many inputs at a time. Together they take a part of the second-level cache.
 pub(super) const AHEAD: usize = 32;
+/// So many groups that a turn has touched are still where they were read to when they are polled.
+pub(super) const TOUCHED_IN_CACHE: usize = 256;
 /// With fewer that are awake all of them are in the caches.
 const AWAKE_MIN: u32 = 256;
 

@@ -14,7 +14,7 @@ use multiraft_router::{Deadlines, SlotKey};
 use multiraft_storage::{FlushToken, GroupRecord, LogChange};
 use rustc_hash::FxHashMap;
 
-use crate::logic::ahead::AHEAD;
+use crate::logic::ahead::{AHEAD, TOUCHED_IN_CACHE};
 use crate::logic::aside::Aside;
 use crate::logic::beats::CALLERS;
 use crate::logic::bulk::Bulk;
@@ -388,7 +388,8 @@ impl<R> Worker<R> {
         let spacing = self.beat_spacing();
         let mut written = Vec::new();
         let mut scratch = std::mem::take(&mut self.scratch);
-        let reads_ahead = self.reads_ahead();
+        // Those of a short turn were read a moment ago.
+        let reads_ahead = self.reads_ahead() && self.touched.len() > TOUCHED_IN_CACHE;
         // Answering may touch further regions; they are taken in the same turn.
         while !self.touched.is_empty() {
             let mut touched = std::mem::take(&mut self.touched);
