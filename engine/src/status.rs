@@ -65,6 +65,8 @@ pub struct PeerStatus {
     pub connected: bool,
     /// Its incarnation, if there is a link.
     pub incarnation: Option<Incarnation>,
+    /// The version of the wire format that the two talk in, if there is a link.
+    pub wire_version: Option<u16>,
     /// Whether this store holds its support: it has heard, lately enough, that the other store supports it.
     pub holds_support: bool,
     /// Whether this store gives it its support.
@@ -88,6 +90,7 @@ impl PeerStatus {
             store: peer.store,
             connected: peer.link.is_some(),
             incarnation: peer.link.as_ref().map(|link| link.incarnation),
+            wire_version: peer.link.as_ref().map(|link| link.version),
             holds_support: support.held,
             gives_support: support.given,
             connections: u64::from(peer.link.is_some()),

@@ -108,6 +108,9 @@ pub(crate) struct PeerReport {
     pub(crate) connected: bool,
     /// How often it has started; null without a link.
     pub(crate) incarnation: Option<u64>,
+    /// The version of the wire format that the two talk in; null without a link.
+    #[serde(default)]
+    pub(crate) wire_version: Option<u16>,
     pub(crate) connections: u64,
     pub(crate) frames_sent: u64,
     pub(crate) messages_sent: u64,
@@ -140,6 +143,7 @@ impl From<StoreStatus> for StatusReport {
             store: peer.store.get(),
             connected: peer.connected,
             incarnation: peer.incarnation.map(multiraft::Incarnation::get),
+            wire_version: peer.wire_version,
             connections: peer.connections,
             frames_sent: peer.frames_sent,
             messages_sent: peer.messages_sent,
