@@ -49,6 +49,8 @@ pub struct StoreStatus {
     /// Which of its replicas were lost with an earlier data directory (see [`Builder::rejoin`](crate::Builder::rejoin)). While that is
     /// [`Floor::Unknown`] it takes no replica at all.
     pub floor: Floor,
+    /// The newest version of the wire format that it speaks.
+    pub wire_version: u16,
     /// The links to the other stores.
     pub peers: Vec<PeerStatus>,
     /// What has been counted since the start.

@@ -132,6 +132,15 @@ impl Transport {
         }
     }
 
+    /// The newest version of the wire format that it speaks; on a local network this release's.
+    #[must_use]
+    pub fn wire_version_max(&self) -> u16 {
+        match &self.links {
+            Links::Quic(links) => links.wire_version_max(),
+            Links::Local(_) => WIRE_VERSION,
+        }
+    }
+
     /// Queues `messages` for `peer`: all of them or none, in this order, after what is queued already. Encodes (on a local network:
     /// copies) them at once; never waits for the network.
     ///

@@ -24,6 +24,9 @@ pub(crate) struct StatusReport {
     /// Its replicas with ids up to this one were lost with an earlier data directory.
     #[serde(default)]
     pub(crate) floor: Option<u64>,
+    /// The newest version of the wire format that it speaks.
+    #[serde(default)]
+    pub(crate) wire_version: Option<u16>,
     pub(crate) peers: Vec<PeerReport>,
     pub(crate) counters: CounterReport,
 }
@@ -161,6 +164,7 @@ impl From<StoreStatus> for StatusReport {
                 Floor::Above(last) => Some(last.get()),
                 Floor::Whole | Floor::Unknown => None,
             },
+            wire_version: Some(status.wire_version),
             peers: status.peers.into_iter().map(peer).collect(),
             counters: CounterReport {
                 log_syncs: counters.log_syncs,
