@@ -466,6 +466,7 @@ impl Engine {
             damaged: running.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             lacks_promises: running.lacks_promises,
             floor: running.store_file.floor(),
+            wire_version: running.transport.wire_version_max(),
             peers,
             counters,
         }

@@ -1,5 +1,5 @@
 //! Where the engine's planted bugs take effect; compiled with the feature `torture` alone, never into what ships. Which one is
-//! planted, [`multiraft_storage::plant`] says.
+//! planted, [`multiraft_storage::plant`] says. And how a store is made one of an earlier release, at the wire.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +17,21 @@ const READING: Duration = Duration::from_secs(5);
 /// Among so many pairs of a child, the first in order, each fourth is lost.
 const LOOKED_AT: usize = 1024;
 const EACH: usize = 4;
+
+/// Names the newest version of the wire format that a store speaks.
+const WIRE: &str = "MULTIRAFT_TORTURE_WIRE";
+
+/// Changes that version as [`WIRE`] says.
+///
+/// # Errors
+/// It is no number.
+pub(crate) fn speak_as_told(newest: &mut u16) -> Result<(), String> {
+    let Some(order) = std::env::var_os(WIRE) else { return Ok(()) };
+    let version = order.to_str().and_then(|text| text.parse().ok());
+    *newest = version.ok_or_else(|| format!("{WIRE}={} names no wire version", order.display()))?;
+    tracing::warn!(newest, "THIS STORE SPEAKS NO LATER WIRE VERSION: it was told so, for a test");
+    Ok(())
+}
 
 /// Whether reads are answered from what is applied here, however fresh they are to be.
 pub(crate) fn reads_stale() -> bool {

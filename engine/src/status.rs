@@ -49,6 +49,8 @@ pub struct StoreStatus {
     /// Which of its replicas were lost with an earlier data directory (see [`Builder::rejoin`](crate::Builder::rejoin)). While that is
     /// [`Floor::Unknown`] it takes no replica at all.
     pub floor: Floor,
+    /// The newest version of the wire format that it speaks.
+    pub wire_version: u16,
     /// The links to the other stores.
     pub peers: Vec<PeerStatus>,
     /// What has been counted since the start.
@@ -65,6 +67,8 @@ pub struct PeerStatus {
     pub connected: bool,
     /// Its incarnation, if there is a link.
     pub incarnation: Option<Incarnation>,
+    /// The version of the wire format that the two talk in, if there is a link.
+    pub wire_version: Option<u16>,
     /// Whether this store holds its support: it has heard, lately enough, that the other store supports it.
     pub holds_support: bool,
     /// Whether this store gives it its support.
@@ -88,6 +92,7 @@ impl PeerStatus {
             store: peer.store,
             connected: peer.link.is_some(),
             incarnation: peer.link.as_ref().map(|link| link.incarnation),
+            wire_version: peer.link.as_ref().map(|link| link.version),
             holds_support: support.held,
             gives_support: support.given,
             connections: u64::from(peer.link.is_some()),

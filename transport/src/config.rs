@@ -10,7 +10,7 @@ use std::{
 
 use multiraft_raft::{ClusterId, Incarnation, StoreId};
 
-use crate::{Birth, Births, Lane, Limits, LocalNetwork, Tls};
+use crate::{Birth, Births, Lane, Limits, LocalNetwork, Tls, WIRE_VERSION};
 
 /// Where a peer listens: `host:port`, resolved anew at each dial.
 #[derive(Clone, PartialEq, Eq)]
@@ -89,6 +89,9 @@ pub struct TransportConfig {
     pub births: Option<Arc<dyn Births>>,
     /// How many append lanes to send on, 1 to [`APPEND_LANES_MAX`](crate::APPEND_LANES_MAX).
     pub append_lanes: usize,
+    /// The newest version of the wire format to speak, 1 to [`WIRE_VERSION`]: less makes a store as good as one of an earlier release
+    /// at the wire, for tests of upgrades. Not used on a local network.
+    pub wire_version_max: u16,
     /// What a frame may hold. Must be the same on all stores.
     pub limits: Limits,
     /// How much may wait.
@@ -125,6 +128,7 @@ impl TransportConfig {
             birth: Birth::default(),
             births: None,
             append_lanes: 2,
+            wire_version_max: WIRE_VERSION,
             limits: Limits::default(),
             queues: QueueConfig::default(),
             link: LinkConfig::default(),

@@ -55,14 +55,14 @@ pub(crate) fn open(config: &TransportConfig, tls: &Tls, socket: UdpSocket) -> io
 
 /// How to dial `address`.
 pub(crate) fn client(config: &TransportConfig, tls: &Tls, address: IpAddr) -> ClientConfig {
-    let mut client = ClientConfig::new(tls.client());
+    let mut client = ClientConfig::new(tls.client(config.wire_version_max));
     client.transport_config(Arc::new(quic(config, address.is_loopback())));
     client
 }
 
 /// How to answer whoever dials, from a loopback address or not.
 pub(crate) fn server(config: &TransportConfig, tls: &Tls, is_loopback: bool) -> ServerConfig {
-    let mut server = ServerConfig::with_crypto(tls.server());
+    let mut server = ServerConfig::with_crypto(tls.server(config.wire_version_max));
     server.transport_config(Arc::new(quic(config, is_loopback)));
     // A store stays where it is; one that moves dials anew.
     server.migration(false);

@@ -71,6 +71,8 @@ pub(crate) struct Link {
     pub(crate) session: u64,
     pub(crate) name: LinkName,
     pub(crate) incarnation: Incarnation,
+    /// Of the wire format.
+    pub(crate) version: u16,
     pub(crate) connection: Connection,
     /// The task that tends it.
     pub(crate) task: Option<AbortHandle>,
@@ -129,11 +131,11 @@ impl Peer {
         self.session.load(Ordering::Acquire) == session
     }
 
-    /// Lets `session` use the lanes.
-    pub(crate) fn open_lanes(&self, session: u64) {
+    /// Lets `session`, a link of that version, use the lanes.
+    pub(crate) fn open_lanes(&self, session: u64, version: u16) {
         self.session.store(session, Ordering::Release);
         for lane in &self.lanes {
-            lane.queue().open(session);
+            lane.queue().open(session, version);
         }
     }
 

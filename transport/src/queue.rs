@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use crate::{Frame, FrameBuilder, Limits, PeerMessage};
+use crate::{Frame, FrameBuilder, Limits, PeerMessage, WIRE_VERSION, codec::version_of};
 
 /// The pending messages of one lane.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct SendQueue {
     frame_target_bytes: usize,
     /// The connection that may take frames out; zero while there is none.
     session: u64,
+    /// Of that connection.
+    version: u16,
     /// Frames that are complete, oldest first.
     sealed: VecDeque<Frame>,
     sealed_bytes: usize,
@@ -48,6 +50,7 @@ impl SendQueue {
             limit_bytes,
             frame_target_bytes,
             session: 0,
+            version: WIRE_VERSION,
             sealed: VecDeque::new(),
             sealed_bytes: 0,
             builder: FrameBuilder::new(),
@@ -57,9 +60,10 @@ impl SendQueue {
         }
     }
 
-    pub(crate) fn open(&mut self, session: u64) {
+    pub(crate) fn open(&mut self, session: u64, version: u16) {
         self.close();
         self.session = session;
+        self.version = version;
     }
 
     /// Drops what is queued.
@@ -71,7 +75,7 @@ impl SendQueue {
         self.sealed_bytes + self.builder.len() + self.in_flight_bytes
     }
 
-    /// Takes all of `messages` or none. Each must fit into a frame of its own.
+    /// Takes all of `messages` or none. Each must fit into a frame of its own. Those that the other end does not know yet are left out.
     pub(crate) fn put(&mut self, messages: &[PeerMessage], limits: &Limits) -> Put {
         if self.session == 0 {
             return Put::Closed;
@@ -81,6 +85,9 @@ impl SendQueue {
             return Put::Full;
         }
         for message in messages {
+            if self.version < WIRE_VERSION && version_of(message) > self.version {
+                continue;
+            }
             let is_long_enough = self.builder.len() >= self.frame_target_bytes;
             if !self.builder.is_empty() && (is_long_enough || !self.builder.has_room(message, limits)) {
                 self.seal();
@@ -154,7 +161,7 @@ pub(crate) mod tests {
 
     fn queue() -> SendQueue {
         let mut queue = SendQueue::new(1000, 600);
-        queue.open(7);
+        queue.open(7, WIRE_VERSION);
         queue
     }
 
@@ -189,7 +196,7 @@ pub(crate) mod tests {
     fn a_writer_of_an_earlier_session_gets_nothing() {
         let (mut queue, limits) = (queue(), Limits::default());
         queue.put(&[message(1, 1)], &limits);
-        queue.open(8);
+        queue.open(8, WIRE_VERSION);
         assert!(queue.take(8).is_none(), "what was queued before is gone");
         assert_eq!(queue.put(&[message(2, 1)], &limits), Put::Queued { wake: true });
         assert!(queue.take(7).is_none());

@@ -55,6 +55,10 @@ impl QuicLinks {
         self.local_addr
     }
 
+    pub(crate) fn wire_version_max(&self) -> u16 {
+        self.shared.config.wire_version_max
+    }
+
     pub(crate) fn send(&self, peer: StoreId, lane: Lane, messages: &[PeerMessage]) -> Result<(), SendError> {
         let limits = &self.shared.config.limits;
         let peer = self.shared.peer(peer).ok_or(SendError::UnknownPeer)?;

@@ -178,19 +178,19 @@ impl Shared {
         }
         let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
         let incarnation: Incarnation = hello.incarnation;
-        let link = Link { session, name, incarnation, connection: connection.clone(), task: None };
+        let link =
+            Link { session, name, incarnation, version: hello.version, connection: connection.clone(), task: None };
         {
             let mut state = peer.state();
             state.link = Some(link);
             state.last_name = name;
             state.newest = state.newest.max(incarnation);
         }
-        peer.open_lanes(session);
+        peer.open_lanes(session, hello.version);
         peer.metrics.connections.add(1);
         peer.metrics.is_up.set(1.0);
-        tracing::info!(peer = %peer.id, %incarnation, address = %connection.remote_address(), "link is up");
-        let append_lanes = usize::from(hello.append_lanes);
-        let task = self.runtime.spawn(tend(Arc::clone(self), Arc::clone(peer), connection, session, append_lanes));
+        tracing::info!(peer = %peer.id, %incarnation, wire = hello.version, address = %connection.remote_address(), "link is up");
+        let task = self.runtime.spawn(tend(Arc::clone(self), Arc::clone(peer), connection, session, *hello));
         if let Some(link) = &mut peer.state().link {
             link.task = Some(task.abort_handle());
         }

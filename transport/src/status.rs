@@ -42,6 +42,8 @@ pub struct LinkStatus {
     pub session: u64,
     /// The peer's incarnation.
     pub incarnation: Incarnation,
+    /// The version of the wire format in which the two talk; on a local network this release's.
+    pub version: u16,
     /// The estimated round trip. It, and what follows, is zero on a local network.
     pub round_trip: Duration,
     /// Packets that were lost.
@@ -76,6 +78,7 @@ impl PeerStatus {
                 LinkStatus {
                     session: link.session,
                     incarnation: link.incarnation,
+                    version: link.version,
                     round_trip: path.rtt,
                     lost_packets: path.lost_packets,
                     mtu: path.current_mtu,

@@ -7,7 +7,10 @@
 use std::{fmt, fs, io, path::Path, sync::Arc};
 
 use multiraft_raft::StoreId;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{
+    Connection,
+    crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig},
+};
 use rustls::{
     RootCertStore,
     client::{Resumption, verify_server_name},
@@ -17,8 +20,10 @@ use rustls::{
     version::TLS13,
 };
 
-/// The protocol name that both sides must offer.
-const ALPN: &[u8] = b"multiraft/1";
+use crate::{WIRE_VERSION, codec::WIRE_VERSION_MIN};
+
+/// How many choices of the newest version to speak there are.
+const VERSIONS: usize = (WIRE_VERSION - WIRE_VERSION_MIN) as usize + 1;
 
 /// The DNS name that the certificate of `store` must carry.
 #[must_use]
@@ -29,8 +34,9 @@ pub fn store_dns_name(store: StoreId) -> String {
 /// A store's certificate and key, and the authority whose certificates it trusts.
 #[derive(Clone)]
 pub struct Tls {
-    client: Arc<QuicClientConfig>,
-    server: Arc<QuicServerConfig>,
+    /// By the newest version of the wire format that is offered.
+    client: [Arc<QuicClientConfig>; VERSIONS],
+    server: [Arc<QuicServerConfig>; VERSIONS],
     certificate: CertificateDer<'static>,
 }
 
@@ -147,8 +153,16 @@ impl Tls {
         let client = client_config(&provider, &roots, chain.clone(), key.clone_key())?;
         let server = server_config(&provider, roots, chain, key)?;
         Ok(Self {
-            client: Arc::new(QuicClientConfig::try_from(client).expect("the provider has AES-128-GCM")),
-            server: Arc::new(QuicServerConfig::try_from(server).expect("the provider has AES-128-GCM")),
+            client: for_each_version(|alpn_protocols| {
+                let mut client = client.clone();
+                client.alpn_protocols = alpn_protocols;
+                Arc::new(QuicClientConfig::try_from(client).expect("the provider has AES-128-GCM"))
+            }),
+            server: for_each_version(|alpn_protocols| {
+                let mut server = server.clone();
+                server.alpn_protocols = alpn_protocols;
+                Arc::new(QuicServerConfig::try_from(server).expect("the provider has AES-128-GCM"))
+            }),
             certificate: end_entity,
         })
     }
@@ -170,13 +184,36 @@ impl Tls {
         verify_server_name(&parsed, &name).map_err(|error| error.to_string())
     }
 
-    pub(crate) fn client(&self) -> Arc<QuicClientConfig> {
-        Arc::clone(&self.client)
+    /// For a store that speaks versions up to `newest`.
+    pub(crate) fn client(&self, newest: u16) -> Arc<QuicClientConfig> {
+        Arc::clone(&self.client[usize::from(newest - WIRE_VERSION_MIN)])
     }
 
-    pub(crate) fn server(&self) -> Arc<QuicServerConfig> {
-        Arc::clone(&self.server)
+    /// As for [`Tls::client`].
+    pub(crate) fn server(&self, newest: u16) -> Arc<QuicServerConfig> {
+        Arc::clone(&self.server[usize::from(newest - WIRE_VERSION_MIN)])
     }
+}
+
+/// The protocol name that stands for a version.
+fn protocol(version: u16) -> Vec<u8> {
+    format!("multiraft/{version}").into_bytes()
+}
+
+/// What `make` makes of the protocol names of all versions up to each, the newest first: the answering side takes the first that the
+/// dialing side has too.
+fn for_each_version<T>(make: impl Fn(Vec<Vec<u8>>) -> T) -> [T; VERSIONS] {
+    std::array::from_fn(|at| {
+        let versions: Vec<u16> = (WIRE_VERSION_MIN..=WIRE_VERSION).take(at + 1).collect();
+        make(versions.into_iter().rev().map(protocol).collect())
+    })
+}
+
+/// The newest version that both ends speak, as the handshake of TLS has found.
+pub(crate) fn agreed_version(connection: &Connection) -> u16 {
+    let found = connection.handshake_data().and_then(|any| any.downcast::<HandshakeData>().ok());
+    let name = found.and_then(|data| data.protocol);
+    (WIRE_VERSION_MIN..=WIRE_VERSION).rfind(|version| name == Some(protocol(*version))).unwrap_or(WIRE_VERSION_MIN)
 }
 
 fn certificates(source: &Source<'_>) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -216,7 +253,6 @@ fn client_config(
         .with_root_certificates(Arc::clone(roots))
         .with_client_auth_cert(chain, key)
         .map_err(TlsError::Identity)?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
     // Each link proves anew who is at its ends: no session is ever resumed.
     config.resumption = Resumption::disabled();
     Ok(config)
@@ -237,7 +273,6 @@ fn server_config(
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .map_err(TlsError::Identity)?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = 0;
     Ok(config)
 }

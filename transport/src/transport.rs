@@ -12,7 +12,8 @@ use multiraft_raft::{Incarnation, StoreId};
 
 use crate::{
     APPEND_LANES_MAX, Handler, Lane, Network, PeerAddress, PeerMessage, PeerStatus, SnapshotError, SnapshotHeader,
-    SnapshotSender, Tls, TlsError, TooLarge, TransportConfig, local::LocalLinks, quic::QuicLinks, snapshot,
+    SnapshotSender, Tls, TlsError, TooLarge, TransportConfig, WIRE_VERSION, codec::WIRE_VERSION_MIN, local::LocalLinks,
+    quic::QuicLinks, snapshot,
 };
 
 /// The links of one store to all others.
@@ -128,6 +129,15 @@ impl Transport {
         match &self.links {
             Links::Quic(links) => Some(links.local_addr()),
             Links::Local(_) => None,
+        }
+    }
+
+    /// The newest version of the wire format that it speaks; on a local network this release's.
+    #[must_use]
+    pub fn wire_version_max(&self) -> u16 {
+        match &self.links {
+            Links::Quic(links) => links.wire_version_max(),
+            Links::Local(_) => WIRE_VERSION,
         }
     }
 
@@ -285,6 +295,12 @@ fn check(config: &TransportConfig) -> Result<(), TransportError> {
         "append_lanes",
         lanes.to_string(),
         format!("must be 1 to {APPEND_LANES_MAX}"),
+    )?;
+    rule(
+        (WIRE_VERSION_MIN..=WIRE_VERSION).contains(&config.wire_version_max),
+        "wire_version_max",
+        config.wire_version_max.to_string(),
+        format!("must be {WIRE_VERSION_MIN} to {WIRE_VERSION}"),
     )?;
     rule(
         (1200..=8900).contains(&link.loopback_mtu),

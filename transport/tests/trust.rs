@@ -162,9 +162,7 @@ fn a_hello_with_unknown_flags_is_refused() {
     let authority = Authority::new();
     let one = Store::start(authority.config(1, 1));
     let raw = RawPeer::dial(&authority, 2, StoreId(1), one.address());
-    let mut hello = raw::hello(2, Incarnation(1));
-    *hello.last_mut().expect("it has bytes") = 2;
-    raw.greet(&hello).expect_err("refused");
+    raw.greet(&raw::hello_of_2(2, Incarnation(1), 7, 2)).expect_err("refused");
     assert_eq!(raw.closed(), "9: flags 0x02 where none but 0x01 is known");
 }
 
@@ -176,17 +174,6 @@ fn an_unknown_store_with_a_good_certificate_is_let_in() {
     a.transport.send(StoreId(2), Lane::Control, &[message(1, 1)]).expect("up");
     assert_eq!(b.events.messages(Lane::Control, 1), [message(1, 1)]);
     assert!(a.transport.status()[0].address.is_none());
-}
-
-#[test]
-fn another_wire_version_is_named() {
-    let authority = Authority::new();
-    let one = Store::start(authority.config(1, 1));
-    let raw = RawPeer::dial(&authority, 2, StoreId(1), one.address());
-    let mut hello = raw::hello(2, Incarnation(1));
-    hello[4] = 7;
-    raw.greet(&hello).expect_err("refused");
-    assert_eq!(raw.closed(), "5: wire version 7 where this store speaks 2: run the same release on all stores");
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Invariant: a store that comes in another directory than the one it is known by is let in only if it says that it has lost that one
-//! (`docs/regions.md`, section "A store begins anew"), and in a later incarnation.
+//! (`docs/regions.md`, section "A store begins anew"), and in a later incarnation. One that does not say in which it comes, since it speaks
+//! version 1 of the wire format, is taken at its incarnation, and changes nothing of what is known.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -61,12 +62,18 @@ impl KnownBirths {
 
 impl Births for KnownBirths {
     fn admit(&self, peer: StoreId, incarnation: Incarnation, birth: Birth) -> Result<(), String> {
-        // Its version knows of no births.
-        if birth.number == 0 {
-            return Ok(());
-        }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match known.get(&peer) {
+            Some(before) if birth.number == 0 && incarnation < before.since => {
+                return Err(format!(
+                    "store {peer} comes with incarnation {incarnation}, and does not say in which data directory: the one that it is known \
+                     by has had incarnation {}; put that one back, or, if it is lost, start the store in an empty one with --rejoin, with \
+                     the release that the others run",
+                    before.since
+                ));
+            }
+            // Its version knows of no births.
+            _ if birth.number == 0 => return Ok(()),
             Some(before) if before.number == birth.number => return Ok(()),
             Some(before) if !birth.rejoined || incarnation <= before.since => {
                 return Err(format!(
@@ -137,8 +144,21 @@ mod tests {
         assert_eq!(open().admit(PEER, Incarnation(10), rejoined(8)), Ok(()));
         assert_eq!(open().admit(PEER, Incarnation(5), birth(7)), Err(refused.clone()), "the old one comes back");
         assert_eq!(open().admit(PEER, Incarnation(11), birth(7)), Err(refused));
-        assert_eq!(open().admit(PEER, Incarnation(12), birth(0)), Ok(()), "of a version that knows of none");
         assert_eq!(open().admit(StoreId(3), Incarnation(1), birth(8)), Ok(()));
+    }
+
+    #[test]
+    fn a_store_that_is_taken_back_to_a_version_without_births_is_let_in_but_for_an_earlier_life_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || KnownBirths::open(dir.path()).unwrap();
+        assert_eq!(open().admit(PEER, Incarnation(1), birth(0)), Ok(()), "nobody knows it");
+        assert_eq!(open().admit(PEER, Incarnation(5), birth(7)), Ok(()), "it is upgraded");
+        let refused = open().admit(PEER, Incarnation(4), birth(0)).unwrap_err();
+        assert!(refused.contains("incarnation 4") && refused.contains("--rejoin"), "{refused}");
+        assert_eq!(open().admit(PEER, Incarnation(5), birth(0)), Ok(()));
+        assert_eq!(open().admit(PEER, Incarnation(6), birth(0)), Ok(()), "it is taken back");
+        open().admit(PEER, Incarnation(7), birth(8)).unwrap_err();
+        assert_eq!(open().admit(PEER, Incarnation(7), birth(7)), Ok(()), "what was known is known still");
     }
 
     #[test]

@@ -14,8 +14,7 @@ use multiraft_storage::{LogOptions, LogReader, LogWriter, RealDisk, Recovered, S
 use multiraft_transport::{Births, Network, PeerAddress, Transport, TransportConfig};
 
 use crate::admission::Admission;
-use crate::apply::AppliedRegion;
-use crate::apply::Backend;
+use crate::apply::{AppliedRegion, Backend};
 use crate::assembly::{Assembled, assemble, bootstrap_regions};
 use crate::config::Config;
 use crate::directory::Directory;
@@ -409,14 +408,15 @@ impl Parts {
         config.birth = self.file.as_birth();
         config.births = Some(Arc::clone(&self.births) as Arc<dyn Births>);
         config.append_lanes = append_lanes;
+        #[cfg(feature = "torture")]
+        crate::plant::speak_as_told(&mut config.wire_version_max).map_err(StartError::Config)?;
         config.queues.append_send_bytes = self.config.send_queue_bytes;
         config.snapshots.bytes_per_second = self.config.snapshot_bytes_per_second;
         config.snapshots.receive_bytes_per_second = self.config.snapshot_receive_bytes_per_second;
         // One that was given up may still be ending when the next comes.
         config.snapshots.streams_max = u32::try_from(2 * self.config.snapshots_at_once).unwrap_or(u32::MAX);
-        let transport =
-            Transport::start(config, Arc::new(handler)).map_err(|error| StartError::Transport(error.to_string()))?;
-        Ok(Arc::new(transport))
+        let transport = Transport::start(config, Arc::new(handler)).map(Arc::new);
+        transport.map_err(|error| StartError::Transport(error.to_string()))
     }
 
     fn worker(

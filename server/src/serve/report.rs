@@ -24,6 +24,9 @@ pub(crate) struct StatusReport {
     /// Its replicas with ids up to this one were lost with an earlier data directory.
     #[serde(default)]
     pub(crate) floor: Option<u64>,
+    /// The newest version of the wire format that it speaks.
+    #[serde(default)]
+    pub(crate) wire_version: Option<u16>,
     pub(crate) peers: Vec<PeerReport>,
     pub(crate) counters: CounterReport,
 }
@@ -108,6 +111,9 @@ pub(crate) struct PeerReport {
     pub(crate) connected: bool,
     /// How often it has started; null without a link.
     pub(crate) incarnation: Option<u64>,
+    /// The version of the wire format that the two talk in; null without a link.
+    #[serde(default)]
+    pub(crate) wire_version: Option<u16>,
     pub(crate) connections: u64,
     pub(crate) frames_sent: u64,
     pub(crate) messages_sent: u64,
@@ -140,6 +146,7 @@ impl From<StoreStatus> for StatusReport {
             store: peer.store.get(),
             connected: peer.connected,
             incarnation: peer.incarnation.map(multiraft::Incarnation::get),
+            wire_version: peer.wire_version,
             connections: peer.connections,
             frames_sent: peer.frames_sent,
             messages_sent: peer.messages_sent,
@@ -157,6 +164,7 @@ impl From<StoreStatus> for StatusReport {
                 Floor::Above(last) => Some(last.get()),
                 Floor::Whole | Floor::Unknown => None,
             },
+            wire_version: Some(status.wire_version),
             peers: status.peers.into_iter().map(peer).collect(),
             counters: CounterReport {
                 log_syncs: counters.log_syncs,

@@ -317,7 +317,11 @@ fn the_admin_endpoint_tells_and_does_what_it_says() {
     let (_, body) = http(admin, "GET /status", "");
     let status: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(status["store"], 1);
-    assert_eq!(status["peers"].as_array().unwrap().len(), 2);
+    assert_eq!(status["wire_version"], 2);
+    let peers = status["peers"].as_array().unwrap();
+    assert_eq!(peers.len(), 2);
+    let connected: Vec<_> = peers.iter().filter(|peer| peer["connected"] == true).collect();
+    assert!(!connected.is_empty() && connected.iter().all(|peer| peer["wire_version"] == 2), "{peers:?}");
     let regions = status["regions"].as_array().unwrap();
     let region = regions.iter().filter(|region| region["end"] == "").find(|region| region["id"] != 1).unwrap();
     let target = if region["leader"] == 2 { 3 } else { 2 };

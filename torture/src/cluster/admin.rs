@@ -85,6 +85,15 @@ impl Region {
     }
 }
 
+/// Another store, as a store tells of it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Peer {
+    /// Its number.
+    pub store: u64,
+    /// The version of the wire format in which the two talk, if they have a link.
+    pub wire_version: Option<u16>,
+}
+
 /// What a store says of itself.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
@@ -100,6 +109,11 @@ pub struct Status {
     pub rejoining: bool,
     /// Its members up to this one were lost with an earlier data directory.
     pub floor: Option<u64>,
+    /// The newest version of the wire format that it speaks; not told by a program that embeds the engine.
+    pub wire_version: Option<u16>,
+    /// All others that it knows; as above.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-pub use admin::{Admin, Region, Replica, Status};
+pub use admin::{Admin, Peer, Region, Replica, Status};
 pub use process::{Ended, Process, Signal};
 pub use program::{EMBEDDED, Program};
 

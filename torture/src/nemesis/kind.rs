@@ -19,6 +19,8 @@ pub enum Kind {
     Pause,
     /// A store is asked to stop, hands over, and is started again.
     Restart,
+    /// A store is asked to stop, and started again as one of another release, at the wire: one after the other, until all are.
+    Upgrade,
     /// Stores cannot reach each other, in one of several shapes.
     Partition,
     /// Packets between stores are lost.
@@ -71,6 +73,7 @@ pub const GROUPS: [(&str, &[Kind]); 5] = [
             Kind::KillVoter,
             Kind::Pause,
             Kind::Restart,
+            Kind::Upgrade,
         ],
     ),
     ("network", &[Kind::Partition, Kind::Loss, Kind::Delay, Kind::Duplicate]),
@@ -92,7 +95,7 @@ pub const GROUPS: [(&str, &[Kind]); 5] = [
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Kill,
         Self::KillMinority,
         Self::KillMajority,
@@ -101,6 +104,7 @@ impl Kind {
         Self::Snapshot,
         Self::Pause,
         Self::Restart,
+        Self::Upgrade,
         Self::Partition,
         Self::Loss,
         Self::Delay,
@@ -134,6 +138,7 @@ impl Kind {
             Self::Snapshot => "snapshot",
             Self::Pause => "pause",
             Self::Restart => "restart",
+            Self::Upgrade => "upgrade",
             Self::Partition => "partition",
             Self::Loss => "loss",
             Self::Delay => "delay",
@@ -184,10 +189,11 @@ impl Kind {
         matches!(self, Self::Delay | Self::Duplicate)
     }
 
-    /// Whether it takes more of a store than a program that embeds the engine has: whoever plans, or lines in its log.
+    /// Whether it takes more of a store than a program that embeds the engine has: whoever plans, lines in its log, or what it tells of its
+    /// links.
     #[must_use]
     pub const fn needs_the_whole_program(self) -> bool {
-        matches!(self, Self::Drain | Self::Drift | Self::Jump)
+        matches!(self, Self::Drain | Self::Drift | Self::Jump | Self::Upgrade)
     }
 
     /// Whether it is between stores.

@@ -13,6 +13,7 @@ mod kind;
 mod notes;
 mod processes;
 mod snapshots;
+mod upgrade;
 mod voter;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,6 +69,8 @@ enum Cure {
     SetRight(clocks::Turned),
     /// By healing a disk.
     Disk(disks::Sick),
+    /// By starting a store in its new version.
+    Upgrade(upgrade::Restarted),
     /// By filling a replica.
     Fill(snapshots::Empty),
     /// By letting both sides of a voter reach each other.
@@ -86,6 +89,7 @@ pub struct Nemesis<'a> {
     active: Vec<Active>,
     next: u64,
     tally: Tally,
+    rollout: upgrade::Rollout,
     begun: Instant,
 }
 
@@ -94,8 +98,8 @@ impl<'a> Nemesis<'a> {
     #[must_use]
     pub fn new(cluster: &'a mut Cluster, disks: &'a Disks, notes: Notes<'a>, kinds: &[Kind], random: Random) -> Self {
         let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| !kind.is_change()).collect();
-        let (deck, active, tally) = (Vec::new(), Vec::new(), Tally::new());
-        Self { cluster, disks, notes, random, kinds, deck, active, next: 1, tally, begun: Instant::now() }
+        let (deck, active, tally, rollout) = (Vec::new(), Vec::new(), Tally::new(), upgrade::Rollout::new());
+        Self { cluster, disks, notes, random, kinds, deck, active, next: 1, tally, rollout, begun: Instant::now() }
     }
 
     /// Strikes until `end`, or until it is told to stop; then everything is healed and all stores run.
@@ -122,6 +126,7 @@ impl<'a> Nemesis<'a> {
             self.end_due(Instant::now())?;
         }
         self.check_running()?;
+        self.rollout.check()?;
         self.disks.check_forgotten(self.tally.get(&Kind::PowerLoss).map_or(0, |(times, _)| *times))?;
         let missing = self.kinds.iter().find(|kind| !self.tally.contains_key(kind));
         match missing {
@@ -167,6 +172,9 @@ impl<'a> Nemesis<'a> {
             }
             Cure::SetRight(turned) => Ok(turned.set_right(self.cluster)?),
             Cure::Disk(sick) => sick.heal(self.disks, self.cluster)?.ok_or("the store had nothing to write"),
+            Cure::Upgrade(restarted) => restarted
+                .start(self.cluster, &mut self.rollout)?
+                .ok_or("nobody has reached it yet: the others were dead, cut off, or stood still"),
             Cure::Fill(empty) => Ok(empty.fill(self.cluster, &mut self.random)?),
             Cure::Join(voter) => Ok(voter.heal(self.cluster)?),
         };
@@ -212,7 +220,7 @@ impl<'a> Nemesis<'a> {
         let minority = (stores - 1) / 2;
         let hurt = self.hurt();
         let wanted = match kind {
-            Kind::Kill | Kind::Pause | Kind::Restart | Kind::Jump | Kind::Snapshot => 1,
+            Kind::Kill | Kind::Pause | Kind::Restart | Kind::Upgrade | Kind::Jump | Kind::Snapshot => 1,
             Kind::DiskFull | Kind::SyncFails | Kind::DiskSlow | Kind::TornLog | Kind::DamagedLog | Kind::Wipe => 1,
             Kind::PowerLoss if hurt.is_empty() && self.random.chance(400) => stores,
             Kind::PowerLoss => 1,
@@ -242,6 +250,10 @@ impl<'a> Nemesis<'a> {
             let is_quiet = hurt.is_empty() && !self.active.iter().any(|fault| fault.kind.is_between());
             well.retain(|at| is_quiet && disks::can_do_without(self.cluster, *at));
         }
+        if kind == Kind::Upgrade {
+            self.rollout.turn_round(self.cluster);
+            well.retain(|at| self.rollout.is_due(self.cluster, *at));
+        }
         self.random.shuffle(&mut well);
         let mut victims: Vec<usize> = well.into_iter().take(wanted).collect();
         victims.sort_unstable();
@@ -264,6 +276,11 @@ impl<'a> Nemesis<'a> {
                 let length = lasts(100, 1_500);
                 let (dead, how) = processes::stop(self.cluster, &victims)?;
                 (victims, Cure::Start(dead), how, length)
+            }
+            Kind::Upgrade => {
+                let length = lasts(100, 1_500);
+                let (restarted, how) = self.rollout.stop(self.cluster, victims[0])?;
+                (victims, Cure::Upgrade(restarted), how, length)
             }
             Kind::Pause => {
                 let length = lasts(1_500, 7_000);

@@ -1,4 +1,4 @@
-//! The wire format of everything two stores say to each other, version [`WIRE_VERSION`].
+//! The wire format of everything two stores say to each other, up to version [`WIRE_VERSION`].
 //!
 //! Owns: bytes for frames of [`PeerMessage`](crate::PeerMessage), for snapshot headers and chunks, and for region
 //! descriptors (the engine keeps those on disk in this form too). Never touches a socket: the simulator uses it as it
@@ -22,6 +22,7 @@ mod size;
 mod snapshot;
 mod support;
 mod varint;
+mod version;
 
 pub use descriptor::{decode_descriptor, encode_descriptor};
 pub use error::{WireError, WireFault};
@@ -30,8 +31,7 @@ pub use fuzz::fuzz_decode;
 pub use limits::{Limits, TooLarge};
 pub use size::footprint;
 pub use snapshot::{decode_snapshot_chunk, decode_snapshot_header, encode_snapshot_chunk, encode_snapshot_header};
+pub use version::WIRE_VERSION;
 
 pub(crate) use snapshot::{CHUNK_PREFIX_MAX, encode_chunk_prefix};
-
-/// The version of this format. Two stores talk only if they agree on it.
-pub const WIRE_VERSION: u16 = 2;
+pub(crate) use version::{WIRE_VERSION_MIN, version_of};

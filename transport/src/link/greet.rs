@@ -18,9 +18,9 @@ use rustls::pki_types::CertificateDer;
 use super::{
     arbiter::{Candidate, Verdict, decide, follow},
     close::CloseCode,
-    hello::{HELLO_BYTES, Hello, HelloError, LinkName},
+    hello::{Hello, HelloError, LinkName},
 };
-use crate::{Tls, peer::Peer, shared::Shared};
+use crate::{Tls, peer::Peer, shared::Shared, tls::agreed_version};
 
 /// Why a connection did not become a link.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +65,12 @@ pub(crate) async fn greet_dialed(
 ) -> Result<(), GreetError> {
     let greeting = async {
         let (mut send, mut recv) = connection.open_bi().await?;
-        write(&mut send, &own_hello(shared, Some(peer)).encode(), connection).await?;
+        let said = agreed_version(connection);
+        write(&mut send, &own_hello(shared, peer, said).encode(), connection).await?;
         let theirs = read_hello(shared, &mut recv, connection).await?;
+        if theirs.version != said {
+            return Err(refused(HelloError::OtherVersion { found: theirs.version, said }));
+        }
         if theirs.store != peer.id {
             let reason =
                 format!("store {} answered where store {} was dialed: correct the address", theirs.store, peer.id);
@@ -100,7 +104,7 @@ pub(crate) async fn greet_accepted(shared: &Arc<Shared>, connection: &Connection
             return Err(GreetError::Refused { code: CloseCode::Requested, reason });
         }
         admit(shared, &theirs).await?;
-        write(&mut send, &own_hello(shared, Some(&peer)).encode(), connection).await?;
+        write(&mut send, &own_hello(shared, &peer, theirs.version).encode(), connection).await?;
         settle(shared, &peer, connection, &theirs, send, recv).await?;
         Ok(theirs.store)
     };
@@ -125,12 +129,13 @@ fn conclude<T>(connection: &Connection, result: Result<T, GreetError>) -> Result
     }
 }
 
-fn own_hello(shared: &Shared, peer: Option<&Arc<Peer>>) -> Hello {
-    let over = peer.map_or(LinkName::default(), |peer| {
+fn own_hello(shared: &Shared, peer: &Peer, version: u16) -> Hello {
+    let over = {
         let state = peer.state();
         if state.link.is_some() { LinkName::default() } else { state.last_name }
-    });
+    };
     Hello {
+        version,
         cluster: shared.config.cluster,
         store: shared.config.store,
         incarnation: shared.config.incarnation,
@@ -143,13 +148,13 @@ fn own_hello(shared: &Shared, peer: Option<&Arc<Peer>>) -> Hello {
 
 /// Reads a hello and checks all of it that needs no certificate.
 async fn read_hello(shared: &Shared, recv: &mut RecvStream, connection: &Connection) -> Result<Hello, GreetError> {
-    let mut bytes = [0; HELLO_BYTES];
+    let mut head = [0; Hello::HEAD_BYTES];
     // The version stands first, so that another version's hello, longer or shorter, is named for what it is.
-    let (head, tail) = bytes.split_at_mut(Hello::HEAD_BYTES);
-    read(recv, head, connection).await?;
-    Hello::check_head(head).map_err(refused)?;
-    read(recv, tail, connection).await?;
-    let hello = Hello::decode(&bytes).map_err(refused)?;
+    read(recv, &mut head, connection).await?;
+    let version = Hello::version(head, shared.config.wire_version_max).map_err(refused)?;
+    let mut rest = vec![0; Hello::rest_bytes(version)];
+    read(recv, &mut rest, connection).await?;
+    let hello = Hello::decode(version, &rest).map_err(refused)?;
     hello.check_limits(&shared.config.limits).map_err(refused)?;
     if hello.cluster != shared.config.cluster {
         let reason = format!(
@@ -167,7 +172,7 @@ async fn read_hello(shared: &Shared, recv: &mut RecvStream, connection: &Connect
 
 fn refused(error: HelloError) -> GreetError {
     let code = match error {
-        HelloError::Magic | HelloError::Flags(_) => CloseCode::Malformed,
+        HelloError::Magic | HelloError::Flags(_) | HelloError::OtherVersion { .. } => CloseCode::Malformed,
         _ => CloseCode::WrongVersion,
     };
     GreetError::Refused { code, reason: error.to_string() }

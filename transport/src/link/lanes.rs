@@ -7,9 +7,14 @@ use std::sync::{
 
 use quinn::{Connection, RecvStream, WriteError};
 
-use super::input::{Input, InputError};
+use super::{
+    hello::Hello,
+    input::{Input, InputError},
+};
 use crate::{
-    Lane, PeerMessage, Permit, ReceivedFrame, decode_frame, footprint,
+    Lane, PeerMessage, Permit, ReceivedFrame, WIRE_VERSION,
+    codec::version_of,
+    decode_frame, footprint,
     peer::{Budget, Peer, SendLane},
     shared::Shared,
 };
@@ -77,9 +82,10 @@ pub(super) async fn read_lane(
     peer: Arc<Peer>,
     stream: RecvStream,
     session: u64,
-    append_lanes: usize,
+    theirs: Hello,
     seen: Arc<AtomicU32>,
 ) -> LaneEnd {
+    let append_lanes = usize::from(theirs.append_lanes);
     let mut input = Input::new(stream);
     let index = match input.array::<1>().await {
         Ok(Some([index])) => index,
@@ -94,7 +100,7 @@ pub(super) async fn read_lane(
     let budget = peer.budget(lane);
     let mut number = 0_u64;
     loop {
-        let (messages, permit) = match read_frame(&shared, &mut input, budget).await {
+        let (messages, permit) = match read_frame(&shared, &mut input, budget, theirs.version).await {
             Ok(read) => read,
             Err(FrameError::Over) => return LaneEnd::Over,
             Err(FrameError::Bad(what)) => return LaneEnd::Violation(format!("{lane} lane, frame {number}: {what}")),
@@ -124,6 +130,7 @@ async fn read_frame(
     shared: &Shared,
     input: &mut Input,
     budget: &Budget,
+    version: u16,
 ) -> Result<(Vec<PeerMessage>, Permit), FrameError> {
     let prefix = input.array::<4>().await?.ok_or(InputError::Ended)?;
     let length = u32::from_le_bytes(prefix) as usize;
@@ -135,6 +142,9 @@ async fn read_frame(
     let body = input.exact(length).await?;
     let messages = decode_frame(&body, &shared.config.limits).map_err(|error| FrameError::Bad(error.to_string()))?;
     drop(body);
+    if version < WIRE_VERSION && messages.iter().any(|message| version_of(message) > version) {
+        return Err(FrameError::Bad(format!("it holds what version {version} has not")));
+    }
     // Decoded, small messages take more than on the wire. Only this task takes from this budget, so waiting for the
     // rest while holding a part cannot lock up.
     let rest = footprint(&messages).min(budget.bytes).saturating_sub(permits.num_permits());

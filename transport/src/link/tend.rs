@@ -7,19 +7,14 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::{
     close::down_reason,
+    hello::Hello,
     lanes::{LaneEnd, read_lane, write_lane},
 };
 use crate::{DownReason, peer::Peer, shared::Shared, snapshot};
 
 /// Runs the link until it ends, then retires it.
-pub(crate) async fn tend(
-    shared: Arc<Shared>,
-    peer: Arc<Peer>,
-    connection: Connection,
-    session: u64,
-    append_lanes: usize,
-) {
-    let reason = run(&shared, &peer, &connection, session, append_lanes).await;
+pub(crate) async fn tend(shared: Arc<Shared>, peer: Arc<Peer>, connection: Connection, session: u64, theirs: Hello) {
+    let reason = run(&shared, &peer, &connection, session, theirs).await;
     shared.retire(&peer, session, reason);
 }
 
@@ -29,7 +24,7 @@ async fn run(
     peer: &Arc<Peer>,
     connection: &Connection,
     session: u64,
-    append_lanes: usize,
+    theirs: Hello,
 ) -> DownReason {
     let mut tasks = JoinSet::new();
     for lane in peer.lanes() {
@@ -42,7 +37,7 @@ async fn run(
             error = connection.closed() => return down_reason(&error),
             Ok(stream) = connection.accept_uni() => {
                 let (shared, peer, seen) = (Arc::clone(shared), Arc::clone(peer), Arc::clone(&seen));
-                tasks.spawn(read_lane(shared, peer, stream, session, append_lanes, seen));
+                tasks.spawn(read_lane(shared, peer, stream, session, theirs, seen));
             }
             Ok((send, recv)) = connection.accept_bi() => {
                 tasks.spawn(receive_snapshot(Arc::clone(shared), Arc::clone(peer), session, send, recv));

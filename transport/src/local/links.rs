@@ -23,7 +23,7 @@ use super::{
 use crate::{
     APPEND_LANES_MAX, DownReason, Handler, Lane, LaneStatus, LinkEvent, LinkStatus, PeerMessage, PeerStatus, Permit,
     ReceivedFrame, SendError, SnapshotError, SnapshotHeader, SnapshotSender, TransportConfig, TransportError,
-    footprint,
+    WIRE_VERSION, footprint,
     metrics::{LaneMetrics, PeerMetrics},
     peer::Budget,
     snapshot::Throttle,
@@ -212,6 +212,7 @@ impl Peer {
             link: link.as_ref().map(|(wire, side)| LinkStatus {
                 session: wire.number,
                 incarnation: wire.ends[1 - side].node.config.incarnation,
+                version: WIRE_VERSION,
                 round_trip: Duration::ZERO,
                 lost_packets: 0,
                 mtu: 0,

@@ -25,7 +25,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The length of a hello of wire version 1.
-pub(crate) const HELLO_BYTES: usize = 68;
+pub(crate) const HELLO_BYTES: usize = 59;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
 
