@@ -42,8 +42,8 @@ pub struct Options {
     /// A leader that hears no quorum for an election timeout steps down (dissertation, section 6.2).
     pub check_quorum: bool,
     /// Tell an idle follower at once, in a message of its own, that the commit index has advanced. Without it followers
-    /// learn it from the next append or heartbeat, so they apply up to one heartbeat interval later, for one message less
-    /// per follower and write; of a membership change they are told at once all the same.
+    /// learn it from the next append or heartbeat, so they apply up to one heartbeat interval later (or as much later as
+    /// [`put_off_beats`](crate::Group::put_off_beats) allows), for one message less per follower and write; of a membership change they are told at once all the same.
     pub eager_commit: bool,
 }
 
