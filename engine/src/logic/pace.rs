@@ -6,8 +6,8 @@ use multiraft_transport::Beat;
 use crate::logic::worker::Worker;
 use crate::logic::{BeatShare, TurnOutput};
 
-/// So many groups of a worker may have heartbeats due in one interval: with the default interval some ten thousand heartbeats a second go to each
-/// peer at most, where groups can do with fewer.
+/// So many groups of a worker may have heartbeats due in one interval: with the default interval 2,560 heartbeats a second go to a peer of all of them,
+/// also of ten times as many groups where these can do with fewer.
 pub const BEATS_AT_ONCE: usize = 256;
 
 impl<R> Worker<R> {

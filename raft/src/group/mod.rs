@@ -1,6 +1,7 @@
 //! One Raft group, as its driver sees it: the public face of the core, and the contract with whoever drives it. It decides
 //! nothing itself; each operation lives in a file of its own beside this one.
 
+mod ahead;
 mod apply;
 mod core;
 mod election;
@@ -19,7 +20,6 @@ mod snapshot;
 mod status;
 mod step;
 mod transfer;
-mod warm;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -28,13 +28,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::ahead::Distance;
 use self::core::Core;
 pub use self::error::{ProposeError, ReadRefused, TransferRefused};
 pub use self::fortify::Promise;
 pub(crate) use self::packed::{Packer, Unpacker};
 pub use self::snapshot::SnapshotOutcome;
 pub use self::status::{PeerStatus, Status};
-pub use self::warm::Distance;
 use crate::output::{Fetch, FetchPurpose};
 use crate::{
     Entry, FlushProof, LogIndex, LogTicket, Membership, MembershipChange, Message, Options, Output, Priority, Proposal,
