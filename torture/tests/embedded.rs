@@ -28,7 +28,7 @@ fn clients_on_the_embedding_api_are_told_nothing_wrong_while_stores_die_and_are_
         "--seconds",
         "20",
         "--clients",
-        "3",
+        "5",
     ];
     let (code, told, problem) = run(&arguments);
     assert_eq!(code, Some(0), "{told}{problem}");

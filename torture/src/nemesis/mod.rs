@@ -2,7 +2,9 @@
 //!
 //! Faults overlap: up to three are under way at a time. Of the stores that are dead, stand still or have a sick disk there is
 //! never more than a minority, unless a fault is meant to take quorums away; such a one waits until nothing else hurts. One fault at
-//! a time lies between stores. Every fault has to leave a trace: one that does not is a failure of the run.
+//! a time lies between stores, and may do with others what none may do alone: leave no quorum for as long as both last. So faults
+//! come as a storm, and after each there is a calm, in which everything has to succeed. Every fault has to leave a trace: one that
+//! does not is a failure of the run.
 
 mod between;
 mod changes;
@@ -33,6 +35,11 @@ use crate::trouble::{Outcome, Trouble};
 const AT_ONCE: usize = 3;
 /// How long it is quiet between two blows, in milliseconds.
 const BETWEEN_MS: (u64, u64) = (300, 2_500);
+
+/// For how long faults follow upon each other; those that are under way then last as long as they were to.
+const STORM: Duration = Duration::from_secs(8);
+/// How long it is quiet after a storm, from the end of its last fault on: elections and their leases fit into it twice.
+const CALM: Duration = Duration::from_millis(2_500);
 
 /// How often each fault was there, and a trace of the last.
 pub type Tally = BTreeMap<Kind, (u64, String)>;
@@ -91,6 +98,24 @@ pub struct Nemesis<'a> {
     tally: Tally,
     rollout: upgrade::Rollout,
     begun: Instant,
+    storm: Storm,
+}
+
+/// Where the faults stand between storm and calm.
+#[derive(Clone, Copy)]
+struct Storm {
+    /// When its first fault may begin, or has.
+    begins: Instant,
+}
+
+impl Storm {
+    /// Whether another fault may begin, with so many under way.
+    fn rages(&mut self, active: usize, now: Instant) -> bool {
+        if now.saturating_duration_since(self.begins) > STORM && active == 0 {
+            self.begins = now + CALM;
+        }
+        now >= self.begins && now.saturating_duration_since(self.begins) <= STORM
+    }
 }
 
 impl<'a> Nemesis<'a> {
@@ -99,7 +124,9 @@ impl<'a> Nemesis<'a> {
     pub fn new(cluster: &'a mut Cluster, disks: &'a Disks, notes: Notes<'a>, kinds: &[Kind], random: Random) -> Self {
         let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| !kind.is_change()).collect();
         let (deck, active, tally, rollout) = (Vec::new(), Vec::new(), Tally::new(), upgrade::Rollout::new());
-        Self { cluster, disks, notes, random, kinds, deck, active, next: 1, tally, rollout, begun: Instant::now() }
+        let begun = Instant::now();
+        let storm = Storm { begins: begun };
+        Self { cluster, disks, notes, random, kinds, deck, active, next: 1, tally, rollout, begun, storm }
     }
 
     /// Strikes until `end`, or until it is told to stop; then everything is healed and all stores run.
@@ -116,7 +143,8 @@ impl<'a> Nemesis<'a> {
             self.end_due(Instant::now())?;
             self.check_running()?;
             let is_awaited = self.active.iter().any(|fault| fault.waits);
-            if self.active.len() < AT_ONCE && !is_awaited && Instant::now() < end {
+            let rages = self.storm.rages(self.active.len(), Instant::now());
+            if rages && self.active.len() < AT_ONCE && !is_awaited && Instant::now() < end {
                 self.begin_one()?;
             }
         }
@@ -357,4 +385,22 @@ impl<'a> Nemesis<'a> {
 
 fn numbers(places: &[usize]) -> Vec<u64> {
     places.iter().map(|at| *at as u64 + 1).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_storm_and_its_last_fault_there_is_a_calm() {
+        let begun = Instant::now();
+        let mut storm = Storm { begins: begun };
+        let mut rages = |active, seconds| storm.rages(active, begun + Duration::from_secs_f64(seconds));
+        assert!(rages(0, 0.0) && rages(2, 3.0) && rages(0, 8.0));
+        // Two are still under way; then one is.
+        assert!(!rages(2, 8.1) && !rages(1, 12.0));
+        // The last has ended.
+        assert!(!rages(0, 13.0) && !rages(0, 15.4));
+        assert!(rages(0, 15.5) && rages(1, 23.0) && !rages(1, 23.6));
+    }
 }
