@@ -55,6 +55,43 @@ enum Node {
     },
 }
 
+/// Where a key was found: which kid on each level, and the place in the leaf. Fanouts fit into a byte.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Way {
+    turns: [u8; TURNS_MAX],
+    levels: u8,
+    place: u8,
+}
+
+/// So many levels above the leaves a way remembers: more than any memory holds, even if nodes are as sparse as may be.
+const TURNS_MAX: usize = 10;
+
+/// A key that is looked for, how far down that has come, and by which way.
+type Walk<'m, 'k> = (&'k [u8], &'m Node, Way);
+
+impl Way {
+    fn turn(&mut self, level: usize, at: usize) {
+        if let Some(turn) = self.turns.get_mut(level) {
+            *turn = at as u8;
+        }
+    }
+
+    /// Notes the place in the leaf, at this depth; whether the key is there, and the way can be told.
+    fn end(&mut self, depth: usize, place: Result<usize, usize>) -> bool {
+        self.levels = (depth - 1) as u8;
+        self.place = place.unwrap_or_else(|place| place) as u8;
+        place.is_ok() && depth <= TURNS_MAX
+    }
+
+    fn turns(&self) -> &[u8] {
+        &self.turns[..usize::from(self.levels)]
+    }
+
+    fn place(&self) -> usize {
+        usize::from(self.place)
+    }
+}
+
 /// The right half of a node that was split, and the separator before it.
 type Split = Option<(Small, Arc<Node>)>;
 
@@ -92,31 +129,51 @@ impl CowMap {
         depth
     }
 
-    /// Goes down to all these keys at once, one level after another, only to have what lies on the ways in the processor's
-    /// caches: the ways do not depend on each other, so their misses overlap, while those of one way come one after another.
-    /// Answers how many of the keys hold something, so that none of it is optimised away.
-    pub(super) fn warm<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> usize {
-        let mut ways: Vec<(&[u8], &Node)> = keys.map(|key| (key, &*self.root)).collect();
-        let mut found = 0;
-        while !ways.is_empty() {
-            black_box(ways.iter().fold(0, |all, (_, node)| all ^ node.touch()));
-            ways.retain_mut(|(key, node)| match node {
-                Node::Inner { seps, kids } => {
-                    *node = &kids[kid_of(seps, key)];
-                    true
+    /// Goes down to all these keys at once, one level after another: the ways do not depend on each other, so what they have to
+    /// wait for from memory overlaps, while it comes one after another for keys that are looked for one by one. What lies on the
+    /// ways is in the processor's caches afterwards. Adds to `ways` where each key is, or none if it is not there.
+    pub(super) fn locate<'k>(&self, keys: impl Iterator<Item = &'k [u8]>, ways: &mut Vec<Option<Way>>) {
+        let depth = self.depth();
+        let mut walks: Vec<Walk<'_, 'k>> = keys.map(|key| (key, &*self.root, Way::default())).collect();
+        for level in 0..depth {
+            black_box(walks.iter().fold(0, |all, (_, node, _)| all ^ node.touch()));
+            for (key, node, way) in &mut walks {
+                if let Node::Inner { seps, kids } = node {
+                    let at = kid_of(seps, key);
+                    way.turn(level, at);
+                    *node = &kids[at];
                 }
-                Node::Leaf { keys, values } => {
-                    let at = keys.find(key);
-                    found += usize::from(at.is_ok());
-                    // Where the key is, or will be put in front of another.
-                    let at = at.unwrap_or_else(|at| at);
-                    black_box(keys.as_slice().get(at).map(Small::as_slice));
-                    black_box(values.get(at).map(Small::as_slice));
-                    false
-                }
-            });
+            }
         }
-        found
+        let first = ways.len();
+        ways.extend(walks.iter_mut().map(|(key, node, way)| way.end(depth, node.place_of(key)).then_some(*way)));
+        // Where values will be replaced, and where keys will be put in.
+        black_box(
+            walks
+                .iter()
+                .zip(&ways[first..])
+                .fold(0, |all, ((_, node, last), way)| all ^ node.touch_at(way.unwrap_or(*last).place())),
+        );
+    }
+
+    /// Sets the key to which a way led, if it still does.
+    ///
+    /// # Errors
+    /// The value: it does not lead there any more.
+    pub(super) fn replace(&mut self, way: &Way, key: &[u8], value: Bytes) -> Result<(), Bytes> {
+        let mut node = &mut self.root;
+        for at in way.turns() {
+            let Node::Inner { kids, .. } = Arc::make_mut(node) else { return Err(value) };
+            let Some(kid) = kids.get_mut(usize::from(*at)) else { return Err(value) };
+            node = kid;
+        }
+        match Arc::make_mut(node) {
+            Node::Leaf { keys, values } if keys.holds(way.place(), key) => {
+                values[way.place()] = value.into();
+                Ok(())
+            }
+            _ => Err(value),
+        }
     }
 
     /// Removes the keys from `start` to `end` (excluded; `None`: no bound). Takes time for the two edges only; what lay
@@ -160,6 +217,22 @@ impl Node {
     fn touch(&self) -> u64 {
         match self {
             Self::Leaf { keys, .. } | Self::Inner { seps: keys, .. } => keys.touch(),
+        }
+    }
+
+    /// Where a key is in a leaf, or would have to be.
+    fn place_of(&self, key: &[u8]) -> Result<usize, usize> {
+        match self {
+            Self::Leaf { keys, .. } => keys.find(key),
+            Self::Inner { .. } => Err(0),
+        }
+    }
+
+    /// As [`Self::touch`], for a place in a leaf.
+    fn touch_at(&self, place: usize) -> usize {
+        match self {
+            Self::Leaf { values, .. } => values.get(place).map_or(0, |value| value.as_slice().len()),
+            Self::Inner { .. } => 0,
         }
     }
 
@@ -407,6 +480,8 @@ mod tests {
         Remove(u16),
         RemoveRange(u16, Option<u16>),
         Keep,
+        Locate(u16),
+        Replace,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -415,6 +490,8 @@ mod tests {
             3 => (0..4600u16).prop_map(Step::Remove),
             2 => (0..4600u16, proptest::option::of(0..4600u16)).prop_map(|(from, to)| Step::RemoveRange(from, to)),
             1 => Just(Step::Keep),
+            2 => (0..4600u16).prop_map(Step::Locate),
+            2 => Just(Step::Replace),
         ]
     }
 
@@ -425,6 +502,8 @@ mod tests {
         fn it_equals_a_plain_map_and_its_copies_do_not_change(steps in proptest::collection::vec(step(), 1..40)) {
             let key = |number: u16| Bytes::copy_from_slice(&number.to_be_bytes());
             let (mut map, mut model, mut kept) = (CowMap::default(), BTreeMap::new(), Vec::new());
+            // Ways are old when they are used: some lead elsewhere by then.
+            let (mut sought, mut ways) = (Vec::new(), Vec::new());
             for (turn, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Fill { from, count, down } => for at in 0..count {
@@ -445,6 +524,20 @@ mod tests {
                         map.remove_range(&from, to.as_deref());
                     }
                     Step::Keep => kept.push((map.clone(), model.clone())),
+                    Step::Locate(from) => {
+                        let keys: Vec<Bytes> = (from..from.saturating_add(400)).step_by(3).map(key).collect();
+                        map.locate(keys.iter().map(|key| &key[..]), &mut ways);
+                        sought.extend(keys);
+                        prop_assert_eq!(sought.len(), ways.len());
+                    }
+                    Step::Replace => for (key, way) in sought.drain(..).zip(ways.drain(..)) {
+                        let value = Bytes::from(format!("{turn}"));
+                        match way.map(|way| map.replace(&way, &key, value.clone())) {
+                            Some(Ok(())) => prop_assert!(model.insert(key.to_vec(), value.to_vec()).is_some()),
+                            Some(Err(back)) => prop_assert_eq!(back, value),
+                            None => {}
+                        }
+                    },
                 }
                 check(&map.root, true, None, None);
                 prop_assert_eq!(pairs(&map, b"", None), model.clone().into_iter().collect::<Vec<_>>());
@@ -462,16 +555,21 @@ mod tests {
     }
 
     #[test]
-    fn warming_up_finds_what_is_there_at_every_depth() {
+    fn what_is_there_is_located_at_every_depth_and_replaced_where_it_was_found() {
         let mut map = CowMap::default();
         for (count, depth) in [(0, 1), (10, 1), (1_000, 2), (40_000, 3), (300_000, 4)] {
             (0..count).for_each(|number: u32| {
                 map.insert(Bytes::copy_from_slice(&number.to_be_bytes()), Bytes::from_static(b"v"));
             });
             assert_eq!(map.depth(), depth);
-            let keys = [5u32, count / 2, count + 1, 7].map(u32::to_be_bytes);
-            let want = keys.iter().filter(|key| map.get(&key[..]).is_some()).count();
-            assert_eq!(map.warm(keys.iter().map(|key| &key[..])), want);
+            let (keys, mut ways) = ([5u32, count / 2, count + 1, 7].map(u32::to_be_bytes), Vec::new());
+            map.locate(keys.iter().map(|key| &key[..]), &mut ways);
+            for (key, way) in keys.iter().zip(ways) {
+                assert_eq!(map.get(key).is_some(), way.is_some());
+                let replaced = way.map(|way| map.replace(&way, key, Bytes::from_static(b"w")));
+                assert!(matches!(replaced, None | Some(Ok(()))), "the way led there: {replaced:?}");
+                assert_eq!(map.get(key).map(Small::as_slice), way.map(|_| &b"w"[..]));
+            }
         }
     }
 

@@ -8,7 +8,6 @@
 
 use std::{
     fmt,
-    hint::black_box,
     sync::{PoisonError, RwLock},
     time::Instant,
 };
@@ -17,16 +16,20 @@ use bytes::Bytes;
 
 use super::{
     Pair, StateBatch, StateError, StateOp, StateSnapshot, StateStore, StateView,
-    cow_map::{CowMap, Garbage},
+    cow_map::{CowMap, Garbage, Way},
     metrics::StateMetrics,
     small::Small,
 };
 
-/// How many keys are looked up together ahead of a batch.
-const WARM_OPS: usize = 64;
+/// How many keys are looked for together ahead of a batch: what lies on their ways stays in the processor's caches until then.
+const LOCATED_TOGETHER: usize = 64;
 
-/// Maps of fewer levels are not warmed up. Four levels are some 100,000 keys.
-const WARM_DEPTH_MIN: usize = 4;
+/// In maps of fewer levels nothing is looked for ahead: they are in the processor's caches anyway. Three levels are some
+/// thousand keys and more.
+const LOCATED_DEPTH_MIN: usize = 3;
+
+/// A batch of fewer steps has too few ways to wait for at once.
+const LOCATED_MIN: usize = 8;
 
 /// The volatile store. See the module's documentation.
 pub struct MemStore {
@@ -41,19 +44,26 @@ impl MemStore {
         Self { map: RwLock::default(), metrics: StateMetrics::new() }
     }
 
-    /// Has what a batch will change brought into the processor's caches, before anybody is locked out: in a large map a put
-    /// waits for memory most of its time. A map of a few levels is in the caches anyway.
-    fn warm(&self, batch: &StateBatch) {
-        for ops in batch.ops().chunks(WARM_OPS) {
-            let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
-            if map.depth() < WARM_DEPTH_MIN {
-                return;
-            }
-            black_box(map.warm(ops.iter().filter_map(|op| match op {
-                StateOp::Put { key, .. } | StateOp::Delete { key } => Some(&key[..]),
-                StateOp::DeleteRange { .. } => None,
-            })));
+    /// Looks for what a batch will change, before anybody is locked out: in a large map a put waits for memory most of its time.
+    /// Answers where each of its keys is, if it is there; nothing if that would not pay.
+    fn locate(&self, batch: &StateBatch) -> Vec<Option<Way>> {
+        let mut ways = Vec::new();
+        if batch.ops().len() < LOCATED_MIN {
+            return ways;
         }
+        for ops in batch.ops().chunks(LOCATED_TOGETHER) {
+            let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+            if map.depth() < LOCATED_DEPTH_MIN {
+                return Vec::new();
+            }
+            let keys = ops.iter().map(|op| match op {
+                StateOp::Put { key, .. } | StateOp::Delete { key } | StateOp::DeleteRange { start: key, .. } => {
+                    &key[..]
+                }
+            });
+            map.locate(keys, &mut ways);
+        }
+        ways
     }
 
     /// The map of this instant. Copies of it are whole even if a writer panicked: then its batch is partly there, and the
@@ -78,10 +88,10 @@ impl fmt::Debug for MemStore {
 impl StateStore for MemStore {
     fn write(&self, batch: StateBatch) -> Result<(), StateError> {
         let (start, bytes) = (Instant::now(), batch.bytes());
-        self.warm(&batch);
+        let ways = self.locate(&batch);
         let garbage = {
             let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-            apply(&mut map, batch)
+            apply(&mut map, batch, &ways)
         };
         self.metrics.wrote(start, bytes);
         // Dropped here, where no reader waits for the lock.
@@ -106,12 +116,20 @@ impl StateStore for MemStore {
     }
 }
 
-/// Applies the steps of a batch in their order.
-pub(super) fn apply(map: &mut CowMap, batch: StateBatch) -> Vec<Garbage> {
+/// Applies the steps of a batch in their order. `ways` are those to their keys, as far as they are known, and may be old.
+pub(super) fn apply(map: &mut CowMap, batch: StateBatch, ways: &[Option<Way>]) -> Vec<Garbage> {
     let mut garbage = Vec::new();
-    for op in batch.into_ops() {
+    for (place, op) in batch.into_ops().into_iter().enumerate() {
         match op {
-            StateOp::Put { key, value } => map.insert(key, value),
+            StateOp::Put { key, value } => {
+                let replaced = match ways.get(place) {
+                    Some(Some(way)) => map.replace(way, &key, value),
+                    _ => Err(value),
+                };
+                if let Err(value) = replaced {
+                    map.insert(key, value);
+                }
+            }
             StateOp::Delete { key } => map.remove(&key),
             StateOp::DeleteRange { start, end } => garbage.push(map.remove_range(&start, bound(&end))),
         }

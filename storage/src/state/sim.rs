@@ -53,7 +53,7 @@ impl SimStore {
         let unflushed = std::mem::take(&mut state.unflushed);
         let kept = usize::try_from(seed % (unflushed.len() as u64 + 1)).expect("it is at most the number of batches");
         for batch in unflushed.into_iter().take(kept) {
-            apply(&mut state.durable, batch);
+            apply(&mut state.durable, batch, &[]);
         }
         state.current = state.durable.clone();
         state.flush_fails = false;
@@ -129,7 +129,7 @@ impl StateStore for SimStore {
             return Err(StateError::NoSpace { path: "sim".into() });
         }
         state.unflushed.push(batch.clone());
-        apply(&mut state.current, batch);
+        apply(&mut state.current, batch, &[]);
         Ok(())
     }
 

@@ -69,6 +69,13 @@ impl SortedKeys {
         }
     }
 
+    /// Whether that is the key at this place.
+    pub(super) fn holds(&self, at: usize, key: &[u8]) -> bool {
+        let Some(rest) = self.strip_prefix(key).filter(|_| at < self.len()) else { return false };
+        let ends_in_head = self.tail.is_some_and(|tail| usize::from(tail) == rest.len());
+        self.heads[at] == head(rest) && (ends_in_head || self.keys[at].as_slice() == key)
+    }
+
     /// What of a key follows the prefix, if it begins with that.
     fn strip_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
         let prefix = self.prefix.as_slice();
@@ -256,6 +263,10 @@ mod tests {
             prop_assert!(sorted.as_slice().iter().map(Small::as_slice).eq(model.iter().map(|key| &key[..])));
             for probe in probes.iter().chain(&keys) {
                 prop_assert_eq!(sorted.find(probe), model.binary_search(probe));
+                for (at, held) in model.iter().enumerate() {
+                    prop_assert_eq!(sorted.holds(at, probe), held == probe);
+                }
+                prop_assert!(!sorted.holds(model.len(), probe));
             }
         }
     }
