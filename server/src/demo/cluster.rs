@@ -246,7 +246,11 @@ impl Plan {
 
 /// The last lines of a file.
 fn tail(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    // Whatever it is: a log that cannot be read says so, and one that is not all text is shown as far as it is.
+    let text = match fs::read(path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => format!("it cannot be read: {error}"),
+    };
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(10)..].join("\n")
 }
