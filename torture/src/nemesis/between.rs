@@ -10,7 +10,7 @@ use crate::random::Random;
 use crate::trouble::{Outcome, Trouble};
 
 /// Stores that lost each other dial again at least that often.
-const DIALS_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const DIALS_WITHIN: Duration = Duration::from_secs(3);
 
 /// A fault that lies between stores.
 pub(super) struct Struck {

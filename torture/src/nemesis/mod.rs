@@ -99,6 +99,8 @@ pub struct Nemesis<'a> {
     rollout: upgrade::Rollout,
     begun: Instant,
     storm: Storm,
+    /// When something last ceased to hurt a store.
+    recovered: BTreeMap<usize, Instant>,
 }
 
 /// Where the faults stand between storm and calm.
@@ -126,7 +128,8 @@ impl<'a> Nemesis<'a> {
         let (deck, active, tally, rollout) = (Vec::new(), Vec::new(), Tally::new(), upgrade::Rollout::new());
         let begun = Instant::now();
         let storm = Storm { begins: begun };
-        Self { cluster, disks, notes, random, kinds, deck, active, next: 1, tally, rollout, begun, storm }
+        let recovered = BTreeMap::new();
+        Self { cluster, disks, notes, random, kinds, deck, active, next: 1, tally, rollout, begun, storm, recovered }
     }
 
     /// Strikes until `end`, or until it is told to stop; then everything is healed and all stores run.
@@ -193,7 +196,9 @@ impl<'a> Nemesis<'a> {
             Cure::Start(dead) => Ok(dead.start(self.cluster)?),
             Cure::Resume(still) => Ok(still.go_on(self.cluster)?),
             Cure::Heal(struck) => {
-                let hurt = self.hurt();
+                // A store that has just come back had no time to meet it either.
+                let mut hurt = self.hurt();
+                hurt.extend(lately(&self.recovered, Instant::now()));
                 struck
                     .heal(self.cluster, &hurt)?
                     .ok_or("nobody met it: whoever would have was dead, stood still, or had no time to dial again")
@@ -206,6 +211,8 @@ impl<'a> Nemesis<'a> {
             Cure::Fill(empty) => Ok(empty.fill(self.cluster, &mut self.random)?),
             Cure::Join(voter) => Ok(voter.heal(self.cluster)?),
         };
+        let now = Instant::now();
+        self.recovered.extend(stores.iter().map(|at| (*at, now)));
         let trace = match trace {
             Ok(trace) => trace,
             // It does not count.
@@ -383,6 +390,12 @@ impl<'a> Nemesis<'a> {
     }
 }
 
+/// The stores that have been well for less time than others need to dial them again, and they others.
+fn lately(recovered: &BTreeMap<usize, Instant>, now: Instant) -> impl Iterator<Item = usize> {
+    let is_new = move |since: &Instant| now.saturating_duration_since(*since) <= between::DIALS_WITHIN;
+    recovered.iter().filter(move |(_, since)| is_new(since)).map(|(at, _)| *at)
+}
+
 fn numbers(places: &[usize]) -> Vec<u64> {
     places.iter().map(|at| *at as u64 + 1).collect()
 }
@@ -390,6 +403,16 @@ fn numbers(places: &[usize]) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_has_just_come_back_need_not_have_dialled() {
+        let begun = Instant::now();
+        let recovered = BTreeMap::from([(2, begun), (4, begun + Duration::from_secs(2))]);
+        let after = |seconds| lately(&recovered, begun + Duration::from_secs_f64(seconds)).collect::<Vec<_>>();
+        assert_eq!(after(2.5), [2, 4]);
+        assert_eq!(after(3.5), [4]);
+        assert!(after(5.5).is_empty());
+    }
 
     #[test]
     fn after_a_storm_and_its_last_fault_there_is_a_calm() {
