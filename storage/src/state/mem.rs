@@ -195,3 +195,63 @@ impl StateSnapshot for MapSnapshot {
         Ok(pairs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    const KEYS: u32 = 12_000;
+
+    fn key(number: u32) -> Bytes {
+        Bytes::copy_from_slice(&number.to_be_bytes())
+    }
+
+    fn step() -> impl Strategy<Value = (u8, u32, u32)> {
+        // Keys that are there and that are not, some of them several times.
+        (0..20u8, prop_oneof![0..KEYS * 2, 0..50u32], 1..400u32)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        /// In a map large enough for keys to be looked for ahead: later steps of a batch make that old for others.
+        #[test]
+        fn batches_do_what_their_steps_do_one_by_one(batches in vec(vec(step(), 1..300), 1..4)) {
+            let (store, mut model, mut all) = (MemStore::new(), BTreeMap::new(), StateBatch::new());
+            for number in 0..KEYS {
+                all.put(key(number * 2), Bytes::from_static(b"first"));
+                model.insert(key(number * 2), Bytes::from_static(b"first"));
+            }
+            store.write(all).unwrap();
+            prop_assert!(store.map().depth() >= LOCATED_DEPTH_MIN);
+            for (turn, steps) in batches.into_iter().enumerate() {
+                let mut batch = StateBatch::new();
+                for (place, (kind, number, length)) in steps.into_iter().enumerate() {
+                    match kind {
+                        0 => {
+                            let (start, end) = (key(number), key(number + length));
+                            model.retain(|key, _| *key < start || *key >= end);
+                            batch.delete_range(start, end);
+                        }
+                        1..4 => {
+                            model.remove(&key(number));
+                            batch.delete(key(number));
+                        }
+                        _ => {
+                            let value = Bytes::from(format!("{turn} {place}"));
+                            model.insert(key(number), value.clone());
+                            batch.put(key(number), value);
+                        }
+                    }
+                }
+                store.write(batch).unwrap();
+                let held = store.view().scan(b"", b"", usize::MAX).unwrap();
+                prop_assert!(held.into_iter().eq(model.clone()));
+            }
+        }
+    }
+}

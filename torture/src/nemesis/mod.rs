@@ -3,8 +3,8 @@
 //! Faults overlap: up to three are under way at a time. Of the stores that are dead, stand still or have a sick disk there is
 //! never more than a minority, unless a fault is meant to take quorums away; such a one waits until nothing else hurts. One fault at
 //! a time lies between stores, and may do with others what none may do alone: leave no quorum for as long as both last. So faults
-//! come as a storm, and after each there is a calm, in which everything has to succeed. Every fault has to leave a trace: one that
-//! does not is a failure of the run.
+//! come as a storm, and after each there is a calm, in which leaders can be elected and clients answered; what has to succeed is
+//! judged after the last. Every fault has to leave a trace: one that does not is a failure of the run.
 
 mod between;
 mod changes;
@@ -38,7 +38,7 @@ const BETWEEN_MS: (u64, u64) = (300, 2_500);
 
 /// For how long faults follow upon each other; those that are under way then last as long as they were to.
 const STORM: Duration = Duration::from_secs(8);
-/// How long it is quiet after a storm, from the end of its last fault on: elections and their leases fit into it twice.
+/// How long it is quiet after a storm, from the end of its last fault on: longer than a failover takes.
 const CALM: Duration = Duration::from_millis(2_500);
 
 /// How often each fault was there, and a trace of the last.
