@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use multiraft_raft::{RegionDescriptor, RegionEpoch, RegionId, StoreId, Time};
+use multiraft_raft::{Payload, RegionDescriptor, RegionEpoch, RegionId, StoreId, Time};
 use multiraft_router::SendError;
 use multiraft_transport::SessionSeq;
 use tokio::sync::oneshot;
@@ -134,7 +134,7 @@ impl Engine {
         loop {
             self.check_running().map_err(|reason| ProposeError::Stopped { reason })?;
             let (reply, answer) = Completion::new();
-            let input = Input::Propose { region, epoch, session, command: command.clone(), deadline, reply };
+            let input = Input::Propose { region, epoch, session, command: Payload::from(&command), deadline, reply };
             match self.send(region, input, bytes) {
                 Ok(()) => {}
                 Err(Refused::Busy) => return Err(ProposeError::Busy { retry_after: BUSY_RETRY }),

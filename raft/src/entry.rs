@@ -1,8 +1,6 @@
 //! What the log of one group holds, and what of a group must survive a crash.
 
-use bytes::Bytes;
-
-use crate::{LogIndex, ReplicaId, Term};
+use crate::{LogIndex, Payload, ReplicaId, Term};
 
 /// What an entry is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,7 +25,7 @@ pub struct Entry {
     /// What it is for.
     pub kind: EntryKind,
     /// Its payload, at most as long as the proposer was allowed to make it.
-    pub data: Bytes,
+    pub data: Payload,
 }
 
 impl Entry {

@@ -13,6 +13,7 @@ mod membership;
 mod message;
 mod options;
 mod output;
+mod payload;
 mod priority;
 mod progress;
 mod random;
@@ -32,6 +33,7 @@ pub use membership::{
 pub use message::{AppendOutcome, Body, Message, Proposal};
 pub use options::{Options, OptionsError};
 pub use output::{Event, Fetch, FetchPurpose, LogStep, Output, ReadReady, RoleKind};
+pub use payload::Payload;
 pub use priority::Priority;
 pub use progress::Flow;
 pub use region::{KeyRange, RegionDescriptor, RegionEpoch, Replica, Role};

@@ -4,9 +4,7 @@
 //! except in [`Body::PreVote`], where it is the term that the sender would campaign in, and in [`Body::Release`],
 //! [`Body::Released`] and [`Body::AskLeader`], where it is the term of the leadership in question.
 
-use bytes::Bytes;
-
-use crate::{Entry, LogIndex, ReplicaId, Term};
+use crate::{Entry, LogIndex, Payload, ReplicaId, Term};
 
 /// One message from one replica to another of the same group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,5 +128,5 @@ pub struct Proposal {
     /// What kind of entry it becomes.
     pub kind: crate::EntryKind,
     /// The payload.
-    pub data: Bytes,
+    pub data: Payload,
 }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use multiraft::assembly::bootstrap_regions;
 use multiraft::logic::Frozen;
 use multiraft_raft::{
-    AppendOutcome, Body, Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, Message, RegionDescriptor,
-    RegionEpoch, RegionId, ReplicaId, StoreId, Term, TermRun,
+    AppendOutcome, Body, Entry, EntryKind, HardState, LogIndex, LogSummary, LogTicket, Message, Payload,
+    RegionDescriptor, RegionEpoch, RegionId, ReplicaId, StoreId, Term, TermRun,
 };
 use multiraft_sim::check::consensus::Consensus;
 use multiraft_sim::check::regions::Regions;
@@ -25,7 +25,7 @@ fn entry(index: u64, term: u64, data: &'static str) -> Entry {
         term: Term(term),
         index: LogIndex(index),
         kind: EntryKind::Command,
-        data: Bytes::from_static(data.as_bytes()),
+        data: Payload::copy_from_slice(data.as_bytes()),
     }
 }
 

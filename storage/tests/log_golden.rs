@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use log_harness::{append, batch, entry, hard_state, record};
-use multiraft_raft::{EntryKind, LogIndex, RegionId, Term};
+use multiraft_raft::{EntryKind, LogIndex, Payload, RegionId, Term};
 use multiraft_storage::disk::{Disk, SimDisk};
 use multiraft_storage::log::{LogChange, LogError, LogOptions, LogWriter};
 
@@ -25,7 +25,7 @@ fn write() -> SimDisk {
     let disk = SimDisk::new(0x0123_4567_89ab_cdef);
     let (mut log, ..) = LogWriter::open(Arc::new(disk.clone()), options()).unwrap();
     let mut empty = entry(1, 1);
-    (empty.kind, empty.data) = (EntryKind::Empty, bytes::Bytes::new());
+    (empty.kind, empty.data) = (EntryKind::Empty, Payload::new());
     let mut membership = entry(1, 2);
     membership.kind = EntryKind::Membership;
     log.commit(vec![batch(

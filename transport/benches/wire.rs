@@ -25,7 +25,8 @@ use multiraft_transport::{
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 fn append(region: u64, index: u64, data: &Bytes) -> PeerMessage {
-    let entry = Entry { term: Term(5), index: LogIndex(index + 1), kind: EntryKind::Command, data: data.clone() };
+    let entry =
+        Entry { term: Term(5), index: LogIndex(index + 1), kind: EntryKind::Command, data: data.clone().into() };
     let body =
         Body::Append { prev_index: LogIndex(index), prev_term: Term(5), commit: LogIndex(index), entries: vec![entry] };
     let message = Message { from: ReplicaId(3 * region), to: ReplicaId(3 * region + 1), term: Term(5), body };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    Incarnation, LogIndex, Message, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, StoreId, Term,
+    Incarnation, LogIndex, Message, Payload, RegionDescriptor, RegionEpoch, RegionId, ReplicaId, StoreId, Term,
 };
 
 use crate::SupportMessage;
@@ -153,7 +153,7 @@ pub enum ForwardRequest {
         /// The session it belongs to, if any.
         session: Option<SessionSeq>,
         /// The command.
-        command: Bytes,
+        command: Payload,
     },
     /// Confirm leadership, and tell the index that a linearizable read must wait for.
     ReadIndex {

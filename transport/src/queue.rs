@@ -142,8 +142,7 @@ impl SendQueue {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use bytes::Bytes;
-    use multiraft_raft::{RegionEpoch, RegionId, Term};
+    use multiraft_raft::{Payload, RegionEpoch, RegionId, Term};
 
     use super::*;
     use crate::{Forward, ForwardRequest};
@@ -155,7 +154,7 @@ pub(crate) mod tests {
             epoch: RegionEpoch::FIRST,
             term: Term(1),
             timeout_ms: 1,
-            request: ForwardRequest::Propose { session: None, command: Bytes::from(vec![0; length]) },
+            request: ForwardRequest::Propose { session: None, command: Payload::from(vec![0; length]) },
         })
     }
 

@@ -189,7 +189,7 @@ fn ten_thousand_beats_take_eight_bytes_each_and_their_answers_five() {
 }
 
 fn append(data: Bytes, prev_index: LogIndex) -> PeerMessage {
-    let entry = Entry { term: Term(5), index: prev_index.next(), kind: EntryKind::Command, data };
+    let entry = Entry { term: Term(5), index: prev_index.next(), kind: EntryKind::Command, data: data.into() };
     let body = Body::Append { prev_index, prev_term: Term(5), commit: prev_index, entries: vec![entry] };
     let message = Message { from: ReplicaId(30), to: ReplicaId(31), term: Term(5), body };
     PeerMessage::Raft(RaftMessage { region: RegionId(10), message, descriptor: None })

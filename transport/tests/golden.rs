@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    AppendOutcome, Body, Entry, EntryKind, Incarnation, KeyRange, LogIndex, Message, RegionDescriptor, RegionEpoch,
-    RegionId, Replica, ReplicaId, Role, StoreId, Term,
+    AppendOutcome, Body, Entry, EntryKind, Incarnation, KeyRange, LogIndex, Message, Payload, RegionDescriptor,
+    RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest,
@@ -45,7 +45,7 @@ fn raft(region: u64, from: u64, to: u64, term: u64, body: Body) -> PeerMessage {
 }
 
 fn entry(term: u64, index: u64, kind: EntryKind, data: &'static [u8]) -> Entry {
-    Entry { term: Term(term), index: LogIndex(index), kind, data: Bytes::from_static(data) }
+    Entry { term: Term(term), index: LogIndex(index), kind, data: Payload::copy_from_slice(data) }
 }
 
 fn descriptor() -> Arc<RegionDescriptor> {
@@ -234,9 +234,9 @@ fn forwards_and_their_answers() {
             sequence,
             acknowledged: sequence - 1,
         }),
-        command: Bytes::from_static(b"x"),
+        command: Payload::copy_from_slice(b"x"),
     };
-    let plain = ForwardRequest::Propose { session: None, command: Bytes::from_static(b"yz") };
+    let plain = ForwardRequest::Propose { session: None, command: Payload::copy_from_slice(b"yz") };
     let hex = "12 [id] 02 [region] 0e [epoch] 01 02 [term 5] 0a [1000 ms] e8 07 [in a session] 01
                   02 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 [opened 40] 50 [sequence 5] 05 [4] 01 01 78
                12 02 00 01 02 00 e8 07 [in the same] 02 [opened] 00 [6] 06 [5] 01 01 78

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    AppendOutcome, Body, Entry, EntryKind, Incarnation, KeyRange, LogIndex, Message, RegionDescriptor, RegionEpoch,
-    RegionId, Replica, ReplicaId, Role, StoreId, Term,
+    AppendOutcome, Body, Entry, EntryKind, Incarnation, KeyRange, LogIndex, Message, Payload, RegionDescriptor,
+    RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, Beats, CaptureId, Forward, ForwardOutcome, ForwardReply, ForwardRequest,
@@ -152,7 +152,7 @@ fn descriptor() -> RegionDescriptor {
 
 fn messages() -> Vec<PeerMessage> {
     let (index, term) = (LogIndex(300), Term(4));
-    let entry = |index, kind, data: &'static [u8]| Entry { term, index, kind, data: Bytes::from_static(data) };
+    let entry = |index, kind, data: &'static [u8]| Entry { term, index, kind, data: Payload::copy_from_slice(data) };
     let entries = vec![
         entry(index.next(), EntryKind::Empty, b""),
         entry(index.plus(2), EntryKind::Command, b"some command"),
@@ -184,7 +184,7 @@ fn messages() -> Vec<PeerMessage> {
 fn store_messages() -> Vec<PeerMessage> {
     let (region, from, to, term) = (RegionId(7), ReplicaId(1), ReplicaId(3), Term(4));
     let incarnation = Incarnation(2);
-    let request = ForwardRequest::Propose { session: None, command: Bytes::from_static(b"a command") };
+    let request = ForwardRequest::Propose { session: None, command: Payload::copy_from_slice(b"a command") };
     let forward = |request| Forward { id: 5, region, epoch: RegionEpoch::FIRST, term, timeout_ms: 900, request };
     let reply = |outcome| PeerMessage::ForwardReply(ForwardReply { id: 5, outcome });
     let offer = SnapshotStep::Offer {

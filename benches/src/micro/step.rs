@@ -6,7 +6,7 @@ use bytes::Bytes;
 use multiraft::Config;
 use multiraft_raft::{
     AppendOutcome, Body, Entry, EntryKind, FlushProof, Group, LogIndex, LogTicket, Membership, Message, Output,
-    Proposal, ReplicaId, Restored, Role, RoleKind, Term, Time,
+    Payload, Proposal, ReplicaId, Restored, Role, RoleKind, Term, Time,
 };
 
 use super::count::in_the_count;
@@ -89,7 +89,7 @@ pub(super) fn lead(steps: u64, seed: u64) -> u64 {
     // The leader's own first entry.
     let mut applied = answer(&mut driven, LogIndex(1));
     for step in 0..steps {
-        let mut proposals = vec![Proposal { kind: EntryKind::Command, data: Bytes::from_static(COMMAND) }];
+        let mut proposals = vec![Proposal { kind: EntryKind::Command, data: Payload::copy_from_slice(COMMAND) }];
         applied += in_the_count(|| {
             driven.group.propose(NOW, &mut proposals).expect("a leader without a backlog takes a proposal");
             let early = driven.turn();
@@ -108,7 +108,7 @@ pub(super) fn follow(steps: u64, seed: u64) -> u64 {
     for step in 0..steps {
         let (prev_index, prev_term) = (LogIndex(step), if step == 0 { Term::ZERO } else { term });
         let data = Bytes::from_static(COMMAND);
-        let entries = vec![Entry { term, index: LogIndex(step + 1), kind: EntryKind::Command, data }];
+        let entries = vec![Entry { term, index: LogIndex(step + 1), kind: EntryKind::Command, data: data.into() }];
         let body = Body::Append { prev_index, prev_term, commit: prev_index, entries };
         applied += in_the_count(|| {
             driven.hear(OTHERS[0], term, body);

@@ -117,7 +117,14 @@ impl Stores {
         for (place, region) in (0..).zip(&self.regions) {
             let command = self.keys.put(place, self.rounds, &self.value);
             let (region, reply) = (*region, place);
-            leader.inputs.push(Input::Propose { region, epoch: None, session: None, command, deadline, reply });
+            leader.inputs.push(Input::Propose {
+                region,
+                epoch: None,
+                session: None,
+                command: command.into(),
+                deadline,
+                reply,
+            });
         }
         self.settle(counted, false)?;
         let expected = self.rounds * self.regions.len() as u64;

@@ -64,7 +64,7 @@ pub(super) fn apply_command(
         if !EpochRule::COMMAND.admits(command.epoch, region.epoch) {
             return Ok(Outcome::EpochMismatch { current: Arc::clone(region) });
         }
-        let reply = state.run(context, &command.data)?;
+        let reply = state.run(context, command.data)?;
         return Ok(Outcome::Applied { reply, index: entry.index });
     };
     let record = state.session(seq)?;
@@ -81,7 +81,7 @@ pub(super) fn apply_command(
     match record.admit(seq) {
         #[cfg(feature = "torture")]
         Admission::Repeat(..) if crate::plant::applies_again() => {
-            let reply = state.run(context, &command.data)?;
+            let reply = state.run(context, command.data)?;
             Ok(Outcome::Applied { reply, index: entry.index })
         }
         Admission::Repeat(index, reply) => Ok(Outcome::Applied { reply, index }),
@@ -92,7 +92,7 @@ pub(super) fn apply_command(
             Ok(Outcome::EpochMismatch { current: Arc::clone(region) })
         }
         Admission::Apply => {
-            let reply = state.run(context, &command.data)?;
+            let reply = state.run(context, command.data)?;
             record.record(seq, entry.index, reply.clone());
             state.put_session(seq, &record)?;
             Ok(Outcome::Applied { reply, index: entry.index })
@@ -148,7 +148,7 @@ pub(super) fn decide_admin(
     let unreadable = || ApplyError::Unreadable { region: region.id, index: entry.index };
     let command = Command::decode(&entry.data).filter(|command| command.admin).ok_or_else(unreadable)?;
     let mismatch = || AdminDecision::Answer(Outcome::EpochMismatch { current: Arc::clone(region) });
-    let decoded = AdminCommand::decode(&command.data).ok_or_else(unreadable)?;
+    let decoded = AdminCommand::decode(&Bytes::copy_from_slice(command.data)).ok_or_else(unreadable)?;
     let MergeState { frozen, absorbed, fenced } = merge;
     let newer = |version: u64| {
         let epoch = RegionEpoch { version, ..region.epoch };
@@ -255,7 +255,10 @@ pub(super) fn wanted_source(
         return None;
     }
     let command = Command::decode(&entry.data)?;
-    let AdminCommand::CommitMerge { index, source } = AdminCommand::decode(&command.data)? else { return None };
+    let AdminCommand::CommitMerge { index, source } = AdminCommand::decode(&Bytes::copy_from_slice(command.data))?
+    else {
+        return None;
+    };
     let counts = EpochRule::MERGE.admits(command.epoch, region.epoch)
         && !merge.absorbed.contains(source.id, source.epoch.version)
         && check_merge(&source, region).is_ok();

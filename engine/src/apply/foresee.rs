@@ -90,7 +90,7 @@ impl Foresight {
     fn take_admin(&mut self, entry: &Entry) -> Result<(), ApplyError> {
         let unreadable = || ApplyError::Unreadable { region: self.descriptor.id, index: entry.index };
         let command = Command::decode(&entry.data).ok_or_else(unreadable)?;
-        match AdminCommand::decode(&command.data).ok_or_else(unreadable)? {
+        match AdminCommand::decode(&Bytes::copy_from_slice(command.data)).ok_or_else(unreadable)? {
             AdminCommand::AllocateIds { count } => self.ids = self.ids.saturating_add(count),
             AdminCommand::Store(_) | AdminCommand::Recovered(_) => {}
             _ => self.take_decision(decide_admin(&self.descriptor, &self.merge, entry, &mut Blank)?),
@@ -178,7 +178,7 @@ mod tests {
         let mut foresight = Foresight::new(&region);
         let remove = MembershipChange::Simple(ChangeOp::Remove { id: ReplicaId(3) });
         let data = remove.encode(&encode_epoch(region.descriptor.epoch));
-        let change = Entry { term: Term(3), index: LogIndex(10), kind: EntryKind::Membership, data };
+        let change = Entry { term: Term(3), index: LogIndex(10), kind: EntryKind::Membership, data: data.into() };
         let after = RegionEpoch { conf_version: 2, version: 5 };
         let child = Child {
             start: Bytes::from_static(b"m"),
@@ -230,7 +230,7 @@ mod tests {
         let id = 10 * index;
         let membership = |change: &MembershipChange| {
             let data = change.encode(&encode_epoch(epoch));
-            Entry { term: Term(3), index: LogIndex(index), kind: EntryKind::Membership, data }
+            Entry { term: Term(3), index: LogIndex(index), kind: EntryKind::Membership, data: data.into() }
         };
         match draw(seed, 6) {
             0 | 1 => {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use multiraft_raft::{Entry, EntryKind, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term};
+use multiraft_raft::{Entry, EntryKind, LogIndex, Payload, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term};
 use multiraft_transport::{CaptureId, SnapshotHeader};
 
 use super::merge_tests::{OWN, SOURCE, Store, TARGET, handle, region, run};
@@ -60,7 +60,7 @@ fn entries(region: RegionId, entries: Vec<Entry>) -> ApplyTask<()> {
 }
 
 fn empty(index: u64) -> Entry {
-    Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Empty, data: Bytes::new() }
+    Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Empty, data: Payload::new() }
 }
 
 fn second(command: &AdminCommand) -> Entry {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    Entry, EntryKind, KeyRange, LogIndex, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId,
-    Term,
+    Entry, EntryKind, KeyRange, LogIndex, Payload, RegionDescriptor, RegionEpoch, RegionId, Replica, ReplicaId, Role,
+    StoreId, Term,
 };
 use multiraft_storage::state::SimStore;
 use multiraft_storage::{SimDisk, StateError};
@@ -101,8 +101,8 @@ fn admin(applier: &mut Applier, region: RegionId, index: u64, command: &AdminCom
     entry(applier, region, index, Command::encode_admin(epoch, &command.encode()))
 }
 
-pub(super) fn entry(applier: &mut Applier, region: RegionId, index: u64, data: Bytes) -> AppliedBatch<()> {
-    let entry = Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Command, data };
+pub(super) fn entry(applier: &mut Applier, region: RegionId, index: u64, data: impl Into<Payload>) -> AppliedBatch<()> {
+    let entry = Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Command, data: data.into() };
     run(applier, ApplyTask::Entries { handle: handle(region), entries: vec![entry], replies: Vec::new() })
 }
 

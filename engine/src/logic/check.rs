@@ -20,7 +20,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use multiraft_raft::{EntryKind, LogIndex, Proposal, RegionDescriptor, RegionId, ReplicaId, Role, StoreId, Term, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::RegionStep;
@@ -324,7 +323,7 @@ impl<R> Worker<R> {
         }
         let replicas = to_fence.iter().map(|fence| fence.replica).collect();
         let command = AdminCommand::FenceReplicas { index, expected, replicas }.encode();
-        let data: Bytes = Command::encode_admin(region.descriptor().epoch, &command);
+        let data = Command::encode_admin(region.descriptor().epoch, &command);
         let region = self.region_mut(key);
         if let Ok(index) = region.group.propose(now, &mut vec![Proposal { kind: EntryKind::Command, data }]) {
             region.group.hurry_commit(index);

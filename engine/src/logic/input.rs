@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    Entry, Fetch, HardState, Incarnation, LogIndex, LogSummary, RegionDescriptor, RegionEpoch, RegionId, ReplicaId,
-    StoreId, Term, Time,
+    Entry, Fetch, HardState, Incarnation, LogIndex, LogSummary, Payload, RegionDescriptor, RegionEpoch, RegionId,
+    ReplicaId, StoreId, Term, Time,
 };
 use multiraft_storage::FlushToken;
 use multiraft_transport::{CaptureId, PeerMessage, SessionSeq, SnapshotHeader};
@@ -31,7 +31,7 @@ pub enum Input<R> {
         /// The session it belongs to.
         session: Option<SessionSeq>,
         /// The command, not larger than the limit.
-        command: Bytes,
+        command: Payload,
         /// When the caller stops waiting. A command that is still here then is refused without effect.
         deadline: Time,
         /// Who gets the answer.

@@ -1,7 +1,6 @@
 //! From a caller's command to an entry: checks, the envelope, and who waits for it.
 
-use bytes::Bytes;
-use multiraft_raft::{EntryKind, LogIndex, Proposal, ProposeError, RegionEpoch, RegionId, StoreId, Time};
+use multiraft_raft::{EntryKind, LogIndex, Payload, Proposal, ProposeError, RegionEpoch, RegionId, StoreId, Time};
 use multiraft_router::SlotKey;
 use multiraft_transport::{ForwardRequest, SessionSeq};
 
@@ -20,7 +19,7 @@ impl<R> Worker<R> {
         region: RegionId,
         epoch: Option<RegionEpoch>,
         session: Option<SessionSeq>,
-        command: Bytes,
+        command: Payload,
         reply: R,
     ) {
         let name = (region, epoch.unwrap_or_default());
@@ -48,7 +47,7 @@ impl<R> Worker<R> {
         slot: SlotKey,
         epoch: Option<RegionEpoch>,
         session: Option<SessionSeq>,
-        command: Bytes,
+        command: Payload,
         reply: ReplyTo<R>,
     ) {
         if self.upkeep.is_disk_full() {

@@ -84,7 +84,7 @@ pub(super) fn log(parts: impl IntoIterator<Item = (RegionEpoch, What<'static>)>)
         let (kind, data) = match what {
             What::Put(pair) => (EntryKind::Command, Command::encode(epoch, None, pair.as_bytes())),
             What::Admin(command) => (EntryKind::Command, Command::encode_admin(epoch, &command.encode())),
-            What::Change(change) => (EntryKind::Membership, change.encode(&encode_epoch(epoch))),
+            What::Change(change) => (EntryKind::Membership, change.encode(&encode_epoch(epoch)).into()),
         };
         Entry { term: Term(3), index: LogIndex(index), kind, data }
     };

@@ -13,7 +13,7 @@
 //! agree on it for ever.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{Entry, EntryKind, LogIndex, RegionEpoch};
+use multiraft_raft::{Entry, EntryKind, LogIndex, Payload, RegionEpoch};
 use multiraft_transport::{SessionId, SessionSeq};
 
 /// The format of the envelope.
@@ -21,6 +21,8 @@ const VERSION: u8 = 1;
 const FLAG_SESSION: u8 = 1;
 const FLAG_ADMIN: u8 = 2;
 const FLAG_BARE: u8 = 4;
+/// Version, flags, a session's id, and five numbers at their longest.
+const HEAD_MAX: usize = 2 + 16 + 5 * 10;
 const BARE: &[u8] = &[VERSION, FLAG_BARE];
 
 /// What a kind of command does with the region's epoch. The table is part of the replicated protocol: entries are never
@@ -73,7 +75,7 @@ impl EpochRule {
 
 /// A command as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Command {
+pub(crate) struct Command<'e> {
     /// The epoch it was proposed under.
     pub(crate) epoch: RegionEpoch,
     /// The session it belongs to.
@@ -81,7 +83,7 @@ pub(crate) struct Command {
     /// It changes the region itself: `data` is the engine's.
     pub(crate) admin: bool,
     /// What the state machine gets.
-    pub(crate) data: Bytes,
+    pub(crate) data: &'e [u8],
 }
 
 /// What a witness has of an entry.
@@ -96,33 +98,16 @@ pub fn is_bare(entry: &Entry) -> bool {
     Command::is_bare(&entry.data)
 }
 
-impl Command {
+impl<'e> Command<'e> {
     /// The log form.
-    pub(crate) fn encode(epoch: RegionEpoch, session: Option<SessionSeq>, data: &[u8]) -> Bytes {
-        let mut out = BytesMut::with_capacity(data.len() + if session.is_some() { 40 } else { 8 });
-        out.put_u8(VERSION);
-        out.put_u8(if session.is_some() { FLAG_SESSION } else { 0 });
-        put_varint(&mut out, epoch.conf_version);
-        put_varint(&mut out, epoch.version);
-        if let Some(seq) = session {
-            out.put_u128(seq.session.0);
-            put_varint(&mut out, seq.opened.get());
-            put_varint(&mut out, seq.sequence);
-            put_varint(&mut out, seq.acknowledged);
-        }
-        out.put_slice(data);
-        out.freeze()
+    pub(crate) fn encode(epoch: RegionEpoch, session: Option<SessionSeq>, data: &[u8]) -> Payload {
+        let flags = if session.is_some() { FLAG_SESSION } else { 0 };
+        Payload::concat(head(&mut [0; HEAD_MAX], flags, epoch, session), data)
     }
 
     /// The log form of a command that changes the region itself.
-    pub(crate) fn encode_admin(epoch: RegionEpoch, data: &[u8]) -> Bytes {
-        let mut out = BytesMut::with_capacity(data.len() + 8);
-        out.put_u8(VERSION);
-        out.put_u8(FLAG_ADMIN);
-        put_varint(&mut out, epoch.conf_version);
-        put_varint(&mut out, epoch.version);
-        out.put_slice(data);
-        out.freeze()
+    pub(crate) fn encode_admin(epoch: RegionEpoch, data: &[u8]) -> Payload {
+        Payload::concat(head(&mut [0; HEAD_MAX], FLAG_ADMIN, epoch, None), data)
     }
 
     /// Whether an entry's data is a command that changes the region itself.
@@ -133,7 +118,7 @@ impl Command {
     /// What a witness gets of an entry: an embedder's command says nothing any more, all else is as it was.
     pub(crate) fn bared(entry: Entry) -> Entry {
         let says_something = entry.kind == EntryKind::Command && !Self::is_admin(&entry.data);
-        if says_something { Entry { data: Bytes::from_static(BARE), ..entry } } else { entry }
+        if says_something { Entry { data: BARE.into(), ..entry } } else { entry }
     }
 
     /// Whether an entry's data is what a witness has of a command.
@@ -142,7 +127,7 @@ impl Command {
     }
 
     /// Reads the log form. `None`: not of this format; a newer program wrote it or memory is damaged.
-    pub(crate) fn decode(entry: &Bytes) -> Option<Self> {
+    pub(crate) fn decode(entry: &'e [u8]) -> Option<Self> {
         let mut at = 0;
         let (version, flags) = (*entry.first()?, *entry.get(1)?);
         if version != VERSION || ![0, FLAG_SESSION, FLAG_ADMIN].contains(&flags) {
@@ -162,8 +147,24 @@ impl Command {
         } else {
             None
         };
-        Some(Self { epoch, session, admin: flags & FLAG_ADMIN != 0, data: entry.slice(at..) })
+        Some(Self { epoch, session, admin: flags & FLAG_ADMIN != 0, data: &entry[at..] })
     }
+}
+
+/// Writes what stands before a command into `bytes`: there need be no allocation for it.
+fn head(bytes: &mut [u8; HEAD_MAX], flags: u8, epoch: RegionEpoch, session: Option<SessionSeq>) -> &[u8] {
+    let mut out = &mut bytes[..];
+    out.put_slice(&[VERSION, flags]);
+    put_varint(&mut out, epoch.conf_version);
+    put_varint(&mut out, epoch.version);
+    if let Some(seq) = session {
+        out.put_u128(seq.session.0);
+        put_varint(&mut out, seq.opened.get());
+        put_varint(&mut out, seq.sequence);
+        put_varint(&mut out, seq.acknowledged);
+    }
+    let len = HEAD_MAX - out.len();
+    &bytes[..len]
 }
 
 /// The context of a membership change: the epoch that it was proposed under.
@@ -185,7 +186,7 @@ fn get_epoch(bytes: &[u8], at: &mut usize) -> Option<RegionEpoch> {
 }
 
 /// Appends a LEB128 varint.
-pub(crate) fn put_varint(out: &mut BytesMut, mut value: u64) {
+pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8((value as u8) | 0x80);
         value >>= 7;
@@ -223,7 +224,7 @@ mod tests {
         for session in [None, Some(session)] {
             let entry = Command::encode(epoch, session, b"payload");
             let back = Command::decode(&entry).expect("just encoded");
-            assert_eq!(back, Command { epoch, session, admin: false, data: Bytes::from_static(b"payload") });
+            assert_eq!(back, Command { epoch, session, admin: false, data: b"payload" });
         }
     }
 
@@ -237,8 +238,11 @@ mod tests {
         assert_eq!((bare.term, bare.index, bare.kind), (command.term, command.index, command.kind));
         assert_eq!(Command::bared(bare.clone()), bare);
         let admin = entry(EntryKind::Command, Command::encode_admin(epoch, b"split"));
-        let others =
-            [admin, entry(EntryKind::Membership, Bytes::from_static(b"add")), entry(EntryKind::Empty, Bytes::new())];
+        let others = [
+            admin,
+            entry(EntryKind::Membership, Payload::copy_from_slice(b"add")),
+            entry(EntryKind::Empty, Payload::new()),
+        ];
         for other in others {
             assert_eq!(Command::bared(other.clone()), other);
         }
@@ -250,10 +254,10 @@ mod tests {
         let session = SessionSeq { session: SessionId(1), opened: LogIndex(3), sequence: 1, acknowledged: 0 };
         let entry = Command::encode(epoch, Some(session), b"");
         for len in 0..entry.len() {
-            assert_eq!(Command::decode(&entry.slice(..len)), None, "cut at {len}");
+            assert_eq!(Command::decode(&entry[..len]), None, "cut at {len}");
         }
-        assert_eq!(Command::decode(&Bytes::from_static(&[9, 0, 1, 1])), None);
-        assert_eq!(Command::decode(&Bytes::from_static(&[1, 4, 1, 1])), None);
+        assert_eq!(Command::decode(&[9, 0, 1, 1]), None);
+        assert_eq!(Command::decode(&[1, 4, 1, 1]), None);
     }
 
     #[test]

@@ -26,7 +26,14 @@ fn beats(beats_at_once: usize) -> (usize, usize) {
     let mut busy = 0;
     for _ in 0..75 {
         let (deadline, command) = (store.now.plus(Duration::from_secs(5)), bytes::Bytes::from_static(b"a"));
-        store.turn(vec![Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply: 1 }]);
+        store.turn(vec![Input::Propose {
+            region: REGION,
+            epoch: None,
+            session: None,
+            command: command.into(),
+            deadline,
+            reply: 1,
+        }]);
         store.accept_all();
         store.pass(Duration::from_millis(40));
         busy += answered(&mut store);

@@ -8,7 +8,7 @@ use multiraft::assembly::{bootstrap_regions, empty_start};
 use multiraft::liveness::{SupportEpoch, SupportNews};
 use multiraft::logic::{Freshness, Input, Outcome, TurnOutput, Worker};
 use multiraft::{Incarnation, LogIndex, RegionEpoch, RegionId, StoreId};
-use multiraft_raft::{Body, EntryKind, ReplicaId, Term, Time};
+use multiraft_raft::{Body, EntryKind, Payload, ReplicaId, Term, Time};
 use multiraft_storage::{LogChange, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     Beat, Beats, Forward, ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RegionMessage, RegionStep,
@@ -74,7 +74,7 @@ impl Store {
             for record in &out.log {
                 let LogChange::Append(entries) = &record.log else { continue };
                 let commands = entries.iter().filter(|entry| entry.kind == EntryKind::Command);
-                logged.extend(commands.map(|entry| entry.data.clone()));
+                logged.extend(commands.map(|entry| entry.data.to_bytes()));
             }
         });
     }
@@ -106,7 +106,7 @@ impl Store {
 
     fn propose_within(&self, command: &[u8], left: Duration, reply: u32) -> Input<u32> {
         let (command, deadline) = (Bytes::copy_from_slice(command), self.now.plus(left));
-        Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply }
+        Input::Propose { region: REGION, epoch: None, session: None, command: command.into(), deadline, reply }
     }
 
     fn propose(&self, command: &[u8], reply: u32) -> Input<u32> {
@@ -334,7 +334,7 @@ fn what_needs_no_leader_is_answered_at_once() {
     let epoch = Some(RegionEpoch { conf_version: 1, version: 0 });
     let deadline = store.now.plus(Duration::from_secs(5));
     let command = Bytes::from_static(b"a");
-    let outdated = Input::Propose { region: REGION, epoch, session: None, command, deadline, reply: 1 };
+    let outdated = Input::Propose { region: REGION, epoch, session: None, command: command.into(), deadline, reply: 1 };
     let unknown = Input::Query { region: RegionId(77), epoch: None, query: Bytes::new(), deadline, reply: 2 };
     store.turn(vec![outdated, unknown]);
     assert!(matches!(store.answered[..], [(1, Outcome::EpochMismatch { .. }), (2, Outcome::UnknownRegion)]));
@@ -343,7 +343,7 @@ fn what_needs_no_leader_is_answered_at_once() {
 #[test]
 fn what_another_store_sent_on_is_not_kept() {
     let mut store = Store::new();
-    let request = ForwardRequest::Propose { session: None, command: Bytes::from_static(b"a") };
+    let request = ForwardRequest::Propose { session: None, command: Payload::copy_from_slice(b"a") };
     let forward =
         Forward { id: 1, region: REGION, epoch: RegionEpoch::default(), term: Term(0), timeout_ms: 1000, request };
     store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![PeerMessage::Forward(forward)] }]);

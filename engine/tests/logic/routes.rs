@@ -44,7 +44,7 @@ impl Store {
 
     fn propose(&self, reply: u32) -> Input<u32> {
         let (command, deadline) = (Bytes::from_static(b"a"), self.deadline());
-        Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply }
+        Input::Propose { region: REGION, epoch: None, session: None, command: command.into(), deadline, reply }
     }
 
     fn query(&self, reply: u32) -> Input<u32> {

@@ -10,7 +10,7 @@ use multiraft::logic::{
     TurnOutput, Worker, WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RaftOptions, RegionDescriptor, RegionId, StoreId};
-use multiraft_raft::{AppendOutcome, Body, Entry, EntryKind, Message, RegionEpoch, ReplicaId, Term, Time};
+use multiraft_raft::{AppendOutcome, Body, Entry, EntryKind, Message, Payload, RegionEpoch, ReplicaId, Term, Time};
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     BeatReplies, BeatReply, CaptureId, PeerMessage, RaftMessage, SnapshotHeader, SnapshotMessage, SnapshotStep,
@@ -203,7 +203,7 @@ impl Store {
             region: REGION,
             epoch: None,
             session: None,
-            command: Bytes::from_static(b"0123456789012345678901234567890123456789"),
+            command: Payload::copy_from_slice(b"0123456789012345678901234567890123456789"),
             deadline,
             reply: 1,
         };
@@ -564,7 +564,7 @@ fn a_snapshot_tells_what_the_region_is_also_if_the_log_has_come_as_far_meanwhile
     };
     store.run(vec![Input::SnapshotReceived { from: StoreId(2), header: header.clone() }]);
     // While it is installed, entries come; the applier skips what the snapshot includes, and does not tell what they did.
-    let empty = |index| Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Empty, data: Bytes::new() };
+    let empty = |index| Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Empty, data: Payload::new() };
     let (prev_index, prev_term, commit) = (LogIndex::ZERO, Term::ZERO, index);
     store.run(vec![raft(2, 1, Body::Append { prev_index, prev_term, commit, entries: (1..=3).map(empty).collect() })]);
     let (handle, from, merge) = (store.handle(), StoreId(2), MergeState::default());

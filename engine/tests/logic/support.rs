@@ -261,7 +261,14 @@ fn a_leader_rests_and_its_heartbeats_end_until_it_is_asked_for_something() {
     let mut store = Store::resting();
     let deadline = store.now.plus(Duration::from_secs(5));
     let command = bytes::Bytes::from_static(b"a");
-    store.turn(vec![Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply: 1 }]);
+    store.turn(vec![Input::Propose {
+        region: REGION,
+        epoch: None,
+        session: None,
+        command: command.into(),
+        deadline,
+        reply: 1,
+    }]);
     assert_eq!(store.bodies().iter().filter(|(_, body)| matches!(body, Body::Append { .. })).count(), 2);
     store.accept_all();
     for _ in 0..5 {
@@ -292,7 +299,14 @@ fn the_loss_of_support_wakes_only_whom_it_costs_the_quorum_and_a_return_whom_it_
     // A write that store 3 does not get; then the group comes to rest without it.
     let deadline = store.now.plus(Duration::from_secs(5));
     let command = bytes::Bytes::from_static(b"a");
-    store.turn(vec![Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply: 1 }]);
+    store.turn(vec![Input::Propose {
+        region: REGION,
+        epoch: None,
+        session: None,
+        command: command.into(),
+        deadline,
+        reply: 1,
+    }]);
     let status = store.worker.status(REGION).unwrap();
     let outcome = AppendOutcome::Accepted { match_index: status.last_index };
     store.hear(2, status.term.get(), Body::AppendReply(outcome));
@@ -532,7 +546,7 @@ fn whoever_misses_a_leader_has_the_replica_ask_for_its_region_soon() {
         |deadline| Input::Query { region: REGION, epoch: None, query: Bytes::new(), deadline, reply: 1 },
         |deadline| {
             let command = Bytes::from_static(b"a");
-            Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply: 1 }
+            Input::Propose { region: REGION, epoch: None, session: None, command: command.into(), deadline, reply: 1 }
         },
     ];
     // Who would not wait for a leader, and who is put aside until there is one.

@@ -12,7 +12,7 @@ use multiraft::logic::{
 };
 use multiraft::{Incarnation, LogIndex, RegionEpoch, RegionId, StoreId};
 use multiraft_raft::{
-    AppendOutcome, Body, ChangeOp, Entry, EntryKind, MembershipChange, Message, ReplicaId, Term, Time,
+    AppendOutcome, Body, ChangeOp, Entry, EntryKind, MembershipChange, Message, Payload, ReplicaId, Term, Time,
 };
 use multiraft_storage::{LogBatch, LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
@@ -83,7 +83,7 @@ impl Store {
     fn propose(&self, command: &'static [u8], reply: u32) -> Input<u32> {
         let deadline = self.now.plus(Duration::from_secs(5));
         let command = Bytes::from_static(command);
-        Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply }
+        Input::Propose { region: REGION, epoch: None, session: None, command: command.into(), deadline, reply }
     }
 
     /// Learns that store 2 leads.
@@ -245,7 +245,7 @@ fn a_sender_without_a_replica_is_told_the_term_before_its_command_is_taken() {
     let mut store = Store::lead_alone();
     let term = store.worker.status(REGION).unwrap().term;
     let mut send = |id, term| {
-        let request = ForwardRequest::Propose { session: None, command: Bytes::from_static(b"a") };
+        let request = ForwardRequest::Propose { session: None, command: Payload::copy_from_slice(b"a") };
         let forward = Forward { id, region: REGION, epoch: RegionEpoch::default(), term, timeout_ms: 1000, request };
         store.turn(vec![Input::Messages { from: StoreId(3), messages: vec![PeerMessage::Forward(forward)] }])
     };
@@ -307,7 +307,7 @@ fn sent_forward(out: &TurnOutput<u32>) -> (u64, ForwardRequest) {
 #[test]
 fn a_followers_read_learns_of_the_commit_with_the_leaders_answer() {
     let mut store = follower();
-    let entry = |index| Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Empty, data: Bytes::new() };
+    let entry = |index| Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Empty, data: Payload::new() };
     let append = |prev: u64, entry| {
         let (prev_index, prev_term) = (LogIndex(prev), Term(prev.min(1)));
         let body = Body::Append { prev_index, prev_term, commit: LogIndex(0), entries: vec![entry] };
@@ -346,7 +346,7 @@ fn a_followers_command_goes_to_the_leader_and_its_answer_comes_back() {
     let mut store = follower();
     let out = store.turn(vec![store.propose(b"a", 1)]);
     let (id, request) = sent_forward(&out);
-    assert_eq!(request, ForwardRequest::Propose { session: None, command: Bytes::from_static(b"a") });
+    assert_eq!(request, ForwardRequest::Propose { session: None, command: Payload::copy_from_slice(b"a") });
     let outcome = ForwardOutcome::Applied { reply: Bytes::from_static(b"done"), index: LogIndex(9) };
     let reply = PeerMessage::ForwardReply(ForwardReply { id, outcome });
     let out = store.turn(vec![Input::Messages { from: StoreId(2), messages: vec![reply.clone()] }]);
@@ -361,7 +361,7 @@ fn a_command_sent_on_for_an_earlier_term_of_a_leader_comes_too_late() {
     let mut store = follower();
     store.take_over(1);
     store.take_over(3);
-    let propose = ForwardRequest::Propose { session: None, command: Bytes::from_static(b"a") };
+    let propose = ForwardRequest::Propose { session: None, command: Payload::copy_from_slice(b"a") };
     let forward = |id, term, request| {
         let epoch = RegionEpoch::default();
         let forward = Forward { id, region: REGION, epoch, term: Term(term), timeout_ms: 5000, request };
@@ -593,7 +593,7 @@ fn entries_instead_of_a_snapshot() -> Input<u32> {
         term: SNAPSHOT.1,
         index: LogIndex(index),
         kind: multiraft_raft::EntryKind::Empty,
-        data: Bytes::new(),
+        data: Payload::new(),
     };
     let entries = (1..=SNAPSHOT.0.get()).map(entry).collect();
     let body = Body::Append { prev_index: LogIndex(0), prev_term: Term(0), commit: LogIndex(0), entries };

@@ -7,7 +7,7 @@ use super::read::Reads;
 use super::transfer::Transfer;
 use crate::output::Event;
 use crate::progress::{Fetching, Progress};
-use crate::{Body, Entry, EntryKind, LogIndex, ReplicaId, Term, Time};
+use crate::{Body, Entry, EntryKind, LogIndex, Payload, ReplicaId, Term, Time};
 
 /// What a leader keeps while it leads.
 #[derive(Debug)]
@@ -78,11 +78,11 @@ impl Core {
         self.arm_heartbeat(now);
         // Entries of earlier terms commit only together with one of this term (dissertation, section 3.6.2), so there is
         // one at once.
-        self.append_own(EntryKind::Empty, bytes::Bytes::new());
+        self.append_own(EntryKind::Empty, Payload::new());
     }
 
     /// Adds an entry of the leader's own term to its log.
-    pub(crate) fn append_own(&mut self, kind: EntryKind, data: bytes::Bytes) -> LogIndex {
+    pub(crate) fn append_own(&mut self, kind: EntryKind, data: Payload) -> LogIndex {
         let entry = Entry { term: self.hard.term, index: self.log.last_index().next(), kind, data };
         let (index, cost) = (entry.index, entry.cost());
         if let RoleState::Leader(leader) = &mut self.role {

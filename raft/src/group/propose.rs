@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::core::{Core, RoleState};
 use super::error::ProposeError;
 use super::leader::Leader;
-use crate::{Entry, EntryKind, LogIndex, MembershipChange, Proposal};
+use crate::{Entry, EntryKind, LogIndex, MembershipChange, Payload, Proposal};
 
 impl Core {
     pub(crate) fn propose(&mut self, proposals: &mut Vec<Proposal>) -> Result<LogIndex, ProposeError> {
@@ -35,7 +35,7 @@ impl Core {
             return Err(ProposeError::ChangePending { index: leader.pending_change });
         }
         self.members.current.apply(change)?;
-        Ok(self.append_change(data))
+        Ok(self.append_change(data.into()))
     }
 
     /// The end of a joint configuration is proposed by the leader itself, again and again until it holds (dissertation,
@@ -45,11 +45,11 @@ impl Core {
         let RoleState::Leader(leader) = &self.role else { return };
         let is_due = self.members.current.auto_leave() && applied >= leader.pending_change && leader.transfer.is_none();
         if is_due {
-            self.append_change(MembershipChange::LeaveJoint.encode(&[]));
+            self.append_change(MembershipChange::LeaveJoint.encode(&[]).into());
         }
     }
 
-    fn append_change(&mut self, data: Bytes) -> LogIndex {
+    fn append_change(&mut self, data: Payload) -> LogIndex {
         let index = self.append_own(EntryKind::Membership, data);
         if let RoleState::Leader(leader) = &mut self.role {
             leader.pending_change = index;

@@ -1,13 +1,12 @@
 //! The log against a naive model: a plain list of entries.
 
-use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::GroupLog;
-use crate::{Entry, EntryKind, LogIndex, LogStep, LogSummary, Term};
+use crate::{Entry, EntryKind, LogIndex, LogStep, LogSummary, Payload, Term};
 
 fn entry(index: u64, term: u64, size: usize) -> Entry {
-    Entry { term: Term(term), index: LogIndex(index), kind: EntryKind::Command, data: Bytes::from(vec![0; size]) }
+    Entry { term: Term(term), index: LogIndex(index), kind: EntryKind::Command, data: Payload::from(vec![0; size]) }
 }
 
 /// The model: every entry that there is, and what was handed to the disk.

@@ -74,7 +74,7 @@ impl MembershipChange {
     ///
     /// # Errors
     /// If the bytes are no change.
-    pub fn decode(data: &Bytes) -> Result<(Self, Bytes), ChangeDecodeError> {
+    pub fn decode(data: &[u8]) -> Result<(Self, Bytes), ChangeDecodeError> {
         let mut input = Input { data, at: 0 };
         match input.byte()? {
             VERSION => {}
@@ -99,7 +99,7 @@ impl MembershipChange {
             LEAVE_JOINT => Self::LeaveJoint,
             other => return Err(ChangeDecodeError::Tag(other)),
         };
-        Ok((change, data.slice(input.at..)))
+        Ok((change, Bytes::copy_from_slice(&data[input.at..])))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    AppendOutcome, Body, ChangeOp, EntryKind, LogIndex, MembershipChange, Message, Options, Proposal,
+    AppendOutcome, Body, ChangeOp, EntryKind, LogIndex, MembershipChange, Message, Options, Payload, Proposal,
     Replica as Member, ReplicaId, Role, SnapshotOutcome, StoreId, Time,
 };
 
@@ -302,7 +302,7 @@ impl Cluster {
             let size = self.dice.roll(40) as usize;
             let mut data = self.commands.to_le_bytes().to_vec();
             data.resize(8 + size, 7);
-            proposals.push(Proposal { kind: EntryKind::Command, data: Bytes::from(data) });
+            proposals.push(Proposal { kind: EntryKind::Command, data: Payload::from(data) });
         }
         // A refusal is one of the outcomes that a caller must live with.
         let _ = self.replicas[at].group.propose(self.now, &mut proposals);
@@ -582,7 +582,7 @@ impl Cluster {
             self.run_well(Duration::from_secs(5));
         }
         let leader = self.leader().expect("a cluster without faults has a leader");
-        let mut proposals = vec![Proposal { kind: EntryKind::Command, data: Bytes::from_static(b"the last") }];
+        let mut proposals = vec![Proposal { kind: EntryKind::Command, data: Payload::copy_from_slice(b"the last") }];
         let index = self.replicas[leader].group.propose(self.now, &mut proposals).expect("a leader takes proposals");
         self.turn(leader);
         self.run_well(Duration::from_secs(3));

@@ -82,7 +82,8 @@ impl Checker {
     /// A snapshot holds what was applied, and all of it.
     pub fn snapshot(&self, state: &State) {
         let commands = self.applied.range(..=state.applied).filter(|(_, (entry, _))| entry.kind == EntryKind::Command);
-        let expected: Vec<_> = commands.map(|(index, (entry, _))| (*index, entry.term, entry.data.clone())).collect();
+        let expected: Vec<_> =
+            commands.map(|(index, (entry, _))| (*index, entry.term, entry.data.to_bytes())).collect();
         assert_eq!(state.commands, expected);
     }
 }

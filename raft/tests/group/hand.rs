@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use multiraft_raft::{
     AppendOutcome, Body, Entry, EntryKind, Group, HardState, LogIndex, LogSummary, LogTicket, Membership, Message,
-    Options, Output, Proposal, ReplicaId, Restored, Role, Term, Time,
+    Options, Output, Payload, Proposal, ReplicaId, Restored, Role, Term, Time,
 };
 
 use crate::disk::Proof;
@@ -103,12 +102,17 @@ impl Hand {
 
 pub fn proposals(data: &[&'static str]) -> Vec<Proposal> {
     let proposal =
-        |data: &&'static str| Proposal { kind: EntryKind::Command, data: Bytes::from_static(data.as_bytes()) };
+        |data: &&'static str| Proposal { kind: EntryKind::Command, data: Payload::copy_from_slice(data.as_bytes()) };
     data.iter().map(proposal).collect()
 }
 
 pub fn command(index: u64, term: u64, data: &'static str) -> Entry {
-    Entry { term: Term(term), index: x(index), kind: EntryKind::Command, data: Bytes::from_static(data.as_bytes()) }
+    Entry {
+        term: Term(term),
+        index: x(index),
+        kind: EntryKind::Command,
+        data: Payload::copy_from_slice(data.as_bytes()),
+    }
 }
 
 pub fn append(prev: (u64, u64), commit: u64, entries: Vec<Entry>) -> Body {

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use multiraft_raft::{
-    AppendOutcome, Body, Entry, EntryKind, Event, LogIndex, Message, Options, Replica as Member, ReplicaId, Role,
-    StoreId, Term, Time,
+    AppendOutcome, Body, Entry, EntryKind, Event, LogIndex, Message, Options, Payload, Replica as Member, ReplicaId,
+    Role, StoreId, Term, Time,
 };
 use proptest::prelude::*;
 
@@ -32,13 +31,13 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
                 term: Term(term),
                 index: LogIndex(first + at as u64),
                 kind: if *rise == 0 { EntryKind::Command } else { EntryKind::Membership },
-                data: Bytes::from_static(b"junk"),
+                data: Payload::copy_from_slice(b"junk"),
             }
         };
         rises.iter().enumerate().map(entry).collect::<Vec<_>>()
     });
     let malformed = prop::collection::vec(
-        (term(), index()).prop_map(|(term, index)| Entry { term, index, kind: EntryKind::Empty, data: Bytes::new() }),
+        (term(), index()).prop_map(|(term, index)| Entry { term, index, kind: EntryKind::Empty, data: Payload::new() }),
         0..4,
     );
     prop_oneof![4 => well_formed, 1 => malformed]
@@ -157,7 +156,7 @@ fn append(term: u64, prev: (u64, u64), commit: u64, entries: &[(u64, u64)]) -> M
         term: Term(*term),
         index: LogIndex(*index),
         kind: EntryKind::Command,
-        data: Bytes::new(),
+        data: Payload::new(),
     };
     let body = Body::Append {
         prev_index: LogIndex(prev.0),

@@ -1,7 +1,7 @@
 //! What a group costs: tens of thousands of them share a store.
 
 use bytes::Bytes;
-use multiraft_raft::{Body, EntryKind, Options, Proposal};
+use multiraft_raft::{Body, EntryKind, Options, Payload, Proposal};
 
 use crate::hand::{Hand, append, command, x};
 
@@ -39,7 +39,9 @@ fn busy_leader_gives_its_memory_back() {
     let before = hand.group.memory_bytes();
     for _ in 0..200 {
         let data = Bytes::from(vec![0; 10_000]);
-        hand.group.propose(hand.now, &mut vec![Proposal { kind: EntryKind::Command, data }]).expect("there is room");
+        hand.group
+            .propose(hand.now, &mut vec![Proposal { kind: EntryKind::Command, data: data.into() }])
+            .expect("there is room");
         hand.turn();
     }
     let busy = hand.group.memory_bytes();
@@ -61,7 +63,7 @@ fn follower_that_applies_slowly_keeps_a_bounded_cache() {
     let mut hand = Hand::follower(options, 3);
     for index in 6..2000 {
         let mut entry = command(index, 2, "");
-        entry.data = Bytes::from(vec![0; 1000]);
+        entry.data = Payload::from(vec![0; 1000]);
         // Never committed, so never handed out; but durable, so it can be read back.
         hand.hear(2, 2, append((index - 1, if index == 6 { 1 } else { 2 }), 5, vec![entry]));
         hand.turn();
@@ -78,7 +80,7 @@ fn empty_windows_are_given_back_at_the_next_heartbeat() {
     let before = hand.group.memory_bytes();
     for round in 0..100 {
         hand.group
-            .propose(hand.now, &mut vec![Proposal { kind: EntryKind::Command, data: Bytes::new() }])
+            .propose(hand.now, &mut vec![Proposal { kind: EntryKind::Command, data: Payload::new() }])
             .expect("there is room");
         hand.turn();
         assert_eq!(hand.group.status().peers[0].inflight_appends, round + 1);

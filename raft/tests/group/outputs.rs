@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use multiraft_raft::{
     AppendOutcome, Body, ChangeOp, Entry, Event, Fetch, FetchPurpose, Gated, Group, HardState, LogStep, LogTicket,
-    Membership, MembershipChange, Message, Options, Output, ProposeError, ReadReady, ReadRefused, ReplicaId,
+    Membership, MembershipChange, Message, Options, Output, Payload, ProposeError, ReadReady, ReadRefused, ReplicaId,
     RestoreError, Restored, Role, SnapshotOutcome, Term, Time,
 };
 
@@ -203,7 +202,7 @@ fn uncommitted_proposals_are_bounded_and_given_back() {
     hand.turn();
     let mut large = vec![multiraft_raft::Proposal {
         kind: multiraft_raft::EntryKind::Command,
-        data: Bytes::from(vec![0; 10 * limit]),
+        data: Payload::from(vec![0; 10 * limit]),
     }];
     assert_eq!(hand.group.propose(NOW, &mut large), Ok(x(11)), "something larger than the limit passes alone");
     assert!(matches!(hand.group.propose(NOW, &mut proposals(&["e"])), Err(ProposeError::Busy { .. })));
@@ -213,7 +212,8 @@ fn uncommitted_proposals_are_bounded_and_given_back() {
 fn membership_change_does_not_come_as_an_ordinary_proposal() {
     let mut hand = Hand::leader(Options::default(), 3);
     let data = MembershipChange::Simple(ChangeOp::Remove { id: id(3) }).encode(b"");
-    let mut smuggled = vec![multiraft_raft::Proposal { kind: multiraft_raft::EntryKind::Membership, data }];
+    let mut smuggled =
+        vec![multiraft_raft::Proposal { kind: multiraft_raft::EntryKind::Membership, data: data.into() }];
     assert_eq!(hand.group.propose(NOW, &mut smuggled), Err(ProposeError::MembershipAmongProposals));
     assert_eq!(smuggled.len(), 1);
 }

@@ -33,7 +33,7 @@ impl State {
         match entry.kind {
             EntryKind::Empty => None,
             EntryKind::Command => {
-                self.commands.push((entry.index, entry.term, entry.data.clone()));
+                self.commands.push((entry.index, entry.term, entry.data.to_bytes()));
                 None
             }
             EntryKind::Membership => {

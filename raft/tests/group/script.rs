@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use multiraft_raft::{
-    ChangeOp, Entry, EntryKind, LogIndex, MembershipChange, Message, Options, Priority, Proposal, Replica as Member,
-    ReplicaId, Role, SnapshotOutcome, StoreId, Term, Time,
+    ChangeOp, Entry, EntryKind, LogIndex, MembershipChange, Message, Options, Payload, Priority, Proposal,
+    Replica as Member, ReplicaId, Role, SnapshotOutcome, StoreId, Term, Time,
 };
 
 use crate::disk::{Disk, Image};
@@ -133,7 +133,7 @@ impl Script {
         image.hard_state.term = Term(number(words[term + 1]));
         for (at, term) in words[log + 1..].iter().enumerate() {
             let index = LogIndex(at as u64 + 1);
-            let entry = Entry { term: Term(number(term)), index, kind: EntryKind::Command, data: Bytes::new() };
+            let entry = Entry { term: Term(number(term)), index, kind: EntryKind::Command, data: Payload::new() };
             image.entries.push(entry);
         }
         let state = State { members, ..State::default() };
@@ -219,7 +219,7 @@ impl Script {
 
     fn propose(&mut self, at: &str, data: &[&str]) {
         let proposal =
-            |word: &&str| Proposal { kind: EntryKind::Command, data: Bytes::copy_from_slice(word.as_bytes()) };
+            |word: &&str| Proposal { kind: EntryKind::Command, data: Payload::copy_from_slice(word.as_bytes()) };
         let mut proposals = data.iter().map(proposal).collect();
         let now = self.now;
         let outcome = self.find(at).group.propose(now, &mut proposals);

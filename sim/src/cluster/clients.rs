@@ -336,7 +336,7 @@ impl Cluster {
             Task::Transfer { to } => Input::Transfer { region, to: id_of(to), deadline, reply: waiter },
             _ => {
                 let (session, command) = (running.session, running.command);
-                Input::Propose { region, epoch, session, command, deadline, reply: waiter }
+                Input::Propose { region, epoch, session, command: command.into(), deadline, reply: waiter }
             }
         };
         self.schedule.plan_in(patience * 5 / 4, Event::Deadline { waiter });

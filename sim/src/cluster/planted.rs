@@ -1,7 +1,7 @@
 //! Where the planted bugs sit: between the engine and what the simulator does for it.
 
 use multiraft::logic::{AdminCommand, AdminRequest, ApplyTask, Input, Outcome};
-use multiraft_raft::{AppendOutcome, Body, EntryKind, LogIndex, RegionId, ReplicaId, StoreId};
+use multiraft_raft::{AppendOutcome, Body, EntryKind, LogIndex, Payload, RegionId, ReplicaId, StoreId};
 use multiraft_storage::{LogBatch, LogChange};
 use multiraft_transport::{ForwardOutcome, ForwardReply, ForwardRequest, PeerMessage, RegionMessage, RegionStep};
 
@@ -190,7 +190,7 @@ impl Cluster {
             let ApplyTask::Entries { entries, .. } = task else { continue };
             if let Some(entry) = entries.iter_mut().find(|entry| entry.kind == EntryKind::Command) {
                 entry.kind = EntryKind::Empty;
-                entry.data = bytes::Bytes::new();
+                entry.data = Payload::new();
                 return;
             }
         }

@@ -19,10 +19,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use multiraft_raft::{
-    AppendOutcome, Body, ChangeOp, EntryKind, Membership, Options, Proposal, ReplicaId, Role, SnapshotOutcome, StoreId,
-    Time,
+    AppendOutcome, Body, ChangeOp, EntryKind, Membership, Options, Payload, Proposal, ReplicaId, Role, SnapshotOutcome,
+    StoreId, Time,
 };
 use serde_json::Value;
 
@@ -149,7 +148,7 @@ impl Run {
         let count = self.random.between(1, 3);
         let Some(leader) = self.leader() else { return self.pass_time() };
         self.turn(leader, |replica, now| {
-            let command = Proposal { kind: EntryKind::Command, data: Bytes::from_static(b"command") };
+            let command = Proposal { kind: EntryKind::Command, data: Payload::copy_from_slice(b"command") };
             let mut commands = vec![command; count as usize];
             // Refused commands leave no trace.
             let _ = replica.group.propose(now, &mut commands);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use multiraft_raft::{
     Body, ChangeOp, Entry, EntryKind, Event, FetchPurpose, FlushProof, Group, HardState, LogIndex, LogStep, LogSummary,
-    LogTicket, Membership, MembershipChange, Message, Options, Output, ReplicaId, Restored, RoleKind, SnapshotOutcome,
-    Term, TermRun, Time,
+    LogTicket, Membership, MembershipChange, Message, Options, Output, Payload, ReplicaId, Restored, RoleKind,
+    SnapshotOutcome, Term, TermRun, Time,
 };
 use serde_json::{Value, json};
 
@@ -61,7 +61,7 @@ impl Replica {
     /// A replica that begins with `count` committed entries of term one, as one that was bootstrapped, or with none.
     pub(super) fn new(id: ReplicaId, options: Arc<Options>, count: u64, membership: Membership, seed: u64) -> Self {
         let entry =
-            |index| Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Empty, data: bytes::Bytes::new() };
+            |index| Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Empty, data: Payload::new() };
         let (hard_state, entries) = (
             HardState { term: Term(u64::from(count > 0)), vote: ReplicaId::ZERO, commit: LogIndex(count) },
             (1..=count).map(entry).collect::<Vec<_>>(),

@@ -4,7 +4,7 @@
 //! few entries never means reading a large record; a long append becomes several records of one frame.
 
 use bytes::Bytes;
-use multiraft_raft::{Entry, EntryKind, HardState, LogIndex, RegionId, ReplicaId, Term};
+use multiraft_raft::{Entry, EntryKind, HardState, LogIndex, Payload, RegionId, ReplicaId, Term};
 
 use super::format::{Loc, Seed, u32_at, u64_at};
 
@@ -213,7 +213,12 @@ pub(crate) fn read_entries(
             break;
         }
         if index >= from {
-            out.push(Entry { term: Term(info.span.term), index: LogIndex(index), kind, data: bytes.slice(range) });
+            out.push(Entry {
+                term: Term(info.span.term),
+                index: LogIndex(index),
+                kind,
+                data: Payload::part_of(bytes, range),
+            });
         }
         index += 1;
     }

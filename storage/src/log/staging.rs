@@ -3,7 +3,7 @@
 //! Owns the reusable buffers, and the view of each touched group as it will be after the records gathered so far: against
 //! it each further record is checked. Nothing here is visible to readers.
 
-use multiraft_raft::{Entry, EntryKind, HardState, LogIndex, RegionId, Term};
+use multiraft_raft::{Entry, EntryKind, HardState, LogIndex, Payload, RegionId, Term};
 use rustc_hash::FxHashMap;
 
 use super::batch::{GroupRecord, LogBatch, LogChange};
@@ -216,7 +216,7 @@ impl Staging {
     }
 
     /// Adds a record that restates where something of a group lives.
-    pub(crate) fn add_moved(&mut self, info: RecordInfo, entries: &[(EntryKind, bytes::Bytes)], index: &Index) {
+    pub(crate) fn add_moved(&mut self, info: RecordInfo, entries: &[(EntryKind, Payload)], index: &Index) {
         let before = self.frame.len();
         let mut staged = self.view(info.region, index);
         self.put_raw(info, entries.iter().map(|(kind, data)| (*kind, data.as_ref())), &mut staged);
@@ -261,7 +261,7 @@ impl Staging {
 }
 
 /// What an entry of that data takes in a record.
-pub(crate) fn entry_bytes(data: &bytes::Bytes) -> usize {
+pub(crate) fn entry_bytes(data: &[u8]) -> usize {
     record::ENTRY_HEAD + data.len()
 }
 

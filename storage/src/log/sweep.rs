@@ -10,8 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use multiraft_raft::{EntryKind, HardState, LogIndex, RegionId, Term};
+use multiraft_raft::{EntryKind, HardState, LogIndex, Payload, RegionId, Term};
 
 use super::blocks::Block;
 use super::format::{FRAME_HEADER, Loc};
@@ -80,7 +79,7 @@ struct Parcel {
     first: u64,
     term: u64,
     bytes: usize,
-    entries: Vec<(EntryKind, Bytes)>,
+    entries: Vec<(EntryKind, Payload)>,
 }
 
 impl Sweep {
@@ -296,7 +295,7 @@ impl LogWriter {
     }
 
     /// The living entries of a block, from disk. `None` if they are not what was written.
-    fn read_block(&self, region: RegionId, block: &Block) -> Option<Vec<(EntryKind, Bytes)>> {
+    fn read_block(&self, region: RegionId, block: &Block) -> Option<Vec<(EntryKind, Payload)>> {
         let Loc { segment, .. } = block.at;
         let segment = self.segments.table.get(segment)?;
         let read = super::reader::read_block(&segment, region, block, block.first, block.end() - 1);

@@ -5,8 +5,7 @@ pub mod harness;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use multiraft_raft::{Entry, EntryKind, HardState, LogIndex, LogTicket, RegionId, ReplicaId, Term};
+use multiraft_raft::{Entry, EntryKind, HardState, LogIndex, LogTicket, Payload, RegionId, ReplicaId, Term};
 use multiraft_storage::disk::SimDisk;
 use multiraft_storage::log::{GroupRecord, LogBatch, LogChange, LogOptions, LogReader, LogWriter, Recovered};
 
@@ -28,7 +27,7 @@ pub fn entry(term: u64, index: u64) -> Entry {
 
 pub fn sized_entry(term: u64, index: u64, size: usize) -> Entry {
     let data: Vec<u8> = (0..size).map(|at| (term * 31 + index * 7 + at as u64) as u8).collect();
-    Entry { term: Term(term), index: LogIndex(index), kind: EntryKind::Command, data: Bytes::from(data) }
+    Entry { term: Term(term), index: LogIndex(index), kind: EntryKind::Command, data: Payload::from(data) }
 }
 
 pub fn append(region: u64, first: u64, term: u64, count: u64) -> GroupRecord {

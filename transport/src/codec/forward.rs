@@ -103,7 +103,7 @@ impl Context {
         self.term = reader.delta(self.term)?;
         let timeout_ms = reader.varint_u32()?;
         let request = match reader.byte("a request")? {
-            PROPOSE => ForwardRequest::Propose { session: None, command: reader.payload("a command")? },
+            PROPOSE => ForwardRequest::Propose { session: None, command: reader.data("a command")? },
             request @ (PROPOSE_IN_SESSION | PROPOSE_IN_SAME_SESSION) => {
                 if request == PROPOSE_IN_SESSION {
                     self.session = u128::from_le_bytes(reader.array("a session")?);
@@ -113,7 +113,7 @@ impl Context {
                 let sequence = reader.varint()?;
                 let acknowledged = reader.delta(sequence)?;
                 let session = Some(SessionSeq { session, opened, sequence, acknowledged });
-                ForwardRequest::Propose { session, command: reader.payload("a command")? }
+                ForwardRequest::Propose { session, command: reader.data("a command")? }
             }
             READ_INDEX => ForwardRequest::ReadIndex { lease: false },
             READ_INDEX_BY_LEASE => ForwardRequest::ReadIndex { lease: true },

@@ -178,7 +178,7 @@ impl Context {
             if head & NEW_TERM != 0 {
                 term = reader.delta(term)?;
             }
-            let data = reader.payload_of(head >> LENGTH_SHIFT, "an entry")?;
+            let data = reader.data_of(head >> LENGTH_SHIFT, "an entry")?;
             entries.push(Entry { term: Term(term), index: LogIndex(self.index), kind, data });
         }
         Ok(entries)

@@ -1,6 +1,7 @@
 //! Reading untrusted bytes: every step is checked, every count is held against the bytes that are left.
 
 use bytes::Bytes;
+use multiraft_raft::Payload;
 
 use super::{WireError, WireFault, varint::unzigzag};
 
@@ -153,6 +154,26 @@ impl<'a> Reader<'a> {
         };
         self.at = end;
         Ok(payload)
+    }
+
+    /// The data of an entry or a proposal behind its length.
+    pub(crate) fn data(&mut self, what: &'static str) -> Result<Payload, WireError> {
+        let length = self.varint()?;
+        self.data_of(length, what)
+    }
+
+    /// The next `length` bytes.
+    pub(crate) fn data_of(&mut self, length: u64, what: &'static str) -> Result<Payload, WireError> {
+        if length > COPY_MAX as u64 {
+            return self.payload_of(length, what).map(Payload::from);
+        }
+        if length > self.remaining() as u64 {
+            return self.truncated(what, length);
+        }
+        let end = self.at + length as usize;
+        let data = Payload::copy_from_slice(&self.bytes[self.at..end]);
+        self.at = end;
+        Ok(data)
     }
 
     /// Everything that is left.

@@ -64,7 +64,7 @@ fn append() -> BoxedStrategy<Body> {
                 term: Term(term),
                 index: LogIndex(index),
                 kind,
-                data,
+                data: data.into(),
             });
             let entries = entries.collect();
             Body::Append { prev_index: LogIndex(prev), prev_term: Term(prev_term), commit: LogIndex(commit), entries }
@@ -155,7 +155,7 @@ fn forward() -> BoxedStrategy<Forward> {
     });
     let request = prop_oneof![
         4 => (option::of(session), bytes(9000))
-            .prop_map(|(session, command)| ForwardRequest::Propose { session, command }),
+            .prop_map(|(session, command)| ForwardRequest::Propose { session, command: command.into() }),
         1 => any::<bool>().prop_map(|lease| ForwardRequest::ReadIndex { lease }),
         1 => number().prop_map(|to| ForwardRequest::Transfer { to: StoreId(to) }),
         1 => bytes(100).prop_map(|request| ForwardRequest::Admin { request }),

@@ -13,8 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use multiraft_raft::{ClusterId, Incarnation, RegionEpoch, RegionId, StoreId, Term};
+use multiraft_raft::{ClusterId, Incarnation, Payload, RegionEpoch, RegionId, StoreId, Term};
 use multiraft_transport::{
     Forward, ForwardRequest, Handler, Lane, LinkEvent, LocalNetwork, Network, PeerAddress, PeerMessage, ReceivedFrame,
     SnapshotHeader, SnapshotReceiver, Tls, Transport, TransportConfig, store_dns_name,
@@ -312,6 +311,6 @@ pub(crate) fn message(id: u64, length: usize) -> PeerMessage {
         epoch: RegionEpoch::FIRST,
         term: Term(1),
         timeout_ms: 1000,
-        request: ForwardRequest::Propose { session: None, command: Bytes::from(vec![id as u8; length]) },
+        request: ForwardRequest::Propose { session: None, command: Payload::from(vec![id as u8; length]) },
     })
 }

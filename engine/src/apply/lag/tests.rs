@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use multiraft_raft::{Entry, EntryKind, LogIndex, RegionEpoch, RegionId, Term};
+use multiraft_raft::{Entry, EntryKind, LogIndex, Payload, RegionEpoch, RegionId, Term};
 use multiraft_storage::state::SimStore;
 use multiraft_storage::{SimDisk, StateStore};
 
@@ -22,8 +22,8 @@ fn store() -> (Store, SimStore) {
     (Store::new(Backend::shared(Arc::new(Keys), Arc::new(disk.clone())).of_store(OWN, &files), true), disk)
 }
 
-fn task(region: RegionId, index: u64, kind: EntryKind, data: Bytes) -> ApplyTask<()> {
-    let entry = Entry { term: Term(index), index: LogIndex(index), kind, data };
+fn task(region: RegionId, index: u64, kind: EntryKind, data: impl Into<Payload>) -> ApplyTask<()> {
+    let entry = Entry { term: Term(index), index: LogIndex(index), kind, data: data.into() };
     ApplyTask::Entries {
         handle: handle(region),
         entries: vec![entry],
