@@ -85,7 +85,7 @@ impl StateMachine for PutMap {
         let Some((key, value)) = command.split_at_checked(KEY_BYTES) else {
             return Ok(Bytes::from_static(b"a command has at least the eight bytes of its key"));
         };
-        Ok(match state.put(key, Bytes::copy_from_slice(value)) {
+        Ok(match state.put(key, value) {
             Ok(()) => Bytes::from_static(DONE),
             Err(outside) => Bytes::from(outside.to_string()),
         })

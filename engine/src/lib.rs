@@ -107,8 +107,8 @@ pub use machine::{
 };
 pub use measure::Figures;
 pub use multiraft_raft::{
-    ChangeError, ClusterId, Incarnation, KeyRange, LogIndex, Options as RaftOptions, RegionDescriptor, RegionEpoch,
-    RegionId, Replica, ReplicaId, Role, StoreId, Term,
+    ChangeError, ClusterId, Incarnation, KeyRange, LogIndex, Options as RaftOptions, Payload, RegionDescriptor,
+    RegionEpoch, RegionId, Replica, ReplicaId, Role, StoreId, Term,
 };
 pub use multiraft_storage::{StateError, StateStore};
 pub use multiraft_transport::{LocalNetwork, PeerAddress, SessionId, Tls, TlsError};

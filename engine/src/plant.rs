@@ -112,8 +112,10 @@ pub(crate) fn lose_pairs(
     let mut pairs: BTreeSet<Bytes> = view.scan(&start, &end, LOOKED_AT)?.into_iter().map(|(key, _)| key).collect();
     for op in batch.ops() {
         match op {
-            StateOp::Put { key, .. } if (&start..&end).contains(&key) => drop(pairs.insert(key.clone())),
-            StateOp::Delete { key } => drop(pairs.remove(key)),
+            StateOp::Put { key, .. } if (&start[..]..&end[..]).contains(&&key[..]) => {
+                drop(pairs.insert(key.to_bytes()))
+            }
+            StateOp::Delete { key } => drop(pairs.remove(&key[..])),
             StateOp::Put { .. } | StateOp::DeleteRange { .. } => {}
         }
     }

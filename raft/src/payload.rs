@@ -5,6 +5,8 @@
 //! its first reader waits for memory that was written elsewhere. Up to [`SHORT_MAX`] bytes a copy is cheaper than that.
 
 use std::{
+    borrow::Borrow,
+    cmp::Ordering,
     fmt,
     hash::{Hash, Hasher},
     ops::{Deref, Range},
@@ -82,6 +84,13 @@ impl Payload {
         }
     }
 
+    /// Whether the contents are, perhaps, part of a larger buffer, which they keep in memory.
+    #[must_use]
+    #[inline]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0, Repr::Shared(_))
+    }
+
     /// The contents as a shared buffer: a copy if they are kept in place.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
@@ -137,9 +146,53 @@ impl From<Vec<u8>> for Payload {
     }
 }
 
-impl From<&'static [u8]> for Payload {
-    fn from(bytes: &'static [u8]) -> Self {
-        Bytes::from_static(bytes).into()
+impl From<BytesMut> for Payload {
+    fn from(bytes: BytesMut) -> Self {
+        bytes.freeze().into()
+    }
+}
+
+impl From<String> for Payload {
+    fn from(text: String) -> Self {
+        text.into_bytes().into()
+    }
+}
+
+impl From<&[u8]> for Payload {
+    /// A copy.
+    fn from(bytes: &[u8]) -> Self {
+        Self::copy_from_slice(bytes)
+    }
+}
+
+impl From<&str> for Payload {
+    /// A copy.
+    fn from(text: &str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl Borrow<[u8]> for Payload {
+    fn borrow(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+impl AsRef<[u8]> for Payload {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+impl Ord for Payload {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_slice().cmp(other.as_slice())
+    }
+}
+
+impl PartialOrd for Payload {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

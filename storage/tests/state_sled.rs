@@ -55,7 +55,7 @@ impl StoreFs for TestFs {
     }
 }
 
-fn put(store: &SledStore, key: &str, value: impl Into<bytes::Bytes>) -> Result<(), StateError> {
+fn put(store: &SledStore, key: &str, value: impl Into<multiraft_raft::Payload>) -> Result<(), StateError> {
     let mut batch = StateBatch::new();
     batch.put(key.to_string(), value);
     store.write(batch)

@@ -131,11 +131,11 @@ fn sessions_after(
     let mut records: BTreeMap<Bytes, Bytes> = view.scan(&start, &end, usize::MAX)?.into_iter().collect();
     for op in batch.ops() {
         match op {
-            StateOp::Put { key, value } if (&start..&end).contains(&key) => {
-                records.insert(key.clone(), value.clone());
+            StateOp::Put { key, value } if (&start[..]..&end[..]).contains(&&key[..]) => {
+                records.insert(key.to_bytes(), value.to_bytes());
             }
             StateOp::Delete { key } => {
-                records.remove(key);
+                records.remove(&key[..]);
             }
             StateOp::Put { .. } | StateOp::DeleteRange { .. } => {}
         }

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use multiraft_raft::{Entry, EntryKind, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term};
+use multiraft_raft::{Entry, EntryKind, LogIndex, Payload, RegionDescriptor, RegionEpoch, RegionId, StoreId, Term};
 use multiraft_storage::{StateBatch, StateError, StateStore, StateView};
 use multiraft_transport::{SessionId, SessionSeq, SnapshotHeader, decode_descriptor, encode_descriptor};
 
@@ -389,6 +389,7 @@ impl Run<'_> {
         let mut touches = pass.tallies.map(Tallies::touches);
         if let Some(progress) = pass.regions.get_mut(handle.region) {
             let lags = changes_nothing(progress, entries);
+            self.overlay.reserve(entries.len());
             for entry in entries {
                 let reply = replies.next_if(|(index, _)| *index == entry.index).map(|(_, reply)| reply);
                 let context = (&mut *pass.members, touches.as_mut());
@@ -404,7 +405,7 @@ impl Run<'_> {
                 if self.is_durable {
                     let Progress { applied: index, term, installed, .. } = *progress;
                     let record = AppliedRecord { index, term, installed };
-                    self.overlay.set(keys::applied(handle.region), Some(record.encode()));
+                    self.overlay.set(keys::applied(handle.region), Some(record.encode().into()));
                 }
                 let region = pass.dirty.entry(handle.region).or_default();
                 region.applied = progress.applied;
@@ -538,7 +539,7 @@ impl SharedState<'_> {
         let mut sessions: BTreeMap<SessionId, SessionRecord> = decoded.collect();
         let forgotten = forget_surplus(&mut sessions);
         if let Some(mark) = sessions.get(&FORGOTTEN).filter(|_| !forgotten.is_empty()) {
-            self.overlay.set(keys::session(self.region, FORGOTTEN), Some(mark.encode()));
+            self.overlay.set(keys::session(self.region, FORGOTTEN), Some(mark.encode().into()));
         }
         for id in forgotten {
             self.overlay.set(keys::session(self.region, id), None);
@@ -554,7 +555,7 @@ impl RegionState for SharedState<'_> {
     }
 
     fn put_session(&mut self, seq: SessionSeq, record: &SessionRecord) -> Result<(), StateError> {
-        self.overlay.set(keys::session(self.region, seq.session), Some(record.encode()));
+        self.overlay.set(keys::session(self.region, seq.session), Some(record.encode().into()));
         // Only the command that opens a session adds one.
         if seq.sequence == 0 { self.forget_oldest() } else { Ok(()) }
     }
@@ -564,7 +565,7 @@ impl RegionState for SharedState<'_> {
     }
 
     fn put_record(&mut self, name: &'static [u8], record: Option<Bytes>) {
-        self.overlay.set(keys::record(self.region, name), record);
+        self.overlay.set(keys::record(self.region, name), record.map(Payload::from));
     }
 
     fn run(&mut self, context: ApplyContext<'_>, command: &[u8]) -> Result<Bytes, StateError> {

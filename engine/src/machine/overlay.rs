@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
+use multiraft_raft::Payload;
 use multiraft_storage::StateBatch;
 
 /// By stored key; `None` is a deletion.
@@ -16,40 +17,46 @@ pub(crate) struct Overlay(RefCell<Writes>);
 #[derive(Debug, Default)]
 struct Writes {
     /// Those that came before somebody last asked.
-    in_order: BTreeMap<Bytes, Option<Bytes>>,
+    in_order: BTreeMap<Payload, Option<Payload>>,
     /// Those that came since, as they came.
-    recent: Vec<(Bytes, Option<Bytes>)>,
+    recent: Vec<(Payload, Option<Payload>)>,
 }
 
 impl Writes {
-    fn put_in_order(&mut self) -> &BTreeMap<Bytes, Option<Bytes>> {
+    fn put_in_order(&mut self) -> &BTreeMap<Payload, Option<Payload>> {
         self.in_order.extend(self.recent.drain(..));
         &self.in_order
     }
 }
 
 impl Overlay {
+    /// Makes room for so many more writes.
+    pub(crate) fn reserve(&mut self, writes: usize) {
+        self.0.get_mut().recent.reserve(writes);
+    }
+
     /// Sets a key, or removes it.
-    pub(crate) fn set(&mut self, key: Bytes, value: Option<Bytes>) {
-        self.0.get_mut().recent.push((key, value));
+    pub(crate) fn set(&mut self, key: impl Into<Payload>, value: Option<Payload>) {
+        self.0.get_mut().recent.push((key.into(), value));
     }
 
     /// What was last written to a key, if anything was.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
-        self.0.borrow_mut().put_in_order().get(key).cloned()
+        self.0.borrow_mut().put_in_order().get(key).map(|value| value.as_ref().map(Payload::to_bytes))
     }
 
     /// What was last written to each key from `start` to `end` (excluded; empty: no bound), in order.
     pub(crate) fn range(&self, start: &Bytes, end: &Bytes) -> Vec<(Bytes, Option<Bytes>)> {
-        let upper = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
+        let upper = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(&end[..]) };
         let mut writes = self.0.borrow_mut();
-        let found = writes.put_in_order().range::<Bytes, _>((Bound::Included(start), upper));
-        found.map(|(key, value)| (key.clone(), value.clone())).collect()
+        let found = writes.put_in_order().range::<[u8], _>((Bound::Included(&start[..]), upper));
+        found.map(|(key, value)| (key.to_bytes(), value.as_ref().map(Payload::to_bytes))).collect()
     }
 
     /// Moves the writes into a batch: there, too, the last of a key counts.
     pub(crate) fn drain_into(self, batch: &mut StateBatch) {
         let Writes { in_order, recent } = self.0.into_inner();
+        batch.reserve(in_order.len() + recent.len());
         for (key, value) in in_order.into_iter().chain(recent) {
             match value {
                 Some(value) => batch.put(key, value),
@@ -78,7 +85,7 @@ mod tests {
             let (mut overlay, mut model) = (Overlay::default(), BTreeMap::new());
             for (at, value, question) in steps {
                 let value = value.map(key);
-                overlay.set(key(at), value.clone());
+                overlay.set(key(at), value.clone().map(Payload::from));
                 model.insert(key(at), value);
                 if question == 0 {
                     for asked in 0..8 {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{RegionDescriptor, RegionId};
+use multiraft_raft::{Payload, RegionDescriptor, RegionId};
 use multiraft_storage::{StateError, StateView};
 
 use crate::machine::ApplyContext;
@@ -88,14 +88,14 @@ impl<'a> StateTxn<'a> {
     ///
     /// # Errors
     /// [`KeyOutsideRegion`]; nothing is written.
-    pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) -> Result<(), KeyOutsideRegion> {
+    pub fn put(&mut self, key: &[u8], value: impl Into<Payload>) -> Result<(), KeyOutsideRegion> {
         self.check(key)?;
-        let (stored, value) = (keys::data(key), value.into());
+        let value = value.into();
         if let Some(touches) = &mut self.touches {
-            touches.note(|| keys::user(&stored));
+            touches.note(|| Bytes::copy_from_slice(key));
             touches.bytes += (key.len() + value.len()) as u64;
         }
-        self.overlay.set(stored, Some(value));
+        self.overlay.set(keys::data(key), Some(value));
         Ok(())
     }
 
@@ -105,12 +105,11 @@ impl<'a> StateTxn<'a> {
     /// [`KeyOutsideRegion`]; nothing is removed.
     pub fn delete(&mut self, key: &[u8]) -> Result<(), KeyOutsideRegion> {
         self.check(key)?;
-        let stored = keys::data(key);
         if let Some(touches) = &mut self.touches {
-            touches.note(|| keys::user(&stored));
+            touches.note(|| Bytes::copy_from_slice(key));
             touches.removed += 1;
         }
-        self.overlay.set(stored, None);
+        self.overlay.set(keys::data(key), None);
         Ok(())
     }
 

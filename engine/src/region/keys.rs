@@ -11,7 +11,7 @@
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
-use multiraft_raft::{KeyRange, RegionDescriptor, RegionId};
+use multiraft_raft::{KeyRange, Payload, RegionDescriptor, RegionId};
 
 use multiraft_transport::SessionId;
 
@@ -99,11 +99,8 @@ pub(crate) fn all_tombstones() -> (Bytes, Bytes) {
 }
 
 /// The stored form of an embedder's key.
-pub(crate) fn data(key: &[u8]) -> Bytes {
-    let mut stored = BytesMut::with_capacity(key.len() + 1);
-    stored.put_u8(DATA);
-    stored.put_slice(key);
-    stored.freeze()
+pub(crate) fn data(key: &[u8]) -> Payload {
+    Payload::concat(&[DATA], key)
 }
 
 /// The embedder's form of a stored key.
@@ -113,8 +110,8 @@ pub(crate) fn user(stored: &Bytes) -> Bytes {
 
 /// The stored bounds of a region's data.
 pub(crate) fn data_range(range: &KeyRange) -> (Bytes, Bytes) {
-    let end = if range.end.is_empty() { Bytes::from_static(&[DATA + 1]) } else { data(&range.end) };
-    (data(&range.start), end)
+    let end = if range.end.is_empty() { Bytes::from_static(&[DATA + 1]) } else { data(&range.end).to_bytes() };
+    (data(&range.start).to_bytes(), end)
 }
 
 /// The stored bounds of what a region owns between `start` and `end` (empty: no bound); `None` if that is nothing.
@@ -123,7 +120,7 @@ pub(crate) fn clamp(region: &RegionDescriptor, start: &[u8], end: &[u8]) -> Opti
         return None;
     }
     let (low, high) = data_range(&region.range);
-    let from = data(start).max(low);
-    let to = if end.is_empty() { high } else { data(end).min(high) };
+    let from = data(start).to_bytes().max(low);
+    let to = if end.is_empty() { high } else { data(end).to_bytes().min(high) };
     (from < to).then_some((from, to))
 }

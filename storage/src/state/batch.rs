@@ -3,6 +3,7 @@
 //! A batch knows nothing of any store. Its steps are seen in their order: a later one overrides an earlier one.
 
 use bytes::Bytes;
+use multiraft_raft::Payload;
 
 /// One atomic change of a state store, possibly across regions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,14 +18,14 @@ pub enum StateOp {
     /// Set a key.
     Put {
         /// The key.
-        key: Bytes,
+        key: Payload,
         /// Its new value.
-        value: Bytes,
+        value: Payload,
     },
     /// Remove a key, if it is there.
     Delete {
         /// The key.
-        key: Bytes,
+        key: Payload,
     },
     /// Remove every key from `start` (included) to `end` (excluded; empty: no bound).
     DeleteRange {
@@ -42,15 +43,20 @@ impl StateBatch {
         Self::default()
     }
 
+    /// Makes room for so many more steps.
+    pub fn reserve(&mut self, steps: usize) {
+        self.ops.reserve(steps);
+    }
+
     /// Sets a key. Later steps see and override earlier ones.
-    pub fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+    pub fn put(&mut self, key: impl Into<Payload>, value: impl Into<Payload>) {
         let (key, value) = (key.into(), value.into());
         self.bytes += key.len() + value.len();
         self.ops.push(StateOp::Put { key, value });
     }
 
     /// Removes a key.
-    pub fn delete(&mut self, key: impl Into<Bytes>) {
+    pub fn delete(&mut self, key: impl Into<Payload>) {
         let key = key.into();
         self.bytes += key.len();
         self.ops.push(StateOp::Delete { key });

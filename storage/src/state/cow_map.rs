@@ -14,7 +14,7 @@
 
 use std::{hint::black_box, sync::Arc};
 
-use bytes::Bytes;
+use multiraft_raft::Payload;
 
 use super::{
     small::Small,
@@ -67,7 +67,7 @@ pub(super) struct Way {
 const TURNS_MAX: usize = 10;
 
 /// A key that is looked for, how far down that has come, and by which way.
-type Walk<'m, 'k> = (&'k [u8], &'m Node, Way);
+type Walk<'m, 'k> = (&'k [u8], &'m Arc<Node>, Way);
 
 impl Way {
     fn turn(&mut self, level: usize, at: usize) {
@@ -106,7 +106,7 @@ impl CowMap {
         }
     }
 
-    pub(super) fn insert(&mut self, key: Bytes, value: Bytes) {
+    pub(super) fn insert(&mut self, key: Payload, value: Payload) {
         if let Some((sep, right)) = insert(&mut self.root, key, value) {
             let left = std::mem::take(&mut self.root);
             self.root = Arc::new(Node::Inner { seps: sep.into(), kids: vec![left, right] });
@@ -134,11 +134,12 @@ impl CowMap {
     /// ways is in the processor's caches afterwards. Adds to `ways` where each key is, or none if it is not there.
     pub(super) fn locate<'k>(&self, keys: impl Iterator<Item = &'k [u8]>, ways: &mut Vec<Option<Way>>) {
         let depth = self.depth();
-        let mut walks: Vec<Walk<'_, 'k>> = keys.map(|key| (key, &*self.root, Way::default())).collect();
+        let mut walks: Vec<Walk<'_, 'k>> = keys.map(|key| (key, &self.root, Way::default())).collect();
         for level in 0..depth {
-            black_box(walks.iter().fold(0, |all, (_, node, _)| all ^ node.touch()));
+            // The count of holders lies before the node: whoever writes there looks at it first.
+            black_box(walks.iter().fold(0, |all, (_, node, _)| all ^ node.touch() ^ Arc::strong_count(node) as u64));
             for (key, node, way) in &mut walks {
-                if let Node::Inner { seps, kids } = node {
+                if let Node::Inner { seps, kids } = &***node {
                     let at = kid_of(seps, key);
                     way.turn(level, at);
                     *node = &kids[at];
@@ -160,7 +161,7 @@ impl CowMap {
     ///
     /// # Errors
     /// The value: it does not lead there any more.
-    pub(super) fn replace(&mut self, way: &Way, key: &[u8], value: Bytes) -> Result<(), Bytes> {
+    pub(super) fn replace(&mut self, way: &Way, key: &[u8], value: Payload) -> Result<(), Payload> {
         let mut node = &mut self.root;
         for at in way.turns() {
             let Node::Inner { kids, .. } = Arc::make_mut(node) else { return Err(value) };
@@ -287,7 +288,7 @@ fn split_point(grew_at: usize) -> usize {
     if grew_at >= FANOUT { FANOUT - 2 } else { FANOUT / 2 }
 }
 
-fn insert(node: &mut Arc<Node>, key: Bytes, value: Bytes) -> Split {
+fn insert(node: &mut Arc<Node>, key: Payload, value: Payload) -> Split {
     match Arc::make_mut(node) {
         Node::Leaf { keys, values } => {
             let at = match keys.find(&key) {
@@ -500,7 +501,7 @@ mod tests {
 
         #[test]
         fn it_equals_a_plain_map_and_its_copies_do_not_change(steps in proptest::collection::vec(step(), 1..40)) {
-            let key = |number: u16| Bytes::copy_from_slice(&number.to_be_bytes());
+            let key = |number: u16| Payload::copy_from_slice(&number.to_be_bytes());
             let (mut map, mut model, mut kept) = (CowMap::default(), BTreeMap::new(), Vec::new());
             // Ways are old when they are used: some lead elsewhere by then.
             let (mut sought, mut ways) = (Vec::new(), Vec::new());
@@ -508,7 +509,7 @@ mod tests {
                 match step {
                     Step::Fill { from, count, down } => for at in 0..count {
                         let key = key(if down { from + count - at } else { from + at });
-                        let value = Bytes::from(format!("{turn} {at}"));
+                        let value = Payload::from(format!("{turn} {at}"));
                         model.insert(key.to_vec(), value.to_vec());
                         map.insert(key, value);
                     },
@@ -525,13 +526,13 @@ mod tests {
                     }
                     Step::Keep => kept.push((map.clone(), model.clone())),
                     Step::Locate(from) => {
-                        let keys: Vec<Bytes> = (from..from.saturating_add(400)).step_by(3).map(key).collect();
+                        let keys: Vec<Payload> = (from..from.saturating_add(400)).step_by(3).map(key).collect();
                         map.locate(keys.iter().map(|key| &key[..]), &mut ways);
                         sought.extend(keys);
                         prop_assert_eq!(sought.len(), ways.len());
                     }
                     Step::Replace => for (key, way) in sought.drain(..).zip(ways.drain(..)) {
-                        let value = Bytes::from(format!("{turn}"));
+                        let value = Payload::from(format!("{turn}"));
                         match way.map(|way| map.replace(&way, &key, value.clone())) {
                             Some(Ok(())) => prop_assert!(model.insert(key.to_vec(), value.to_vec()).is_some()),
                             Some(Err(back)) => prop_assert_eq!(back, value),
@@ -559,14 +560,14 @@ mod tests {
         let mut map = CowMap::default();
         for (count, depth) in [(0, 1), (10, 1), (1_000, 2), (40_000, 3), (300_000, 4)] {
             (0..count).for_each(|number: u32| {
-                map.insert(Bytes::copy_from_slice(&number.to_be_bytes()), Bytes::from_static(b"v"));
+                map.insert(Payload::copy_from_slice(&number.to_be_bytes()), Payload::from(&b"v"[..]));
             });
             assert_eq!(map.depth(), depth);
             let (keys, mut ways) = ([5u32, count / 2, count + 1, 7].map(u32::to_be_bytes), Vec::new());
             map.locate(keys.iter().map(|key| &key[..]), &mut ways);
             for (key, way) in keys.iter().zip(ways) {
                 assert_eq!(map.get(key).is_some(), way.is_some());
-                let replaced = way.map(|way| map.replace(&way, key, Bytes::from_static(b"w")));
+                let replaced = way.map(|way| map.replace(&way, key, Payload::from(&b"w"[..])));
                 assert!(matches!(replaced, None | Some(Ok(()))), "the way led there: {replaced:?}");
                 assert_eq!(map.get(key).map(Small::as_slice), way.map(|_| &b"w"[..]));
             }
@@ -577,7 +578,7 @@ mod tests {
     fn keys_in_order_fill_the_leaves() {
         let mut map = CowMap::default();
         for number in 0..10_000u32 {
-            map.insert(Bytes::copy_from_slice(&number.to_be_bytes()), Bytes::new());
+            map.insert(Payload::copy_from_slice(&number.to_be_bytes()), Payload::new());
         }
         fn leaves(node: &Node) -> usize {
             match node {

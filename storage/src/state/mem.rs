@@ -57,9 +57,8 @@ impl MemStore {
                 return Vec::new();
             }
             let keys = ops.iter().map(|op| match op {
-                StateOp::Put { key, .. } | StateOp::Delete { key } | StateOp::DeleteRange { start: key, .. } => {
-                    &key[..]
-                }
+                StateOp::Put { key, .. } | StateOp::Delete { key } => &key[..],
+                StateOp::DeleteRange { start, .. } => &start[..],
             });
             map.locate(keys, &mut ways);
         }

@@ -32,8 +32,8 @@ impl Resolved {
         let mut resolved = Self::default();
         for op in batch.into_ops() {
             match op {
-                StateOp::Put { key, value } => resolved.set(key, Some(value)),
-                StateOp::Delete { key } => resolved.set(key, None),
+                StateOp::Put { key, value } => resolved.set(key.to_bytes(), Some(value.to_bytes())),
+                StateOp::Delete { key } => resolved.set(key.to_bytes(), None),
                 StateOp::DeleteRange { start, end } => {
                     let bound = bound(&end);
                     if bound.is_some_and(|end| &start[..] >= end) {

@@ -38,6 +38,17 @@ impl From<Bytes> for Small {
     }
 }
 
+impl From<Payload> for Small {
+    #[inline]
+    fn from(payload: Payload) -> Self {
+        if payload.is_shared() && payload.len() < KEEP_MIN {
+            Self(Payload::copy_from_slice(&payload))
+        } else {
+            Self(payload)
+        }
+    }
+}
+
 impl fmt::Debug for Small {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
