@@ -113,9 +113,11 @@ pub(crate) fn lose_pairs(
     for op in batch.ops() {
         match op {
             StateOp::Put { key, .. } if (&start[..]..&end[..]).contains(&&key[..]) => {
-                drop(pairs.insert(key.to_bytes()))
+                pairs.insert(key.to_bytes());
             }
-            StateOp::Delete { key } => drop(pairs.remove(&key[..])),
+            StateOp::Delete { key } => {
+                pairs.remove(&key[..]);
+            }
             StateOp::Put { .. } | StateOp::DeleteRange { .. } => {}
         }
     }
