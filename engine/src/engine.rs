@@ -557,8 +557,7 @@ impl Engine {
 
     /// Waits for an answer; `None` if none came in time, or never will.
     pub(crate) async fn wait(&self, answer: oneshot::Receiver<Outcome>, deadline: Time) -> Option<Outcome> {
-        let left = deadline.since(self.running.clock.now());
-        within(left, answer).await?.ok()
+        self.running.patience.wait(self.running.clock, answer, deadline).await
     }
 
     /// Waits before the next attempt; false if there is no time for one.

@@ -38,6 +38,7 @@ use crate::shell::leased::Leased;
 use crate::shell::liveness::{LivenessMeters, LivenessThread, SupportDesk};
 use crate::shell::log::{Flushes, start_reader};
 use crate::shell::outbox::Outbox;
+use crate::shell::patience::Patience;
 use crate::shell::progress::{ApplyProgress, Watch};
 use crate::shell::receive::Receiving;
 use crate::shell::stop::Threads;
@@ -81,6 +82,7 @@ pub(crate) struct Running {
     /// With fewer bytes free on its disk the store may refuse the next write.
     pub(crate) free_bytes_min: u64,
     pub(crate) clock: Clock,
+    pub(crate) patience: Patience,
     pub(crate) mailboxes: Vec<Mailbox<Work>>,
     /// What holds files open; gone once the store has stopped, so that it can be started again in the same process.
     pub(crate) open: RwLock<Option<Open>>,
@@ -359,6 +361,9 @@ impl Parts {
         let pool = prepared
             .start(clock, on_panic, move |_| shells.next().expect("invariant: one shell for each worker"))
             .map_err(|error| StartError::Config(error.to_string()))?;
+        let patience = Patience::start();
+        let patience =
+            patience.map_err(|source| StartError::Io { what: "starting the beat thread".to_owned(), source })?;
         let watch = Watch::new(mailboxes.iter().cloned().zip(progress), apply_progress, Arc::clone(&log));
         let liveness =
             self.start_liveness((&support, &store_file), clock, (&transport, &peers), &mailboxes, watch, &fault)?;
@@ -371,6 +376,7 @@ impl Parts {
             data_dir: self.data_dir,
             free_bytes_min: self.free_bytes_min,
             clock,
+            patience,
             mailboxes,
             receiving,
             streams,
