@@ -152,6 +152,12 @@ impl From<BytesMut> for Payload {
     }
 }
 
+impl From<Box<[u8]>> for Payload {
+    fn from(bytes: Box<[u8]>) -> Self {
+        bytes.into_vec().into()
+    }
+}
+
 impl From<String> for Payload {
     fn from(text: String) -> Self {
         text.into_bytes().into()

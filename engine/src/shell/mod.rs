@@ -8,7 +8,7 @@
 //!  checkpoint thread: makes applied state durable, so that the log can be cut
 //!  check thread: takes digests of states for consistency checks
 //!  liveness thread: gives and asks for support between stores
-//!  beat thread: has callers who wait for long look at the clock
+//!  chime thread: has callers who wait for long look at the clock
 //!  snapshot threads: one for each snapshot that is being sent, received or written out to be sent
 //! ```
 //!

@@ -1,11 +1,11 @@
 //! Waits with a deadline that cost little where the answer comes soon, as nearly all do.
 //!
 //! A timer of the runtime is put into its wheel and taken out again, each time under a lock that all its threads share, and reads the
-//! clock: with many callers that is a twentieth of all processor time. So a wait whose deadline is far off is woken by a common beat,
-//! looks at the clock, and has a timer of its own only for the last of its time. While nobody waits there is no beat.
+//! clock: with many callers that is a twentieth of all processor time. So a wait whose deadline is far off is woken by a common chime,
+//! looks at the clock, and has a timer of its own only for the last of its time. While nobody waits nothing chimes.
 //!
-//! Invariant: who stands in line is woken once [`BEAT`] has passed, and nothing but the thread here is needed for that: it forgets
-//! that it was asked for a beat before it wakes who stands in line, and who comes later asks again.
+//! Invariant: who stands in line is woken once [`CHIME`] has passed, and nothing but the thread here is needed for that: it forgets
+//! that it was asked for a chime before it wakes who stands in line, and who comes later asks again.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,14 +23,14 @@ use tokio::sync::oneshot;
 
 use crate::logic::Outcome;
 
-/// How long after somebody has asked for a beat it comes.
-const BEAT: Duration = Duration::from_millis(250);
-/// With more left than this a wait stands in line: one beat may pass before it does, and the next must come in time.
+/// How long after somebody has asked for a chime it comes.
+const CHIME: Duration = Duration::from_millis(250);
+/// With more left than this a wait stands in line: one chime may pass before it does, and the next must come in time.
 const FAR_OFF: Duration = Duration::from_millis(600);
 /// So many lines, each with its own lock.
 const LINES: usize = 8;
 
-/// Who waits, and the thread that beats. It ends when this is dropped.
+/// Who waits, and the thread that chimes. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Patience {
     lines: Arc<Lines>,
@@ -52,7 +52,7 @@ impl Patience {
     pub(super) fn start() -> io::Result<Self> {
         let lines = Arc::<Lines>::default();
         let own = Arc::clone(&lines);
-        let thread = thread::Builder::new().name("multiraft-beat".to_owned()).spawn(move || own.run())?;
+        let thread = thread::Builder::new().name("multiraft-chime".to_owned()).spawn(move || own.run())?;
         Ok(Self { lines, thread: Some(thread) })
     }
 
@@ -67,18 +67,18 @@ impl Patience {
         while left > FAR_OFF {
             // Deadlines differ in their nanoseconds: they spread those who wait.
             let line = &self.lines.lines[(deadline.0 >> 4) as usize % LINES];
-            let mut beat = pin!(line.notified());
+            let mut chime = pin!(line.notified());
             let mut stands_in_line = false;
             let answered = poll_fn(|context| {
                 if let Poll::Ready(answered) = Pin::new(&mut answer).poll(context) {
                     return Poll::Ready(Some(answered));
                 }
-                let beaten = beat.as_mut().poll(context);
+                let rung = chime.as_mut().poll(context);
                 if !stands_in_line {
                     stands_in_line = true;
                     self.ask();
                 }
-                beaten.map(|()| None)
+                rung.map(|()| None)
             });
             if let Some(answered) = answered.await {
                 return answered.ok();
@@ -118,11 +118,11 @@ impl Lines {
                 thread::park();
                 continue;
             }
-            let due = Instant::now() + BEAT;
+            let due = Instant::now() + CHIME;
             while Instant::now() < due && !self.is_stopping.load(Ordering::SeqCst) {
                 thread::park_timeout(due.saturating_duration_since(Instant::now()));
             }
-            // In this order: whoever comes to a line after its beat finds that nobody has asked for the next.
+            // In this order: whoever comes to a line after its chime finds that nobody has asked for the next.
             self.is_asked.store(false, Ordering::SeqCst);
             self.lines.iter().for_each(Notify::notify_waiters);
         }
@@ -146,8 +146,8 @@ mod tests {
             let (reply, answer) = oneshot::channel();
             let waits = patience.wait(clock, answer, deadline);
             let answers = async {
-                // Long enough for beats between.
-                tokio::time::sleep(3 * BEAT).await;
+                // Long enough for chimes between.
+                tokio::time::sleep(3 * CHIME).await;
                 reply.send(Outcome::Done).unwrap();
             };
             let (answered, ()) = tokio::join!(waits, answers);
@@ -167,13 +167,13 @@ mod tests {
             for ms in [0, 1, 100, 590, 610, 700, 1_000, 1_250, 1_600] {
                 let patience = Arc::clone(&patience);
                 waits.spawn(async move {
-                    // Others come while the thread beats, and after it has.
+                    // Others come while the thread chimes, and after it has.
                     tokio::time::sleep(Duration::from_millis(ms / 3)).await;
                     let deadline = clock.now().plus(Duration::from_millis(ms));
                     let (_reply, answer) = oneshot::channel();
                     assert!(patience.wait(clock, answer, deadline).await.is_none());
                     let late = clock.now().since(deadline);
-                    assert!(clock.now() >= deadline && late < 4 * BEAT, "{ms} ms: {late:?} late");
+                    assert!(clock.now() >= deadline && late < 4 * CHIME, "{ms} ms: {late:?} late");
                 });
             }
             while let Some(done) = waits.join_next().await {
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_beats_while_nobody_waits() {
+    fn nothing_chimes_while_nobody_waits() {
         let (patience, clock) = (Patience::start().unwrap(), Clock::start());
         let (reply, answer) = oneshot::channel();
         reply.send(Outcome::Done).unwrap();

@@ -363,7 +363,7 @@ impl Parts {
             .map_err(|error| StartError::Config(error.to_string()))?;
         let patience = Patience::start();
         let patience =
-            patience.map_err(|source| StartError::Io { what: "starting the beat thread".to_owned(), source })?;
+            patience.map_err(|source| StartError::Io { what: "starting the chime thread".to_owned(), source })?;
         let watch = Watch::new(mailboxes.iter().cloned().zip(progress), apply_progress, Arc::clone(&log));
         let liveness =
             self.start_liveness((&support, &store_file), clock, (&transport, &peers), &mailboxes, watch, &fault)?;
