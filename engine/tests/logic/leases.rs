@@ -87,15 +87,7 @@ fn a_leader_that_steps_down_lists_the_next_one() {
 #[test]
 fn what_is_committed_is_in_the_index_before_anybody_hears_of_it_and_read_here_once_it_is_applied() {
     let (mut store, leases) = listed(Time::NEVER);
-    let (deadline, command) = (store.now.plus(Duration::from_secs(5)), bytes::Bytes::from_static(b"a"));
-    store.turn(vec![Input::Propose {
-        region: REGION,
-        epoch: None,
-        session: None,
-        command: command.into(),
-        deadline,
-        reply: 2,
-    }]);
+    store.write(2);
     assert!(is_here(&leases, store.now), "not committed yet");
     let acknowledged = store.acknowledgement(2, LogIndex(2));
     let out = turn_only(&mut store, vec![acknowledged]);
@@ -113,15 +105,7 @@ fn a_read_that_a_leader_elsewhere_has_confirmed_waits_for_its_index() {
     store.answered.clear();
     store.turn(vec![Input::ReadConfirmed { region, index, term, asked, reply: 7 }]);
     assert!(store.answered.is_empty() && !leases.holds(REGION, index));
-    let (deadline, command) = (store.now.plus(Duration::from_secs(5)), bytes::Bytes::from_static(b"a"));
-    store.turn(vec![Input::Propose {
-        region,
-        epoch: None,
-        session: None,
-        command: command.into(),
-        deadline,
-        reply: 2,
-    }]);
+    store.write(2);
     let acknowledged = store.acknowledgement(2, index);
     store.turn(vec![acknowledged]);
     assert!(store.answered.contains(&(7, Outcome::ReadAt { index, term })) && leases.holds(REGION, index));

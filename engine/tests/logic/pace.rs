@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use multiraft::logic::Input;
 use multiraft_raft::Time;
 use multiraft_transport::PeerMessage;
 
-use crate::support::{REGION, Store};
+use crate::support::Store;
 
 /// Answers all heartbeats, those of a round that does not wait for the others too; how many there were.
 fn answered(store: &mut Store) -> usize {
@@ -25,15 +24,7 @@ fn beats(beats_at_once: usize) -> (usize, usize) {
     answered(&mut store);
     let mut busy = 0;
     for _ in 0..75 {
-        let (deadline, command) = (store.now.plus(Duration::from_secs(5)), bytes::Bytes::from_static(b"a"));
-        store.turn(vec![Input::Propose {
-            region: REGION,
-            epoch: None,
-            session: None,
-            command: command.into(),
-            deadline,
-            reply: 1,
-        }]);
+        store.write(1);
         store.accept_all();
         store.pass(Duration::from_millis(40));
         busy += answered(&mut store);

@@ -11,7 +11,9 @@ use multiraft::logic::{
     Absorbed, AdminRequest, Applied, ApplyTask, Freshness, Input, Outcome, TurnOutput, Worker, WorkerConfig,
 };
 use multiraft::{Incarnation, LogIndex, RegionDescriptor, RegionEpoch, RegionId, StoreId};
-use multiraft_raft::{AppendOutcome, Body, ChangeOp, EntryKind, MembershipChange, Message, ReplicaId, Term, Time};
+use multiraft_raft::{
+    AppendOutcome, Body, ChangeOp, EntryKind, MembershipChange, Message, Payload, ReplicaId, Term, Time,
+};
 use multiraft_storage::{LogOptions, LogWriter, SimDisk};
 use multiraft_transport::{
     Beat, BeatReplies, BeatReply, PeerMessage, RaftMessage, RegionMessage, RegionStep, SupportMessage,
@@ -67,6 +69,12 @@ impl Store {
             store.turn(vec![Input::Link { peer: StoreId(peer), up: Some(Incarnation(1)) }]);
         }
         store
+    }
+
+    /// A turn with one proposal.
+    pub(crate) fn write(&mut self, reply: u32) {
+        let (deadline, command) = (self.now.plus(Duration::from_secs(5)), Payload::copy_from_slice(b"a"));
+        self.turn(vec![Input::Propose { region: REGION, epoch: None, session: None, command, deadline, reply }]);
     }
 
     /// Takes a turn, and carries out all that follows from it on this store.
@@ -259,16 +267,7 @@ fn applied(task: &ApplyTask<u32>, becomes: &Option<Arc<RegionDescriptor>>) -> Op
 #[test]
 fn a_leader_rests_and_its_heartbeats_end_until_it_is_asked_for_something() {
     let mut store = Store::resting();
-    let deadline = store.now.plus(Duration::from_secs(5));
-    let command = bytes::Bytes::from_static(b"a");
-    store.turn(vec![Input::Propose {
-        region: REGION,
-        epoch: None,
-        session: None,
-        command: command.into(),
-        deadline,
-        reply: 1,
-    }]);
+    store.write(1);
     assert_eq!(store.bodies().iter().filter(|(_, body)| matches!(body, Body::Append { .. })).count(), 2);
     store.accept_all();
     for _ in 0..5 {
@@ -297,16 +296,7 @@ fn the_loss_of_support_wakes_only_whom_it_costs_the_quorum_and_a_return_whom_it_
     let mut store = Store::resting();
     store.news(SupportNews::Lost { peer: StoreId(3) });
     // A write that store 3 does not get; then the group comes to rest without it.
-    let deadline = store.now.plus(Duration::from_secs(5));
-    let command = bytes::Bytes::from_static(b"a");
-    store.turn(vec![Input::Propose {
-        region: REGION,
-        epoch: None,
-        session: None,
-        command: command.into(),
-        deadline,
-        reply: 1,
-    }]);
+    store.write(1);
     let status = store.worker.status(REGION).unwrap();
     let outcome = AppendOutcome::Accepted { match_index: status.last_index };
     store.hear(2, status.term.get(), Body::AppendReply(outcome));
