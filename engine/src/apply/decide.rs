@@ -148,7 +148,7 @@ pub(super) fn decide_admin(
     let unreadable = || ApplyError::Unreadable { region: region.id, index: entry.index };
     let command = Command::decode(&entry.data).filter(|command| command.admin).ok_or_else(unreadable)?;
     let mismatch = || AdminDecision::Answer(Outcome::EpochMismatch { current: Arc::clone(region) });
-    let decoded = AdminCommand::decode(&Bytes::copy_from_slice(command.data)).ok_or_else(unreadable)?;
+    let decoded = AdminCommand::of(&command).ok_or_else(unreadable)?;
     let MergeState { frozen, absorbed, fenced } = merge;
     let newer = |version: u64| {
         let epoch = RegionEpoch { version, ..region.epoch };
@@ -255,10 +255,7 @@ pub(super) fn wanted_source(
         return None;
     }
     let command = Command::decode(&entry.data)?;
-    let AdminCommand::CommitMerge { index, source } = AdminCommand::decode(&Bytes::copy_from_slice(command.data))?
-    else {
-        return None;
-    };
+    let AdminCommand::CommitMerge { index, source } = AdminCommand::of(&command)? else { return None };
     let counts = EpochRule::MERGE.admits(command.epoch, region.epoch)
         && !merge.absorbed.contains(source.id, source.epoch.version)
         && check_merge(&source, region).is_ok();

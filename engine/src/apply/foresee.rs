@@ -90,7 +90,7 @@ impl Foresight {
     fn take_admin(&mut self, entry: &Entry) -> Result<(), ApplyError> {
         let unreadable = || ApplyError::Unreadable { region: self.descriptor.id, index: entry.index };
         let command = Command::decode(&entry.data).ok_or_else(unreadable)?;
-        match AdminCommand::decode(&Bytes::copy_from_slice(command.data)).ok_or_else(unreadable)? {
+        match AdminCommand::of(&command).ok_or_else(unreadable)? {
             AdminCommand::AllocateIds { count } => self.ids = self.ids.saturating_add(count),
             AdminCommand::Store(_) | AdminCommand::Recovered(_) => {}
             _ => self.take_decision(decide_admin(&self.descriptor, &self.merge, entry, &mut Blank)?),

@@ -31,7 +31,7 @@ use multiraft_raft::{
 use multiraft_transport::{decode_descriptor, encode_descriptor};
 
 use crate::region::check::StateDigest;
-use crate::region::command::{get_varint, put_varint};
+use crate::region::command::{Command, get_varint, put_varint};
 use crate::region::stores::StoreCommand;
 
 const MEMBERSHIP: u8 = 0;
@@ -203,6 +203,11 @@ impl AdminRequest {
 }
 
 impl AdminCommand {
+    /// What a command in the log asks for, if it is one of the engine's own.
+    pub(crate) fn of(command: &Command<'_>) -> Option<Self> {
+        Self::decode(&Bytes::copy_from_slice(command.data))
+    }
+
     /// The log form, without the envelope.
     #[must_use]
     pub fn encode(&self) -> Bytes {

@@ -126,7 +126,6 @@ impl Lines {
             self.is_asked.store(false, Ordering::SeqCst);
             self.lines.iter().for_each(Notify::notify_waiters);
         }
-        self.lines.iter().for_each(Notify::notify_waiters);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Reading untrusted bytes: every step is checked, every count is held against the bytes that are left.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use multiraft_raft::Payload;
 
@@ -143,17 +145,9 @@ impl<'a> Reader<'a> {
 
     /// The next `length` bytes.
     pub(crate) fn payload_of(&mut self, length: u64, what: &'static str) -> Result<Bytes, WireError> {
-        if length > self.remaining() as u64 {
-            return self.truncated(what, length);
-        }
-        let end = self.at + length as usize;
-        let payload = if length as usize <= COPY_MAX {
-            Bytes::copy_from_slice(&self.bytes[self.at..end])
-        } else {
-            self.source.slice(self.at..end)
-        };
-        self.at = end;
-        Ok(payload)
+        let range = self.range_of(length, what)?;
+        let is_short = range.len() <= COPY_MAX;
+        Ok(if is_short { Bytes::copy_from_slice(&self.bytes[range]) } else { self.source.slice(range) })
     }
 
     /// The data of an entry or a proposal behind its length.
@@ -162,18 +156,21 @@ impl<'a> Reader<'a> {
         self.data_of(length, what)
     }
 
-    /// The next `length` bytes.
+    /// As [`Self::payload_of`].
     pub(crate) fn data_of(&mut self, length: u64, what: &'static str) -> Result<Payload, WireError> {
-        if length > COPY_MAX as u64 {
-            return self.payload_of(length, what).map(Payload::from);
-        }
+        let range = self.range_of(length, what)?;
+        let is_short = range.len() <= COPY_MAX;
+        Ok(if is_short { Payload::copy_from_slice(&self.bytes[range]) } else { self.source.slice(range).into() })
+    }
+
+    /// Where the next `length` bytes are; goes on behind them.
+    fn range_of(&mut self, length: u64, what: &'static str) -> Result<Range<usize>, WireError> {
         if length > self.remaining() as u64 {
             return self.truncated(what, length);
         }
-        let end = self.at + length as usize;
-        let data = Payload::copy_from_slice(&self.bytes[self.at..end]);
-        self.at = end;
-        Ok(data)
+        let start = self.at;
+        self.at += length as usize;
+        Ok(start..self.at)
     }
 
     /// Everything that is left.
