@@ -335,10 +335,13 @@ impl<R> Worker<R> {
             Event::LeaderChanged { leader, term } => {
                 let region = self.region(key);
                 let leader = leader.and_then(|replica| region.store_of(replica));
-                let id = region.id();
+                // A leader learns of its own election at the end of the turn that won it: a transfer may have begun since.
+                let (id, is_begun) = (region.id(), region.group.is_transferring());
                 self.notices.push(Notice::Leader { region: id, term, leader });
                 if leader.is_some() {
-                    self.on_transfer_over(key, leader);
+                    if !is_begun {
+                        self.on_transfer_over(key, leader);
+                    }
                     self.serve_parked(self.now, id);
                 }
             }

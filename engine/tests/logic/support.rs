@@ -265,6 +265,24 @@ fn applied(task: &ApplyTask<u32>, becomes: &Option<Arc<RegionDescriptor>>) -> Op
 }
 
 #[test]
+fn a_transfer_that_is_asked_for_in_the_turn_that_wins_the_election_is_not_over_with_it() {
+    let mut store = Store::new(|_| {});
+    store.pass(Duration::from_millis(2500));
+    let term = store.term().get() + 1;
+    store.hear(2, term, Body::PreVoteReply { granted: true });
+    let (region, to, deadline) = (REGION, StoreId(3), store.now.plus(Duration::from_secs(5)));
+    let vote = heard(REGION, (2, 1), term, Body::VoteReply { granted: true });
+    store.turn(vec![vote, Input::Transfer { region, to, deadline, reply: 1 }]);
+    assert!(store.is_leader());
+    store.accept_all();
+    assert_eq!(store.answered, [], "nothing is decided yet");
+    assert!(store.bodies().contains(&(3, Body::TimeoutNow)));
+    let (prev_index, prev_term, commit) = (LogIndex(1), Term(term), LogIndex(1));
+    store.hear(3, term + 1, Body::Append { prev_index, prev_term, commit, entries: Vec::new() });
+    assert_eq!(store.answered, [(1, Outcome::Done)]);
+}
+
+#[test]
 fn a_leader_rests_and_its_heartbeats_end_until_it_is_asked_for_something() {
     let mut store = Store::resting();
     store.write(1);

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use multiraft_torture::ground::{Clocks, Net, Proxy, Spaces, clean_up_after};
 use tempfile::TempDir;
@@ -378,6 +378,19 @@ pub(crate) fn request(words: &[&[u8]]) -> Vec<u8> {
         out.extend(b"\r\n");
     }
     out
+}
+
+/// Hands a region over through an admin endpoint, again while stores elect somebody else: a store that gets no processor time for a
+/// while loses what it leads.
+pub(crate) fn hand_over(admin: SocketAddr, region: u64, store: u64) {
+    let give_up = Instant::now() + Duration::from_secs(10);
+    loop {
+        let (told, body) = http(admin, &format!("POST /transfer?region={region}&store={store}"), "");
+        if told == "HTTP/1.1 200 OK" {
+            return;
+        }
+        assert!(told == "HTTP/1.1 503 Service Unavailable" && Instant::now() < give_up, "{told}: {body}");
+    }
 }
 
 /// Asks an HTTP endpoint; status line and body.

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Cluster, failure, http, run};
+use crate::harness::{Client, Cluster, failure, hand_over, http, run};
 
 fn serve(cluster: &Cluster, at: usize, change: &[(&str, &str)]) -> String {
     let mut arguments = cluster.arguments(at);
@@ -221,8 +221,7 @@ fn a_command_that_a_quorum_may_yet_take_is_told_as_uncertain_in_time() {
     let mut client = cluster.client(0);
     while client.ask("SET k before") != "+OK|" {}
     let region = region_of_keys(&cluster);
-    while http(cluster.stores[0].admin, &format!("POST /transfer?region={region}&store=1"), "").0 != "HTTP/1.1 200 OK" {
-    }
+    hand_over(cluster.stores[0].admin, region, 1);
     while client.ask("SET k before") != "+OK|" {}
     cluster.signal(1, "-STOP");
     cluster.signal(2, "-STOP");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use multiraft_torture::stop::look_again;
 
-use crate::harness::{Client, Cluster, failure, http, multiraft, request, run};
+use crate::harness::{Client, Cluster, failure, hand_over, http, multiraft, request, run};
 
 #[test]
 fn acknowledged_writes_survive_the_death_of_any_store_and_of_all() {
@@ -325,8 +325,7 @@ fn the_admin_endpoint_tells_and_does_what_it_says() {
     let regions = status["regions"].as_array().unwrap();
     let region = regions.iter().filter(|region| region["end"] == "").find(|region| region["id"] != 1).unwrap();
     let target = if region["leader"] == 2 { 3 } else { 2 };
-    let (told, body) = http(admin, &format!("POST /transfer?region={}&store={target}", region["id"]), "");
-    assert_eq!(told, "HTTP/1.1 200 OK", "{body}");
+    hand_over(admin, region["id"].as_u64().unwrap(), target);
     // The write was applied where it was led; a linearizable read through this store makes sure that it is here as well.
     assert_eq!(client.ask("GET k"), "$1|v|");
     let (_, body) = http(admin, "POST /local", "{\"keys\":[\"6b\",\"6b6b\"]}");

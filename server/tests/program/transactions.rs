@@ -1,6 +1,6 @@
 //! `MULTI`, `EXEC` and `DISCARD`, as bytes on the wire.
 
-use crate::harness::{Client, Cluster, http, request};
+use crate::harness::{Client, Cluster, hand_over, request};
 
 /// Regions: up to `key:000000500000`, and the rest.
 fn cluster() -> Cluster {
@@ -177,9 +177,8 @@ fn commands_before_and_behind_a_transaction_in_one_pipeline_keep_their_order() {
 fn without_a_quorum_the_outcome_of_a_transaction_is_unknown() {
     let cluster = Cluster::start(&["--bootstrap-regions", "1", "--state", "mem", "--request-timeout", "400ms"]);
     let mut client = cluster.client(0);
-    let make_leader = "POST /transfer?region=2&store=1";
     while client.ask("SET a 1") != "+OK|" {}
-    while http(cluster.stores[0].admin, make_leader, "").0 != "HTTP/1.1 200 OK" {}
+    hand_over(cluster.stores[0].admin, 2, 1);
     while client.ask("SET a 1") != "+OK|" {}
     [1, 2].into_iter().for_each(|at| cluster.signal(at, "-STOP"));
     transcript(&mut client, &[("MULTI", "+OK|"), ("INCR a", QUEUED), ("INCR a", QUEUED)]);
