@@ -268,17 +268,15 @@ impl GroupLog {
         if from >= to { 0 } else { self.cache.range(from..to).map(Entry::cost).sum() }
     }
 
-    /// Forgets the oldest durable entries: those that were handed out to be applied (up to `delivered`) while more than
-    /// `keep_bytes` are in memory, the others while more than `keep_bytes_all` are.
-    pub(crate) fn evict(&mut self, delivered: LogIndex, keep_bytes: usize, keep_bytes_all: usize) {
-        if self.cache_bytes <= keep_bytes {
-            return;
-        }
-        while let Some(oldest) = self.cache.front() {
-            let keep = if oldest.index <= delivered { keep_bytes } else { keep_bytes_all };
-            if oldest.index > self.stable || self.cache_bytes <= keep {
-                return;
-            }
+    /// What the entries in memory cost.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        self.cache_bytes
+    }
+
+    /// Drops the oldest entries from memory while more than `keep_bytes` are there, as far as they are durable and at or below `upto`.
+    pub(crate) fn evict(&mut self, upto: LogIndex, keep_bytes: usize) {
+        let upto = upto.min(self.stable);
+        while self.cache_bytes > keep_bytes && self.cache.front().is_some_and(|oldest| oldest.index <= upto) {
             self.drop_oldest();
         }
     }

@@ -3,6 +3,9 @@
 use super::core::{Core, Effect, RoleState};
 use crate::{FlushProof, Gated, LogTicket, Output, ReplicaId, Time};
 
+/// So many bytes of entries stay in memory though nobody is known to need them: a new leader finds there what its followers may lack.
+const FEW_BYTES: usize = 2 << 10;
+
 impl Core {
     pub(crate) fn poll_output<P: FlushProof>(&mut self, now: Time, ticket: LogTicket, out: &mut Output<P>) {
         self.finish_turn(now);
@@ -53,11 +56,22 @@ impl Core {
         }
     }
 
-    /// Keeps in memory what is still needed, and a little more.
+    /// Keeps in memory what is still needed, and a little more. Few groups keep many entries for long: what a group writes next finds
+    /// its place in memory that it has used just before.
     fn evict(&mut self) {
-        let keep = self.options.max_cached_bytes;
-        let keep_all = keep.saturating_add(self.options.max_uncommitted_bytes);
-        self.log.evict(self.applying.delivered, keep, keep_all);
+        let most = self.options.max_cached_bytes;
+        let few = most.min(FEW_BYTES);
+        if self.log.cache_bytes() <= few {
+            return;
+        }
+        let delivered = self.applying.delivered;
+        let acknowledged = match &self.role {
+            RoleState::Leader(leader) => leader.followers.iter().map(|progress| progress.matched).min(),
+            _ => None,
+        };
+        self.log.evict(acknowledged.map_or(delivered, |all| all.min(delivered)), few);
+        self.log.evict(delivered, most);
+        self.log.evict(self.log.stable(), most.saturating_add(self.options.max_uncommitted_bytes));
     }
 
     pub(crate) fn handle_deadline(&mut self, now: Time) {
@@ -130,7 +144,7 @@ impl Core {
     }
 
     pub(crate) fn release_memory(&mut self) {
-        self.log.evict(self.applying.delivered, 0, usize::MAX);
+        self.log.evict(self.applying.delivered, 0);
         self.log.shrink();
         self.durability.shrink();
         self.applying.shrink();

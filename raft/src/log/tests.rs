@@ -131,7 +131,8 @@ fn step(log: &mut GroupLog, naive: &mut Naive, term: &mut u64, op: &Op) {
             }
         }
         Op::Evict { delivered, keep } => {
-            log.evict(LogIndex((naive.truncated.0 + delivered).min(naive.stable)), keep, keep * 2);
+            log.evict(LogIndex((naive.truncated.0 + delivered).min(naive.stable)), keep);
+            log.evict(log.stable(), keep * 2);
         }
     }
 }
@@ -194,15 +195,15 @@ fn evicted_entries_give_their_memory_back() {
         log.push(entry(index, 1, 1000));
     }
     log.poll_steps(&mut Vec::new());
-    log.evict(LogIndex(1000), 0, usize::MAX);
+    log.evict(LogIndex(1000), 0);
     assert_eq!(log.cache_start(), LogIndex(1), "nothing is durable yet");
     log.note_stable(LogIndex(900));
-    log.evict(LogIndex(800), 0, usize::MAX);
+    log.evict(LogIndex(800), 0);
     assert_eq!(log.cache_start(), LogIndex(801), "what is not handed out stays");
-    log.evict(LogIndex(1000), 0, usize::MAX);
+    log.evict(LogIndex(1000), 0);
     assert_eq!(log.cache_start(), LogIndex(901), "what is not durable stays");
     log.note_stable(LogIndex(1000));
-    log.evict(LogIndex(1000), 0, usize::MAX);
+    log.evict(LogIndex(1000), 0);
     log.shrink();
     assert!(log.heap_bytes() < 100, "{}", log.heap_bytes());
 }

@@ -58,6 +58,32 @@ fn busy_leader_gives_its_memory_back() {
 }
 
 #[test]
+fn a_leader_keeps_entries_while_a_follower_lacks_them_and_few_after() {
+    let mut hand = Hand::leader(Options::default(), 3);
+    for _ in 0..200 {
+        let data = Payload::from(vec![0; 1000]);
+        hand.group.propose(hand.now, &mut vec![Proposal { kind: EntryKind::Command, data }]).expect("there is room");
+        hand.turn();
+    }
+    hand.flush();
+    hand.accepted(2, 206);
+    hand.turn();
+    hand.group.on_applied(hand.now, x(206));
+    let lacked = hand.group.memory_bytes();
+    assert!(lacked > 200_000, "{lacked} bytes: the third holds none of it");
+    hand.accepted(3, 106);
+    hand.propose(&["a"]);
+    hand.turn();
+    let half = hand.group.memory_bytes();
+    assert!(half > 100_000 && half < 150_000, "{half} bytes");
+    hand.accepted(3, 206);
+    hand.propose(&["b"]);
+    hand.turn();
+    let few = hand.group.memory_bytes();
+    assert!(few < 50_000, "{few} bytes, most of them room for entries and for appends to come");
+}
+
+#[test]
 fn follower_that_applies_slowly_keeps_a_bounded_cache() {
     let options = Options { max_cached_bytes: 10_000, max_uncommitted_bytes: 50_000, ..Options::default() };
     let mut hand = Hand::follower(options, 3);
