@@ -35,6 +35,10 @@ pub struct Config {
     pub send_queue_bytes: usize,
     /// Size of a log segment file, in bytes.
     pub log_segment_bytes: u64,
+    /// Whether the log is written past the system's page cache (`O_DIRECT`) where the file system can: for less processor time and
+    /// memory, while followers that lag by more than their leader keeps in memory, and starts, read the log from the disk. As durable
+    /// either way.
+    pub log_direct_io: bool,
     /// The memory that sled may fill with pages of state, in bytes; about 1 MiB at least. What is not in it is read from the file
     /// when it is wanted, through the system's own cache. The default, 4 MiB, holds some 20,000 small pairs. Where more than that
     /// are used all the time, and memory is there, more of it makes a read of those cost less: see `docs/performance.md`.
@@ -86,6 +90,7 @@ impl Default for Config {
             apply_queue_bytes: 64 << 20,
             send_queue_bytes: 16 << 20,
             log_segment_bytes: 64 << 20,
+            log_direct_io: true,
             state_cache_bytes: 4 << 20,
             checkpoint_interval: Duration::from_secs(2),
             volatile_log_bytes: 512 << 20,

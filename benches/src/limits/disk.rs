@@ -35,7 +35,7 @@ impl Flushed {
 pub(crate) fn measure(place: &Path, batch: u64, files: u64, time: Duration) -> Result<Flushed, Problem> {
     let io = |source| Problem::Io { what: "the disk cannot be measured: see --dir", source };
     let dir = tempfile::Builder::new().prefix("multiraft-bench-").tempdir_in(place).map_err(io)?;
-    let disk = RealDisk::open(dir.path()).map_err(|error| io(std::io::Error::other(error)))?;
+    let disk = RealDisk::open(dir.path()).map_err(|error| io(std::io::Error::other(error)))?.with_direct_appends(true);
     let length = FILE_BYTES.max(batch.next_multiple_of(4096));
     let mut opened = Vec::new();
     for number in 0..files {
@@ -50,7 +50,7 @@ pub(crate) fn measure(place: &Path, batch: u64, files: u64, time: Duration) -> R
         let mut at = 0;
         while begin.elapsed() < time {
             let begun = Instant::now();
-            file.write_at(&bytes, at)?;
+            file.append_at(&bytes, at)?;
             file.sync_data()?;
             times.saturating_record(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
             // Frames of the log begin at multiples of eight bytes.

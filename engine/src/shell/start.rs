@@ -203,6 +203,7 @@ fn read_fence(dir: &Path) -> Result<(BTreeSet<StoreId>, u64), StartError> {
 
 pub(crate) fn open_log(dir: &Path, config: &Config) -> Result<(LogWriter, LogReader, Recovered), StartError> {
     let disk = RealDisk::open(dir.join("log")).map_err(|error| StartError::Log(error.to_string()))?;
+    let disk = disk.with_direct_appends(config.log_direct_io);
     let options = LogOptions {
         segment_bytes: u32::try_from(config.log_segment_bytes).unwrap_or(u32::MAX),
         ..LogOptions::default()

@@ -10,6 +10,7 @@
 //! - before that, any part of it may be lost by a power cut, in any combination;
 //! - after a `sync_data` that failed, nothing is known of what was written since the last good one.
 
+mod direct;
 mod real;
 mod sim;
 mod sim_pages;
@@ -81,6 +82,15 @@ pub trait DiskFile: Send + Sync + Debug {
     /// # Errors
     /// What the system says; then any part of it may be written.
     fn write_at(&self, from: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `from` at `offset`, like [`DiskFile::write_at`], into a file that is filled from front to back: what lies behind it
+    /// in the same 4 KiB means nothing to anybody, and may be zeros afterwards.
+    ///
+    /// # Errors
+    /// As there.
+    fn append_at(&self, from: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(from, offset)
+    }
 
     /// Makes the file `len` bytes long with real blocks of zeros behind its present end, and makes that durable: later
     /// writes inside `len` change no metadata of the file system. Does nothing if it is that long already.

@@ -8,11 +8,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
 
+use super::direct::Appender;
 use super::{Disk, DiskFile};
 
 /// The file whose lock says that the directory is in use.
@@ -47,6 +48,7 @@ pub struct RealDisk {
     directory: File,
     /// Held, never read: the lock goes with it.
     _lock: Option<File>,
+    appends_directly: bool,
 }
 
 impl RealDisk {
@@ -72,7 +74,7 @@ impl RealDisk {
             }
         };
         match attempt() {
-            Ok(Some((directory, lock))) => Ok(Self { path, directory, _lock: Some(lock) }),
+            Ok(Some((directory, lock))) => Ok(Self { path, directory, _lock: Some(lock), appends_directly: false }),
             Ok(None) => Err(DiskOpenError::Locked { path }),
             Err(source) => Err(DiskOpenError::Io { path, source }),
         }
@@ -84,7 +86,21 @@ impl RealDisk {
     /// What the system says.
     pub fn guarded(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        Ok(Self { directory: File::open(&path)?, path, _lock: None })
+        Ok(Self { directory: File::open(&path)?, path, _lock: None, appends_directly: false })
+    }
+
+    /// Lets [`DiskFile::append_at`] and [`DiskFile::preallocate`] go past the system's page cache where the file system can: less
+    /// processor time and memory for what is read soon by few. What is read later comes from the disk.
+    #[must_use]
+    pub fn with_direct_appends(self, direct: bool) -> Self {
+        Self { appends_directly: direct, ..self }
+    }
+
+    fn handle(&self, file: File) -> Arc<dyn DiskFile> {
+        let file = Arc::new(RealFile { file, appender: self.appends_directly.then(Mutex::default) });
+        #[cfg(feature = "torture")]
+        let file = crate::plant::hold_back(file);
+        file
     }
 
     /// Where it is.
@@ -97,12 +113,12 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))?;
-        Ok(handle(file))
+        Ok(self.handle(file))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
-        Ok(handle(file))
+        Ok(self.handle(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -141,16 +157,17 @@ impl Disk for RealDisk {
     }
 }
 
-fn handle(file: File) -> Arc<dyn DiskFile> {
-    let file = Arc::new(RealFile { file });
-    #[cfg(feature = "torture")]
-    let file = crate::plant::hold_back(file);
-    file
-}
-
 #[derive(Debug)]
 struct RealFile {
     file: File,
+    appender: Option<Mutex<Appender>>,
+}
+
+impl RealFile {
+    fn appender(&self) -> Option<MutexGuard<'_, Appender>> {
+        // Who panics with it leaves it knowing nothing of the page that was being written.
+        self.appender.as_ref().map(|appender| appender.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl DiskFile for RealFile {
@@ -159,7 +176,17 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, from: &[u8], offset: u64) -> io::Result<()> {
+        if let Some(mut appender) = self.appender() {
+            appender.rest();
+        }
         self.file.write_all_at(from, offset)
+    }
+
+    fn append_at(&self, from: &[u8], offset: u64) -> io::Result<()> {
+        match self.appender() {
+            Some(mut appender) => appender.append(&self.file, from, offset),
+            None => self.file.write_all_at(from, offset),
+        }
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
@@ -175,7 +202,10 @@ impl DiskFile for RealFile {
         }
         // Written, not only reserved: the first write into a block that is merely reserved changes the file's extents, and
         // then every fdatasync has to wait for the file system's journal as well.
-        let zeros = vec![0; ZERO_STEP];
+        if let Some(mut appender) = self.appender() {
+            at = appender.fill(&self.file, (at, len), ZERO_STEP, || self.file.sync_data())?;
+        }
+        let zeros = vec![0; if at < len { ZERO_STEP } else { 0 }];
         while at < len {
             let step = (len - at).min(ZERO_STEP as u64) as usize;
             self.file.write_all_at(&zeros[..step], at)?;

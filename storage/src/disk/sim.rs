@@ -62,7 +62,8 @@ enum NameOp {
 }
 
 impl SimDisk {
-    /// An empty disk. The seed becomes its [`Disk::nonce`].
+    /// An empty disk. The seed becomes its [`Disk::nonce`]. Where it is even, [`DiskFile::append_at`] leaves zeros behind what it writes, up
+    /// to the end of a page; else what was there.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { state: Arc::new(Mutex::new(State { nonce: seed, ..State::default() })) }
@@ -289,6 +290,21 @@ impl DiskFile for SimFile {
         self.with(true, |state, number| {
             state.grow(number, offset + from.len() as u64)?;
             state.inode(number).write(from, offset);
+            Ok(())
+        })
+    }
+
+    fn append_at(&self, from: &[u8], offset: u64) -> io::Result<()> {
+        self.with(true, |state, number| {
+            let end = offset + from.len() as u64;
+            state.grow(number, end)?;
+            let writes_pages = state.nonce.is_multiple_of(2);
+            let inode = state.inode(number);
+            if writes_pages {
+                let behind = end.next_multiple_of(PAGE as u64).min(inode.len) - end;
+                inode.write(&[0; PAGE][..behind as usize], end);
+            }
+            inode.write(from, offset);
             Ok(())
         })
     }

@@ -224,7 +224,7 @@ impl LogWriter {
         let active = &mut self.segments.active;
         let file = &active.segment.file;
         let describe = || self.segments.disk.describe(&active.segment.name);
-        file.write_at(bytes, u64::from(active.end)).map_err(|source| StepError::new(describe(), source))?;
+        file.append_at(bytes, u64::from(active.end)).map_err(|source| StepError::new(describe(), source))?;
         let begun = Instant::now();
         file.sync_data().map_err(|source| StepError::failed(describe(), source))?;
         let took = begun.elapsed();
