@@ -48,6 +48,8 @@ pub(super) struct Peer<R> {
     pub(super) forwards: Forwards<R>,
     control: Vec<PeerMessage>,
     append: Vec<PeerMessage>,
+    /// How many of either the last turn had that had any: what the next has room for at once.
+    usual: (usize, usize),
     /// Heartbeats of this interval.
     pub(super) beats: Vec<Beat>,
     /// There were some in the last interval.
@@ -209,6 +211,7 @@ impl<R> Peer<R> {
             forwards: Forwards::new(first_request),
             control: Vec::new(),
             append: Vec::new(),
+            usual: (0, 0),
             beats: Vec::new(),
             beat_last: false,
             round_beats: Vec::new(),
@@ -239,10 +242,14 @@ impl<R> Peer<R> {
     }
 
     pub(super) fn push(&mut self, lane: LaneKind, message: PeerMessage) {
-        match lane {
-            LaneKind::Append => self.append.push(message),
-            LaneKind::Control | LaneKind::Liveness => self.control.push(message),
+        let (queue, usual) = match lane {
+            LaneKind::Append => (&mut self.append, self.usual.1),
+            LaneKind::Control | LaneKind::Liveness => (&mut self.control, self.usual.0),
+        };
+        if queue.is_empty() {
+            queue.reserve(usual);
         }
+        queue.push(message);
     }
 
     /// Puts a heartbeat with the others of the interval, or sends it with this turn if it opens a read round.
@@ -265,8 +272,13 @@ impl<R> Peer<R> {
             let replies = PeerMessage::BeatReplies(BeatReplies { incarnation, replies, ..BeatReplies::default() });
             sends.push(Outgoing { to: self.store, lane: LaneKind::Liveness, messages: vec![replies] });
         }
-        for (lane, queue) in [(LaneKind::Control, &mut self.control), (LaneKind::Append, &mut self.append)] {
+        let queues = [
+            (LaneKind::Control, &mut self.control, &mut self.usual.0),
+            (LaneKind::Append, &mut self.append, &mut self.usual.1),
+        ];
+        for (lane, queue, usual) in queues {
             if !queue.is_empty() {
+                *usual = queue.len();
                 sends.push(Outgoing { to: self.store, lane, messages: std::mem::take(queue) });
             }
         }

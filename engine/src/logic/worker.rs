@@ -128,6 +128,8 @@ pub struct Worker<R> {
     /// Leading groups that wait for a lane.
     pub(super) paused: Vec<SlotKey>,
     scratch: Output<FlushToken>,
+    /// How many records and tasks to apply the last turn had that had any: what the next has room for at once.
+    usual: (usize, usize),
     /// When this turn began.
     pub(super) now: Time,
     /// A region was removed since heartbeats were handed in: some of them may be its.
@@ -176,6 +178,7 @@ impl<R> Worker<R> {
             held: VecDeque::new(),
             paused: Vec::new(),
             scratch: Output::new(),
+            usual: (0, 0),
             now,
             removed: false,
             next_beat: now.next_multiple(config.raft.heartbeat_interval),
@@ -414,6 +417,10 @@ impl<R> Worker<R> {
                     self.held.push_back(key);
                 }
                 region.group.poll_output(now, ticket, &mut scratch);
+                if out.log.is_empty() && !scratch.log.is_empty() {
+                    out.log.reserve(self.usual.0);
+                    written.reserve(self.usual.0);
+                }
                 let logged = self.sort_output(key, &mut scratch, out);
                 if logged && written.last() != Some(&key) {
                     written.push(key);
@@ -438,7 +445,11 @@ impl<R> Worker<R> {
             }
         }
         self.scratch = scratch;
+        if !out.apply.is_empty() {
+            self.usual.1 = out.apply.len();
+        }
         if !out.log.is_empty() {
+            self.usual.0 = out.log.len();
             self.flush.on_appended(ticket, written);
         }
         self.release_gated();
@@ -487,6 +498,9 @@ impl<R> Worker<R> {
         self.note_committed(key, bytes);
         let replies = self.claim_replies(key, &entries);
         let handle = self.region(key).handle();
+        if out.apply.is_empty() {
+            out.apply.reserve(self.usual.1);
+        }
         out.apply.push(crate::logic::ApplyTask::Entries { handle, entries, replies });
     }
 

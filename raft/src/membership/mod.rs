@@ -212,10 +212,14 @@ impl Membership {
             }
             count += 1;
         }
-        let indexes = if many.is_empty() { &mut few[..count] } else { &mut many[..] };
-        indexes.sort_unstable();
         // A majority of n is n / 2 + 1: that many have reached the (n - 1) / 2-th smallest.
-        let by_most = count.checked_sub(1).map_or(LogIndex::ZERO, |last| indexes[last / 2]);
+        let by_most = if let ([a, b, c, ..], 3) = (few, count) {
+            a.min(b).max(a.max(b).min(c))
+        } else {
+            let indexes = if many.is_empty() { &mut few[..count] } else { &mut many[..] };
+            indexes.sort_unstable();
+            count.checked_sub(1).map_or(LogIndex::ZERO, |last| indexes[last / 2])
+        };
         if self.has_witness() { by_most.min(self.half_held(half, reached)) } else { by_most }
     }
 
