@@ -27,7 +27,7 @@ pub(crate) fn disk_bytes_written(path: &Path) -> Option<u64> {
     Some(stat.split_whitespace().nth(6)?.parse::<u64>().ok()? * 512)
 }
 
-/// Bytes of the page cache that this process has made dirty, as `/proc` has it: where the kernel keeps files in large pieces, a
+/// Bytes of the page cache that this process has made dirty, and what it wrote past it, as `/proc` has it: where the kernel keeps files in large pieces, a
 /// piece counts whole that a few bytes were written to.
 pub(crate) fn dirtied_bytes() -> u64 {
     let text = fs::read_to_string("/proc/self/io").unwrap_or_default();

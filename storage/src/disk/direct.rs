@@ -19,7 +19,7 @@ use rustix::io::Errno;
 /// Where direct writes begin and end, in the file and in memory. Nearly all devices want this or less.
 pub(super) const PAGE: usize = 4096;
 /// The most that goes to the system at a time.
-const STEP: usize = 256 << 10;
+const STEP: usize = 1 << 20;
 
 /// How one file is appended to.
 #[derive(Debug, Default)]
